@@ -1,0 +1,43 @@
+# Every target sets up what it needs: the virtual environment with the locked dependencies, and uv if it is missing.
+.DEFAULT_GOAL := help
+SHELL := bash
+PORT ?= 3000
+UV := $(or $(shell command -v uv),.tools/bin/uv)
+RUN := $(UV) run --frozen --no-sync
+
+export DAGSTER_DISABLE_TELEMETRY := yes
+
+.PHONY: help setup demo dev test lint bench clean
+
+help: ## say what there is
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet --disable-pip-version-check uv
+
+.venv/.synced: $(filter .tools/%,$(UV)) pyproject.toml uv.lock
+	$(UV) sync --frozen --quiet
+	touch $@
+
+setup: .venv/.synced ## make the virtual environment
+
+demo: setup ## run the main job on the example corpus and search it
+	@$(RUN) python examples/demo.py
+
+dev: setup ## Dagster's UI and daemon on http://localhost:3000 (PORT=… for another)
+	@$(RUN) python -m vectorize_pipelines.dev --port $(PORT)
+
+lint: setup ## style and types
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy
+
+test: lint ## everything that has to pass: lint, types, definitions, tests
+	$(RUN) pytest
+
+bench: setup ## measure: see benchmarks/README.md
+	@$(RUN) python benchmarks/run.py
+
+clean: ## remove environment, caches and state
+	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,88 @@
+"""Where settings come from, which one wins, and what a wrong one says."""
+
+from pathlib import Path
+
+import pytest
+
+from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.settings import load_settings, setting_paths, variable_name
+
+
+def test_defaults_need_nothing(tmp_path: Path) -> None:
+    settings = load_settings({}, tmp_path)
+    assert settings.store.kind == "lancedb"
+    assert settings.models.text == "sentence-transformers/all-MiniLM-L6-v2"
+    assert settings.kafka.topic_prefix == "vectorize"
+
+
+def test_environment_wins_over_dotenv_wins_over_yaml(tmp_path: Path) -> None:
+    (tmp_path / "vectorize.yaml").write_text("corpus: {collection: from-yaml, path: /yaml}\nlog_level: ERROR\n")
+    (tmp_path / ".env").write_text("VECTORIZE_CORPUS__COLLECTION=from-dotenv\nVECTORIZE_CORPUS__PATH=/dotenv\n")
+    settings = load_settings({"VECTORIZE_CORPUS__COLLECTION": "from-environment"}, tmp_path)
+    assert (settings.corpus.collection, settings.corpus.path, settings.log_level) == (
+        "from-environment",
+        "/dotenv",
+        "ERROR",
+    )
+
+
+@pytest.mark.parametrize(
+    ("environment", "yaml", "said"),
+    [
+        ({"VECTORIZE_STORE__GRPC_PORT": "none"}, "", ["store.grpc_port", "VECTORIZE_STORE__GRPC_PORT in the env"]),
+        ({}, "store: {grpc_port: 99999}", ["store.grpc_port", "vectorize.yaml", "65535"]),
+        ({}, "store: {knid: lancedb}", ["store.knid", "vectorize.yaml", "did you mean store.kind"]),
+        ({"VECTORIZE_STORE__KNID": "x"}, "", ["VECTORIZE_STORE__KNID", "did you mean VECTORIZE_STORE__KIND"]),
+        ({"VECTORIZE_CORPUS__COLLECTION": "No Spaces"}, "", ["corpus.collection", "VECTORIZE_CORPUS__COLLECTION"]),
+        ({"VECTORIZE_PARTITIONS__START": "2999-01-01"}, "", ["partitions.start", "future"]),
+        ({}, "- a list", ["vectorize.yaml", "tree of settings"]),
+        ({}, "a: [", ["vectorize.yaml", "YAML"]),
+    ],
+)
+def test_a_wrong_setting_names_itself_and_its_source(
+    environment: dict[str, str], yaml: str, said: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "vectorize.yaml").write_text(yaml)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(environment, tmp_path)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_names_of_the_earlier_services_are_aliases_and_lose_to_current_names(tmp_path: Path) -> None:
+    old = {
+        "VECTORIZE_MASTER_KAFKA_BOOTSTRAP_SERVERS": "old:9092",
+        "VECTORIZE_MASTER_WEAVIATE_URL": "http://weaviate:8080",
+        "VECTORIZE_WORKER_DEVICE": "cuda",
+    }
+    settings = load_settings(old, tmp_path)
+    assert settings.kafka.bootstrap_servers == "old:9092"
+    assert (settings.store.kind, settings.store.url) == ("weaviate", "http://weaviate:8080")
+    assert settings.encoder.device == "cuda"
+    settings = load_settings({**old, "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": "new:9092"}, tmp_path)
+    assert settings.kafka.bootstrap_servers == "new:9092"
+
+
+def test_secrets_are_neither_shown_nor_repeated_in_errors(tmp_path: Path) -> None:
+    environment = {"VECTORIZE_STORE__API_KEY": "hunter2", "VECTORIZE_REDIS__URL": "redis://:hunter2@host"}
+    assert "hunter2" not in repr(load_settings(environment, tmp_path))
+    with pytest.raises(SettingsError) as caught:
+        load_settings({**environment, "VECTORIZE_STORE__GRPC_PORT": "x"}, tmp_path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_lists_are_separated_by_commas_in_variables_and_are_lists_in_yaml(tmp_path: Path) -> None:
+    assert load_settings({"VECTORIZE_CORPUS__INCLUDE": "*.md, *.txt"}, tmp_path).corpus.include == ("*.md", "*.txt")
+    (tmp_path / "vectorize.yaml").write_text("corpus: {include: ['*.pdf']}")
+    assert load_settings({}, tmp_path).corpus.include == ("*.pdf",)
+
+
+def test_another_home_is_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_settings({"VECTORIZE_HOME": "elsewhere"}).home == tmp_path / "elsewhere"
+
+
+def test_every_setting_has_a_variable_and_a_description() -> None:
+    names = [variable_name(path) for path in setting_paths()]
+    assert len(names) == len(set(names))
+    assert {"VECTORIZE_HOME", "VECTORIZE_STORE__KIND", "VECTORIZE_ENCODER__ENGINE"} <= set(names)

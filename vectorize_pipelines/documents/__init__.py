@@ -1,0 +1,24 @@
+"""Documents become text, and text becomes chunks that fit the encoder.
+
+`ParserPool` reads and parses files in processes of their own, `parse` does the same in this process, and
+`Chunker` cuts what they give. Called by the sources and by the pipeline; knows nothing of either.
+"""
+
+from vectorize_pipelines.documents.chunking import Chunker
+from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES, parse
+from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
+from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Row, Section, Span
+
+__all__ = [
+    "SUPPORTED_SUFFIXES",
+    "Chunk",
+    "Chunker",
+    "Page",
+    "ParseOutcome",
+    "ParsedDocument",
+    "ParserPool",
+    "Row",
+    "Section",
+    "Span",
+    "parse",
+]

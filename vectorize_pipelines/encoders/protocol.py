@@ -1,0 +1,108 @@
+"""What every encoder engine provides, and what the rest of the project may rely on.
+
+Engines live beside this file; `load_encoder` in the package's `__init__` picks one. The pipeline, the chunker
+and the search command call only what is declared here.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorize_pipelines.items import Modality
+
+Vectors = npt.NDArray[np.float32]
+Purpose = Literal["document", "query"]
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What a model is, known from its configuration alone: reading it loads no weights.
+
+    name        as the user named it, e.g. `sentence-transformers/all-MiniLM-L6-v2`
+    revision    12 hexadecimal digits over weights, configuration and tokenizer
+    dimension   length of a vector
+    max_length  tokens that the model takes, special tokens included; None for a model without a limit
+    pooling     `mean`, `cls`, `max`, … as the model's own configuration says
+    prompt      put in front of a document before it is embedded; empty for most models
+    query_prompt  put in front of a query
+    modalities  what can be encoded
+    normalized  whether vectors have unit length
+    """
+
+    name: str
+    revision: str
+    dimension: int
+    max_length: int | None
+    pooling: str
+    prompt: str
+    query_prompt: str
+    modalities: frozenset[Modality]
+    normalized: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that decides a document's vector, readable; two equal ones give equal vectors.
+
+        The engine and its precision are not part of it: every engine is held to the same result.
+        """
+        prompt = f" prompt={self.prompt!r}" if self.prompt else ""
+        return (
+            f"{self.name}@{self.revision} dim={self.dimension} pooling={self.pooling} "
+            f"max_length={self.max_length} normalized={str(self.normalized).lower()}{prompt}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """Which engine runs a model, how, and why this one: shown in metadata and by `vectorize doctor`."""
+
+    engine: str
+    device: str
+    precision: str
+    reason: str
+
+
+class Tokenizer(Protocol):
+    """The model's own tokenizer, as far as cutting texts to length needs it."""
+
+    @property
+    def special_tokens(self) -> int:
+        """Tokens that the model adds around every text."""
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated."""
+
+
+class Encoder(ABC):
+    """A loaded model. Thread-safe: several threads may call `encode` at once; calls may be serialised."""
+
+    spec: EncoderSpec
+    choice: EngineChoice
+
+    @abstractmethod
+    def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
+        """Vectors of shape (n, dimension), float32, in the order given; an empty input gives shape (0, dimension).
+
+        A `str` is a text; a `Path` or `bytes` an encoded image. What is longer than the model's maximum is
+        truncated, as the model does. Called by the pipeline's encoder thread for every batch and by search for
+        one query. Raises `ItemError` where a modality is not the model's; any other exception is a fault of the
+        machine or the engine, fails the run, and nothing of the batch is acknowledged.
+        """
+
+    @abstractmethod
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text as the model sees it: after truncation, special tokens included."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory that the weights take on their device; 0 where nothing is held, as for a remote model."""
+        return 0
+
+    @abstractmethod
+    def close(self) -> None:
+        """Frees the model's memory. Called when it is evicted from the cache; the encoder is not used after."""

@@ -1,0 +1,52 @@
+"""The errors that users see. Each says what was wrong, where, and what to do about it.
+
+Every error of this project derives from `VectorizeError`; the command line prints its message without a
+stack trace and exits with `exit_code`. Anything else that escapes is a defect of ours.
+"""
+
+
+class VectorizeError(Exception):
+    """Base of every error whose message is written for the user."""
+
+    exit_code = 1
+
+
+class SettingsError(VectorizeError):
+    """A setting is missing, misspelt or has a bad value; the message names the field and its source."""
+
+    exit_code = 2
+
+
+class SourceError(VectorizeError):
+    """A source as a whole cannot be read: a folder that does not exist, a bucket without permission."""
+
+    exit_code = 3
+
+
+class ItemError(VectorizeError):
+    """One item cannot be embedded for a reason of its own; its neighbours are not affected.
+
+    `retryable` is true where the same bytes may succeed another time (no permission, out of time).
+    """
+
+    retryable = False
+
+
+class UnknownModelError(VectorizeError):
+    """No encoder can be loaded under this name; the message says where it was looked for."""
+
+    exit_code = 4
+
+
+class StoreError(VectorizeError):
+    """The vector store refused or failed; nothing of the batch in hand has been acknowledged."""
+
+    exit_code = 5
+
+
+class CollectionNotFoundError(StoreError):
+    """No collection or alias of this name exists in the store."""
+
+
+class ModelMismatchError(StoreError):
+    """A collection holds vectors of another model than the one asked for."""

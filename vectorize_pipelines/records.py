@@ -1,0 +1,62 @@
+"""The record that every store holds: its Arrow schema, its deterministic id and its content hash.
+
+Users and their data depend on these: a change here is a new major version.
+"""
+
+import hashlib
+import unicodedata
+import uuid
+
+import pyarrow as pa
+
+ID_NAMESPACE = uuid.UUID("6f7d6c1e-3f0b-5c0e-9a51-5b9a6c1d7e42")
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+
+
+def record_schema(dimension: int) -> pa.Schema:
+    """The columns of a record; `id` first, `vector` (float32, `dimension` long) last.
+
+    `metadata` is a JSON object as text; a store may keep it in its own native form.
+    """
+    return pa.schema(
+        [
+            pa.field("id", pa.string(), nullable=False),
+            pa.field("source_id", pa.string(), nullable=False),
+            pa.field("item_index", pa.int32(), nullable=False),
+            pa.field("modality", pa.string(), nullable=False),
+            pa.field("text", pa.string()),
+            pa.field("uri", pa.string()),
+            pa.field("page", pa.int32()),
+            pa.field("start", pa.int64()),
+            pa.field("end", pa.int64()),
+            pa.field("content_hash", pa.string(), nullable=False),
+            pa.field("model", pa.string(), nullable=False),
+            pa.field("occurred_at", TIMESTAMP, nullable=False),
+            pa.field("partition", pa.string(), nullable=False),
+            pa.field("run_id", pa.string(), nullable=False),
+            pa.field("embedded_at", TIMESTAMP, nullable=False),
+            pa.field("metadata", pa.string(), nullable=False),
+            pa.field("vector", pa.list_(pa.field("item", pa.float32(), nullable=False), dimension), nullable=False),
+        ]
+    )
+
+
+#: Every field of a record but its vector, in the order of the schema.
+RECORD_FIELDS: tuple[str, ...] = tuple(name for name in record_schema(1).names if name != "vector")
+
+
+def record_id(collection: str, source_id: str, item_index: int) -> str:
+    """uuid5 of collection, source and index: the same item always lands on the same row.
+
+    `collection` is the alias that users read, so that an item keeps its id when the model changes.
+    """
+    return str(uuid.uuid5(ID_NAMESPACE, f"{collection}\x1f{source_id}\x1f{item_index}"))
+
+
+def content_hash(content: str | bytes) -> str:
+    """blake2b-128, hexadecimal. Text is NFC-normalised first, so that equal texts hash alike."""
+    data = (
+        unicodedata.normalize("NFC", content).encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    )
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

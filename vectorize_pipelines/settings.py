@@ -1,0 +1,288 @@
+"""The one typed settings object. Where a value comes from, strongest first:
+
+1. environment variables, prefix `VECTORIZE_`, `__` between levels: `VECTORIZE_STORE__KIND=lancedb`
+2. the same names in `.env`
+3. the same tree, lower case, in `vectorize.yaml`
+4. the defaults below
+
+Both files are looked for in the working directory. The names that users of the earlier master and worker
+services have in their environments are read as aliases (`LEGACY_NAMES`).
+"""
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from vectorize_pipelines.errors import SettingsError
+
+PREFIX = "VECTORIZE_"
+YAML_FILE = "vectorize.yaml"
+DOTENV_FILE = ".env"
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+
+COLLECTION_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _split_commas(value: Any) -> Any:
+    """An environment variable holds a list as `a,b`; YAML has lists of its own."""
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StoreSettings(_Section):
+    """The vector store."""
+
+    kind: str = Field("lancedb", description="lancedb, or a store plugged in through an entry point")
+    url: str | None = Field(None, description="address of a store server; a folder or object-store URI for lancedb")
+    grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
+    api_key: SecretStr | None = Field(None, description="key of a store server")
+
+
+class KafkaSettings(_Section):
+    """The Kafka cluster."""
+
+    bootstrap_servers: str | None = Field(None, description="host:port, separated by commas")
+    topic_prefix: str = Field("vectorize", description="what every topic's name starts with")
+
+
+class RedisSettings(_Section):
+    """Shared state, where SQLite files are not enough."""
+
+    url: SecretStr | None = Field(None, description="redis://host:6379/0")
+
+
+class ModelsSettings(_Section):
+    """Models by modality: a name of the hub, a local directory, or the bundled default."""
+
+    text: str = Field(DEFAULT_TEXT_MODEL, description="for texts and documents")
+    image: str = Field("ViT-B/32", description="for images and the texts that are searched among them")
+
+
+class EncoderSettings(_Section):
+    """How models run."""
+
+    engine: str = Field("auto", description="auto, or an engine by name")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
+
+
+class CorpusSettings(_Section):
+    """The folder of documents behind the asset `corpus_embeddings`."""
+
+    path: str = Field(str(PROJECT_ROOT / "examples" / "corpus"), description="a folder, a file or any fsspec URL")
+    collection: str = Field("corpus", pattern=COLLECTION_NAME, description="the collection it is stored in")
+    include: Names = Field((), description="patterns of what is taken; empty: every supported format")
+    exclude: Names = Field((".*", "**/.*", "**/.*/**"), description="patterns of what is left out")
+
+
+class DocumentSettings(_Section):
+    """Reading and cutting documents; the limits are per file."""
+
+    max_file_bytes: int = Field(100 * 2**20, ge=1, description="a larger file is refused, unread")
+    max_decompressed_bytes: int = Field(400 * 2**20, ge=1, description="what a compressed file may grow to")
+    timeout_seconds: float = Field(120.0, gt=0, description="a file that takes longer to parse is refused")
+    memory_bytes: int = Field(4 * 2**30, ge=2**28, description="address space of a parser process")
+    parser_processes: int = Field(max(1, (os.cpu_count() or 2) // 2), ge=1, description="files parsed side by side")
+    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
+    text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
+    metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
+    chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")
+    overlap_tokens: int = Field(32, ge=0, description="tokens repeated from one chunk to the next")
+
+
+def _in_the_past(day: date) -> date:
+    if day > datetime.now(UTC).date():
+        raise ValueError(f"{day} lies in the future; give the day of the oldest file or message")
+    return day
+
+
+class PartitionSettings(_Section):
+    """The daily partitions."""
+
+    start: Annotated[date, AfterValidator(_in_the_past)] = Field(
+        date(2020, 1, 1), description="first day; what is older belongs to it too"
+    )
+
+
+class AlertSettings(_Section):
+    """Who hears of failed runs."""
+
+    webhook_url: SecretStr | None = Field(None, description="a failed run is posted here as JSON")
+
+
+class PipelineSettings(_Section):
+    """How items flow from source to store."""
+
+    batch_items: int = Field(512, ge=1, description="items encoded and written together")
+    queue_batches: int = Field(2, ge=1, description="batches that may wait between two stages")
+
+
+class Settings(_Section):
+    """Every setting of the project. `load_settings()` makes it; nothing else reads the environment."""
+
+    home: Annotated[Path, AfterValidator(_absolute)] = Field(
+        PROJECT_ROOT / ".vectorize", description="the one folder for all state"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the command line")
+    store: StoreSettings = StoreSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    redis: RedisSettings = RedisSettings()
+    models: ModelsSettings = ModelsSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    corpus: CorpusSettings = CorpusSettings()
+    documents: DocumentSettings = DocumentSettings()
+    partitions: PartitionSettings = PartitionSettings()
+    pipeline: PipelineSettings = PipelineSettings()
+    alerts: AlertSettings = AlertSettings()
+
+
+#: Variables of the earlier services, and the setting that each of them sets here.
+LEGACY_NAMES: Mapping[str, tuple[str, ...]] = {
+    "VECTORIZE_MASTER_KAFKA_BOOTSTRAP_SERVERS": ("kafka", "bootstrap_servers"),
+    "VECTORIZE_MASTER_REDIS_URL": ("redis", "url"),
+    "VECTORIZE_MASTER_WEAVIATE_URL": ("store", "url"),
+    "VECTORIZE_MASTER_LOG_LEVEL": ("log_level",),
+    "VECTORIZE_WORKER_DEVICE": ("encoder", "device"),
+}
+
+#: Variables of the earlier services that have no counterpart, and what does their work here.
+LEGACY_WITHOUT_EFFECT: Mapping[str, str] = {
+    "VECTORIZE_MASTER_HOST": "the web server's address is given to `dagster-webserver --host`",
+    "VECTORIZE_MASTER_PORT": "the web server's port is given to `make dev PORT=…`",
+    "VECTORIZE_WORKER_WORKER_ID": "Dagster names runs and their processes itself",
+    "VECTORIZE_WORKER_MAX_CONCURRENT_TASKS": "`concurrency` in dagster.yaml limits what runs at once",
+}
+
+#: What starts so is not a setting: the project's own test switches.
+NOT_SETTINGS = ("VECTORIZE_TEST_",)
+
+
+def variable_name(path: tuple[str, ...]) -> str:
+    """("store", "kind") -> "VECTORIZE_STORE__KIND"."""
+    return PREFIX + "__".join(part.upper() for part in path)
+
+
+def setting_paths(model: type[BaseModel] = Settings, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The path of every single setting, in the order of declaration."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from setting_paths(field.annotation, (*above, name))
+        else:
+            yield (*above, name)
+
+
+def load_settings(
+    environment: Mapping[str, str] | None = None, directory: Path | None = None, **overrides: Any
+) -> Settings:
+    """The settings in force. Raises `SettingsError` naming the setting, where its value came from and what is wrong.
+
+    `environment` and `directory` stand for the process's own; `overrides` (a tree, as in YAML) win over everything.
+    """
+    directory = directory or Path.cwd()
+    dotenv_file, yaml_file = directory / DOTENV_FILE, directory / YAML_FILE
+    dotenv = {name: value for name, value in dotenv_values(dotenv_file).items() if value is not None}
+    environment = os.environ if environment is None else environment
+    tree: dict[str, Any] = {}
+    origins: dict[tuple[str, ...], str] = {}
+    _merge(tree, _read_yaml(yaml_file), f"{yaml_file}", origins)
+    _merge(tree, _tree_of_variables(dotenv, f"{dotenv_file}", origins), None, origins)
+    _merge(tree, _tree_of_variables(environment, "the environment", origins), None, origins)
+    _merge(tree, overrides, "the command", origins)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from None
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{file} cannot be read as YAML: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{file} must hold a tree of settings, such as `store: {{kind: lancedb}}`")
+    return content
+
+
+def _tree_of_variables(
+    variables: Mapping[str, str], source: str, origins: dict[tuple[str, ...], str]
+) -> dict[str, Any]:
+    """Those of `variables` that are settings, as a tree; empty ones count as not given."""
+    known = {variable_name(path): path for path in setting_paths()}
+    tree: dict[str, Any] = {}
+    given = {name.upper(): value for name, value in variables.items() if value != ""}
+    for name in sorted(given, key=lambda name: name not in LEGACY_NAMES):  # a current name wins over an old one
+        path = LEGACY_NAMES.get(name) or known.get(name)
+        if path is not None:
+            _set(tree, path, given[name])
+            origins[path] = f"{name} in {source}"
+        elif name.startswith(PREFIX) and name not in LEGACY_WITHOUT_EFFECT and not name.startswith(NOT_SETTINGS):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{name} in {source} is not a setting{hint}")
+    if "VECTORIZE_MASTER_WEAVIATE_URL" in given and "VECTORIZE_STORE__KIND" not in given:
+        _set(tree, ("store", "kind"), "weaviate")
+        origins["store", "kind"] = f"VECTORIZE_MASTER_WEAVIATE_URL in {source}"
+    return tree
+
+
+def _set(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value
+
+
+def _merge(
+    tree: dict[str, Any],
+    stronger: Mapping[str, Any],
+    source: str | None,
+    origins: dict[tuple[str, ...], str],
+    above: tuple[str, ...] = (),
+) -> None:
+    """Lays `stronger` over `tree`; `source` is noted as the origin of each value, unless it is known already."""
+    for name, value in stronger.items():
+        path = (*above, str(name))
+        if isinstance(value, Mapping) and isinstance(tree.setdefault(name, {}), dict):
+            _merge(tree[name], value, source, origins, path)
+        else:
+            tree[name] = value
+            if source is not None:
+                origins[path] = source
+
+
+def _explain(error: ValidationError, origins: Mapping[tuple[str, ...], str]) -> str:
+    """One line for each wrong setting: its name, where the value came from, what is wrong with it."""
+    lines = []
+    for problem in error.errors(include_url=False, include_input=False):
+        path = tuple(str(part) for part in problem["loc"] if isinstance(part, str))
+        origin = next((origins[path[:n]] for n in range(len(path), 0, -1) if path[:n] in origins), "defaults")
+        name = ".".join(path)
+        if problem["type"] == "extra_forbidden":
+            names = [".".join(known) for known in setting_paths()]
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            lines.append(f"{name} (from {origin}) is not a setting{hint}")
+        else:
+            lines.append(f"{name} (from {origin}): {problem['msg']}")
+    return "bad settings:\n  " + "\n  ".join(lines)

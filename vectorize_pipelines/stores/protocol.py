@@ -1,0 +1,142 @@
+"""What every vector store provides, and what the rest of the project may rely on.
+
+Stores live beside this file or plug in through the entry point group `vectorize_pipelines.stores`; `open_store`
+in the package's `__init__` picks one. `tests/stores/conformance.py` is the suite that each of them passes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorize_pipelines.encoders.protocol import EncoderSpec
+from vectorize_pipelines.stores.filters import Filter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from vectorize_pipelines.settings import StoreSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """A collection as users name it, and what stands behind the name.
+
+    name       the alias that users read, e.g. `articles`
+    physical   the name in the store, which carries the model, e.g. `articles__all-minilm-l6-v2-384`
+    store      the store's kind
+    location   where it lies: a path or a URL, without credentials
+    model      the model's name, as given to `load_encoder`
+    dimension  length of its vectors
+    """
+
+    name: str
+    physical: str
+    store: str
+    location: str
+    model: str
+    dimension: int
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What an upsert did: rows that were new and rows that were there before."""
+
+    inserted: int
+    updated: int
+
+
+def physical_name(alias: str, spec: EncoderSpec) -> str:
+    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`."""
+    slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in spec.name.rstrip("/").split("/")[-1].lower())
+    return f"{alias}__{'-'.join(part for part in slug.split('-') if part)}-{spec.dimension}"
+
+
+class VectorStore(ABC):
+    """A vector store. Safe to use from several threads and several processes at once.
+
+    `name` is an alias (or a physical name) wherever a method takes one; a name that does not exist raises
+    `CollectionNotFoundError`. Any failure of the store raises `StoreError` and says whether anything was written;
+    the caller acknowledges nothing and may call again, since every write is idempotent.
+    """
+
+    kind: str
+
+    @classmethod
+    @abstractmethod
+    def open(cls, settings: "StoreSettings", home: Path) -> Self:
+        """Called once a process for the store that the settings name; `home` is VECTORIZE_HOME."""
+
+    @abstractmethod
+    def ensure_collection(self, name: str, spec: EncoderSpec) -> Collection:
+        """Creates the collection and its alias where they are missing. Called at the start of every run.
+
+        Raises `ModelMismatchError` where the alias stands for a collection of another model or dimension.
+        """
+
+    @abstractmethod
+    def collection(self, name: str) -> Collection:
+        """The collection behind an alias or a physical name."""
+
+    @abstractmethod
+    def collections(self) -> list[Collection]:
+        """Every alias with what stands behind it, by name; a collection without an alias under its physical name."""
+
+    @abstractmethod
+    def set_alias(self, name: str, physical: str) -> None:
+        """Points an alias at a physical collection in one step: a reader sees the old one or the new one."""
+
+    @abstractmethod
+    def drop(self, physical: str) -> None:
+        """Deletes a physical collection and the aliases that point at it."""
+
+    @abstractmethod
+    def upsert(self, name: str, records: "pa.Table") -> Written:
+        """Writes records (`records.record_schema`), replacing rows of the same id. Ids are distinct in a call.
+
+        Called for every batch, by one thread a run. When it returns, the rows are durable and visible.
+        """
+
+    @abstractmethod
+    def delete(self, name: str, where: Filter) -> int:
+        """Deletes what matches and gives how many rows that were. By ids: `In("id", …)`; by source likewise."""
+
+    @abstractmethod
+    def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> "pa.Table":
+        """The matching rows with these columns, in no particular order, whole in memory: for a bounded result."""
+
+    @abstractmethod
+    def scan(
+        self, name: str, columns: Sequence[str], where: Filter | None = None, batch_rows: int = 8192
+    ) -> "Iterator[pa.RecordBatch]":
+        """The matching rows batch by batch, memory bounded by a batch. A snapshot where the store has them."""
+
+    @abstractmethod
+    def count(self, name: str, where: Filter | None = None) -> int:
+        """How many rows match."""
+
+    @abstractmethod
+    def count_by(self, name: str, field: str, where: Filter | None = None) -> dict[str, int]:
+        """How many rows match for each value of a (text) field."""
+
+    @abstractmethod
+    def search(
+        self, name: str, vector: npt.NDArray[np.float32], limit: int, where: Filter | None = None
+    ) -> "pa.Table":
+        """The nearest rows, best first: the record's fields without the vector, and `score` (float32).
+
+        `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the
+        nearest are taken, so `limit` rows come back where that many match.
+        """
+
+    @abstractmethod
+    def maintain(self, name: str) -> Mapping[str, int | float]:
+        """Compacts and indexes off the hot path, as far as it pays; gives what it did, as numbers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Releases connections. Called at the end of a process; the store is not used after."""
