@@ -1,0 +1,67 @@
+"""What a source asks of the store, one source document at a time.
+
+Sources make these, `pipeline.stream` carries them out. `receipt` is the source's own: it comes back through
+`acknowledge` once the store holds what the change asked for, and not before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Generic, TypeAlias, TypeVar
+
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.items import Item
+
+Receipt = TypeVar("Receipt")
+
+
+@dataclass(frozen=True, slots=True)
+class Changed(Generic[Receipt]):
+    """The source holds exactly these items now; rows of others are stale and go after these are written."""
+
+    source_id: str
+    occurred_at: datetime
+    items: Sequence[Item]
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Touched(Generic[Receipt]):
+    """The same content under a new time: its rows move to that time's day, with the vectors that they have."""
+
+    source_id: str
+    occurred_at: datetime
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished(Generic[Receipt]):
+    """The source is gone; so are its rows."""
+
+    source_id: str
+    receipt: Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Generic[Receipt]):
+    """The source cannot be embedded; what the store holds of an earlier version stays."""
+
+    source_id: str
+    occurred_at: datetime
+    error: ItemError
+    receipt: Receipt
+
+
+Change: TypeAlias = Changed[Receipt] | Touched[Receipt] | Vanished[Receipt] | Failed[Receipt]
+
+
+@dataclass(frozen=True, slots=True)
+class Days:
+    """The daily partitions, as far as items need them. `first` and `last` are days in UTC, both included."""
+
+    first: date
+    last: date
+
+    def of(self, occurred_at: datetime) -> str:
+        """The day of a time, `YYYY-MM-DD`; what lies outside belongs to the first or the last day."""
+        return min(max(occurred_at.astimezone(UTC).date(), self.first), self.last).isoformat()

@@ -1,0 +1,210 @@
+"""Decides, for each change of a source, what has to be encoded, what only rewritten, and what deleted.
+
+Called by `pipeline.stream` in its reading thread. The rule: an item whose content stands in the store already, in
+a row of the same source and the same model, takes that row's vector; a row that is right in every field is not
+touched at all.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorize_pipelines.items import Item, Modality
+from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
+from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.records import RECORD_FIELDS, record_id
+from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.protocol import VectorStore
+
+#: Changes whose rows are looked up together.
+CHANGES_TOGETHER = 64
+
+_StoredRow: TypeAlias = dict[str, Any]
+
+_FIELDS_BUT_TEXT = tuple(name for name in RECORD_FIELDS if name not in ("text", "run_id", "embedded_at"))
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRow:
+    """A row to write. `donor` is the id of the row whose vector it takes, None where it has to be encoded."""
+
+    id: str
+    item: Item
+    day: str
+    donor: str | None
+
+
+@dataclass(slots=True)
+class Plan(Generic[Receipt]):
+    """One batch's worth of work: rows to write, then ids to delete, then receipts to give back."""
+
+    rows: list[PlannedRow] = field(default_factory=list)
+    stale_ids: list[str] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+    totals: Totals = field(default_factory=Totals)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Planner(Generic[Receipt]):
+    """Plans changes for one collection and one model.
+
+    `model` is the fingerprint written into the records. With `force`, every item is encoded anew.
+    """
+
+    def __init__(self, store: VectorStore, collection: str, model: str, days: Days, *, force: bool):
+        self._store = store
+        self._collection = collection
+        self._model = model
+        self._days = days
+        self._force = force
+        # Who holds the source's lock is the only writer of its rows, so an empty collection stays so until we write.
+        self._nothing_there = store.count(collection) == 0
+
+    def plans(self, changes: Iterable[Change[Receipt]], rows_together: Callable[[], int]) -> Iterator[Plan[Receipt]]:
+        """Plans of at most `rows_together()` rows, asked for each group; a source's receipt comes with its last row."""
+        group: list[Change[Receipt]] = []
+        items = 0
+        for change in changes:
+            group.append(change)
+            items += len(change.items) if isinstance(change, Changed) else 0
+            if items >= rows_together() or len(group) >= CHANGES_TOGETHER:
+                yield from self._plan_group(group, rows_together())
+                group, items = [], 0
+        if group:
+            yield from self._plan_group(group, rows_together())
+
+    def _plan_group(self, group: Sequence[Change[Receipt]], rows_together: int) -> Iterator[Plan[Receipt]]:
+        existing = self._existing_rows(group)
+        plan: Plan[Receipt] = Plan()
+        for change in group:
+            rows = existing.get(change.source_id, {})
+            items = _items(change, rows)
+            for row in self._rows_to_write(items, rows):
+                if len(plan.rows) >= rows_together:
+                    yield plan
+                    plan = Plan()
+                plan.rows.append(row)
+            self._finish(plan, change, items, rows)
+        yield plan
+
+    def _rows_to_write(self, items: Sequence[Item], existing: Mapping[str, _StoredRow]) -> Iterator[PlannedRow]:
+        usable = {} if self._force else {id_: row for id_, row in existing.items() if row["model"] == self._model}
+        donors = {row["content_hash"]: id_ for id_, row in usable.items()}
+        for item in items:
+            id_ = self._id(item)
+            day = self._days.of(item.occurred_at)
+            old = usable.get(id_)
+            if old is None or old["content_hash"] != item.content_hash:
+                yield PlannedRow(id_, item, day, donors.get(item.content_hash))
+            elif not _is_right(old, item, day):
+                yield PlannedRow(id_, item, day, id_)
+
+    def _finish(
+        self, plan: Plan[Receipt], change: Change[Receipt], items: Sequence[Item], existing: Mapping[str, _StoredRow]
+    ) -> None:
+        """Adds what comes with a source's last row: stale rows, the receipt, the counts."""
+        plan.receipts.append(change.receipt)
+        if isinstance(change, Failed):
+            self._count_failure(plan, change)
+            return
+        wanted = {self._id(item) for item in items}
+        for id_, row in existing.items():
+            day = plan.totals.of(row["partition"])  # a row that moves to another day changes this one too
+            if id_ not in wanted:
+                plan.stale_ids.append(id_)
+                day.deleted += 1
+        if not isinstance(change, Vanished):
+            day = plan.totals.of(self._days.of(change.occurred_at))
+            day.documents += 1
+            day.chunks += len(items)
+
+    def _id(self, item: Item) -> str:
+        return record_id(self._collection, item.source_id, item.item_index)
+
+    def _count_failure(self, plan: Plan[Receipt], change: Failed[Receipt]) -> None:
+        day = self._days.of(change.occurred_at)
+        failure = Failure(change.source_id, day, type(change.error).__name__, str(change.error))
+        plan.failures.append(failure)
+        plan.totals.of(day).documents += 1
+        plan.totals.of(day).failed += 1
+        plan.totals.of(day).errors[failure.error_class] += 1
+
+    def _existing_rows(self, group: Sequence[Change[Receipt]]) -> dict[str, dict[str, _StoredRow]]:
+        """Source id -> row id -> row, without vectors; the text only where the source itself is not read."""
+        found: dict[str, dict[str, _StoredRow]] = {}
+        if self._nothing_there:
+            return found
+        touched = tuple(change.source_id for change in group if isinstance(change, Touched))
+        others = tuple(change.source_id for change in group if isinstance(change, Changed | Vanished))
+        for sources, columns in ((touched, (*_FIELDS_BUT_TEXT, "text")), (others, _FIELDS_BUT_TEXT)):
+            if sources:
+                for row in self._store.fetch(self._collection, In("source_id", sources), columns).to_pylist():
+                    row["metadata"] = json.loads(row["metadata"])
+                    found.setdefault(row["source_id"], {})[row["id"]] = row
+        return found
+
+    def donated_vectors(self, rows: Sequence[PlannedRow]) -> dict[str, tuple[npt.NDArray[np.float32], datetime]]:
+        """Donor id -> (vector, when it was made), for the donors that still hold the content that is wanted.
+
+        A donor may have been overwritten since the plan was made, by an earlier batch of the same document; its
+        item is encoded then.
+        """
+        wanted = {row.donor: row.item.content_hash for row in rows if row.donor is not None}
+        if not wanted:
+            return {}
+        columns = ("id", "content_hash", "embedded_at", "vector")
+        table = self._store.fetch(self._collection, In("id", tuple(wanted)), columns)
+        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        return {
+            row["id"]: (vectors[n], row["embedded_at"])
+            for n, row in enumerate(table.select(columns[:3]).to_pylist())
+            if row["content_hash"] == wanted[row["id"]]
+        }
+
+
+def _is_right(row: _StoredRow, item: Item, day: str) -> bool:
+    """Whether a stored row of the same content says the same of the item in every other field."""
+    return (
+        row["occurred_at"] == item.occurred_at
+        and row["partition"] == day
+        and row["modality"] == item.modality
+        and row["uri"] == item.uri
+        and (row["page"], row["start"], row["end"]) == (item.page, item.start, item.end)
+        and row["metadata"] == item.metadata
+    )
+
+
+def _items(change: Change[Any], existing: Mapping[str, _StoredRow]) -> Sequence[Item]:
+    """What the source holds now."""
+    match change:
+        case Changed():
+            return change.items
+        case Touched():
+            return _restamped(existing.values(), change.occurred_at)
+        case _:
+            return ()
+
+
+def _restamped(rows: Iterable[_StoredRow], occurred_at: datetime) -> list[Item]:
+    """The items that stored rows were made from, under another time."""
+    return [
+        Item(
+            source_id=row["source_id"],
+            item_index=row["item_index"],
+            modality=Modality(row["modality"]),
+            text=row["text"],
+            uri=row["uri"],
+            content_hash=row["content_hash"],
+            occurred_at=occurred_at,
+            page=row["page"],
+            start=row["start"],
+            end=row["end"],
+            metadata=row["metadata"],
+        )
+        for row in rows
+    ]

@@ -1,0 +1,252 @@
+"""Changes -> batches of records with their vectors, reading and encoding side by side.
+
+    source ──Change──▶ [thread] plan ──Plan──▶ [thread] encode ──EmbeddingBatch──▶ writer (who iterates)
+
+An asset makes an `EmbeddingStream` and hands it to the IO manager as its output; the IO manager iterates it and
+calls `write_batch` for each batch. At most `queue_batches` batches wait between two stages, so memory is bounded
+whatever the size of the partition.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Generic, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.pipeline.changes import Change, Receipt
+from vectorize_pipelines.pipeline.overlap import prefetch
+from vectorize_pipelines.pipeline.planning import Plan, PlannedRow, Planner
+from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.settings import PipelineSettings
+from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.protocol import VectorStore
+
+logger = logging.getLogger(__name__)
+
+#: A batch grows until encoding it takes this long: long enough for a full pipeline, short enough to stop soon.
+SECONDS_PER_BATCH = 2.0
+SMALLEST_BATCH = 64
+PROGRESS_INTERVAL_SECONDS = 10.0
+
+
+@dataclass(slots=True)
+class EmbeddingBatch(Generic[Receipt]):
+    """What is written together. In this order: `records`, deletion of `stale_ids`, `acknowledge()`.
+
+    records    `records.record_schema`; may be empty
+    stale_ids  rows of earlier versions, to be deleted once `records` are written
+    totals     what the batch did, by day; its writer adds the time that writing took
+    """
+
+    records: pa.Table
+    stale_ids: Sequence[str]
+    receipts: Sequence[Receipt]
+    totals: Totals
+    failures: Sequence[Failure]
+    acknowledge: Callable[[], None]
+
+
+@dataclass(slots=True)
+class EmbeddingStream(Generic[Receipt]):
+    """Batches of one run for one collection, and running totals of those acknowledged. Iterated once.
+
+    A context manager: leaving it stops the threads and releases what `resources` holds (locks, parser processes),
+    whether or not everything was read.
+
+    touched    days of which something was written, deleted or refused
+    expected   the number of source documents, where it is known
+    interrupt  makes a reading in progress end soon; called when the stream is left early
+    """
+
+    changes: Generator[Change[Receipt], None, None]
+    planner: Planner[Receipt]
+    collection: str
+    model: str
+    dimension: int
+    run_id: str
+    load_encoder: Callable[[], Encoder]
+    acknowledge: Callable[[Sequence[Receipt]], None]
+    settings: PipelineSettings
+    expected: int | None = None
+    resources: ExitStack = field(default_factory=ExitStack)
+    totals: Totals = field(default_factory=Totals)
+    failures: list[Failure] = field(default_factory=list)
+    touched: set[str] = field(default_factory=set)
+    encoder: Encoder | None = None
+    interrupt: Callable[[], None] = lambda: None
+    _rows_together: int = SMALLEST_BATCH
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.interrupt()
+        self.resources.close()
+
+    def __iter__(self) -> Iterator[EmbeddingBatch[Receipt]]:
+        depth = self.settings.queue_batches
+        plans = prefetch(self._read(), depth, "vectorize-read")
+        batches = prefetch(self._encode(plans), depth, "vectorize-encode")
+        self.resources.callback(batches.close)
+        yield from batches
+
+    def _read(self) -> Generator[Plan[Receipt], None, None]:
+        """Runs in the reading thread: parsing, cutting, and looking up what the store has."""
+        started = time.perf_counter()
+        try:
+            for plan in self._planned():
+                plan.totals.spread("read", time.perf_counter() - started)
+                yield plan
+                started = time.perf_counter()
+        finally:
+            self.changes.close()
+
+    def _planned(self) -> Iterator[Plan[Receipt]]:
+        return self.planner.plans(self.changes, lambda: self._rows_together)
+
+    def _encode(self, plans: Generator[Plan[Receipt], None, None]) -> Generator[EmbeddingBatch[Receipt], None, None]:
+        """Runs in the encoding thread."""
+        try:
+            for plan in plans:
+                yield self._batch(plan)
+        finally:
+            plans.close()
+
+    def _batch(self, plan: Plan[Receipt]) -> EmbeddingBatch[Receipt]:
+        vectors, made = self._vectors(plan)
+
+        def acknowledge() -> None:
+            self.acknowledge(plan.receipts)
+            self.totals.merge(plan.totals)
+            self.touched.update(plan.totals)
+            self.failures.extend(plan.failures)
+
+        return EmbeddingBatch(
+            records=self._records(plan.rows, vectors, made),
+            stale_ids=plan.stale_ids,
+            receipts=plan.receipts,
+            totals=plan.totals,
+            failures=plan.failures,
+            acknowledge=acknowledge,
+        )
+
+    def _vectors(self, plan: Plan[Receipt]) -> tuple[npt.NDArray[np.float32], list[datetime]]:
+        """Vectors of a plan's rows, shape (n, dimension), and when each was made."""
+        donated = self.planner.donated_vectors(plan.rows)
+        vectors = np.empty((len(plan.rows), self.dimension), dtype=np.float32)
+        made: list[datetime] = [datetime.now(UTC)] * len(plan.rows)
+        to_encode: list[int] = []
+        for n, row in enumerate(plan.rows):
+            if row.donor in donated:
+                vectors[n], made[n] = donated[row.donor]
+            else:
+                to_encode.append(n)
+        if to_encode:
+            vectors[to_encode] = self._encode_rows(plan, [plan.rows[n] for n in to_encode])
+        return vectors, made
+
+    def _encode_rows(self, plan: Plan[Receipt], rows: Sequence[PlannedRow]) -> npt.NDArray[np.float32]:
+        if self.encoder is None:
+            self.encoder = self.load_encoder()
+        started = time.perf_counter()
+        vectors = self.encoder.encode([_content(row) for row in rows])
+        seconds = time.perf_counter() - started
+        for row in rows:
+            totals = plan.totals.of(row.day)
+            totals.encoded += 1
+            totals.tokens += row.item.tokens
+            totals.encode_seconds += seconds / len(rows)
+        self._adapt(len(rows), seconds)
+        return vectors
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Sizes the batches to come by how long this one took."""
+        if rows < self._rows_together // 2:
+            return  # too few to tell
+        fitting = int(rows * SECONDS_PER_BATCH / max(seconds, 1e-3))
+        self._rows_together = max(SMALLEST_BATCH, min(self.settings.batch_items, fitting, 2 * self._rows_together))
+
+    def _records(self, rows: Sequence[PlannedRow], vectors: npt.NDArray[np.float32], made: list[datetime]) -> pa.Table:
+        schema = record_schema(self.dimension)
+        items = [row.item for row in rows]
+        columns: dict[str, Any] = {
+            "id": [row.id for row in rows],
+            "partition": [row.day for row in rows],
+            "model": [self.model] * len(rows),
+            "run_id": [self.run_id] * len(rows),
+            "embedded_at": made,
+            "metadata": [json.dumps(item.metadata, ensure_ascii=False, sort_keys=True) for item in items],
+            "vector": pa.FixedSizeListArray.from_arrays(
+                pa.array(vectors.reshape(-1)), type=schema.field("vector").type
+            ),
+        }
+        return pa.table(
+            [columns[name] if name in columns else [getattr(item, name) for item in items] for name in schema.names],
+            schema=schema,
+        )
+
+
+def _content(row: PlannedRow) -> str:
+    if row.item.text is None:
+        raise ValueError(f"{row.item.source_id} has no text to encode")
+    return row.item.text
+
+
+def write_batch(store: VectorStore, collection: str, batch: EmbeddingBatch[Any]) -> None:
+    """Writes a batch, deletes what it made stale, acknowledges it. Raises `StoreError` with nothing acknowledged.
+
+    Killed between any two of these steps, the next run finds the source not acknowledged, its rows in the store,
+    and so encodes nothing twice and finishes the deletion.
+    """
+    started = time.perf_counter()
+    if batch.records.num_rows:
+        store.upsert(collection, batch.records)
+    if batch.stale_ids:
+        store.delete(collection, In("id", tuple(batch.stale_ids)))
+    batch.totals.spread("write", time.perf_counter() - started)
+    batch.acknowledge()
+
+
+class ProgressLog:
+    """Says now and then how far a stream is: `write_batch`'s caller calls `show` after each batch.
+
+    Every message carries the `stream` itself, for handlers that draw a bar; those between two intervals have level
+    DEBUG.
+    """
+
+    def __init__(self, stream: EmbeddingStream[Any]):
+        self._stream = stream
+        self._started = self._shown = time.monotonic()
+
+    def show(self, *, last: bool = False) -> None:
+        """One log message."""
+        now = time.monotonic()
+        due = last or now - self._shown >= PROGRESS_INTERVAL_SECONDS
+        if due:
+            self._shown = now
+        done = self._stream.totals.sum()
+        logger.log(
+            logging.INFO if due else logging.DEBUG,
+            "%s: %d%s documents, %d chunks, %d encoded (%.0f a second), %d deleted, %d failed",
+            self._stream.collection,
+            done.documents,
+            f" of {self._stream.expected}" if self._stream.expected is not None else "",
+            done.chunks,
+            done.encoded,
+            done.encoded / max(now - self._started, 1e-9),
+            done.deleted,
+            done.failed,
+            extra={"stream": self._stream},
+        )

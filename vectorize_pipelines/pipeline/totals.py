@@ -1,0 +1,85 @@
+"""What a run did, counted by day: the figures that become metadata of each partition."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Self
+
+
+@dataclass(slots=True)
+class DayTotals:
+    """Counts of one day.
+
+    documents  source documents dealt with, those found unchanged included
+    chunks     their items
+    encoded    items that went through the encoder
+    deleted    rows deleted
+    failed     source documents that could not be embedded
+    tokens     of what was encoded
+    *_seconds  time in each stage; the stages overlap, so they may add up to more than the run took
+    errors     source documents by class of error
+    """
+
+    documents: int = 0
+    chunks: int = 0
+    encoded: int = 0
+    deleted: int = 0
+    failed: int = 0
+    tokens: int = 0
+    read_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    write_seconds: float = 0.0
+    errors: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def skipped(self) -> int:
+        """Items that did not have to be encoded: unchanged, or with a vector that the store had already."""
+        return max(0, self.chunks - self.encoded)
+
+    def add(self, other: Self) -> None:
+        """Adds another's counts to this one's."""
+        for each in fields(self):
+            value = getattr(other, each.name)
+            if isinstance(value, Counter):
+                self.errors.update(value)
+            else:
+                setattr(self, each.name, getattr(self, each.name) + value)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A source document that could not be embedded, and why."""
+
+    source_id: str
+    day: str
+    error_class: str
+    message: str
+
+
+class Totals(dict[str, DayTotals]):
+    """Day -> its totals; a day is there once something of it was dealt with."""
+
+    def of(self, day: str) -> DayTotals:
+        """The totals of a day, to be added to."""
+        return self.setdefault(day, DayTotals())
+
+    def merge(self, other: Mapping[str, DayTotals]) -> None:
+        """Adds another's totals, day by day."""
+        for day, totals in other.items():
+            self.of(day).add(totals)
+
+    def spread(self, stage: str, seconds: float) -> None:
+        """Adds a stage's time to the days here, in proportion to the items of each."""
+        weight = sum(totals.chunks + totals.deleted for totals in self.values())
+        for totals in self.values():
+            share = (totals.chunks + totals.deleted) / weight if weight else 1 / len(self)
+            name = f"{stage}_seconds"
+            setattr(totals, name, getattr(totals, name) + seconds * share)
+
+    def sum(self, days: Iterable[str] | None = None) -> DayTotals:
+        """All days together, or those named."""
+        total = DayTotals()
+        for day in self if days is None else days:
+            if day in self:
+                total.add(self[day])
+        return total
