@@ -1,0 +1,95 @@
+"""Assets from files: `corpus_embeddings` (documents) and the example downstream of it, `corpus_report`."""
+
+from typing import Any, Literal
+
+import dagster as dg
+import pandas as pd
+from pydantic import Field
+
+from vectorize_pipelines.assets.report import report_day, report_plot
+from vectorize_pipelines.partitions import Window, daily, days_in, window_of
+from vectorize_pipelines.pipeline.corpus import CorpusRequest, make_corpus, open_corpus
+from vectorize_pipelines.pipeline.stream import EmbeddingStream
+from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.failures import explained
+from vectorize_pipelines.resources.vector_store import COLLECTION_METADATA, VectorStoreResource
+from vectorize_pipelines.settings import Settings, load_settings
+
+OWNERS = ("team:embeddings",)
+
+
+class CorpusConfig(dg.Config):
+    """What a run of `corpus_embeddings` may be told; empty fields take what the settings say."""
+
+    mode: Literal["replay", "drain"] = Field(
+        "replay", description="replay: the files of the run's days; drain: whatever differs from the manifest"
+    )
+    force: bool = Field(False, description="encode also what has not changed")
+    reconcile: bool = Field(False, description="hold the manifest against the store first")
+    path: str = Field("", description="a folder, a file or any fsspec URL")
+    collection: str = Field("", description="the collection it is stored in")
+    model: str = Field("", description="the model it is embedded with")
+
+    def request(self, settings: Settings, window: Window, run_id: str) -> CorpusRequest:
+        """The request that this configuration makes of a run."""
+        return CorpusRequest(
+            path=self.path or settings.corpus.path,
+            collection=self.collection or settings.corpus.collection,
+            model=self.model or settings.models.text,
+            mode=self.mode,
+            window=window,
+            run_id=run_id,
+            force=self.force,
+            reconcile=self.reconcile,
+        )
+
+
+def _code_version(settings: Settings) -> str:
+    """Model and chunker: what decides the vectors."""
+    return make_corpus(settings, settings.corpus.path, settings.models.text).model
+
+
+_settings = load_settings()
+
+
+@dg.asset(
+    description="The documents of the configured folder or bucket as vectors, one row a chunk.",
+    partitions_def=daily,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    io_manager_key="vector_store_io_manager",
+    metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _settings.corpus.path},
+    code_version=_code_version(_settings),
+    pool="gpu",
+    retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
+    kinds={"python", _settings.store.kind},
+    owners=OWNERS,
+    group_name="files",
+)
+def corpus_embeddings(
+    context: dg.AssetExecutionContext,
+    config: CorpusConfig,
+    encoder: EncoderResource,
+    vector_store: VectorStoreResource,
+) -> EmbeddingStream[Any]:
+    """Opens the corpus for this run's window; the IO manager reads the stream and writes it."""
+    settings = load_settings()
+    request = config.request(settings, window_of(context.partition_key_range), context.run_id)
+    with explained():
+        return open_corpus(settings, request, vector_store.open(), encoder.load)
+
+
+@dg.asset(
+    description="What each day's documents are: how many, in which languages, near-duplicates, the largest ones.",
+    partitions_def=daily,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    ins={"corpus_embeddings": dg.AssetIn()},
+    kinds={"pandas"},
+    owners=OWNERS,
+    group_name="files",
+)
+def corpus_report(context: dg.AssetExecutionContext, corpus_embeddings: pd.DataFrame) -> dg.MaterializeResult[None]:
+    """Reports on the records of the run's partitions; the figures are the materialization's metadata."""
+    for day in days_in(window_of(context.partition_key_range)):
+        records = corpus_embeddings[corpus_embeddings["partition"] == day]
+        context.add_asset_metadata(report_day(records), partition_key=day)
+    return dg.MaterializeResult(metadata={"plot": report_plot(corpus_embeddings)})

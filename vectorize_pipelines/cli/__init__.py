@@ -1,0 +1,75 @@
+"""The command `vectorize`. Each command is a module beside this file, imported only when it is called.
+
+Results go to stdout, and with `--json` nothing else does; progress, logs and errors go to stderr.
+"""
+
+import importlib
+import logging
+import sys
+
+import click
+
+from vectorize_pipelines.errors import VectorizeError
+
+#: Command -> (module, what `vectorize --help` says of it).
+COMMANDS = {
+    "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
+    "search": ("search", "Find the passages nearest to a question."),
+    "collections": ("collections", "List the collections with model and size."),
+    "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
+}
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  failed for another reason; --help of a command says which
+  2  wrong usage, or a wrong setting
+  3  the source cannot be read
+  4  the model cannot be loaded
+  5  the vector store failed, or has no such collection
+  6  done, but some files could not be embedded (they are listed)
+"""
+
+
+class _LazyGroup(click.Group):
+    """Lists commands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"vectorize_pipelines.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, epilog=EXIT_CODES)
+@click.version_option(package_name="vectorize-pipelines")
+def cli() -> None:
+    """Text, images and documents become vectors in your vector store.
+
+    Settings come from VECTORIZE_… environment variables, .env and vectorize.yaml; `vectorize doctor` shows them.
+    """
+
+
+def main() -> None:
+    """Runs the command line; errors meant for the user are printed without a stack trace."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        sys.exit(cli.main(standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except VectorizeError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,160 @@
+"""`vectorize doctor`: what is configured, what answers, what is missing and how to get it. Imports no Dagster."""
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Literal
+from urllib.parse import urlsplit
+
+import click
+
+from vectorize_pipelines import home
+from vectorize_pipelines.errors import SettingsError, VectorizeError
+from vectorize_pipelines.settings import LEGACY_WITHOUT_EFFECT, Settings, load_settings
+
+CONNECT_SECONDS = 3.0
+LEAST_FREE_BYTES = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. `off` is what is not configured, which is nobody's fault; `remedy` says what to do."""
+
+    name: str
+    status: Literal["ok", "off", "warning", "error"]
+    detail: str
+    remedy: str = ""
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def command(as_json: bool) -> int:
+    """Say what is configured, what answers, what is missing and how to get it. Exits with 1 where something fails."""
+    findings = list(examine())
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
+    else:
+        for finding in findings:
+            colour = {"ok": "green", "off": "bright_black", "warning": "yellow", "error": "red"}[finding.status]
+            click.echo(f"{click.style(f'{finding.status:8}', fg=colour)}{finding.name:14} {finding.detail}")
+            if finding.remedy:
+                click.echo(f"{'':22} → {finding.remedy}")
+    return 1 if any(finding.status == "error" for finding in findings) else 0
+
+
+def examine() -> Iterator[Finding]:
+    """Every finding, in the order in which a new installation has to be put right."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        yield Finding("settings", "error", str(error), "correct the setting; README lists all of them")
+        return
+    yield Finding("settings", "ok", "environment, .env and vectorize.yaml agree with the schema")
+    for name in sorted(LEGACY_WITHOUT_EFFECT.keys() & os.environ.keys()):
+        yield Finding("settings", "warning", f"{name} has no effect", LEGACY_WITHOUT_EFFECT[name])
+    for name, check in _CHECKS:
+        try:
+            yield from check(settings)
+        except VectorizeError as error:
+            yield Finding(name, "error", str(error))
+
+
+def _home(settings: Settings) -> Iterator[Finding]:
+    home.dagster_home(settings)
+    free = shutil.disk_usage(settings.home).free
+    detail = f"{settings.home}, {free / 2**30:.1f} GiB free"
+    if free < LEAST_FREE_BYTES:
+        yield Finding("home", "warning", detail, "free some space, or set VECTORIZE_HOME to a larger disk")
+    else:
+        yield Finding("home", "ok", detail)
+
+
+def _store(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.stores import open_store
+
+    store = open_store(settings.store, settings.home)
+    collections = store.collections()
+    names = ", ".join(f"{each.name} ({store.count(each.name)} rows)" for each in collections)
+    yield Finding("store", "ok", f"{settings.store.kind}: {names or 'no collections yet'}")
+
+
+def _model(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.encoders import describe_model
+
+    spec = describe_model(settings.models.text, cache_directory=home.model_cache(settings))
+    yield Finding(
+        "model", "ok", f"{spec.fingerprint}; engine {settings.encoder.engine}, device {settings.encoder.device}"
+    )
+
+
+def _corpus(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.pipeline.corpus import compare_corpus
+
+    comparison = compare_corpus(settings)
+    failed = sum(1 for entry in comparison.unchanged if entry.error_class)
+    detail = (
+        f"{settings.corpus.path}: {len(comparison.unchanged)} files up to date, {len(comparison.changed)} to read, "
+        f"{len(comparison.vanished)} gone"
+    )
+    if failed or comparison.unreadable:
+        yield Finding(
+            "corpus",
+            "warning",
+            f"{detail}; {failed} could not be embedded, {len(comparison.unreadable)} could not be looked at",
+            f"`vectorize ingest {settings.corpus.path}` lists them with their reasons",
+        )
+    else:
+        yield Finding("corpus", "ok", detail)
+    scheme = urlsplit(settings.corpus.path).scheme
+    package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(scheme)
+    if package and importlib.util.find_spec(package) is None:
+        yield Finding("corpus", "error", f"{scheme}:// needs the package {package}", f"`uv pip install {package}`")
+
+
+def _kafka(settings: Settings) -> Iterator[Finding]:
+    if settings.kafka.bootstrap_servers is None:
+        yield Finding("kafka", "off", "not configured", "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS=host:9092 names a cluster")
+        return
+    for server in settings.kafka.bootstrap_servers.split(","):
+        host, _, port = server.strip().rpartition(":")
+        yield _connect("kafka", host, int(port) if port.isdigit() else 9092)
+
+
+def _redis(settings: Settings) -> Iterator[Finding]:
+    if settings.redis.url is None:
+        yield Finding("redis", "off", "not configured; SQLite files keep what is shared")
+        return
+    address = urlsplit(settings.redis.url.get_secret_value())
+    yield _connect("redis", address.hostname or "localhost", address.port or 6379)
+
+
+def _connect(name: str, host: str, port: int) -> Finding:
+    try:
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        return Finding(name, "error", f"{host}:{port}: {error}", "start it, or correct its address in the settings")
+    return Finding(name, "ok", f"{host}:{port} answers")
+
+
+def _alerts(settings: Settings) -> Iterator[Finding]:
+    if settings.alerts.webhook_url is None:
+        yield Finding("alerts", "off", "nobody hears of failed runs", "VECTORIZE_ALERTS__WEBHOOK_URL names a webhook")
+    else:
+        yield Finding("alerts", "ok", "failed runs are posted to the webhook while the daemon runs")
+
+
+_CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
+    ("home", _home),
+    ("store", _store),
+    ("model", _model),
+    ("corpus", _corpus),
+    ("kafka", _kafka),
+    ("redis", _redis),
+    ("alerts", _alerts),
+)

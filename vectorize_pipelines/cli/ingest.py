@@ -1,0 +1,218 @@
+"""`vectorize ingest`: one drain run of the asset `corpus_embeddings`, in this process, on the project's instance."""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from filelock import FileLock, Timeout
+
+from vectorize_pipelines.home import use_dagster_home
+from vectorize_pipelines.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from vectorize_pipelines.pipeline.stream import EmbeddingStream
+
+LAUNCHED_BY_TAG = "vectorize/launched_by"
+LAUNCHED_BY = "cli"
+EXIT_FAILED = 1
+EXIT_SOME_FILES_FAILED = 6
+FAILURES_SHOWN = 20
+PIPELINE_LOGGER = "vectorize_pipelines.pipeline"
+
+
+@click.command()
+@click.argument("path")
+@click.option("--collection", help="Collection to bring up to date.  [default: the setting corpus.collection]")
+@click.option("--model", help="Model: a name or a local directory.  [default: the setting models.text]")
+@click.option("--force", is_flag=True, help="Encode also what has not changed: a replay of every day.")
+@click.option("--reconcile", is_flag=True, help="Hold what is remembered of the files against the store first.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(path: str, collection: str | None, model: str | None, force: bool, reconcile: bool, as_json: bool) -> int:
+    """Bring a collection up to date with PATH: a folder, a file, or any fsspec URL.
+
+    New and changed documents are embedded, unchanged ones left alone, deleted ones removed from the collection.
+    It is one run on the project's Dagster instance, so it shows in the UI with every day that it touched. Killed at
+    any moment, the next call completes the work.
+    """
+    settings = load_settings()
+    use_dagster_home(settings)
+    config = {
+        "mode": "drain",
+        "path": path if "://" in path else str(Path(path).expanduser().absolute()),
+        "collection": collection or settings.corpus.collection,
+        "model": _model_name(model or settings.models.text),
+        "force": force,
+        "reconcile": reconcile,
+    }
+    started = time.monotonic()
+    with _progress_bar(settings) as progress:
+        result = _execute(settings, config)
+    return _report(result, progress, config, time.monotonic() - started, as_json=as_json)
+
+
+def _model_name(model: str) -> str:
+    return str(Path(model).absolute()) if Path(model).is_dir() else model
+
+
+def _execute(settings: Settings, config: dict[str, Any]) -> "dg.ExecuteInProcessResult":
+    import dagster as dg
+    from dagster import DagsterInstance
+
+    from vectorize_pipelines.definitions import defs
+    from vectorize_pipelines.jobs import MODE_TAG, embed_corpus
+    from vectorize_pipelines.partitions import today
+
+    run_config: dict[str, Any] = {
+        "ops": {"corpus_embeddings": {"config": config}},
+        # Dagster's console log would print every event; errors are printed below, in the words meant for the user.
+        "loggers": {"console": {"config": {"log_level": "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"}}},
+    }
+    with DagsterInstance.get() as instance:
+        _close_dead_runs(instance, settings)
+        run_id = dg._core.utils.make_new_run_id()
+        with FileLock(_run_lock(settings, run_id)):
+            return defs.resolve_job_def(embed_corpus.name).execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                partition_key=today(),
+                run_config=run_config,
+                tags={MODE_TAG: "drain", LAUNCHED_BY_TAG: LAUNCHED_BY},
+                raise_on_error=False,
+            )
+
+
+def _run_lock(settings: Settings, run_id: str) -> Path:
+    """Held while the run's process lives: the operating system lets go of it when the process is killed."""
+    folder = settings.home / "locks" / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{run_id}.lock"
+
+
+def _close_dead_runs(instance: "dg.DagsterInstance", settings: Settings) -> None:
+    """Marks runs of killed `vectorize ingest` processes as failed; Dagster watches only those it launched itself."""
+    import dagster as dg
+
+    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={LAUNCHED_BY_TAG: LAUNCHED_BY})
+    for run in instance.get_runs(started):
+        lock = FileLock(_run_lock(settings, run.run_id))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        instance.report_run_failed(run, "The process of this run was killed.")
+        lock.release()
+    for file in (settings.home / "locks" / "runs").glob("*.lock"):
+        run = instance.get_run_by_id(file.stem)
+        if run is not None and run.is_finished:
+            file.unlink(missing_ok=True)
+
+
+class _Progress(logging.Handler):
+    """Draws a bar from the pipeline's progress messages and remembers the stream that they are about."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.stream: EmbeddingStream[Any] | None = None
+        self.bar: Any = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = getattr(record, "stream", None)
+        if stream is None:
+            return
+        from tqdm import tqdm
+
+        self.stream = stream
+        done = stream.totals.sum()
+        if self.bar is None:
+            self.bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=sys.stderr)
+        self.bar.n = done.documents
+        self.bar.set_postfix_str(f"{done.encoded} passages encoded")
+
+
+@contextlib.contextmanager
+def _progress_bar(settings: Settings) -> Iterator[_Progress]:
+    logger = logging.getLogger(PIPELINE_LOGGER)
+    progress = _Progress()
+    logger.addHandler(progress)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = settings.log_level in ("DEBUG", "INFO") and not sys.stderr.isatty()
+    try:
+        yield progress
+    finally:
+        logger.removeHandler(progress)
+        if progress.bar is not None:
+            progress.bar.close()
+
+
+def _report(
+    result: "dg.ExecuteInProcessResult", progress: _Progress, config: dict[str, Any], seconds: float, *, as_json: bool
+) -> int:
+    stream = progress.stream
+    outcome: dict[str, Any] = {
+        "run_id": result.run_id,
+        "status": "succeeded" if result.success else "failed",
+        "collection": config["collection"],
+        "path": config["path"],
+        "seconds": round(seconds, 2),
+    }
+    if stream is not None:
+        done = stream.totals.sum()
+        for name in ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens"):
+            outcome[name] = getattr(done, name)
+        outcome["days"] = sorted(stream.touched)
+        outcome["failures"] = [
+            {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
+            for failure in stream.failures
+        ]
+    errors, exit_code = _errors(result)
+    if errors:
+        outcome["errors"] = errors
+    if as_json:
+        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+    elif stream is not None:
+        _print(outcome)
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    if result.success and outcome.get("failed"):
+        return EXIT_SOME_FILES_FAILED
+    return exit_code
+
+
+def _errors(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
+    """What went wrong, in the words meant for the user, and the exit code."""
+    messages: list[str] = []
+    exit_code = 0 if result.success else EXIT_FAILED
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            error = event.step_failure_data.error
+            if failure is not None and "exit_code" in failure.metadata:
+                exit_code = int(failure.metadata["exit_code"].value)
+                messages.append(failure.description or "")
+            elif error is not None:
+                cause = error.cause or error
+                messages.append(f"{event.step_key}: {cause.message.strip()}")
+    for check in result.get_asset_check_evaluations():
+        if not check.passed:
+            messages.append(f"check {check.check_name} failed: {check.description or 'see the run in the UI'}")
+    return messages, exit_code
+
+
+def _print(outcome: dict[str, Any]) -> None:
+    click.echo(
+        f"{outcome['collection']}: {outcome['documents']} documents, {outcome['chunks']} passages; "
+        f"{outcome['encoded']} encoded, {outcome['skipped']} unchanged, {outcome['deleted']} deleted, "
+        f"{outcome['failed']} documents failed ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
+    )
+    for failure in outcome["failures"][:FAILURES_SHOWN]:
+        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
+    if len(outcome["failures"]) > FAILURES_SHOWN:
+        click.echo(f"  … and {len(outcome['failures']) - FAILURES_SHOWN} more; --json lists all of them")

@@ -1,0 +1,28 @@
+"""The one `dg.Definitions`: wires, decides nothing."""
+
+import dagster as dg
+
+from vectorize_pipelines.assets import checks, from_files
+from vectorize_pipelines.jobs import embed_corpus, report_corpus
+from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
+from vectorize_pipelines.schedules import reconcile_corpus
+from vectorize_pipelines.sensors.new_files import new_corpus_files
+from vectorize_pipelines.sensors.run_failures import failed_runs
+
+_vector_store = VectorStoreResource()
+
+defs = dg.Definitions(
+    assets=[from_files.corpus_embeddings, from_files.corpus_report],
+    asset_checks=[checks.sound_vectors, checks.rows_match_manifest, checks.canary_recall],
+    jobs=[embed_corpus, report_corpus],
+    schedules=[reconcile_corpus],
+    sensors=[new_corpus_files, failed_runs],
+    resources={
+        "encoder": EncoderResource(),
+        "vector_store": _vector_store,
+        "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store),
+    },
+    # A process of its own for every step would load the model anew for each.
+    executor=dg.in_process_executor,
+)

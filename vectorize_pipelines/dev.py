@@ -1,0 +1,27 @@
+"""`make dev`: Dagster's web server and daemon on the project's own instance, in the foreground."""
+
+import argparse
+import os
+import sys
+
+from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.home import use_dagster_home
+from vectorize_pipelines.settings import load_settings
+
+
+def main() -> None:
+    """Becomes `dagster dev`, with DAGSTER_HOME set."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, default=3000)
+    port = parser.parse_args().port
+    try:
+        use_dagster_home(load_settings())
+    except VectorizeError as error:
+        sys.exit(f"error: {error}")
+    print(f"Dagster's UI: http://localhost:{port}  (state in {os.environ['DAGSTER_HOME']}; Ctrl-C ends it)", flush=True)
+    module = ["-m", "vectorize_pipelines.definitions"]
+    os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "--port", str(port), *module])
+
+
+if __name__ == "__main__":
+    main()

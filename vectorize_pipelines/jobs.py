@@ -1,0 +1,17 @@
+"""The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL."""
+
+import dagster as dg
+
+MODE_TAG = "vectorize/mode"
+
+embed_corpus = dg.define_asset_job(
+    "embed_corpus",
+    selection=dg.AssetSelection.assets("corpus_embeddings"),
+    description="Brings the collection of the configured corpus up to date and checks it.",
+)
+
+report_corpus = dg.define_asset_job(
+    "report_corpus",
+    selection=dg.AssetSelection.assets("corpus_report"),
+    description="Reports on the documents of the given days.",
+)

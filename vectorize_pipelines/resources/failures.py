@@ -1,0 +1,23 @@
+"""How this project's errors end a Dagster step: with their message, and retried only where that can help."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError, UnknownModelError, VectorizeError
+
+_FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turns a `VectorizeError` into a `dg.Failure`; what the user has to mend is not retried."""
+    try:
+        yield
+    except VectorizeError as error:
+        raise dg.Failure(
+            description=str(error),
+            metadata={"error_class": type(error).__name__, "exit_code": error.exit_code},
+            allow_retries=not isinstance(error, _FINAL),
+        ) from error

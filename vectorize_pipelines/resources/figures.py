@@ -1,0 +1,84 @@
+"""The figures of a partition as Dagster metadata: numbers where people compare them over time, so the UI plots them."""
+
+from collections import defaultdict
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+from vectorize_pipelines.pipeline.stream import EmbeddingStream
+from vectorize_pipelines.pipeline.totals import DayTotals
+from vectorize_pipelines.stores.protocol import Collection
+
+PREVIEW_ROWS = 5
+PREVIEW_CHARACTERS = 160
+FAILURES_SHOWN = 100
+
+
+class Preview:
+    """The first rows that a run wrote of each day."""
+
+    def __init__(self) -> None:
+        self._rows: defaultdict[str, list[dg.TableRecord]] = defaultdict(list)
+
+    def add(self, records: pa.Table) -> None:
+        """Takes what is still wanted out of a batch."""
+        days = records["partition"].to_pylist()
+        for n, day in enumerate(days):
+            if len(self._rows[day]) < PREVIEW_ROWS:
+                row = records.select(("source_id", "item_index", "page", "text")).slice(n, 1).to_pylist()[0]
+                self._rows[day].append(
+                    dg.TableRecord(
+                        {
+                            "source": row["source_id"],
+                            "item": row["item_index"],
+                            "page": row["page"] or 0,
+                            "text": (row["text"] or "")[:PREVIEW_CHARACTERS],
+                        }
+                    )
+                )
+
+    def of(self, day: str) -> list[dg.TableRecord]:
+        """The rows of a day; none where nothing of it was written."""
+        return self._rows.get(day, [])
+
+
+def day_metadata(stream: EmbeddingStream[Any], day: str, collection: Collection, preview: Preview) -> dict[str, Any]:
+    """Everything that the UI shows of one day of one run."""
+    totals = stream.totals.get(day, DayTotals())
+    metadata: dict[str, Any] = {
+        "documents": totals.documents,
+        "chunks": totals.chunks,
+        "encoded": totals.encoded,
+        "skipped": totals.skipped,
+        "deleted": totals.deleted,
+        "failed": totals.failed,
+        "tokens": totals.tokens,
+        "read_seconds": round(totals.read_seconds, 4),
+        "encode_seconds": round(totals.encode_seconds, 4),
+        "write_seconds": round(totals.write_seconds, 4),
+        "collection": collection.name,
+        "physical_collection": collection.physical,
+        "location": dg.MetadataValue.url(collection.location)
+        if "://" in collection.location
+        else dg.MetadataValue.path(collection.location),
+        "model": stream.model,
+    }
+    if totals.encode_seconds:
+        metadata["texts_per_second"] = round(totals.encoded / totals.encode_seconds, 1)
+        metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
+    if stream.encoder is not None:
+        choice = stream.encoder.choice
+        metadata["engine"] = f"{choice.engine} on {choice.device}, {choice.precision}: {choice.reason}"
+    for name, count in sorted(totals.errors.items()):
+        metadata[f"errors/{name}"] = count
+    failures = [
+        dg.TableRecord({"source": failure.source_id, "error": failure.error_class, "message": failure.message})
+        for failure in stream.failures
+        if failure.day == day
+    ]
+    if failures:
+        metadata["failures"] = dg.MetadataValue.table(failures[:FAILURES_SHOWN])
+    if preview.of(day):
+        metadata["preview"] = dg.MetadataValue.table(preview.of(day))
+    return metadata

@@ -1,0 +1,85 @@
+"""The vector store as a resource, and the IO manager that writes embedding streams into it.
+
+`VectorStoreIOManager`
+- writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it;
+- records the figures of every partition that the run covers as that partition's metadata;
+- logs a materialization for every other day that a drain run touched;
+- gives a downstream asset its partitions' records as a pandas DataFrame or a pyarrow Table.
+
+    asset ──EmbeddingStream──▶ handle_output ──write_batch──▶ store
+    store ──fetch by partition──▶ load_input ──DataFrame | Table──▶ downstream asset
+"""
+
+import json
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from vectorize_pipelines.partitions import days_in, window_of
+from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, write_batch
+from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.resources.failures import explained
+from vectorize_pipelines.resources.figures import Preview, day_metadata
+from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.protocol import VectorStore
+
+#: Where an asset's definition says which collection it is stored in.
+COLLECTION_METADATA = "vectorize/collection"
+
+
+class VectorStoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """The store that the settings name."""
+
+    def open(self) -> VectorStore:
+        """The store, opened anew; raises `SettingsError` or `StoreError`."""
+        settings = load_settings()
+        return open_store(settings.store, settings.home)
+
+
+class VectorStoreIOManager(dg.ConfigurableIOManager):
+    """Writes streams into the store and reads partitions out of it; see the module's docstring."""
+
+    vector_store: dg.ResourceDependency[VectorStoreResource]
+
+    def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream[Any]) -> None:
+        """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
+        preview = Preview()
+        with explained(), obj:
+            store = self.vector_store.open()
+            progress = ProgressLog(obj)
+            for batch in obj:
+                write_batch(store, obj.collection, batch)
+                preview.add(batch.records)
+                progress.show()
+            if obj.touched:
+                store.maintain(obj.collection)
+            progress.show(last=True)
+            collection = store.collection(obj.collection)
+        window = days_in(window_of(context.asset_partition_key_range))
+        for day in window:
+            metadata = day_metadata(obj, day, collection, preview)
+            context.step_context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=day)
+        for day in sorted(obj.touched.difference(window)):
+            metadata = day_metadata(obj, day, collection, preview)
+            context.log_event(dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata))
+
+    def load_input(self, context: dg.InputContext) -> pd.DataFrame | pa.Table:
+        """The records of the run's partitions: a Table where the input is annotated so, else a DataFrame.
+
+        In the DataFrame `metadata` is a dict and `vector` a float32 array of shape (dimension,).
+        """
+        if context.upstream_output is None:
+            raise dg.DagsterInvariantViolationError("the vector store gives the output of an embedding asset only")
+        collection = context.upstream_output.definition_metadata[COLLECTION_METADATA]
+        days = tuple(days_in(window_of(context.asset_partition_key_range)))
+        with explained():
+            table = self.vector_store.open().fetch(collection, In("partition", days), (*RECORD_FIELDS, "vector"))
+        if context.dagster_type.typing_type is pa.Table:
+            return table
+        frame: pd.DataFrame = table.to_pandas()
+        frame["metadata"] = frame["metadata"].map(json.loads)
+        return frame
