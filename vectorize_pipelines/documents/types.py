@@ -62,6 +62,8 @@ class ParsedDocument:
 class Chunk:
     """A piece of a document that fits the encoder: `document.text[start:end] == text`.
 
+    `tokens` are as the encoder's tokenizer counts them, special tokens included.
+
     `metadata` holds the row's own fields and `row`, for a table; `section`, where the document has headings
     ("Outer > Inner").
     """
@@ -71,4 +73,5 @@ class Chunk:
     start: int
     end: int
     page: int | None
+    tokens: int
     metadata: Mapping[str, JsonValue]

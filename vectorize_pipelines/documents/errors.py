@@ -1,0 +1,87 @@
+"""Why a document cannot be embedded. Run metadata counts these by class, so their names stay as they are.
+
+The caller puts the file's name in front of the message; the message says what is wrong and what to do.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vectorize_pipelines.errors import ItemError
+
+
+class UnreadableFileError(ItemError):
+    """The bytes cannot be had: no permission, no such file, an error of the disk or the network."""
+
+    retryable = True
+
+
+class TooLargeError(ItemError):
+    """The file is larger than `documents.max_file_bytes`; it was not read."""
+
+
+class UnsupportedFormatError(ItemError):
+    """No parser for this kind of file."""
+
+
+class NotTextError(ItemError):
+    """Named as text, but its bytes are not text in any encoding that we know."""
+
+
+class CorruptDocumentError(ItemError):
+    """The file is damaged, cut short, or is not what its name says."""
+
+
+class EncryptedDocumentError(ItemError):
+    """The document opens with a password only."""
+
+
+class EmptyDocumentError(ItemError):
+    """There is nothing to embed in it."""
+
+
+class NoTextLayerError(ItemError):
+    """The pages are pictures of text."""
+
+
+class MissingColumnError(ItemError):
+    """A table lacks the column that is to be embedded."""
+
+
+class DecompressionLimitError(ItemError):
+    """Unpacked, the file is larger than `documents.max_decompressed_bytes`."""
+
+
+class ParseTimeoutError(ItemError):
+    """Parsing took longer than `documents.timeout_seconds`; its process was killed."""
+
+    retryable = True
+
+
+class ParserMemoryError(ItemError):
+    """Parsing needed more memory than `documents.memory_bytes`."""
+
+    retryable = True
+
+
+class ParserCrashedError(ItemError):
+    """The parser process died, or failed in a way that no parser should."""
+
+    retryable = True
+
+
+@contextmanager
+def damage_reported(kind: str) -> Iterator[None]:
+    """Turns whatever a parsing library raises over damaged bytes into a `CorruptDocumentError`.
+
+    Put around calls of third-party parsers only: over hostile bytes they raise KeyError, IndexError,
+    RecursionError and more that no documentation lists.
+    """
+    try:
+        yield
+    except (ItemError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise CorruptDocumentError(
+            f"cannot be read as {kind} ({reason[:300]}); the file is damaged or cut short, replace it"
+        ) from error

@@ -1,0 +1,79 @@
+"""From headings to sections. Used by the formats that have headings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vectorize_pipelines.documents.formats.values import clean_text, one_line
+from vectorize_pipelines.documents.types import Section
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading at the characters `start` to `end` of the text; 1 is the outermost level, 0 a title above it."""
+
+    start: int
+    end: int
+    level: int
+    title: str
+
+
+def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
+    """The sections that the headings, given in order, divide the text into; none without a heading."""
+    if not headings:
+        return ()
+    found: list[Section] = []
+    path: list[Heading] = []
+    start = 0
+    if text[: headings[0].start].strip():
+        found.append(Section(0, headings[0].start, ()))
+        start = headings[0].start
+    for heading, following in zip(headings, [*headings[1:], None], strict=True):
+        while path and path[-1].level >= heading.level:
+            path.pop()
+        path.append(heading)
+        end = following.start if following else len(text)
+        if following and not text[heading.end : end].strip():
+            continue  # nothing under it: `start` stays, so that it belongs to what follows
+        found.append(Section(start, end, tuple(outer.title for outer in path)))
+        start = end
+    return tuple(found)
+
+
+class OutlineBuilder:
+    """Puts a text together block by block and remembers where its headings are."""
+
+    def __init__(self) -> None:
+        self._parts: list[str] = []
+        self._length = 0
+        self._headings: list[Heading] = []
+
+    def block(self, text: str, separator: str = "\n\n") -> None:
+        """Adds a paragraph, or a line with `separator="\\n"`; blank ones are dropped."""
+        text = clean_text(text).strip()
+        if not text:
+            return
+        if self._parts:
+            self._append(separator)
+        self._append(text)
+
+    def heading(self, text: str, level: int) -> None:
+        """Adds a heading as a paragraph of its own; a blank one is dropped."""
+        title = one_line(clean_text(text))
+        if not title:
+            return
+        self.block(title)
+        self._headings.append(Heading(self._length - len(title), self._length, level, title))
+
+    def _append(self, text: str) -> None:
+        self._parts.append(text)
+        self._length += len(text)
+
+    @property
+    def first_heading(self) -> str | None:
+        """The first heading of the outermost level there is."""
+        return min(self._headings, key=lambda heading: heading.level).title if self._headings else None
+
+    def build(self) -> tuple[str, tuple[Section, ...]]:
+        """The whole text and its sections."""
+        text = "".join(self._parts)
+        return text, sections(text, self._headings)

@@ -1,0 +1,158 @@
+"""Tables: CSV, TSV, JSON lines and Parquet. Each row has a text of its own; its other columns are its metadata."""
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO, StringIO
+from typing import Any
+
+from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
+    DecompressionLimitError,
+    EmptyDocumentError,
+    MissingColumnError,
+    damage_reported,
+)
+from vectorize_pipelines.documents.formats.text import decode
+from vectorize_pipelines.documents.formats.values import json_fields, json_value
+from vectorize_pipelines.documents.types import ParsedDocument, Row
+from vectorize_pipelines.settings import DocumentSettings
+
+Record = Mapping[str, Any]
+
+PARQUET_BATCH_ROWS = 1024
+CSV_DELIMITERS = ",;\t|"
+
+#: What a cell holds where it has no value. Not "NA" and "None", which are also a country's code and a word.
+NO_VALUE = ("", "nan", "NaN", "null", "NULL")
+
+
+def parse_csv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+    """Comma-separated, or by whichever of `;`, tab and `|` the first line has most of."""
+    text = decode(content)
+    header = text.partition("\n")[0]
+    return _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", settings)
+
+
+def parse_tsv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+    """Tab-separated."""
+    return _delimited(decode(content), "\t", "tsv", settings)
+
+
+def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSettings) -> ParsedDocument:
+    import pandas
+
+    if not text.strip():
+        raise EmptyDocumentError("is empty")
+    with damage_reported("a table"), warnings.catch_warnings():
+        # A row longer than the header is only warned of, and then cut off.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        frame = pandas.read_csv(
+            StringIO(text),
+            sep=delimiter,
+            dtype=dict.fromkeys(settings.text_columns, "str"),
+            dtype_backend="numpy_nullable",
+            keep_default_na=False,
+            na_values=list(NO_VALUE),
+            index_col=False,
+            skipinitialspace=True,
+        )
+    frame.columns = frame.columns.map(str)
+    kept = _columns_to_read(list(frame.columns), settings)
+    columns = [frame[column].tolist() for column in kept]
+    records = (dict(zip(kept, values, strict=True)) for values in zip(*columns, strict=True))
+    return _document(records, parser, settings)
+
+
+def parse_json_lines(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+    """An object a line. Through the json module: pandas turns the text "007" into a number."""
+    records = list(_json_objects(decode(content)))
+    found = list(dict.fromkeys(name for record in records for name in record))
+    kept = _columns_to_read(found, settings)
+    return _document(({name: record.get(name) for name in kept} for record in records), "json-lines", settings)
+
+
+def _json_objects(text: str) -> Iterator[Record]:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise CorruptDocumentError(f"line {number} is not JSON ({error}); correct or remove the line") from error
+        if not isinstance(record, dict):
+            raise CorruptDocumentError(f"line {number} is not a JSON object; each line must be one, a field a column")
+        yield record
+
+
+def parse_parquet(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+    """Read batch by batch; dictionary and run-length encoding can hold billions of values in a few bytes."""
+    import pyarrow.parquet
+
+    with damage_reported("Parquet"):
+        file = pyarrow.parquet.ParquetFile(BytesIO(content))
+    declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
+    if declared > settings.max_decompressed_bytes:
+        raise _too_large(settings)
+    kept = _columns_to_read(file.schema_arrow.names, settings)
+    return _document(_parquet_records(file, kept, settings), "parquet", settings)
+
+
+def _parquet_records(file: Any, columns: Sequence[str], settings: DocumentSettings) -> Iterator[Record]:
+    size = 0
+    with damage_reported("Parquet"):
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=list(columns), use_threads=False):
+            size += batch.nbytes
+            if size > settings.max_decompressed_bytes:
+                raise _too_large(settings)
+            yield from batch.to_pylist()
+
+
+def _too_large(settings: DocumentSettings) -> DecompressionLimitError:
+    return DecompressionLimitError(
+        f"unpacks to more than {settings.max_decompressed_bytes:,} bytes; "
+        "split it, or raise VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"
+    )
+
+
+def _columns_to_read(found: Sequence[str], settings: DocumentSettings) -> list[str]:
+    """Text and metadata columns, of those found. Raises `MissingColumnError` without all of the text columns."""
+    missing = [column for column in settings.text_columns if column not in found]
+    if missing:
+        raise MissingColumnError(
+            f"has no column {_listed(missing)} to embed; its columns are {_listed(found)}; "
+            f"name the column to embed in VECTORIZE_DOCUMENTS__TEXT_COLUMNS, for example {json.dumps(found[:1])}"
+        )
+    if settings.metadata_columns is None:
+        return list(found)
+    return [column for column in found if column in settings.text_columns or column in settings.metadata_columns]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _document(records: Iterable[Record], parser: str, settings: DocumentSettings) -> ParsedDocument:
+    """Row texts joined by a line. A row without text is left out; the others keep their number."""
+    texts: list[str] = []
+    rows: list[Row] = []
+    position = 0
+    for number, record in enumerate(records):
+        values = (_cell_text(record[column]) for column in settings.text_columns)
+        text = "\n".join(value for value in values if value)
+        if not text.strip():
+            continue
+        metadata = json_fields({name: value for name, value in record.items() if name not in settings.text_columns})
+        rows.append(Row(position, position + len(text), number, metadata))
+        texts.append(text)
+        position += len(text) + 1
+    if not rows:
+        raise EmptyDocumentError(f"has no text in {_listed(settings.text_columns)}")
+    return ParsedDocument("\n".join(texts), {"parser": parser}, rows=tuple(rows))
+
+
+def _cell_text(value: Any) -> str:
+    cell = json_value(value)
+    if isinstance(cell, str):
+        return cell
+    return "" if cell is None else json.dumps(cell, ensure_ascii=False)

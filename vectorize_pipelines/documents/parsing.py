@@ -1,0 +1,139 @@
+"""From a file's bytes to a `ParsedDocument`. Called by the parser processes, and in place by tests and clients."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
+    EmptyDocumentError,
+    EncryptedDocumentError,
+    NotTextError,
+    TooLargeError,
+    UnsupportedFormatError,
+)
+from vectorize_pipelines.documents.formats import html, markdown, pdf, table, text, word
+from vectorize_pipelines.documents.formats.language import language_of
+from vectorize_pipelines.documents.types import ParsedDocument
+from vectorize_pipelines.settings import DocumentSettings
+
+#: Part of every chunk's fingerprint: raise it when the same bytes give another text than before.
+PARSER_VERSION = 1
+
+Parser = Callable[[bytes, DocumentSettings], ParsedDocument]
+
+PARSERS: dict[str, Parser] = {
+    "text": lambda content, settings: text.parse_text(content),
+    "markdown": lambda content, settings: markdown.parse_markdown(content),
+    "html": lambda content, settings: html.parse_html(content),
+    "pdf": pdf.parse_pdf,
+    "docx": word.parse_docx,
+    "csv": table.parse_csv,
+    "tsv": table.parse_tsv,
+    "json-lines": table.parse_json_lines,
+    "parquet": table.parse_parquet,
+}
+
+FORMATS_BY_SUFFIX = {
+    ".txt": "text",
+    ".md": "markdown",
+    ".markdown": "markdown",
+    ".html": "html",
+    ".htm": "html",
+    ".pdf": "pdf",
+    ".docx": "docx",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".jsonl": "json-lines",
+    ".ndjson": "json-lines",
+    ".parquet": "parquet",
+}
+
+#: Lower case, with the dot; what `corpus.include` stands for when it is empty.
+SUPPORTED_SUFFIXES: tuple[str, ...] = tuple(FORMATS_BY_SUFFIX)
+
+BINARY_FORMATS = frozenset(("pdf", "docx", "parquet"))
+
+#: Readers of PDF accept the mark anywhere in the first 1,024 bytes.
+PDF_MARK_WITHIN = 1024
+OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
+ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
+
+OTHER_MARKS = (
+    (b"\x89PNG\r\n\x1a\n", "a PNG image"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x1f\x8b", "gzip-compressed data"),
+    (b"\x7fELF", "a program"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"{\\rtf", "a rich text (RTF) document"),
+)
+
+
+def parse(content: bytes, name: str, settings: DocumentSettings) -> ParsedDocument:
+    """The document in `content`. `name` is its path or URI: its ending chooses the parser.
+
+    Where the content bears the mark of another supported binary format, that one is believed instead.
+    Raises a subclass of `ItemError` from `documents.errors`; its message does not repeat the name.
+    """
+    if len(content) > settings.max_file_bytes:
+        raise too_large(settings)
+    declared = format_of(name)
+    if not content.strip():
+        raise EmptyDocumentError("is empty")
+    document = PARSERS[_actual_format(content, declared)](content, settings)
+    if not document.text.strip():
+        raise EmptyDocumentError("has no text that a reader would see")
+    language = document.metadata.get("language") or language_of(document.text)
+    return replace(document, metadata={**document.metadata, "language": language}) if language else document
+
+
+def format_of(name: str) -> str:
+    """The format that the name's ending stands for. Raises `UnsupportedFormatError`."""
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix not in FORMATS_BY_SUFFIX:
+        raise UnsupportedFormatError(
+            f"has {'the unsupported ending ' + suffix if suffix else 'no file ending'}; "
+            f"supported are {' '.join(SUPPORTED_SUFFIXES)}; convert it, or leave it out with corpus.exclude"
+        )
+    return FORMATS_BY_SUFFIX[suffix]
+
+
+def too_large(settings: DocumentSettings) -> TooLargeError:
+    """The error for a file beyond the limit."""
+    return TooLargeError(
+        f"is larger than {settings.max_file_bytes:,} bytes; split it, or raise VECTORIZE_DOCUMENTS__MAX_FILE_BYTES"
+    )
+
+
+def _actual_format(content: bytes, declared: str) -> str:
+    marked = _marked_format(content)
+    if marked:
+        return marked
+    for mark, kind in OTHER_MARKS:
+        if content.startswith(mark):
+            raise NotTextError(f"holds {kind}, whatever its name says; convert it, or exclude it")
+    if content.startswith(OLE_MARK):
+        raise _ole_error(content)
+    if declared in BINARY_FORMATS:
+        holds = "HTML" if content.lstrip()[:1] == b"<" else "something else"
+        raise CorruptDocumentError(
+            f"is no {declared.upper()} file but {holds}; it may be a failed download, fetch it again"
+        )
+    return declared
+
+
+def _marked_format(content: bytes) -> str | None:
+    if content.startswith(b"PK\x03\x04"):
+        return "docx"
+    if content.startswith(b"PAR1"):
+        return "parquet"
+    # Text about PDF may name the mark somewhere; the end of a file is marked too.
+    mark = content.find(b"%PDF-", 0, PDF_MARK_WITHIN)
+    return "pdf" if mark == 0 or (mark > 0 and b"%%EOF" in content[-PDF_MARK_WITHIN:]) else None
+
+
+def _ole_error(content: bytes) -> EncryptedDocumentError | UnsupportedFormatError:
+    if ENCRYPTED_PACKAGE in content:
+        return EncryptedDocumentError("is encrypted; remove the password in Word, or exclude the file")
+    return UnsupportedFormatError("is in the old binary format of Office; save it as .docx")
