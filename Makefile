@@ -36,8 +36,8 @@ lint: setup ## style and types
 test: lint ## everything that has to pass: lint, types, definitions, tests
 	$(RUN) pytest
 
-bench: setup ## measure: see benchmarks/README.md
-	@$(RUN) python benchmarks/run.py
+bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
+	@$(RUN) python -m benchmarks.run $(ONLY)
 
 clean: ## remove environment, caches and state
 	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -77,7 +77,9 @@ def main() -> None:
     vectorize("ingest", corpus.name, "--collection", COLLECTION)
     vectorize("collections")
 
-    say(f"Done in {time.monotonic() - started:.0f} s. `make dev` opens Dagster's UI with these runs: http://localhost:3000")
+    say(
+        f"Done in {time.monotonic() - started:.0f} s. `make dev` opens Dagster's UI with these runs: http://localhost:3000"
+    )
 
 
 if __name__ == "__main__":

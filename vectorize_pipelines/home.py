@@ -24,7 +24,7 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
 
 def model_cache(settings: Settings) -> Path:
     """What was found out about models: revisions, exports, measurements."""
-    return settings.home / "models"
+    return settings.home / "encoders"
 
 
 def dagster_home(settings: Settings) -> Path:

@@ -88,8 +88,9 @@ class CorpusSettings(_Section):
 
     path: str = Field(str(PROJECT_ROOT / "examples" / "corpus"), description="a folder, a file or any fsspec URL")
     collection: str = Field("corpus", pattern=COLLECTION_NAME, description="the collection it is stored in")
-    include: Names = Field((), description="patterns of what is taken; empty: every supported format")
-    exclude: Names = Field((".*", "**/.*", "**/.*/**"), description="patterns of what is left out")
+    watch: bool = Field(True, description="sensor and schedule are on from the start, for a path of your own")
+    include: Names = Field((), description="patterns of what is taken; empty: supported formats")
+    exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
 
 
 class DocumentSettings(_Section):

@@ -57,7 +57,7 @@ class GraphQL:
 
 def readme_queries() -> dict[str, str]:
     """Operation name -> query, out of README's curl commands."""
-    bodies = re.findall(r"curl [^']*/graphql[^']*(?:'[^{][^']*'[^']*)*'(\{.*?\})'\n", (PROJECT_ROOT / "README.md").read_text(), re.S)
+    bodies = re.findall(r"-d '(\{.*?\})'\n", (PROJECT_ROOT / "README.md").read_text(), re.S)
     queries = [json.loads(body)["query"] for body in bodies]
     return {re.findall(r"^(?:query|mutation) (\w+)", query)[0]: query for query in queries}
 

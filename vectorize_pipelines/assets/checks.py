@@ -39,10 +39,10 @@ class _Scope:
 
 def _scope(context: dg.AssetCheckExecutionContext, store: VectorStore) -> _Scope:
     settings = load_settings()
-    ops = context.run_config.get("ops", {}) if context.run_config else {}
+    ops = context.run.run_config.get("ops", {})
     config = CorpusConfig(**ops.get("corpus_embeddings", {}).get("config", {}))
     collection = config.collection or settings.corpus.collection
-    where: Filter | None = quality.written_by(context.run_id)
+    where: Filter | None = quality.written_by(context.run.run_id)
     nothing = False
     if store.count(collection, where) == 0:
         nothing = config.mode == "drain"
@@ -111,8 +111,8 @@ def canary_recall(
         scope = _scope(context, store)
         if scope.nothing:
             return _nothing_written()
-        spec = describe_model(scope.model, cache_directory=home.model_cache(scope.settings))
-        report = quality.canary_recall(store, scope.collection, encoder.load(spec), scope.where)
+        with encoder.lease(scope.model) as loaded:
+            report = quality.canary_recall(store, scope.collection, loaded, scope.where)
     return dg.AssetCheckResult(
         passed=report.sampled == 0 or report.recall >= LEAST_RECALL,
         metadata={

@@ -1,6 +1,6 @@
 """Assets from files: `corpus_embeddings` (documents) and the example downstream of it, `corpus_report`."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 import pandas as pd
@@ -70,12 +70,12 @@ def corpus_embeddings(
     config: CorpusConfig,
     encoder: EncoderResource,
     vector_store: VectorStoreResource,
-) -> EmbeddingStream[Any]:
+) -> EmbeddingStream:
     """Opens the corpus for this run's window; the IO manager reads the stream and writes it."""
     settings = load_settings()
-    request = config.request(settings, window_of(context.partition_key_range), context.run_id)
+    request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
     with explained():
-        return open_corpus(settings, request, vector_store.open(), encoder.load)
+        return open_corpus(settings, request, vector_store.open(), encoder.lease)
 
 
 @dg.asset(

@@ -82,4 +82,5 @@ def _table(columns: tuple[str, ...], rows: list[Any]) -> dg.TableMetadataValue:
 
 
 def _plain(value: Any) -> str | int | float:
-    return value.item() if isinstance(value, np.generic) else value
+    plain: str | int | float = value.item() if isinstance(value, np.generic) else value
+    return plain

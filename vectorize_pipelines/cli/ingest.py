@@ -32,7 +32,7 @@ PIPELINE_LOGGER = "vectorize_pipelines.pipeline"
 @click.argument("path")
 @click.option("--collection", help="Collection to bring up to date.  [default: the setting corpus.collection]")
 @click.option("--model", help="Model: a name or a local directory.  [default: the setting models.text]")
-@click.option("--force", is_flag=True, help="Encode also what has not changed: a replay of every day.")
+@click.option("--force", is_flag=True, help="Encode also what has not changed.")
 @click.option("--reconcile", is_flag=True, help="Hold what is remembered of the files against the store first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(path: str, collection: str | None, model: str | None, force: bool, reconcile: bool, as_json: bool) -> int:
@@ -110,8 +110,8 @@ def _close_dead_runs(instance: "dg.DagsterInstance", settings: Settings) -> None
         instance.report_run_failed(run, "The process of this run was killed.")
         lock.release()
     for file in (settings.home / "locks" / "runs").glob("*.lock"):
-        run = instance.get_run_by_id(file.stem)
-        if run is not None and run.is_finished:
+        ended = instance.get_run_by_id(file.stem)
+        if ended is not None and ended.is_finished:
             file.unlink(missing_ok=True)
 
 
@@ -120,7 +120,7 @@ class _Progress(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
-        self.stream: EmbeddingStream[Any] | None = None
+        self.stream: EmbeddingStream | None = None
         self.bar: Any = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -195,14 +195,16 @@ def _errors(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
             failure = event.step_failure_data.user_failure_data
             error = event.step_failure_data.error
             if failure is not None and "exit_code" in failure.metadata:
-                exit_code = int(failure.metadata["exit_code"].value)
+                exit_code = int(str(failure.metadata["exit_code"].value))
                 messages.append(failure.description or "")
             elif error is not None:
                 cause = error.cause or error
                 messages.append(f"{event.step_key}: {cause.message.strip()}")
-    for check in result.get_asset_check_evaluations():
-        if not check.passed:
-            messages.append(f"check {check.check_name} failed: {check.description or 'see the run in the UI'}")
+    messages.extend(
+        f"check {check.check_name} failed: {check.description or 'see the run in the UI'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    )
     return messages, exit_code
 
 

@@ -7,16 +7,17 @@ Sources make these, `pipeline.stream` carries them out. `receipt` is the source'
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Item
 
-Receipt = TypeVar("Receipt")
+#: The source's own; nobody else looks into it.
+Receipt: TypeAlias = object
 
 
 @dataclass(frozen=True, slots=True)
-class Changed(Generic[Receipt]):
+class Changed:
     """The source holds exactly these items now; rows of others are stale and go after these are written."""
 
     source_id: str
@@ -26,7 +27,7 @@ class Changed(Generic[Receipt]):
 
 
 @dataclass(frozen=True, slots=True)
-class Touched(Generic[Receipt]):
+class Touched:
     """The same content under a new time: its rows move to that time's day, with the vectors that they have."""
 
     source_id: str
@@ -35,7 +36,7 @@ class Touched(Generic[Receipt]):
 
 
 @dataclass(frozen=True, slots=True)
-class Vanished(Generic[Receipt]):
+class Vanished:
     """The source is gone; so are its rows."""
 
     source_id: str
@@ -43,7 +44,7 @@ class Vanished(Generic[Receipt]):
 
 
 @dataclass(frozen=True, slots=True)
-class Failed(Generic[Receipt]):
+class Failed:
     """The source cannot be embedded; what the store holds of an earlier version stays."""
 
     source_id: str
@@ -52,7 +53,7 @@ class Failed(Generic[Receipt]):
     receipt: Receipt
 
 
-Change: TypeAlias = Changed[Receipt] | Touched[Receipt] | Vanished[Receipt] | Failed[Receipt]
+Change: TypeAlias = Changed | Touched | Vanished | Failed
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,24 +9,25 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
 from vectorize_pipelines import home
-from vectorize_pipelines.documents.chunking import Chunker
-from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES, UnreadableFileError
+from vectorize_pipelines.documents.chunking import Chunker, chunker_fingerprint
+from vectorize_pipelines.documents.errors import UnreadableFileError
+from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.items import Item, Modality
-from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Touched, Vanished
+from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.planning import Planner
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -51,9 +52,6 @@ class Forget:
     """A receipt: the manifest's entry of a file that is gone."""
 
     source_id: str
-
-
-FileReceipt: TypeAlias = ManifestEntry | Forget | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +129,7 @@ class Corpus:
     def __post_init__(self) -> None:
         limits = self.chunk_limits()
         documents = self.settings.documents
-        self.model = f"{self.spec.fingerprint} {Chunker.fingerprint_of(*limits)}"
+        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
         self.fingerprint = f"{self.model} {_reading(documents)}"
 
     def chunk_limits(self) -> tuple[int, int]:
@@ -168,10 +166,14 @@ def compare_corpus(settings: Settings) -> Comparison:
 
 
 def open_corpus(
-    settings: Settings, request: CorpusRequest, store: VectorStore, load_encoder: Callable[[EncoderSpec], Encoder]
-) -> EmbeddingStream[FileReceipt]:
-    """The stream that does what is asked for; `load_encoder` is called only where something has to be encoded.
+    settings: Settings,
+    request: CorpusRequest,
+    store: VectorStore,
+    lease_encoder: Callable[[str], AbstractContextManager[Encoder]],
+) -> EmbeddingStream:
+    """The stream that does what is asked for.
 
+    `lease_encoder`, given the model's name, is called only where something has to be encoded.
     Holds the collection's lock until the stream is left, so that no two runs bring one collection up to date at
     once. Raises `SourceError`, `SettingsError`, `UnknownModelError`, `StoreError`.
     """
@@ -185,7 +187,10 @@ def open_corpus(
         known, stored = _trusted(manifest.entries(), corpus.source, store, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
         comparison = compare(listing, known, stored, corpus.source, corpus.fingerprint)
-        work = comparison if request.mode == "drain" else _in_window(comparison, known, listing, days, request)
+        work = comparison if request.mode == "drain" else _in_window(comparison, known, days, request.window)
+        if request.force:
+            everything = [*work.changed, *(listing.files[entry.source_id] for entry in work.unchanged)]
+            work = replace(work, changed=everything, unchanged=())
         pool = resources.enter_context(ParserPool(settings.documents))
         totals, failures = _unchanged(work.unchanged, days)
         return EmbeddingStream(
@@ -195,14 +200,14 @@ def open_corpus(
             model=corpus.model,
             dimension=corpus.spec.dimension,
             run_id=request.run_id,
-            load_encoder=lambda: load_encoder(corpus.spec),
+            lease_encoder=lambda: lease_encoder(request.model),
             acknowledge=_acknowledge(manifest),
             settings=settings.pipeline,
             expected=len(work.changed) + len(work.unchanged),
             resources=resources.pop_all(),
             totals=totals,
             failures=failures,
-            interrupt=pool.stop,
+            interrupt=pool.close,
         )
 
 
@@ -243,21 +248,20 @@ def _trusted(
 
 
 def _in_window(
-    comparison: Comparison, known: Mapping[str, ManifestEntry], listing: Listing, days: Days, request: CorpusRequest
+    comparison: Comparison, known: Mapping[str, ManifestEntry], days: Days, window: tuple[date, date]
 ) -> Comparison:
-    """What a replay of the window has to do; with `force` also what is unchanged is read."""
-    first, last = (day.isoformat() for day in request.window)
+    """What a replay of the window has to do."""
+    first, last = (day.isoformat() for day in window)
 
     def inside(file: SourceFile | ManifestEntry) -> bool:
         return first <= days.of(_occurred_at(file.modified_ns)) <= last
 
-    changed = [file for file in comparison.changed if inside(file)]
-    unchanged = [entry for entry in comparison.unchanged if inside(entry)]
-    if request.force:
-        changed += [listing.files[entry.source_id] for entry in unchanged]
-        unchanged = []
-    vanished = [name for name in comparison.vanished if name in known and inside(known[name])]
-    return Comparison(changed, vanished, unchanged, {})
+    return Comparison(
+        changed=[file for file in comparison.changed if inside(file)],
+        vanished=[name for name in comparison.vanished if name in known and inside(known[name])],
+        unchanged=[entry for entry in comparison.unchanged if inside(entry)],
+        unreadable={},
+    )
 
 
 def _unchanged(entries: Iterable[ManifestEntry], days: Days) -> tuple[Totals, list[Failure]]:
@@ -275,8 +279,8 @@ def _unchanged(entries: Iterable[ManifestEntry], days: Days) -> tuple[Totals, li
     return totals, failures
 
 
-def _acknowledge(manifest: Manifest) -> Callable[[Sequence[FileReceipt]], None]:
-    def acknowledge(receipts: Sequence[FileReceipt]) -> None:
+def _acknowledge(manifest: Manifest) -> Callable[[Sequence[Receipt]], None]:
+    def acknowledge(receipts: Sequence[Receipt]) -> None:
         manifest.record(
             [receipt for receipt in receipts if isinstance(receipt, ManifestEntry)],
             [receipt.source_id for receipt in receipts if isinstance(receipt, Forget)],
@@ -287,7 +291,7 @@ def _acknowledge(manifest: Manifest) -> Callable[[Sequence[FileReceipt]], None]:
 
 def _changes(
     corpus: Corpus, work: Comparison, known: Mapping[str, ManifestEntry], pool: ParserPool, *, force: bool
-) -> Generator[Change[FileReceipt], None, None]:
+) -> Generator[Change, None, None]:
     """Reads what has changed, file by file; a file that was renamed is written before the old name's rows go."""
     for name, reason in work.unreadable.items():
         yield Failed(name, datetime.now(UTC), UnreadableFileError(reason), None)
@@ -324,7 +328,7 @@ def _parsed(
 
 def _change(
     file: SourceFile, outcome: Future[ParseOutcome], corpus: Corpus, chunker: Chunker, before: ManifestEntry | None
-) -> Change[FileReceipt]:
+) -> Change:
     entry = ManifestEntry(
         file.source_id,
         file.size,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ class PlannedRow:
 
 
 @dataclass(slots=True)
-class Plan(Generic[Receipt]):
+class Plan:
     """One batch's worth of work: rows to write, then ids to delete, then receipts to give back."""
 
     rows: list[PlannedRow] = field(default_factory=list)
@@ -50,7 +50,7 @@ class Plan(Generic[Receipt]):
     failures: list[Failure] = field(default_factory=list)
 
 
-class Planner(Generic[Receipt]):
+class Planner:
     """Plans changes for one collection and one model.
 
     `model` is the fingerprint written into the records. With `force`, every item is encoded anew.
@@ -65,9 +65,9 @@ class Planner(Generic[Receipt]):
         # Who holds the source's lock is the only writer of its rows, so an empty collection stays so until we write.
         self._nothing_there = store.count(collection) == 0
 
-    def plans(self, changes: Iterable[Change[Receipt]], rows_together: Callable[[], int]) -> Iterator[Plan[Receipt]]:
+    def plans(self, changes: Iterable[Change], rows_together: Callable[[], int]) -> Iterator[Plan]:
         """Plans of at most `rows_together()` rows, asked for each group; a source's receipt comes with its last row."""
-        group: list[Change[Receipt]] = []
+        group: list[Change] = []
         items = 0
         for change in changes:
             group.append(change)
@@ -78,9 +78,9 @@ class Planner(Generic[Receipt]):
         if group:
             yield from self._plan_group(group, rows_together())
 
-    def _plan_group(self, group: Sequence[Change[Receipt]], rows_together: int) -> Iterator[Plan[Receipt]]:
+    def _plan_group(self, group: Sequence[Change], rows_together: int) -> Iterator[Plan]:
         existing = self._existing_rows(group)
-        plan: Plan[Receipt] = Plan()
+        plan = Plan()
         for change in group:
             rows = existing.get(change.source_id, {})
             items = _items(change, rows)
@@ -104,9 +104,7 @@ class Planner(Generic[Receipt]):
             elif not _is_right(old, item, day):
                 yield PlannedRow(id_, item, day, id_)
 
-    def _finish(
-        self, plan: Plan[Receipt], change: Change[Receipt], items: Sequence[Item], existing: Mapping[str, _StoredRow]
-    ) -> None:
+    def _finish(self, plan: Plan, change: Change, items: Sequence[Item], existing: Mapping[str, _StoredRow]) -> None:
         """Adds what comes with a source's last row: stale rows, the receipt, the counts."""
         plan.receipts.append(change.receipt)
         if isinstance(change, Failed):
@@ -126,7 +124,7 @@ class Planner(Generic[Receipt]):
     def _id(self, item: Item) -> str:
         return record_id(self._collection, item.source_id, item.item_index)
 
-    def _count_failure(self, plan: Plan[Receipt], change: Failed[Receipt]) -> None:
+    def _count_failure(self, plan: Plan, change: Failed) -> None:
         day = self._days.of(change.occurred_at)
         failure = Failure(change.source_id, day, type(change.error).__name__, str(change.error))
         plan.failures.append(failure)
@@ -134,7 +132,7 @@ class Planner(Generic[Receipt]):
         plan.totals.of(day).failed += 1
         plan.totals.of(day).errors[failure.error_class] += 1
 
-    def _existing_rows(self, group: Sequence[Change[Receipt]]) -> dict[str, dict[str, _StoredRow]]:
+    def _existing_rows(self, group: Sequence[Change]) -> dict[str, dict[str, _StoredRow]]:
         """Source id -> row id -> row, without vectors; the text only where the source itself is not read."""
         found: dict[str, dict[str, _StoredRow]] = {}
         if self._nothing_there:
@@ -179,7 +177,7 @@ def _is_right(row: _StoredRow, item: Item, day: str) -> bool:
     )
 
 
-def _items(change: Change[Any], existing: Mapping[str, _StoredRow]) -> Sequence[Item]:
+def _items(change: Change, existing: Mapping[str, _StoredRow]) -> Sequence[Item]:
     """What the source holds now."""
     match change:
         case Changed():

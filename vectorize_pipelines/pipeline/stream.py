@@ -11,11 +11,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Generic, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +40,7 @@ PROGRESS_INTERVAL_SECONDS = 10.0
 
 
 @dataclass(slots=True)
-class EmbeddingBatch(Generic[Receipt]):
+class EmbeddingBatch:
     """What is written together. In this order: `records`, deletion of `stale_ids`, `acknowledge()`.
 
     records    `records.record_schema`; may be empty
@@ -57,7 +57,7 @@ class EmbeddingBatch(Generic[Receipt]):
 
 
 @dataclass(slots=True)
-class EmbeddingStream(Generic[Receipt]):
+class EmbeddingStream:
     """Batches of one run for one collection, and running totals of those acknowledged. Iterated once.
 
     A context manager: leaving it stops the threads and releases what `resources` holds (locks, parser processes),
@@ -68,13 +68,13 @@ class EmbeddingStream(Generic[Receipt]):
     interrupt  makes a reading in progress end soon; called when the stream is left early
     """
 
-    changes: Generator[Change[Receipt], None, None]
-    planner: Planner[Receipt]
+    changes: Generator[Change, None, None]
+    planner: Planner
     collection: str
     model: str
     dimension: int
     run_id: str
-    load_encoder: Callable[[], Encoder]
+    lease_encoder: Callable[[], AbstractContextManager[Encoder]]
     acknowledge: Callable[[Sequence[Receipt]], None]
     settings: PipelineSettings
     expected: int | None = None
@@ -95,14 +95,14 @@ class EmbeddingStream(Generic[Receipt]):
         self.interrupt()
         self.resources.close()
 
-    def __iter__(self) -> Iterator[EmbeddingBatch[Receipt]]:
+    def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self.settings.queue_batches
         plans = prefetch(self._read(), depth, "vectorize-read")
         batches = prefetch(self._encode(plans), depth, "vectorize-encode")
         self.resources.callback(batches.close)
         yield from batches
 
-    def _read(self) -> Generator[Plan[Receipt], None, None]:
+    def _read(self) -> Generator[Plan, None, None]:
         """Runs in the reading thread: parsing, cutting, and looking up what the store has."""
         started = time.perf_counter()
         try:
@@ -113,19 +113,18 @@ class EmbeddingStream(Generic[Receipt]):
         finally:
             self.changes.close()
 
-    def _planned(self) -> Iterator[Plan[Receipt]]:
+    def _planned(self) -> Iterator[Plan]:
         return self.planner.plans(self.changes, lambda: self._rows_together)
 
-    def _encode(self, plans: Generator[Plan[Receipt], None, None]) -> Generator[EmbeddingBatch[Receipt], None, None]:
+    def _encode(self, plans: Generator[Plan, None, None]) -> Generator[EmbeddingBatch, None, None]:
         """Runs in the encoding thread."""
-        try:
+        with ExitStack() as leases:
+            leases.callback(plans.close)
             for plan in plans:
-                yield self._batch(plan)
-        finally:
-            plans.close()
+                yield self._batch(plan, leases)
 
-    def _batch(self, plan: Plan[Receipt]) -> EmbeddingBatch[Receipt]:
-        vectors, made = self._vectors(plan)
+    def _batch(self, plan: Plan, leases: ExitStack) -> EmbeddingBatch:
+        vectors, made = self._vectors(plan, leases)
 
         def acknowledge() -> None:
             self.acknowledge(plan.receipts)
@@ -142,7 +141,7 @@ class EmbeddingStream(Generic[Receipt]):
             acknowledge=acknowledge,
         )
 
-    def _vectors(self, plan: Plan[Receipt]) -> tuple[npt.NDArray[np.float32], list[datetime]]:
+    def _vectors(self, plan: Plan, leases: ExitStack) -> tuple[npt.NDArray[np.float32], list[datetime]]:
         """Vectors of a plan's rows, shape (n, dimension), and when each was made."""
         donated = self.planner.donated_vectors(plan.rows)
         vectors = np.empty((len(plan.rows), self.dimension), dtype=np.float32)
@@ -154,14 +153,14 @@ class EmbeddingStream(Generic[Receipt]):
             else:
                 to_encode.append(n)
         if to_encode:
-            vectors[to_encode] = self._encode_rows(plan, [plan.rows[n] for n in to_encode])
+            if self.encoder is None:
+                self.encoder = leases.enter_context(self.lease_encoder())
+            vectors[to_encode] = self._encode_rows(self.encoder, plan, [plan.rows[n] for n in to_encode])
         return vectors, made
 
-    def _encode_rows(self, plan: Plan[Receipt], rows: Sequence[PlannedRow]) -> npt.NDArray[np.float32]:
-        if self.encoder is None:
-            self.encoder = self.load_encoder()
+    def _encode_rows(self, encoder: Encoder, plan: Plan, rows: Sequence[PlannedRow]) -> npt.NDArray[np.float32]:
         started = time.perf_counter()
-        vectors = self.encoder.encode([_content(row) for row in rows])
+        vectors = encoder.encode([_content(row) for row in rows])
         seconds = time.perf_counter() - started
         for row in rows:
             totals = plan.totals.of(row.day)
@@ -204,7 +203,7 @@ def _content(row: PlannedRow) -> str:
     return row.item.text
 
 
-def write_batch(store: VectorStore, collection: str, batch: EmbeddingBatch[Any]) -> None:
+def write_batch(store: VectorStore, collection: str, batch: EmbeddingBatch) -> None:
     """Writes a batch, deletes what it made stale, acknowledges it. Raises `StoreError` with nothing acknowledged.
 
     Killed between any two of these steps, the next run finds the source not acknowledged, its rows in the store,
@@ -226,7 +225,7 @@ class ProgressLog:
     DEBUG.
     """
 
-    def __init__(self, stream: EmbeddingStream[Any]):
+    def __init__(self, stream: EmbeddingStream):
         self._stream = stream
         self._started = self._shown = time.monotonic()
 

@@ -10,11 +10,21 @@ from vectorize_pipelines.errors import ModelMismatchError, SettingsError, Source
 _FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError)
 
 
+class _Terminated(dg.DagsterExecutionInterruptedError, dg.DagsterError):
+    """The interrupt of a terminated run.
+
+    Under a retry policy Dagster takes its own interrupt for a reason to retry, so that a run could not be
+    terminated. An error of the framework it lets pass, and as an interrupt still ends the run as canceled.
+    """
+
+
 @contextmanager
 def explained() -> Iterator[None]:
-    """Turns a `VectorizeError` into a `dg.Failure`; what the user has to mend is not retried."""
+    """Turns a `VectorizeError` into a `dg.Failure`; what the user has to mend is not retried, nor is an interrupt."""
     try:
         yield
+    except dg.DagsterExecutionInterruptedError as interrupt:
+        raise _Terminated from interrupt
     except VectorizeError as error:
         raise dg.Failure(
             description=str(error),

@@ -43,7 +43,7 @@ class Preview:
         return self._rows.get(day, [])
 
 
-def day_metadata(stream: EmbeddingStream[Any], day: str, collection: Collection, preview: Preview) -> dict[str, Any]:
+def day_metadata(stream: EmbeddingStream, day: str, collection: Collection, preview: Preview) -> dict[str, Any]:
     """Everything that the UI shows of one day of one run."""
     totals = stream.totals.get(day, DayTotals())
     metadata: dict[str, Any] = {

@@ -11,7 +11,6 @@
 """
 
 import json
-from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -45,7 +44,7 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
 
     vector_store: dg.ResourceDependency[VectorStoreResource]
 
-    def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream[Any]) -> None:
+    def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream) -> None:
         """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
         preview = Preview()
         with explained(), obj:

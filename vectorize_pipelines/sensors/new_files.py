@@ -35,8 +35,9 @@ class _Cursor:
 
 
 def watched() -> bool:
-    """Whether the user has named a corpus; the example that is the default is not watched."""
-    return load_settings().corpus.path != CorpusSettings().path
+    """Whether sensor and schedule are on from the start; the example that is the default corpus is not watched."""
+    corpus = load_settings().corpus
+    return corpus.watch and corpus.path != CorpusSettings().path
 
 
 def drain_request(*, reconcile: bool = False) -> dg.RunRequest:

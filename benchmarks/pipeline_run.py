@@ -1,0 +1,61 @@
+"""One drain run of a folder with the null or the real encoder, in this process; prints what it took as JSON.
+
+Called by `run.py`, each time in a process of its own: python -m benchmarks.pipeline_run FOLDER HOME null|real
+"""
+
+import json
+import resource
+import sys
+import time
+from datetime import UTC, datetime
+
+from benchmarks.null_encoder import lease_null_encoder
+from vectorize_pipelines.encoders import lease_encoder
+from vectorize_pipelines.pipeline.corpus import CorpusRequest, open_corpus
+from vectorize_pipelines.pipeline.stream import write_batch
+from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
+from vectorize_pipelines.stores import open_store
+
+
+def main() -> None:
+    folder, home, kind = sys.argv[1:]
+    settings = load_settings({"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"})
+    store = open_store(settings.store, settings.home)
+    today = datetime.now(UTC).date()
+    request = CorpusRequest(
+        path=folder, collection="bench", model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
+    )
+    lease = lease_null_encoder if kind == "null" else lease_encoder
+    if kind == "real":
+        with lease_encoder(DEFAULT_TEXT_MODEL) as encoder:
+            encoder.encode(["warm"])
+    started = time.perf_counter()
+    texts: list[str] = []
+    with open_corpus(settings, request, store, lease) as stream:
+        for batch in stream:
+            if kind == "real":
+                texts.extend(batch.records["text"].to_pylist())
+            write_batch(store, "bench", batch)
+        if stream.touched:
+            store.maintain("bench")
+    seconds = time.perf_counter() - started
+    totals = stream.totals.sum()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    outcome: dict[str, float | str] = {
+        "seconds": seconds,
+        "chunks": totals.chunks,
+        "documents": totals.documents,
+        "peak_mib": peak,
+    }
+    if kind == "real":
+        # The same texts through the bare encoder, in the same process, in the order in which they were read.
+        with lease_encoder(DEFAULT_TEXT_MODEL) as encoder:
+            started = time.perf_counter()
+            encoder.encode(texts)
+            outcome["bare_seconds"] = time.perf_counter() - started
+        outcome["engine"] = encoder.choice.engine
+    print(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The command line from outside: what it prints, where, and with which exit code."""
+
+import csv
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vectorize
+from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.settings import PROJECT_ROOT
+
+EXAMPLES = PROJECT_ROOT / "examples"
+
+
+def test_the_example_corpus_answers_its_questions(vectorize: Vectorize, tmp_path: Path) -> None:
+    done = vectorize("ingest", EXAMPLES / "corpus", "--json")
+    assert done.code == 0, done.err
+    files = [file for file in (EXAMPLES / "corpus").rglob("*") if file.is_file()]
+    assert (done.json["status"], done.json["documents"], done.json["failed"]) == ("succeeded", len(files), 0)
+    assert done.json["encoded"] == done.json["chunks"] > 100
+
+    (collection,) = vectorize("collections", "--json").json
+    assert set(collection) == {"name", "physical", "store", "location", "model", "dimension", "rows"}
+    assert collection["rows"] == done.json["chunks"]
+    assert collection["physical"] == "corpus__all-minilm-l6-v2-384"
+
+    _questions_find_their_documents()
+
+    hits = vectorize("search", "how do I treat someone with hypothermia", "--limit", 3, "--json").json
+    assert [set(hit) for hit in hits] == [{"score", *RECORD_FIELDS}] * 3
+    assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
+    assert hits[0]["source_id"].endswith("emergency-handbook.pdf")
+    assert hits[0]["page"] >= 1
+    filtered = vectorize("search", "火灾", "--filter", "language=zh", "--json").json
+    assert filtered
+    assert {hit["metadata"]["language"] for hit in filtered} == {"zh"}
+    printed = vectorize("search", "hypothermia", "--limit", 1)
+    assert "emergency-handbook.pdf, page" in printed.out
+
+    doctor = {finding["name"]: finding["status"] for finding in vectorize("doctor", "--json").json}
+    assert doctor["store"] == doctor["corpus"] == doctor["model"] == "ok"
+    assert doctor["kafka"] == "off"
+
+
+def _questions_find_their_documents() -> None:
+    """In this process: loading the model for each of them would take minutes."""
+    from vectorize_pipelines.encoders import load_encoder
+    from vectorize_pipelines.settings import load_settings
+    from vectorize_pipelines.stores import open_store
+
+    settings = load_settings()
+    store = open_store(settings.store, settings.home)
+    encoder = load_encoder(settings.models.text, cache_directory=settings.home / "encoders")
+    with (EXAMPLES / "queries.tsv").open(encoding="utf-8") as lines:
+        for question, document, phrase in csv.reader(lines, delimiter="\t"):
+            hits = store.search("corpus", encoder.encode([question], "query")[0], 3).to_pylist()
+            assert hits[0]["source_id"].endswith(document), question
+            assert any(phrase in " ".join(hit["text"].split()) for hit in hits), question
+
+
+def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("The keeper feeds the hens at six.")
+    (folder / "b.md").write_text("The cook bakes bread on Fridays.")
+    (folder / "bad.docx").write_bytes(b"PK\x03\x04 not really")
+    first = vectorize("ingest", folder, "--collection", "notes", "--json")
+    assert first.code == 6
+    assert (first.json["encoded"], first.json["failed"]) == (2, 1)
+    (failure,) = first.json["failures"]
+    assert failure["source"].endswith("bad.docx")
+    assert failure["error"] == "CorruptDocumentError"
+    (folder / "a.md").unlink()
+    second = vectorize("ingest", folder, "--collection", "notes", "--json")
+    assert (second.json["encoded"], second.json["deleted"], second.json["failed"]) == (0, 1, 1)
+    hits = vectorize("search", "who feeds the hens", "--collection", "notes", "--json").json
+    assert [os.path.basename(hit["source_id"]) for hit in hits] == ["b.md"]  # noqa: PTH119
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (("ingest", "/nowhere"), {}, 3, "/nowhere: No such file or directory"),
+        (("ingest", "s4://bucket"), {}, 3, "s4"),
+        (("ingest", "/", "--model", "no/such-model"), {"HF_HUB_OFFLINE": "1"}, 4, "no/such-model"),
+        (("search", "x", "--collection", "nowhere"), {}, 5, "nowhere"),
+        (("search", "x", "--filter", "language"), {}, 2, "FIELD=VALUE"),
+        (("search", "x", "--limit", "0"), {}, 2, "--limit"),
+        (("collections",), {"VECTORIZE_STORE__KIND": "nonesuch"}, 2, "lancedb"),
+        (("collections",), {"VECTORIZE_STORE__KNID": "lancedb"}, 2, "did you mean VECTORIZE_STORE__KIND"),
+        (("ingest", "/tmp"), {"VECTORIZE_ENCODER__DEVICE": "abacus"}, 2, "abacus"),
+        (("nonesuch",), {}, 2, "nonesuch"),
+    ],
+)
+def test_errors_say_what_was_wrong_and_exit_with_their_code(
+    vectorize: Vectorize,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    code: int,
+    said: str,
+) -> None:
+    (tmp_path / "one.md").write_text("one document")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    existing = {"/": tmp_path, "/tmp": tmp_path}
+    done = vectorize(*(existing.get(argument, argument) for argument in arguments))
+    assert said in done.err
+    assert done.code == code, done.err
+    assert done.out == ""
+
+
+def test_doctor_fails_where_something_configured_does_not_answer(
+    vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("VECTORIZE_CORPUS__PATH", "/nowhere")
+    done = vectorize("doctor", "--json")
+    assert done.code == 1
+    status = {finding["name"]: finding["status"] for finding in done.json}
+    assert (status["kafka"], status["corpus"], status["store"]) == ("error", "error", "ok")
+
+
+def test_dagster_job_execute_for_one_partition(vectorize: Vectorize, home: Path, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for name, day in (("old.md", 1), ("new.md", 2)):
+        (folder / name).write_text(f"This is the {name} document.")
+        at = datetime(2024, 5, day, tzinfo=UTC).timestamp()
+        os.utime(folder / name, (at, at))
+    assert vectorize("doctor").code == 0
+    environment = {**os.environ, "VECTORIZE_CORPUS__PATH": str(folder), "DAGSTER_HOME": str(home / "dagster")}
+    dagster = [sys.executable, "-m", "dagster"]
+    where = ["-m", "vectorize_pipelines.definitions"]
+    subprocess.run([*dagster, "definitions", "validate", *where], env=environment, check=True, capture_output=True)
+    job = ["-j", "embed_corpus", "--tags", '{"dagster/partition": "2024-05-02"}']
+    subprocess.run([*dagster, "job", "execute", *where, *job], env=environment, check=True, capture_output=True)
+    hits = vectorize("search", "document", "--json").json
+    assert [(os.path.basename(hit["source_id"]), hit["partition"]) for hit in hits] == [("new.md", "2024-05-02")]  # noqa: PTH119

