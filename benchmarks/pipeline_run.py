@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
-from vectorize_pipelines.pipeline.corpus import CorpusRequest, open_corpus
+from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
+from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import write_batch
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.stores import open_store
@@ -22,8 +23,8 @@ def main() -> None:
     settings = load_settings({"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"})
     store = open_store(settings.store, settings.home)
     today = datetime.now(UTC).date()
-    request = CorpusRequest(
-        path=folder, collection="bench", model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
+    request = FolderRequest(
+        collection="bench", model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
     )
     lease = lease_null_encoder if kind == "null" else lease_encoder
     if kind == "real":
@@ -31,7 +32,8 @@ def main() -> None:
             encoder.encode(["warm"])
     started = time.perf_counter()
     texts: list[str] = []
-    with open_corpus(settings, request, store, lease) as stream:
+    source, reader = corpus_source(settings, folder), DocumentReader(settings, DEFAULT_TEXT_MODEL)
+    with open_folder(settings, request, source, reader, store, lease) as stream:
         for batch in stream:
             if kind == "real":
                 texts.extend(batch.records["text"].to_pylist())

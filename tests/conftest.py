@@ -1,7 +1,6 @@
 """Fixtures that every kind of test shares. Each test gets an installation of its own: another VECTORIZE_HOME."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def settings(home: Path) -> Iterator[Settings]:
+def settings(home: Path) -> Settings:
     """The settings of that installation."""
     return load_settings()

@@ -52,7 +52,7 @@ HEAVY = ("torch", "transformers", "sentence_transformers", "openvino", "lancedb"
     [
         ("vectorize_pipelines.encoders", (*HEAVY, "dagster")),
         ("vectorize_pipelines.stores", (*HEAVY, "dagster")),
-        ("vectorize_pipelines.pipeline.corpus", (*HEAVY, "dagster")),
+        ("vectorize_pipelines.pipeline.documents", (*HEAVY, "dagster")),
         ("vectorize_pipelines.cli", (*HEAVY, "dagster")),
         # The code server and the sensors: Dagster and pandas (a type of the IO manager), but no model and no store.
         ("vectorize_pipelines.definitions", ("torch", "transformers", "sentence_transformers", "openvino", "lancedb")),

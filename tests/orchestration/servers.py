@@ -96,7 +96,7 @@ def dagster_servers(home: Path, log: Path, **environment: str) -> Iterator[Graph
 
 def _answers(url: str, processes: list[subprocess.Popen[bytes]]) -> bool:
     for process in processes:
-        assert process.poll() is None, f"{process.args} ended with {process.returncode}"
+        assert process.poll() is None, f"{process.args!r} ended with {process.returncode}"
     try:
         return requests.get(f"{url}/server_info", timeout=5).ok
     except requests.ConnectionError:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import dagster as dg
 import pytest
@@ -68,10 +69,8 @@ def test_the_same_work_is_not_launched_again_at_once_but_is_later(
     assert isinstance(again, dg.SkipReason)
     assert "next try" in (again.skip_message or "")
 
-    class Later:
-        time = staticmethod(lambda: json.loads(first.cursor or "")["not_before"] + 1)
-
-    monkeypatch.setattr(new_files, "time", Later)
+    not_before = json.loads(first.cursor or "")["not_before"]
+    monkeypatch.setattr(new_files, "time", SimpleNamespace(time=lambda: not_before + 1))
     later = tick(instance, first.cursor)
     assert isinstance(later, dg.SensorResult)
     assert json.loads(later.cursor or "")["launches"] == 2

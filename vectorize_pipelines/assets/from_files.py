@@ -8,7 +8,8 @@ from pydantic import Field
 
 from vectorize_pipelines.assets.report import report_day, report_plot
 from vectorize_pipelines.partitions import Window, daily, days_in, window_of
-from vectorize_pipelines.pipeline.corpus import CorpusRequest, make_corpus, open_corpus
+from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
+from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
@@ -30,10 +31,9 @@ class CorpusConfig(dg.Config):
     collection: str = Field("", description="the collection it is stored in")
     model: str = Field("", description="the model it is embedded with")
 
-    def request(self, settings: Settings, window: Window, run_id: str) -> CorpusRequest:
+    def request(self, settings: Settings, window: Window, run_id: str) -> FolderRequest:
         """The request that this configuration makes of a run."""
-        return CorpusRequest(
-            path=self.path or settings.corpus.path,
+        return FolderRequest(
             collection=self.collection or settings.corpus.collection,
             model=self.model or settings.models.text,
             mode=self.mode,
@@ -42,11 +42,6 @@ class CorpusConfig(dg.Config):
             force=self.force,
             reconcile=self.reconcile,
         )
-
-
-def _code_version(settings: Settings) -> str:
-    """Model and chunker: what decides the vectors."""
-    return make_corpus(settings, settings.corpus.path, settings.models.text).model
 
 
 _settings = load_settings()
@@ -58,7 +53,7 @@ _settings = load_settings()
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="vector_store_io_manager",
     metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _settings.corpus.path},
-    code_version=_code_version(_settings),
+    code_version=DocumentReader(_settings, _settings.models.text).model,
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
     kinds={"python", _settings.store.kind},
@@ -75,7 +70,9 @@ def corpus_embeddings(
     settings = load_settings()
     request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
     with explained():
-        return open_corpus(settings, request, vector_store.open(), encoder.lease)
+        source = corpus_source(settings, config.path or settings.corpus.path)
+        reader = DocumentReader(settings, request.model)
+        return open_folder(settings, request, source, reader, vector_store.open(), encoder.lease)
 
 
 @dg.asset(

@@ -6,6 +6,7 @@ Results go to stdout, and with `--json` nothing else does; progress, logs and er
 import importlib
 import logging
 import sys
+import warnings
 
 import click
 
@@ -62,6 +63,8 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; errors meant for the user are printed without a stack trace."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # Libraries announce their own changes; those are for us, not for who uses the command.
+    warnings.simplefilter("ignore", DeprecationWarning)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:

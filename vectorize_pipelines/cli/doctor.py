@@ -94,7 +94,7 @@ def _model(settings: Settings) -> Iterator[Finding]:
 
 
 def _corpus(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.pipeline.corpus import compare_corpus
+    from vectorize_pipelines.pipeline.documents import compare_corpus
 
     comparison = compare_corpus(settings)
     failed = sum(1 for entry in comparison.unchanged if entry.error_class)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.settings import Settings, load_settings
@@ -25,7 +27,6 @@ LAUNCHED_BY = "cli"
 EXIT_FAILED = 1
 EXIT_SOME_FILES_FAILED = 6
 FAILURES_SHOWN = 20
-PIPELINE_LOGGER = "vectorize_pipelines.pipeline"
 
 
 @click.command()
@@ -53,9 +54,9 @@ def command(path: str, collection: str | None, model: str | None, force: bool, r
         "reconcile": reconcile,
     }
     started = time.monotonic()
-    with _progress_bar(settings) as progress:
+    with _console(settings) as console:
         result = _execute(settings, config)
-    return _report(result, progress, config, time.monotonic() - started, as_json=as_json)
+    return _report(result, console.stream, config, time.monotonic() - started, as_json=as_json)
 
 
 def _model_name(model: str) -> str:
@@ -115,47 +116,67 @@ def _close_dead_runs(instance: "dg.DagsterInstance", settings: Settings) -> None
             file.unlink(missing_ok=True)
 
 
-class _Progress(logging.Handler):
-    """Draws a bar from the pipeline's progress messages and remembers the stream that they are about."""
+class _Console(logging.Handler):
+    """Shows on stderr what the library logs, and how far the stream is: on a terminal by a bar, else line by line.
 
-    def __init__(self) -> None:
+    Remembers the stream, whose totals the command prints at the end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         super().__init__(logging.DEBUG)
         self.stream: EmbeddingStream | None = None
-        self.bar: Any = None
+        self._shown_level = logging.getLevelName(settings.log_level)
+        # Dagster puts a pipe in the place of stderr while a run lasts, to keep what is printed.
+        self._stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._bar: tqdm[Any] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = getattr(record, "stream", None)
-        if stream is None:
-            return
-        from tqdm import tqdm
+        if stream is not None:
+            self.stream = stream
+        if stream is not None and self._stderr.isatty():
+            self._draw(stream)
+        elif record.levelno >= self._shown_level:
+            tqdm.write(record.getMessage(), file=self._stderr)
+            self._stderr.flush()
 
-        self.stream = stream
+    def _draw(self, stream: "EmbeddingStream") -> None:
         done = stream.totals.sum()
-        if self.bar is None:
-            self.bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=sys.stderr)
-        self.bar.n = done.documents
-        self.bar.set_postfix_str(f"{done.encoded} passages encoded")
+        if self._bar is None:
+            self._bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=self._stderr)
+        self._bar.n = done.documents
+        self._bar.set_postfix_str(f"{done.encoded} passages encoded")
+
+    def finish(self) -> None:
+        """Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stderr.close()
 
 
 @contextlib.contextmanager
-def _progress_bar(settings: Settings) -> Iterator[_Progress]:
-    logger = logging.getLogger(PIPELINE_LOGGER)
-    progress = _Progress()
-    logger.addHandler(progress)
+def _console(settings: Settings) -> Iterator[_Console]:
+    """The console, attached before Dagster attaches its own handler, which rewrites the messages that it forwards."""
+    logger = logging.getLogger("vectorize_pipelines")
+    console = _Console(settings)
+    logger.addHandler(console)
     logger.setLevel(logging.DEBUG)
-    logger.propagate = settings.log_level in ("DEBUG", "INFO") and not sys.stderr.isatty()
+    logger.propagate = False
     try:
-        yield progress
+        yield console
     finally:
-        logger.removeHandler(progress)
-        if progress.bar is not None:
-            progress.bar.close()
+        logger.removeHandler(console)
+        console.finish()
 
 
 def _report(
-    result: "dg.ExecuteInProcessResult", progress: _Progress, config: dict[str, Any], seconds: float, *, as_json: bool
+    result: "dg.ExecuteInProcessResult",
+    stream: "EmbeddingStream | None",
+    config: dict[str, Any],
+    seconds: float,
+    *,
+    as_json: bool,
 ) -> int:
-    stream = progress.stream
     outcome: dict[str, Any] = {
         "run_id": result.run_id,
         "status": "succeeded" if result.success else "failed",

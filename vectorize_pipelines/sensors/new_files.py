@@ -9,7 +9,7 @@ import dagster as dg
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.jobs import MODE_TAG, embed_corpus
 from vectorize_pipelines.partitions import today
-from vectorize_pipelines.pipeline.corpus import compare_corpus
+from vectorize_pipelines.pipeline.documents import compare_corpus
 from vectorize_pipelines.settings import CorpusSettings, load_settings
 
 #: How long the same work is left alone after a run that did not get it done: doubled each time, up to an hour.

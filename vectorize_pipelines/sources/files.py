@@ -1,6 +1,6 @@
 """Lists the files below a local folder or any fsspec URL: what is there, how large, changed when.
 
-Nothing is read here. `pipeline.corpus` compares a listing with the manifest and has what differs parsed; the
+Nothing is read here. `pipeline.folder` compares a listing with the manifest and has what differs parsed; the
 sensor for new files does the same comparison and stops there.
 """
 

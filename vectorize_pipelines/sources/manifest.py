@@ -1,6 +1,6 @@
 """The manifest: what is known of every file that went into a collection, so that unchanged ones are left alone.
 
-It is derived. When it is lost, `pipeline.corpus` reads the files again, finds their rows in the store and
+It is derived. When it is lost, `pipeline.folder` reads the files again, finds their rows in the store and
 encodes nothing. One SQLite file a collection; written only by the run that holds the collection's lock.
 """
 

@@ -1,0 +1,40 @@
+"""Vector stores. The upper half, the pipeline and the command line open theirs with `open_store`.
+
+The contract is `protocol.VectorStore`, filters are in `filters`; nothing else here is meant to be called.
+"""
+
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vectorize_pipelines.errors import SettingsError
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.settings import StoreSettings
+    from vectorize_pipelines.stores.protocol import VectorStore
+
+ENTRY_POINTS = "vectorize_pipelines.stores"
+
+
+def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
+    """The store that the settings name by `kind`; `home` is VECTORIZE_HOME, where an embedded store keeps its data.
+
+    Raises `SettingsError` where no store of this kind is installed or its package cannot be imported, and
+    `StoreError` where the store cannot be opened. Importing LanceDB takes a second or two: a caller in a hurry
+    opens the store in a thread while its model loads.
+    """
+    installed = entry_points(group=ENTRY_POINTS)
+    if settings.kind not in installed.names:
+        kinds = ", ".join(sorted(installed.names)) or "none"
+        raise SettingsError(f"store.kind: no store {settings.kind!r} is installed; installed are: {kinds}")
+    return _load(installed[settings.kind]).open(settings, home)
+
+
+def _load(entry: EntryPoint) -> "type[VectorStore]":
+    try:
+        store: type[VectorStore] = entry.load()
+    except ImportError as error:
+        raise SettingsError(
+            f"store.kind: {entry.name!r} is installed as {entry.value} but cannot be imported: {error}"
+        ) from error
+    return store

@@ -72,10 +72,13 @@ class VectorStore(ABC):
         """Called once a process for the store that the settings name; `home` is VECTORIZE_HOME."""
 
     @abstractmethod
-    def ensure_collection(self, name: str, spec: EncoderSpec) -> Collection:
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
         """Creates the collection and its alias where they are missing. Called at the start of every run.
 
-        Raises `ModelMismatchError` where the alias stands for a collection of another model or dimension.
+        With `aliased=False` the alias is left alone and the collection goes by its physical name: that is how a
+        collection is filled with another model's vectors before `set_alias` turns its readers to it.
+
+        Raises `ModelMismatchError` where the name stands for a collection of another model or dimension.
         """
 
     @abstractmethod
@@ -124,9 +127,7 @@ class VectorStore(ABC):
         """How many rows match for each value of a (text) field."""
 
     @abstractmethod
-    def search(
-        self, name: str, vector: npt.NDArray[np.float32], limit: int, where: Filter | None = None
-    ) -> "pa.Table":
+    def search(self, name: str, vector: npt.NDArray[np.float32], limit: int, where: Filter | None = None) -> "pa.Table":
         """The nearest rows, best first: the record's fields without the vector, and `score` (float32).
 
         `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the

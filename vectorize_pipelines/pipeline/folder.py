@@ -1,38 +1,31 @@
-"""A folder of documents -> the stream that brings its collection up to date.
+"""A folder of files -> the stream that brings its collection up to date.
 
-`compare` says what differs between what lies there and what the manifest knows; `open_corpus` turns that into an
-`EmbeddingStream`. Called by the asset `corpus_embeddings`; the sensor for new files calls `compare_corpus` only.
+`compare` says what differs between what lies there and what the manifest knows; `open_folder` turns that into an
+`EmbeddingStream`. How a file becomes items is its `Reader`'s. Called by the assets from files; the sensor for new
+files calls `compare_folder` only.
 """
 
 import hashlib
 import logging
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol, Self
 
 from filelock import FileLock, Timeout
 
 from vectorize_pipelines import home
-from vectorize_pipelines.documents.chunking import Chunker, chunker_fingerprint
 from vectorize_pipelines.documents.errors import UnreadableFileError
-from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
-from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
-from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec
-from vectorize_pipelines.errors import ItemError, SettingsError
-from vectorize_pipelines.items import Item, Modality
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.planning import Planner
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
-from vectorize_pipelines.records import content_hash
-from vectorize_pipelines.settings import DocumentSettings, Settings
+from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile
 from vectorize_pipelines.sources.manifest import Manifest, ManifestEntry
 from vectorize_pipelines.stores.filters import Equal, Or, Prefix
@@ -40,11 +33,38 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 logger = logging.getLogger(__name__)
 
-#: Chunk length for a model without a limit of its own.
-DEFAULT_CHUNK_TOKENS = 512
-FILES_IN_FLIGHT = 16
-BYTES_IN_FLIGHT = 64 * 2**20
 LOCK_POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What reading a file gave; `items` is None where its content is the one that was known."""
+
+    content_hash: str
+    items: Sequence[Item] | None
+
+
+class Reader(Protocol):
+    """How the files of a folder become items of one model. A context manager, entered before anything is read.
+
+    spec         the model
+    model        fingerprint of model and way of cutting, as it is written into the records
+    fingerprint  `model` and every setting that decides what is read out of a file
+    """
+
+    spec: EncoderSpec
+    model: str
+    fingerprint: str
+
+    def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
+        """Reads (file, known content hash) in order, some way ahead. Called once, in the reading thread."""
+
+    def close(self) -> None:
+        """Makes a reading in progress end soon. Called from another thread; a second call does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +75,7 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
-class CorpusRequest:
+class FolderRequest:
     """What one run is to do.
 
     mode        `drain`: whatever differs from the manifest; `replay`: what lies in the window
@@ -64,7 +84,6 @@ class CorpusRequest:
     reconcile   hold the manifest against the store before trusting it
     """
 
-    path: str
     collection: str
     model: str
     mode: Literal["drain", "replay"]
@@ -116,58 +135,18 @@ def compare(
     return Comparison(changed, sorted(vanished), unchanged, listing.unreadable)
 
 
-@dataclass(slots=True)
-class Corpus:
-    """The folder, the model and the way of cutting, ready to be compared or opened."""
-
-    settings: Settings
-    source: FileSource
-    spec: EncoderSpec
-    model: str = field(init=False)
-    fingerprint: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        limits = self.chunk_limits()
-        documents = self.settings.documents
-        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
-        self.fingerprint = f"{self.model} {_reading(documents)}"
-
-    def chunk_limits(self) -> tuple[int, int]:
-        """Longest chunk and overlap in tokens. Raises `SettingsError` where they do not fit the model."""
-        longest = self.settings.documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
-        overlap = self.settings.documents.overlap_tokens
-        if self.spec.max_length is not None and longest > self.spec.max_length:
-            raise SettingsError(
-                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
-            )
-        if overlap * 2 > longest:
-            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
-        return longest, overlap
-
-    def chunker(self) -> Chunker:
-        """Loads the model's tokenizer, but not the model."""
-        return Chunker(
-            load_tokenizer(self.spec.name, cache_directory=home.model_cache(self.settings)), *self.chunk_limits()
-        )
+def compare_folder(settings: Settings, collection: str, source: FileSource, fingerprint: str) -> Comparison:
+    """What a drain run would find to do; reads no file and asks no store."""
+    with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
+        known = {name: entry for name, entry in manifest.entries().items() if source.holds(name)}
+    return compare(source.list(), known, (), source, fingerprint)
 
 
-def make_corpus(settings: Settings, path: str, model: str) -> Corpus:
-    """Raises `SourceError`, `UnknownModelError` or `SettingsError`; loads no model."""
-    source = FileSource(path, SUPPORTED_SUFFIXES, settings.corpus.include, settings.corpus.exclude)
-    return Corpus(settings, source, describe_model(model, cache_directory=home.model_cache(settings)))
-
-
-def compare_corpus(settings: Settings) -> Comparison:
-    """What a drain run of the configured corpus would find to do; reads no file and asks no store."""
-    corpus = make_corpus(settings, settings.corpus.path, settings.models.text)
-    with closing(Manifest.open(home.manifest_file(settings, settings.corpus.collection))) as manifest:
-        known = {name: entry for name, entry in manifest.entries().items() if corpus.source.holds(name)}
-    return compare(corpus.source.list(), known, (), corpus.source, corpus.fingerprint)
-
-
-def open_corpus(
+def open_folder(
     settings: Settings,
-    request: CorpusRequest,
+    request: FolderRequest,
+    source: FileSource,
+    reader: Reader,
     store: VectorStore,
     lease_encoder: Callable[[str], AbstractContextManager[Encoder]],
 ) -> EmbeddingStream:
@@ -175,30 +154,30 @@ def open_corpus(
 
     `lease_encoder`, given the model's name, is called only where something has to be encoded.
     Holds the collection's lock until the stream is left, so that no two runs bring one collection up to date at
-    once. Raises `SourceError`, `SettingsError`, `UnknownModelError`, `StoreError`.
+    once. Raises `SourceError` and `StoreError`.
     """
-    corpus = make_corpus(settings, request.path, request.model)
-    listing = corpus.source.list()
-    store.ensure_collection(request.collection, corpus.spec)
+    listing = source.list()
+    store.ensure_collection(request.collection, reader.spec)
     with ExitStack() as resources:
         _lock(home.manifest_lock(settings, request.collection), resources)
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
-        known, stored = _trusted(manifest.entries(), corpus.source, store, request)
+        known, stored = _trusted(manifest.entries(), source, store, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
-        comparison = compare(listing, known, stored, corpus.source, corpus.fingerprint)
-        work = comparison if request.mode == "drain" else _in_window(comparison, known, days, request.window)
+        work = compare(listing, known, stored, source, reader.fingerprint)
+        if request.mode == "replay":
+            work = _in_window(work, known, days, request.window)
         if request.force:
             everything = [*work.changed, *(listing.files[entry.source_id] for entry in work.unchanged)]
             work = replace(work, changed=everything, unchanged=())
-        pool = resources.enter_context(ParserPool(settings.documents))
         totals, failures = _unchanged(work.unchanged, days)
+        resources.enter_context(reader)
         return EmbeddingStream(
-            changes=_changes(corpus, work, known, pool, force=request.force),
-            planner=Planner(store, request.collection, corpus.model, days, force=request.force),
+            changes=_changes(reader, work, known, force=request.force),
+            planner=Planner(store, request.collection, reader.model, days, force=request.force),
             collection=request.collection,
-            model=corpus.model,
-            dimension=corpus.spec.dimension,
+            model=reader.model,
+            dimension=reader.spec.dimension,
             run_id=request.run_id,
             lease_encoder=lambda: lease_encoder(request.model),
             acknowledge=_acknowledge(manifest),
@@ -207,7 +186,7 @@ def open_corpus(
             resources=resources.pop_all(),
             totals=totals,
             failures=failures,
-            interrupt=pool.close,
+            interrupt=reader.close,
         )
 
 
@@ -223,7 +202,7 @@ def _lock(file: Path, resources: ExitStack) -> None:
 
 
 def _trusted(
-    entries: dict[str, ManifestEntry], source: FileSource, store: VectorStore, request: CorpusRequest
+    entries: dict[str, ManifestEntry], source: FileSource, store: VectorStore, request: FolderRequest
 ) -> tuple[dict[str, ManifestEntry], set[str]]:
     """The manifest's entries of this source that agree with the store, and the sources that the store has.
 
@@ -290,91 +269,43 @@ def _acknowledge(manifest: Manifest) -> Callable[[Sequence[Receipt]], None]:
 
 
 def _changes(
-    corpus: Corpus, work: Comparison, known: Mapping[str, ManifestEntry], pool: ParserPool, *, force: bool
+    reader: Reader, work: Comparison, known: Mapping[str, ManifestEntry], *, force: bool
 ) -> Generator[Change, None, None]:
     """Reads what has changed, file by file; a file that was renamed is written before the old name's rows go."""
     for name, reason in work.unreadable.items():
         yield Failed(name, datetime.now(UTC), UnreadableFileError(reason), None)
-    if work.changed:
-        chunker = corpus.chunker()
-        for file, outcome in _parsed(pool, work.changed, known, corpus.fingerprint, force=force):
-            yield _change(file, outcome, corpus, chunker, known.get(file.source_id))
+
+    def known_hash(file: SourceFile) -> str | None:
+        entry = known.get(file.source_id)
+        read_so = entry is not None and entry.fingerprint == reader.fingerprint and not entry.error_class
+        return entry.content_hash if entry is not None and read_so and not force else None
+
+    for file, reading in reader.read((file, known_hash(file)) for file in work.changed):
+        yield _change(file, reading, reader.fingerprint, known.get(file.source_id))
     for source_id in work.vanished:
         yield Vanished(source_id, Forget(source_id))
 
 
-def _parsed(
-    pool: ParserPool,
-    files: Iterable[SourceFile],
-    known: Mapping[str, ManifestEntry],
-    fingerprint: str,
-    *,
-    force: bool,
-) -> Generator[tuple[SourceFile, Future[ParseOutcome]], None, None]:
-    """Files with their parse results, in order; so many are parsed ahead as the limits above allow."""
-    waiting: deque[tuple[SourceFile, Future[ParseOutcome]]] = deque()
-    size = 0
-    for file in files:
-        while waiting and (len(waiting) >= FILES_IN_FLIGHT or size + file.size > BYTES_IN_FLIGHT):
-            size -= waiting[0][0].size
-            yield waiting.popleft()
-        entry = known.get(file.source_id)
-        same_way = entry is not None and entry.fingerprint == fingerprint and not entry.error_class and not force
-        known_hash = entry.content_hash if entry is not None and same_way else None
-        waiting.append((file, pool.submit(file.source_id, file.size, known_hash)))
-        size += file.size
-    yield from waiting
-
-
-def _change(
-    file: SourceFile, outcome: Future[ParseOutcome], corpus: Corpus, chunker: Chunker, before: ManifestEntry | None
-) -> Change:
+def _change(file: SourceFile, reading: Reading | ItemError, fingerprint: str, before: ManifestEntry | None) -> Change:
     entry = ManifestEntry(
         file.source_id,
         file.size,
         file.modified_ns,
         file.version,
         content_hash="",
-        fingerprint=corpus.fingerprint,
+        fingerprint=fingerprint,
         rows=before.rows if before is not None else 0,
     )
-    try:
-        parsed = outcome.result()
-    except ItemError as error:
-        failed = replace(entry, error_class=type(error).__name__, error_message=str(error), retryable=error.retryable)
-        return Failed(file.source_id, file.occurred_at, error, failed)
-    entry = replace(entry, content_hash=parsed.content_hash)
-    if parsed.document is None:
-        return Touched(file.source_id, file.occurred_at, entry)
-    items = _items(file, parsed.document, chunker)
-    return Changed(file.source_id, file.occurred_at, items, replace(entry, rows=len(items)))
-
-
-def _items(file: SourceFile, document: ParsedDocument, chunker: Chunker) -> list[Item]:
-    return [
-        Item(
-            source_id=file.source_id,
-            item_index=chunk.index,
-            modality=Modality.DOCUMENT,
-            text=chunk.text,
-            uri=file.source_id,
-            content_hash=content_hash(chunk.text),
-            occurred_at=file.occurred_at,
-            page=chunk.page,
-            start=chunk.start,
-            end=chunk.end,
-            tokens=chunk.tokens,
-            metadata={**document.metadata, **chunk.metadata},
+    if isinstance(reading, ItemError):
+        failed = replace(
+            entry, error_class=type(reading).__name__, error_message=str(reading), retryable=reading.retryable
         )
-        for chunk in chunker.chunks(document)
-    ]
+        return Failed(file.source_id, file.occurred_at, reading, failed)
+    entry = replace(entry, content_hash=reading.content_hash)
+    if reading.items is None:
+        return Touched(file.source_id, file.occurred_at, entry)
+    return Changed(file.source_id, file.occurred_at, reading.items, replace(entry, rows=len(reading.items)))
 
 
 def _occurred_at(modified_ns: int) -> datetime:
     return datetime.fromtimestamp(modified_ns // 1_000_000_000, UTC)
-
-
-def _reading(settings: DocumentSettings) -> str:
-    """The settings that decide what is read out of a document."""
-    metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"

@@ -1,0 +1,134 @@
+"""How documents become items: parsed in processes of their own, cut to the encoder's length.
+
+`corpus_source` and `DocumentReader` are what `pipeline.folder` needs for a folder of documents. Called by the asset
+`corpus_embeddings`, the sensor for new files and `vectorize doctor`.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import CancelledError, Future
+from typing import Self
+
+from vectorize_pipelines import home
+from vectorize_pipelines.documents.chunking import Chunker, chunker_fingerprint
+from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
+from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
+from vectorize_pipelines.documents.types import ParsedDocument
+from vectorize_pipelines.encoders import describe_model, load_tokenizer
+from vectorize_pipelines.errors import ItemError, SettingsError
+from vectorize_pipelines.items import Item, Modality
+from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
+from vectorize_pipelines.records import content_hash
+from vectorize_pipelines.settings import DocumentSettings, Settings
+from vectorize_pipelines.sources.files import FileSource, SourceFile
+
+#: Chunk length for a model without a limit of its own.
+DEFAULT_CHUNK_TOKENS = 512
+FILES_IN_FLIGHT = 16
+BYTES_IN_FLIGHT = 64 * 2**20
+
+
+def corpus_source(settings: Settings, path: str) -> FileSource:
+    """The documents below a folder, as the settings' patterns choose them. Raises `SourceError`."""
+    return FileSource(path, SUPPORTED_SUFFIXES, settings.corpus.include, settings.corpus.exclude)
+
+
+def compare_corpus(settings: Settings) -> Comparison:
+    """What a drain run of the configured corpus would find to do; reads no file and asks no store."""
+    fingerprint = DocumentReader(settings, settings.models.text).fingerprint
+    return compare_folder(
+        settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), fingerprint
+    )
+
+
+class DocumentReader:
+    """A `pipeline.folder.Reader` of documents. Making one loads no model and starts no process."""
+
+    def __init__(self, settings: Settings, model: str):
+        """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model."""
+        self._settings = settings
+        self.spec = describe_model(model, cache_directory=home.model_cache(settings))
+        limits = self._chunk_limits()
+        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
+        self.fingerprint = f"{self.model} {_reading(settings.documents)}"
+        self._pool = ParserPool(settings.documents)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the parser processes."""
+        self._pool.close()
+
+    def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
+        """Parses as many files ahead as the limits above allow; a document's chunks come together."""
+        chunker: Chunker | None = None
+        for file, outcome in self._parsed(files):
+            chunker = chunker or self._chunker()
+            try:
+                parsed = outcome.result()
+            except CancelledError:
+                return  # closed from outside
+            except ItemError as error:
+                yield file, error
+                continue
+            items = None if parsed.document is None else _items(file, parsed.document, chunker)
+            yield file, Reading(parsed.content_hash, items)
+
+    def _parsed(
+        self, files: Iterable[tuple[SourceFile, str | None]]
+    ) -> Iterator[tuple[SourceFile, Future[ParseOutcome]]]:
+        waiting: deque[tuple[SourceFile, Future[ParseOutcome]]] = deque()
+        size = 0
+        for file, known_hash in files:
+            while waiting and (len(waiting) >= FILES_IN_FLIGHT or size + file.size > BYTES_IN_FLIGHT):
+                size -= waiting[0][0].size
+                yield waiting.popleft()
+            waiting.append((file, self._pool.submit(file.source_id, file.size, known_hash)))
+            size += file.size
+        yield from waiting
+
+    def _chunker(self) -> Chunker:
+        tokenizer = load_tokenizer(self.spec.name, cache_directory=home.model_cache(self._settings))
+        return Chunker(tokenizer, *self._chunk_limits())
+
+    def _chunk_limits(self) -> tuple[int, int]:
+        """Longest chunk and overlap, in tokens."""
+        longest = self._settings.documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
+        overlap = self._settings.documents.overlap_tokens
+        if self.spec.max_length is not None and longest > self.spec.max_length:
+            raise SettingsError(
+                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
+            )
+        if overlap * 2 > longest:
+            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
+        return longest, overlap
+
+
+def _items(file: SourceFile, document: ParsedDocument, chunker: Chunker) -> list[Item]:
+    return [
+        Item(
+            source_id=file.source_id,
+            item_index=chunk.index,
+            modality=Modality.DOCUMENT,
+            text=chunk.text,
+            uri=file.source_id,
+            content_hash=content_hash(chunk.text),
+            occurred_at=file.occurred_at,
+            page=chunk.page,
+            start=chunk.start,
+            end=chunk.end,
+            tokens=chunk.tokens,
+            metadata={**document.metadata, **chunk.metadata},
+        )
+        for chunk in chunker.chunks(document)
+    ]
+
+
+def _reading(settings: DocumentSettings) -> str:
+    """The settings that decide what is read out of a document."""
+    metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
+    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
