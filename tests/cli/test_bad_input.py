@@ -1,0 +1,78 @@
+"""Every bad file is named with its reason and its remedy, and the good one beside them is embedded."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Vectorize
+from tests.documents import builders
+
+#: File -> (error class, what the message says).
+EXPECTED = {
+    "corrupt.pdf": ("CorruptDocumentError", "PDF"),
+    "encrypted.pdf": ("EncryptedDocumentError", "password"),
+    "bomb.docx": ("DecompressionLimitError", "VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"),
+    "binary.txt": ("NotTextError", "text"),
+    "empty.md": ("EmptyDocumentError", "empty"),
+    "huge.txt": ("TooLargeError", "VECTORIZE_DOCUMENTS__MAX_FILE_BYTES"),
+    "columns.csv": ("MissingColumnError", "VECTORIZE_DOCUMENTS__TEXT_COLUMNS"),
+    "scan.pdf": ("NoTextLayerError", "text"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "good.md").write_text("# Good\n\nThe tide gauge is read every six minutes.")
+    (folder / "corrupt.pdf").write_bytes(b"%PDF-1.7 and then nothing that makes sense")
+    (folder / "encrypted.pdf").write_bytes(builders.encrypted_pdf(builders.pdf(["a secret"]), "hunter2"))
+    (folder / "bomb.docx").write_bytes(builders.zip_bomb(500 * 2**20))
+    (folder / "binary.txt").write_bytes(os.urandom(5000) + b"\0")
+    (folder / "empty.md").write_bytes(b"")
+    with (folder / "huge.txt").open("wb") as huge:
+        huge.truncate(200 * 2**20)
+    (folder / "columns.csv").write_text("id,body\n1,hello\n")
+    (folder / "scan.pdf").write_bytes(builders.pdf([""]))
+    return folder
+
+
+def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize: Vectorize, folder: Path) -> None:
+    done = vectorize("ingest", folder, "--json")
+    assert done.code == 6, done.err
+    assert done.json["encoded"] == 1
+    failures = {Path(failure["source"]).name: failure for failure in done.json["failures"]}
+    assert {name: failure["error"] for name, failure in failures.items()} == {
+        name: error for name, (error, _) in EXPECTED.items()
+    }
+    for name, (_, said) in EXPECTED.items():
+        assert said.lower() in failures[name]["message"].lower(), failures[name]
+
+    printed = vectorize("ingest", folder)
+    assert printed.code == 6
+    for name in EXPECTED:
+        assert name in printed.out
+    doctor = vectorize("doctor", "--json")
+    assert doctor.code == 0
+
+    (hit,) = vectorize("search", "how often is the tide gauge read", "--json").json
+    assert hit["source_id"] == str(folder / "good.md")
+
+
+#: Root may read every file, unless it runs without the capability for it.
+AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+
+
+def test_an_unreadable_file_is_tried_again(vectorize: Vectorize, folder: Path) -> None:
+    for name in EXPECTED:
+        (folder / name).unlink()
+    (folder / "good.md").chmod(0)
+    command = [*AS_OTHERS, *COMMAND, "ingest", str(folder), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 6, done.stderr
+    assert [failure["error"] for failure in json.loads(done.stdout)["failures"]] == ["UnreadableFileError"]
+    (folder / "good.md").chmod(0o600)
+    assert vectorize("ingest", folder, "--json").json["encoded"] == 1
