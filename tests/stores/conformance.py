@@ -34,6 +34,11 @@ NASTY_TEXTS = (
 )  # fmt: skip
 
 
+def _without_source() -> pa.Table:
+    loose = pa.schema([field.with_nullable(True) for field in record_schema(4)])
+    return pa.Table.from_pylist([row() | {"source_id": None}], schema=loose)
+
+
 class _OnOneStore:
     """What the classes below share: a store with an empty collection named `articles`."""
 
@@ -174,8 +179,7 @@ class Rows(_OnOneStore):
             (table([row(metadata="{")]), "JSON"),
             (table([row(vector=[0.0, float("nan"), 0.0, 0.0])]), "not finite"),
             (table([row(vector=[0.0, float("inf"), 0.0, 0.0])]), "not finite"),
-            (pa.table(table([row()]).columns[:1] + [pa.nulls(1, pa.string())] + table([row()]).columns[2:],
-                      schema=pa.schema([field.with_nullable(True) for field in record_schema(4)])), "'source_id'"),
+            (_without_source(), "'source_id'"),
         ],
     )  # fmt: skip
     def test_records_that_are_none_are_refused(self, store: VectorStore, records: pa.Table, complaint: str) -> None:
@@ -334,7 +338,11 @@ class Search(_OnOneStore):
         far = [row("far.txt", index, metadata={"kind": "far"}, vector=[-1.0, 0.0, 0.0, 0.1]) for index in range(5)]
         store.upsert(COLLECTION, table(near + far))
         query = np.array([1, 0, 0, 0], np.float32)
-        for where in (Equal("source_id", "far.txt"), Equal("metadata.kind", "far"), Not(Equal("metadata.kind", "near"))):
+        for where in (
+            Equal("source_id", "far.txt"),
+            Equal("metadata.kind", "far"),
+            Not(Equal("metadata.kind", "near")),
+        ):
             assert store.search(COLLECTION, query, 3, where)["source_id"].to_pylist() == ["far.txt"] * 3
             assert store.search(COLLECTION, query, 99, where).num_rows == 5
 
@@ -349,7 +357,9 @@ class Search(_OnOneStore):
         hits = store.search(COLLECTION, np.array([0, 1, 0, 0], np.float32), 1)
         assert hits["source_id"].to_pylist() == ["moved.txt"]
 
-    @pytest.mark.parametrize("vector", [np.ones(3, np.float32), np.zeros(4, np.float32), np.full(4, np.nan, np.float32)])
+    @pytest.mark.parametrize(
+        "vector", [np.ones(3, np.float32), np.zeros(4, np.float32), np.full(4, np.nan, np.float32)]
+    )
     def test_a_query_that_cannot_be_compared_is_refused(self, store: VectorStore, vector: Any) -> None:
         store.upsert(COLLECTION, many(3))
         with pytest.raises(StoreError, match="query vector"):
@@ -375,20 +385,23 @@ def leaves(draw: st.DrawFn) -> Filter:
     """A filter on one field, mostly with values that rows have too."""
     if draw(st.integers(0, 7)) == 0:
         first, second = draw(st.sampled_from(TIMES)), draw(st.sampled_from(TIMES))
-        times = (Equal("occurred_at", first), Range("occurred_at", first, second), Range("occurred_at", below=first))
+        times: tuple[Filter, ...] = (
+            Equal("occurred_at", first),
+            Range("occurred_at", first, second),
+            Range("occurred_at", below=first),
+        )
         return draw(st.sampled_from(times))
     field = draw(fields)
-    bounds = st.one_of(st.tuples(kind | st.none(), kind | st.none()) for kind in (texts, numbers, st.booleans()))
-    lower, upper = draw(bounds | st.tuples(scalars, scalars))
-    return draw(
-        st.one_of(
-            st.builds(Equal, st.just(field), scalars),
-            st.builds(In, st.just(field), st.lists(scalars, max_size=4).map(tuple)),
-            st.just(Range(field, lower, upper)),
-            st.builds(Prefix, st.just(field), texts.map(lambda text: text[:3])),
-            st.just(Exists(field)),
-        )
+    kind = draw(st.sampled_from((texts, numbers, st.booleans(), scalars)))
+    lower, upper = draw(st.none() | kind), draw(st.none() | kind)
+    choices: tuple[st.SearchStrategy[Filter], ...] = (
+        st.builds(Equal, st.just(field), scalars),
+        st.builds(In, st.just(field), st.lists(scalars, max_size=4).map(tuple)),
+        st.just(Range(field, lower, upper)),
+        st.builds(Prefix, st.just(field), texts.map(lambda text: text[:3])),
+        st.just(Exists(field)),
     )
+    return draw(draw(st.sampled_from(choices)))
 
 
 def _combined(parts: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
@@ -397,8 +410,8 @@ def _combined(parts: st.SearchStrategy[Filter]) -> st.SearchStrategy[Filter]:
 
 
 filters = st.recursive(leaves(), _combined, max_leaves=6)
-generated_rows = st.builds(
-    lambda **generated: generated,
+generated_rows: st.SearchStrategy[Row] = st.builds(
+    dict,
     source_id=texts,
     partition=texts,
     text=st.none() | texts,
@@ -414,12 +427,14 @@ class Filters(_OnOneStore):
     """What filters mean, held against the reference."""
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(generated=st.lists(generated_rows, min_size=1, max_size=12), wheres=st.lists(filters, min_size=4, max_size=12))
+    @given(
+        generated=st.lists(generated_rows, min_size=1, max_size=12), wheres=st.lists(filters, min_size=4, max_size=12)
+    )
     def test_filters_mean_what_the_reference_says(
         self, store: VectorStore, generated: list[Row], wheres: list[Filter]
     ) -> None:
         store.delete(COLLECTION, EVERYTHING)
-        rows = [{"item_index": number, "id": f"id {number}"} | one for number, one in enumerate(generated)]
+        rows = [one | {"item_index": number, "id": f"id {number}"} for number, one in enumerate(generated)]
         store.upsert(COLLECTION, table(row(**one) for one in rows))
         for where in wheres:
             expected = {one["id"] for one in rows if matches(where, one)}
@@ -441,6 +456,52 @@ class Filters(_OnOneStore):
         assert found(Range("metadata.year", at_least=1)) == {"number", "one"}
         assert found(Not(Equal("metadata.year", 2024))) == set(values) - {"number"}
         assert found(Equal("item_index", "0")) == found(Equal("source_id", 1)) == set()
+
+    def test_numbers_are_told_apart_and_ordered_exactly(self, store: VectorStore) -> None:
+        ordered = [
+            -(2**64) - 1,
+            -(2**64),
+            -1.3,
+            -1.25,
+            -1,
+            -0.5,
+            0,
+            5e-324,
+            0.1,
+            0.1 + 2**-56,
+            0.5,
+            1,
+            1.25,
+            1.3,
+            9,
+            10,
+        ]
+        ordered += [2**51 + 0.5, 2**53, 2**53 + 1, 2**63 - 1, 2**63, 2**64, 2**64 + 1, 1e300]
+        rows = [row(item_index=index, metadata={"n": number}) for index, number in enumerate(ordered)]
+        store.upsert(COLLECTION, table(rows))
+        for index, number in enumerate(ordered):
+            equal = store.fetch(COLLECTION, Equal("metadata.n", number), ["item_index"])["item_index"].to_pylist()
+            assert equal == [index], number
+            assert store.count(COLLECTION, Range("metadata.n", below=number)) == index, number
+
+    def test_names_and_values_cannot_be_mistaken_for_each_other(self, store: VectorStore) -> None:
+        forged = [
+            "\x1f.year\x1fn2500032024\x1f",
+            "a\x1f.year\x1fs2024",
+            '","year":2024,"',
+            ".year",
+            "syear",
+            "\x1e001f",
+        ]
+        rows = [row("value.txt", index, metadata={"note": text}) for index, text in enumerate(forged)]
+        rows += [row("name.txt", index, metadata={text: "x"}) for index, text in enumerate(forged)]
+        store.upsert(COLLECTION, table(rows))
+        assert store.count(COLLECTION, Exists("metadata.year")) == 0
+        assert store.count(COLLECTION, Exists("metadata.note")) == len(forged)
+        for text in forged:
+            assert store.count(COLLECTION, Equal("metadata.note", text)) == 1
+            assert store.count(COLLECTION, Equal(f"metadata.{text}", "x")) == 1
+        assert store.count_by(COLLECTION, "metadata.note") == dict.fromkeys(forged, 1)
 
     @pytest.mark.parametrize("field", ["vector", "metadata", "colour", "score"])
     def test_a_field_that_no_record_has_is_refused(self, store: VectorStore, field: str) -> None:

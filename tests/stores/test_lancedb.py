@@ -1,12 +1,31 @@
-from collections.abc import Callable
-from pathlib import Path
+"""LanceDB under the conformance suite, and what only it promises: several processes on one directory, writers that
+are killed, maintenance beside readers, and failures that say what to do."""
 
+import json
+import multiprocessing
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from tests.stores import conformance
+from tests.stores import conformance, writers
+from tests.stores.records import COLLECTION, many, row, spec, stored, table
+from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.filters import Equal, In
+from vectorize_pipelines.stores.lancedb import LanceDBStore, Maintenance
 from vectorize_pipelines.stores.protocol import VectorStore
+
+EAGER = Maintenance(
+    fragments=2, rows_per_fragment=10**9, unindexed_rows=1, scalar_index_rows=1, vector_index_rows=300, retrain_growth=2
+)
+PROCESSES = multiprocessing.get_context("spawn")
 
 
 class _OnLanceDB:
@@ -33,3 +52,217 @@ class TestFilters(_OnLanceDB, conformance.Filters):
 
 class TestHistories(_OnLanceDB, conformance.Histories):
     pass
+
+
+class TestHistoriesWithEagerMaintenance(conformance.Histories):
+    """Every `maintain` compacts and indexes, so that the histories run over indexes too."""
+
+    @pytest.fixture
+    def open_again(self, tmp_path: Path) -> Callable[[], VectorStore]:
+        return lambda: _eager(tmp_path)
+
+
+def _eager(home: Path) -> LanceDBStore:
+    return LanceDBStore(str(home / "lancedb"), home / "lancedb" / ".locks", local=True, maintenance=EAGER)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> VectorStore:
+    store = open_store(StoreSettings(), tmp_path)
+    store.ensure_collection(COLLECTION, spec())
+    return store
+
+
+def _started(function: Callable[..., None], *arguments: Any) -> tuple[multiprocessing.process.BaseProcess, Connection]:
+    answers, to_us = PROCESSES.Pipe(duplex=False)
+    process = PROCESSES.Process(target=function, args=(*arguments, to_us), daemon=True)
+    process.start()
+    to_us.close()
+    return process, answers
+
+
+# ---- several processes
+
+
+def test_processes_that_write_the_same_ids_store_each_once(store: VectorStore, tmp_path: Path) -> None:
+    batches = 12
+    running = [_started(writers.upsert_batches, tmp_path, batches) for _ in range(3)]
+    inserted = sum(answers.recv() for _, answers in running)
+    for process, _ in running:
+        process.join()
+    assert inserted == len(stored(store)) == batches * writers.BATCH_ROWS
+
+
+def test_two_processes_that_ensure_a_collection_at_once_make_one(tmp_path: Path) -> None:
+    starts, running = [], []
+    for _ in range(2):
+        start, to_them = PROCESSES.Pipe(duplex=False)
+        starts.append(to_them)
+        running.append(_started(writers.ensure_and_report, tmp_path, start))
+    assert [answers.recv() for _, answers in running] == ["ready", "ready"]
+    for to_them in starts:
+        to_them.send("go")
+    physical = {answers.recv() for _, answers in running}
+    for process, _ in running:
+        process.join()
+    collections = open_store(StoreSettings(), tmp_path).collections()
+    assert [(one.name, {one.physical}) for one in collections] == [(COLLECTION, physical)]
+
+
+def test_a_writer_killed_at_any_moment_leaves_whole_batches(store: VectorStore, tmp_path: Path) -> None:
+    moments = random.Random(5)
+    confirmed = -1
+    for _ in range(4):
+        process, answers = _started(writers.upsert_until_killed, tmp_path, confirmed + 1)
+        for _ in range(moments.randint(1, 12)):
+            confirmed = answers.recv()
+        # Somewhere in the next write, or in the maintenance before it.
+        answers.poll(moments.uniform(0, 0.03))
+        process.kill()
+        process.join()
+        while answers.poll() and (answer := _last(answers)) is not None:
+            confirmed = answer
+        rows = len(stored(store))
+        assert rows % writers.BATCH_ROWS == 0
+        assert confirmed + 1 <= rows // writers.BATCH_ROWS <= confirmed + 2
+        assert store.count(COLLECTION) == rows
+    again = store.upsert(COLLECTION, many(writers.BATCH_ROWS, first=0))
+    assert again.updated == writers.BATCH_ROWS
+    store.maintain(COLLECTION)
+    assert len(stored(store)) == rows
+
+
+def _last(answers: Connection) -> int | None:
+    try:
+        number: int = answers.recv()
+    except EOFError:
+        return None
+    return number
+
+
+def test_threads_that_write_the_same_ids_store_each_once(store: VectorStore) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        written = list(pool.map(lambda number: store.upsert(COLLECTION, many(30, first=10 * (number % 4))), range(16)))
+    assert sum(one.inserted for one in written) == len(stored(store)) == 60
+
+
+# ---- maintenance
+
+
+def test_a_scan_reads_one_snapshot_whatever_happens_meanwhile(tmp_path: Path) -> None:
+    store = _eager(tmp_path)
+    store.ensure_collection(COLLECTION, spec())
+    for first in range(0, 400, 40):
+        store.upsert(COLLECTION, many(40, first=first))
+    scan = store.scan(COLLECTION, ["id", "text"], batch_rows=10)
+    seen = next(scan)["id"].to_pylist()
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    store.delete(COLLECTION, In("item_index", (0, 1, 2, 3)))
+    store.upsert(COLLECTION, many(40, first=400))
+    store.maintain(COLLECTION)
+    seen += [one for batch in scan for one in batch["id"].to_pylist()]
+    assert sorted(seen) == sorted(many(400)["id"].to_pylist())
+    assert store.count(COLLECTION) == 240
+
+
+def test_maintenance_compacts_and_indexes_when_due_and_only_then(tmp_path: Path) -> None:
+    store = _eager(tmp_path)
+    store.ensure_collection(COLLECTION, spec())
+    assert store.maintain(COLLECTION)["indexes_built"] == 0
+    for first in range(0, 500, 100):
+        store.upsert(COLLECTION, many(100, first=first))
+    figures = store.maintain(COLLECTION)
+    assert (figures["rows"], figures["fragments_before"], figures["fragments"]) == (500, 5, 1)
+    assert figures["indexes_built"] == 4
+    idle = store.maintain(COLLECTION)
+    assert (idle["compacted"], idle["indexes_built"]) == (0, 0)
+    store.upsert(COLLECTION, many(600, first=500))
+    assert store.maintain(COLLECTION)["indexes_built"] == 1, "the vector index is trained anew"
+
+
+def test_an_indexed_collection_finds_the_same_neighbours(tmp_path: Path) -> None:
+    store = _eager(tmp_path)
+    store.ensure_collection(COLLECTION, spec(dimension=16))
+    records = many(3_000, dimension=16)
+    queries = many(40, dimension=16, seed=1)["vector"].to_pylist()
+    store.upsert(COLLECTION, records)
+    exact = [store.search(COLLECTION, np.array(query, np.float32), 10)["id"].to_pylist() for query in queries]
+    assert store.maintain(COLLECTION)["indexes_built"] == 4
+    found = [store.search(COLLECTION, np.array(query, np.float32), 10) for query in queries]
+    recall = np.mean([len(set(ids) & set(hits["id"].to_pylist())) / 10 for ids, hits in zip(exact, found, strict=True)])
+    assert recall >= 0.99
+    vectors = dict(zip(records["id"].to_pylist(), records["vector"].to_pylist(), strict=True))
+    for query, hits in zip(queries, found, strict=True):
+        cosines = [float(np.dot(vectors[one], query)) for one in hits["id"].to_pylist()]
+        np.testing.assert_allclose(hits["score"].to_numpy(), cosines, atol=1e-5)
+
+
+def test_an_indexed_collection_finds_new_rows_and_few_rows(tmp_path: Path) -> None:
+    store = _eager(tmp_path)
+    store.ensure_collection(COLLECTION, spec())
+    store.upsert(COLLECTION, many(3_000))
+    store.maintain(COLLECTION)
+    query = np.array([0, 0, 0, 1], np.float32)
+    store.upsert(COLLECTION, table([row("new.txt", vector=[0.0, 0.0, 0.0, 1.0])]))
+    assert store.search(COLLECTION, query, 1)["source_id"].to_pylist() == ["new.txt"]
+    rare = Equal("source_id", "folder/77.txt")
+    assert store.search(COLLECTION, query, 20, rare).num_rows == 8
+    store.delete(COLLECTION, rare)
+    assert store.search(COLLECTION, query, 20, rare).num_rows == 0
+
+
+# ---- opening, and failures
+
+
+def test_an_unknown_kind_is_refused_with_those_installed(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'redis'.*lancedb"):
+        open_store(StoreSettings(kind="redis"), tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://localhost:6333", "db://cloud", "ftp://host/path"])
+def test_a_url_that_is_not_for_lancedb_is_refused(tmp_path: Path, url: str) -> None:
+    with pytest.raises(SettingsError, match=r"store\.url"):
+        open_store(StoreSettings(url=url), tmp_path)
+
+
+def test_a_folder_can_be_given_as_path_or_url(tmp_path: Path) -> None:
+    folder = tmp_path / "with space"
+    by_path = open_store(StoreSettings(url=str(folder)), tmp_path)
+    by_path.ensure_collection(COLLECTION, spec())
+    by_url = open_store(StoreSettings(url=folder.as_uri()), tmp_path)
+    assert by_url.collections() == by_path.collections()
+    assert by_url.collection(COLLECTION).location == str(folder)
+
+
+def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lancedb").write_text("not a directory")
+    with pytest.raises(StoreError, match=str(tmp_path / "lancedb")):
+        open_store(StoreSettings(), tmp_path)
+
+
+@pytest.mark.parametrize("part", ["data", "_versions"])
+def test_a_damaged_table_is_named_with_what_to_do(store: VectorStore, tmp_path: Path, part: str) -> None:
+    store.upsert(COLLECTION, many(10))
+    folder = tmp_path / "lancedb" / f"{store.collection(COLLECTION).physical}.lance" / part
+    for file in folder.iterdir():
+        file.write_bytes(b"garbage")
+    with pytest.raises(StoreError, match=rf"'{COLLECTION}' failed in {tmp_path}.*missing, damaged"):
+        list(open_store(StoreSettings(), tmp_path).scan(COLLECTION, ["id", "text"]))
+
+
+def test_tables_of_others_in_the_directory_are_left_alone(store: VectorStore, tmp_path: Path) -> None:
+    import lancedb
+
+    lancedb.connect(tmp_path / "lancedb").create_table("foreign", [{"a": 1}])
+    assert [collection.name for collection in store.collections()] == [COLLECTION]
+    with pytest.raises(StoreError, match="not a collection"):
+        store.collection("foreign")
+
+
+def test_metadata_stays_readable_for_other_programs(store: VectorStore, tmp_path: Path) -> None:
+    import lancedb
+
+    store.upsert(COLLECTION, table([row(metadata={"year": 2024})]))
+    raw = lancedb.connect(tmp_path / "lancedb").open_table(store.collection(COLLECTION).physical).to_arrow()
+    assert json.loads(raw["metadata"][0].as_py()) == {"year": 2024}
+    assert raw.schema.names[0] == "id"

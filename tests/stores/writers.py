@@ -1,0 +1,39 @@
+"""What the LanceDB tests run in processes of their own, started with `spawn`."""
+
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from tests.stores.records import COLLECTION, many, spec
+from vectorize_pipelines.settings import StoreSettings
+from vectorize_pipelines.stores import open_store
+
+BATCH_ROWS = 50
+
+
+def ensure_and_report(home: Path, start: Connection, answers: Connection) -> None:
+    """Creates the collection as soon as it is told to and answers its physical name."""
+    store = open_store(StoreSettings(), home)
+    answers.send("ready")
+    start.recv()
+    answers.send(store.ensure_collection(COLLECTION, spec()).physical)
+
+
+def upsert_batches(home: Path, batches: int, answers: Connection) -> None:
+    """Writes the same batches as every other writer does, and answers how many rows it inserted."""
+    store = open_store(StoreSettings(), home)
+    inserted = 0
+    for number in range(batches):
+        inserted += store.upsert(COLLECTION, many(BATCH_ROWS, first=number * BATCH_ROWS)).inserted
+    answers.send(inserted)
+
+
+def upsert_until_killed(home: Path, first_batch: int, answers: Connection) -> None:
+    """Writes batch after batch, with maintenance in between, and answers each one's number once it is stored."""
+    store = open_store(StoreSettings(), home)
+    number = first_batch
+    while True:
+        store.upsert(COLLECTION, many(BATCH_ROWS, first=number * BATCH_ROWS))
+        answers.send(number)
+        number += 1
+        if number % 5 == 0:
+            store.maintain(COLLECTION)
