@@ -120,7 +120,7 @@ class Maintenance:
     rows_per_fragment: int = 5_000
     unindexed_rows: int = 50_000
     scalar_index_rows: int = 20_000
-    vector_index_rows: int = 50_000
+    vector_index_rows: int = 200_000
     retrain_growth: int = 4
 
 

@@ -117,7 +117,7 @@ class _Operand:
         if self.exists is None or isinstance(where, Exists) or positive == "FALSE":
             return negative if negated else positive
         there, missing = self.exists
-        return negative if negated else _joined([there, positive], True)
+        return _joined([missing, negative], False) if negated else _joined([there, positive], True)
 
     def _comparison(self, where: Equal | In | Range | Prefix | Exists) -> tuple[str, str]:
         """The comparison and its opposite, for a value that is there."""
