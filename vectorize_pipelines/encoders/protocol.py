@@ -8,14 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Modality
 
-Vectors = npt.NDArray[np.float32]
+if TYPE_CHECKING:  # numpy takes longer to import than describing a model does
+    import numpy as np
+    import numpy.typing as npt
+
+Vectors: TypeAlias = "npt.NDArray[np.float32]"
 Purpose = Literal["document", "query"]
 
 
@@ -90,17 +92,24 @@ class Encoder(ABC):
 
         A `str` is a text; a `Path` or `bytes` an encoded image. What is longer than the model's maximum is
         truncated, as the model does. Called by the pipeline's encoder thread for every batch and by search for
-        one query. Raises `ItemError` where a modality is not the model's; any other exception is a fault of the
+        one query. Raises `ItemError` where a modality is not the model's or an image cannot be decoded (`encode_each`
+        goes on); any other exception is a fault of the
         machine or the engine, fails the run, and nothing of the batch is acknowledged.
         """
 
-    @abstractmethod
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as the model sees it: after truncation, special tokens included."""
+    def encode_each(
+        self, items: Sequence[str | Path | bytes], purpose: Purpose = "document"
+    ) -> tuple[Vectors, dict[int, ItemError]]:
+        """`encode` for items that may fail one by one, as images do that cannot be decoded.
+
+        Gives vectors of shape (n, dimension), and by position the errors of the items that failed: their rows are
+        NaN, the other items are not affected. An engine for texts alone has no items that fail.
+        """
+        return self.encode(items, purpose), {}
 
     @property
     def memory_bytes(self) -> int:
-        """Memory that the weights take on their device; 0 where nothing is held, as for a remote model."""
+        """What the loaded model takes, as far as the engine knows; 0 where it does not. Reported by the cache."""
         return 0
 
     @abstractmethod

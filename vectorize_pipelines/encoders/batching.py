@@ -1,0 +1,153 @@
+"""Cutting texts into batches by tokens, and what to do when one does not fit into memory.
+
+Engines pull batches from `token_batches` while earlier ones are being computed, so tokenizing overlaps with
+inference. Nothing here knows an engine.
+"""
+
+import heapq
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+TokenMatrix: TypeAlias = "npt.NDArray[np.int64]"
+Tokenize = Callable[[Sequence[str]], list[list[int]]]
+
+#: Texts tokenized at a time: enough to sort by length, few enough not to keep inference waiting.
+WINDOW = 64
+
+#: Texts that lie tokenized before the longest of them are cut into a batch.
+LOOK_AHEAD = 192
+
+#: Successful batches after which a budget that memory had forced down is doubled again.
+GROW_AFTER = 50
+
+#: No batch is cut smaller than this to spread work over several streams: a seventh of the speed is lost by then.
+SMALLEST_SHARE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class TokenBatch:
+    """Texts that go through the model together, longest first.
+
+    positions  of the texts in the caller's input
+    ids        token ids of each, special tokens included
+    """
+
+    positions: list[int]
+    ids: list[list[int]]
+
+    def padded(self, padding: int) -> tuple[TokenMatrix, TokenMatrix]:
+        """Token ids and attention mask, both int64 of shape (texts, longest)."""
+        import numpy as np
+
+        shape = (len(self.ids), max(1, *(len(ids) for ids in self.ids)))
+        tokens = np.full(shape, padding, dtype=np.int64)
+        mask = np.zeros(shape, dtype=np.int64)
+        for row, ids in enumerate(self.ids):
+            tokens[row, : len(ids)] = ids
+            mask[row, : len(ids)] = 1
+        return tokens, mask
+
+    def halves(self) -> tuple["TokenBatch", "TokenBatch"]:
+        """The batch in two, for when it did not fit into memory."""
+        middle = (len(self.ids) + 1) // 2
+        return (
+            TokenBatch(self.positions[:middle], self.ids[:middle]),
+            TokenBatch(self.positions[middle:], self.ids[middle:]),
+        )
+
+
+class TokenBudget:
+    """Tokens that one batch may have, padding included; adapts to memory. Thread-safe.
+
+    A batch that ran out of memory halves it; it grows back towards where it started.
+    """
+
+    def __init__(self, tokens: int) -> None:
+        self._start = tokens
+        self._tokens = tokens
+        self._successes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def tokens(self) -> int:
+        return self._tokens
+
+    def failed(self, tokens: int) -> None:
+        """A batch of `tokens` tokens did not fit."""
+        with self._lock:
+            self._tokens = max(1, min(self._tokens, tokens // 2))
+            self._successes = 0
+
+    def succeeded(self) -> None:
+        """A batch went through."""
+        with self._lock:
+            self._successes += 1
+            if self._successes >= GROW_AFTER and self._tokens < self._start:
+                self._tokens = min(self._start, 2 * self._tokens)
+                self._successes = 0
+
+
+class SharedBatches:
+    """Hands batches to several threads. Whoever asks next makes the next batch, while others compute theirs."""
+
+    def __init__(self, batches: Iterator[TokenBatch]) -> None:
+        self._batches = batches
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def next(self) -> TokenBatch | None:
+        """The next batch; None when there are no more."""
+        with self._lock:
+            return None if self._stopped else next(self._batches, None)
+
+    def stop(self) -> None:
+        """No further batches: one of the threads failed."""
+        self._stopped = True
+
+
+def token_batches(
+    texts: Sequence[str], tokenize: Tokenize, budget: TokenBudget, *, streams: int = 1
+) -> Iterator[TokenBatch]:
+    """Batches of `texts`, roughly longest first, each as full as the budget allows.
+
+    Longest first: memory is at its highest at the start, and the last batches, which keep only some streams
+    busy, are the short ones. The texts' order is guessed from their bytes and corrected by `LOOK_AHEAD`
+    tokenized texts. A text longer than the budget is a batch of its own. Input that would fill fewer batches
+    than there are `streams` is spread over them.
+    """
+    sizes = [_bytes(text) for text in texts]
+    order = sorted(range(len(texts)), key=lambda position: -sizes[position])
+    # In most languages a token has 3 to 5 bytes. Two batches a stream even out unequal ones.
+    share = max(SMALLEST_SHARE, sum(sizes) // 4 // (2 * streams)) if streams > 1 else budget.tokens
+    waiting: list[tuple[int, int, list[int]]] = []  # a heap: the longest first
+    taken = 0
+    while taken < len(order) or waiting:
+        while taken < len(order) and len(waiting) < LOOK_AHEAD:
+            window = order[taken : taken + WINDOW]
+            taken += len(window)
+            for position, ids in zip(window, tokenize([texts[each] for each in window]), strict=True):
+                heapq.heappush(waiting, (-len(ids), position, ids))
+        yield _longest(waiting, min(budget.tokens, share))
+
+
+def _longest(waiting: list[tuple[int, int, list[int]]], budget: int) -> TokenBatch:
+    longest = max(1, len(waiting[0][2]))
+    fitting = max(1, budget // longest)
+    taken = [heapq.heappop(waiting) for _ in range(min(fitting, len(waiting)))]
+    return TokenBatch([position for _, position, _ in taken], [ids for _, _, ids in taken])
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an engine failed for want of memory, which torch and OpenVINO report as a RuntimeError."""
+    message = str(error).lower()
+    return isinstance(error, MemoryError) or any(word in message for word in ("bad_alloc", "alloc", "out of memory"))

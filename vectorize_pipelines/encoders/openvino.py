@@ -1,0 +1,80 @@
+"""Engine `openvino`: any BERT-like encoder on the CPU, several times as fast as sentence-transformers.
+
+The model is exported once (`export.py`); afterwards neither torch nor transformers is imported, only `openvino`
+and `tokenizers`. Chosen by `load_encoder` for the device cpu.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vectorize_pipelines.encoders.batching import out_of_memory
+from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest
+from vectorize_pipelines.encoders.export import Export, discard, export_tokenizer, exported
+from vectorize_pipelines.encoders.openvino_graph import Graph
+from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.sentence_transformers import require_texts
+
+#: Modules of sentence-transformers that compute from token ids and attention mask alone.
+TRACEABLE_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"})
+
+
+class OpenVinoEngine(Engine):
+    """Runs a model's whole graph, pooling and normalisation included, in OpenVINO."""
+
+    name = "openvino"
+    devices = frozenset({"cpu"})
+
+    def refusal(self, request: LoadRequest) -> str | None:
+        layout = request.layout
+        foreign = [module for module in layout.modules if module not in TRACEABLE_MODULES]
+        if foreign:
+            return f"it does not cover the module {foreign[0]}"
+        if layout.modules[0] != "Transformer" or "Pooling" not in layout.modules:
+            return "it covers transformers followed by pooling"
+        if not layout.pool_prompt and (layout.prompt or layout.query_prompt):
+            return "it does not cover pooling that leaves the prompt out"
+        return None
+
+    def load(self, request: LoadRequest, reason: str) -> Encoder:
+        try:
+            return OpenVinoEncoder(request, exported(request), reason)
+        except RuntimeError as error:
+            if out_of_memory(error):
+                raise
+            discard(request)  # OpenVINO cannot read what lies there
+        try:
+            return OpenVinoEncoder(request, exported(request), reason)
+        except RuntimeError as error:
+            raise EngineRefusedError(f"OpenVINO cannot run its export: {error}") from error
+
+
+class OpenVinoEncoder(Encoder):
+    """A model exported to OpenVINO."""
+
+    def __init__(self, request: LoadRequest, export: Export, reason: str) -> None:
+        self.spec = request.spec
+        self._tokenizer = export_tokenizer(request, export.directory)
+        self._graph = Graph(
+            export.directory / "model.xml",
+            precision=export.precision,
+            padding=export.padding,
+            dimension=self.spec.dimension,
+        )
+        weights = (export.directory / "model.bin").stat().st_size
+        self._memory_bytes = weights if export.precision == "float32" else weights // 2
+        self.choice = EngineChoice(OpenVinoEngine.name, request.device, export.precision, f"{reason} {export}")
+
+    def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
+        texts = require_texts(items, self.spec.name)
+        prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
+        return self._graph.encode(texts, lambda window: self._tokenizer.ids(window, prompt))
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        return self._tokenizer.counts(texts)
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._memory_bytes
+
+    def close(self) -> None:
+        self._graph.close()

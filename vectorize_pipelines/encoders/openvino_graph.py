@@ -1,0 +1,157 @@
+"""A compiled OpenVINO graph that turns token ids into vectors, on all cores.
+
+Used by the exporter, which measures a graph before it is trusted, and by the encoder. The only place that
+imports openvino.
+"""
+
+import functools
+import queue
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from vectorize_pipelines.encoders.batching import (
+    SharedBatches,
+    TokenBatch,
+    TokenBudget,
+    Tokenize,
+    out_of_memory,
+    token_batches,
+)
+from vectorize_pipelines.encoders.machine import physical_cores
+from vectorize_pipelines.encoders.protocol import Vectors
+
+#: What OpenVINO calls a precision.
+PRECISION_HINTS = {"float32": "f32", "bf16": "bf16"}
+
+#: Measured best for one stream a core: smaller batches pay more per call, larger ones fall out of the cache.
+BATCH_TOKENS = 2048
+
+_TELEMETRY = "openvino_telemetry"
+
+
+_import_lock = threading.Lock()
+
+
+def import_openvino() -> ModuleType:
+    """The `openvino` package, without its telemetry and ready to be used by several threads.
+
+    Importing it starts a thread that reports the use to Google Analytics and writes an identifier into the
+    user's home; where its telemetry package cannot be imported it does neither.
+    """
+    with _import_lock:
+        return _import_openvino()
+
+
+@functools.cache
+def _import_openvino() -> ModuleType:
+    import numpy as np
+
+    known = _TELEMETRY in sys.modules
+    if not known:
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment] # how Python marks a module as not importable
+    try:
+        import openvino
+    finally:
+        if not known:
+            del sys.modules[_TELEMETRY]
+    # The first tensor sets up the binding to numpy. Two threads that do so at once wait for each other for ever:
+    # one holds the interpreter's lock, the other a lock of the C++ library's.
+    openvino.Tensor(np.zeros((1, 1), np.int64))
+    module: ModuleType = openvino
+    return module
+
+
+@functools.cache
+def _core() -> Any:
+    return import_openvino().Core()
+
+
+def native_precisions() -> tuple[str, ...]:
+    """Precisions that this CPU computes in hardware, fastest first; float32 is always the last."""
+    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("bf16", "float32") if "BF16" in capabilities else ("float32",)
+
+
+class Graph:
+    """A graph with inputs (token ids, attention mask) and output (n, dimension), compiled for this CPU.
+
+    One stream per core, each computing one batch at a time: on a CPU that is faster than one batch on all
+    cores. Thread-safe; calls share the streams.
+
+    model      the graph's .xml
+    precision  a key of `PRECISION_HINTS`
+    padding    token id that fills up shorter texts
+    dimension  length of a vector
+    """
+
+    def __init__(self, model: Path, *, precision: str, padding: int, dimension: int) -> None:
+        self.precision = precision
+        self._padding = padding
+        self._dimension = dimension
+        self._streams = physical_cores()
+        self._budget = TokenBudget(BATCH_TOKENS)
+        settings = {
+            # Without a hint OpenVINO computes in bf16 wherever the chip can.
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+            "NUM_STREAMS": str(self._streams),
+            "INFERENCE_NUM_THREADS": str(self._streams),
+        }
+        compiled = _core().compile_model(str(model), "CPU", settings)
+        self._requests: queue.LifoQueue[Any] = queue.LifoQueue()
+        for _ in range(self._streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def encode(self, texts: Sequence[str], tokenize: Tokenize) -> Vectors:
+        """Vectors of shape (n, dimension), float32, in the order given. `tokenize` is called as work proceeds."""
+        import numpy as np
+
+        vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
+        batches = SharedBatches(token_batches(texts, tokenize, self._budget, streams=self._streams))
+        workers = min(self._streams, len(texts))
+        if workers < 2:
+            self._work(batches, vectors)
+            return vectors
+        with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+            for done in [pool.submit(self._work, batches, vectors) for _ in range(workers)]:
+                done.result()
+        return vectors
+
+    def close(self) -> None:
+        """Frees the graph. Nothing may be encoding."""
+        self._requests = queue.LifoQueue()
+
+    def _work(self, batches: SharedBatches, vectors: Vectors) -> None:
+        try:
+            while (batch := batches.next()) is not None:
+                self._compute(batch, vectors)
+        except BaseException:
+            batches.stop()
+            raise
+
+    def _compute(self, batch: TokenBatch, vectors: Vectors) -> None:
+        tokens, mask = batch.padded(self._padding)
+        try:
+            self._infer(batch, tokens, mask, vectors)
+        except (MemoryError, RuntimeError) as error:
+            if len(batch.ids) == 1 or not out_of_memory(error):
+                raise
+            self._budget.failed(tokens.size)
+            for half in batch.halves():
+                self._compute(half, vectors)
+        else:
+            self._budget.succeeded()
+
+    def _infer(self, batch: TokenBatch, tokens: Any, mask: Any, vectors: Vectors) -> None:
+        # Synchronous calls from threads of our own, not an AsyncInferQueue: its callbacks need the interpreter's
+        # lock, and destroying a compiled model waits, holding that lock, for the thread that runs the last one.
+        request = self._requests.get()
+        try:
+            request.infer([tokens, mask], share_inputs=True)
+            vectors[batch.positions] = request.get_output_tensor(0).data
+        finally:
+            self._requests.put(request)

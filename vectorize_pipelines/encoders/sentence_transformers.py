@@ -1,0 +1,169 @@
+"""Engine `sentence-transformers`: the reference. Correct before fast; runs every model that the library loads.
+
+Other engines are held against its float32 vectors, and `auto` falls back to it. Chosen by `load_encoder`.
+"""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vectorize_pipelines.encoders.batching import out_of_memory
+from vectorize_pipelines.encoders.engines import Engine, LoadRequest
+from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.tokenizer import ModelTokenizer, encodable, model_tokenizer
+from vectorize_pipelines.errors import ItemError, UnknownModelError
+
+#: sentence-transformers' own default; larger batches gain nothing on a CPU and waste padding.
+BATCH_SIZE = 32
+
+#: Loggers that report every load on stderr.
+_CHATTY = ("sentence_transformers", "transformers", "huggingface_hub")
+
+
+class SentenceTransformersEngine(Engine):
+    """Runs a model with sentence-transformers itself, in float32."""
+
+    name = "sentence-transformers"
+    devices = frozenset({"cpu", "cuda", "mps"})
+
+    def refusal(self, request: LoadRequest) -> str | None:
+        del request  # whatever the library loads, it runs
+        return None
+
+    def load(self, request: LoadRequest, reason: str) -> Encoder:
+        return SentenceTransformersEncoder(request, reason)
+
+
+class SentenceTransformersEncoder(Encoder):
+    """A model loaded by sentence-transformers."""
+
+    def __init__(self, request: LoadRequest, reason: str) -> None:
+        self.spec = request.spec
+        self.choice = EngineChoice(SentenceTransformersEngine.name, request.device, "float32", reason)
+        self._lock = threading.Lock()
+        self._model: Any = load_model(request)
+        self._tokenizer = _tokenizer(request)
+
+    @property
+    def model(self) -> Any:
+        """The `SentenceTransformer` itself, for exporting it."""
+        return self._model
+
+    def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
+        import numpy as np
+
+        texts = require_texts(items, self.spec.name)
+        if not texts:
+            return np.empty((0, self.spec.dimension), dtype=np.float32)
+        with self._lock:
+            return np.ascontiguousarray(self._encode(texts, purpose, BATCH_SIZE), dtype=np.float32)
+
+    def token_counts(self, texts: Sequence[str]) -> list[int]:
+        if self._tokenizer is not None:
+            return self._tokenizer.counts(texts)
+        with self._lock:  # one by one: a batch would be padded
+            return [_padded_length(self._model.preprocess([self.spec.prompt + text])) for text in texts]
+
+    @property
+    def memory_bytes(self) -> int:
+        return sum(each.numel() * each.element_size() for each in self._model.parameters())
+
+    def _encode(self, texts: list[str], purpose: Purpose, batch_size: int) -> Any:
+        """Halves the batches while they do not fit into memory."""
+        encode = self._model.encode_query if purpose == "query" else self._model.encode_document
+        prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
+        try:
+            return encode(texts, prompt=prompt, batch_size=batch_size, show_progress_bar=False)
+        except (MemoryError, RuntimeError) as error:
+            if batch_size == 1 or not out_of_memory(error):
+                raise
+        return self._encode(texts, purpose, batch_size // 2)
+
+    def close(self) -> None:
+        self._model = None
+        if self.choice.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+
+def require_texts(items: Sequence[str | Path | bytes], model: str) -> list[str]:
+    """`items` as texts that tokenizers take; raises `ItemError` where one is an image."""
+    for position, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ItemError(f"item {position} is an image, and {model} encodes text only")
+    return [encodable(str(item)) for item in items]
+
+
+def load_model(request: LoadRequest) -> Any:
+    """The `SentenceTransformer` in float32 from the model's directory, silently.
+
+    Raises `UnknownModelError` where the files are incomplete or corrupt.
+    """
+    with quiet():
+        import torch
+        from safetensors import SafetensorError
+        from sentence_transformers import SentenceTransformer
+
+        try:
+            model = SentenceTransformer(
+                str(request.located.directory),
+                device=request.device,
+                local_files_only=True,
+                model_kwargs={"dtype": torch.float32},
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError, SafetensorError) as error:
+            raise UnknownModelError(f"the model {request.name} cannot be loaded: {error}") from error
+    if request.spec.max_length is not None:
+        model.max_seq_length = request.spec.max_length
+    return model.eval()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the libraries' progress bars and reports of a load off the terminal; errors are raised, not logged."""
+    from huggingface_hub.utils.tqdm import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+    from transformers.utils import logging as transformers_logging
+
+    levels = {name: logging.getLogger(name).level for name in _CHATTY}
+    bars: list[tuple[bool, Any, Any]] = [
+        (not are_progress_bars_disabled(), disable_progress_bars, enable_progress_bars),
+        (
+            transformers_logging.is_progress_bar_enabled(),
+            transformers_logging.disable_progress_bar,
+            transformers_logging.enable_progress_bar,
+        ),
+    ]
+    try:
+        for name in levels:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for _, disable, _ in bars:
+            disable()
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+        for shown, _, enable in bars:
+            if shown:
+                enable()
+
+
+def _tokenizer(request: LoadRequest) -> ModelTokenizer | None:
+    """None for a model whose tokenizer is not one of the tokenizers package, e.g. words split at spaces."""
+    try:
+        return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)
+    except UnknownModelError:
+        return None
+
+
+def _padded_length(features: Any) -> int:
+    return int(features["input_ids"].shape[-1])

@@ -1,0 +1,153 @@
+"""The model's own tokenizer, without torch or transformers wherever the model brings a tokenizer.json.
+
+The chunker cuts texts by `offsets`; engines take `ids`. Texts are tokenized one after another in the calling
+thread on small machines: that leaves the cores to inference, and a process that never used the `tokenizers`
+package's own threads may be forked without its warning and without losing them.
+"""
+
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vectorize_pipelines.encoders.layout import ModelLayout
+from vectorize_pipelines.errors import UnknownModelError
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding
+
+#: From so many cores and texts on, tokenizing in parallel is worth it: below, inference is the bottleneck.
+PARALLEL_FROM_CORES = 8
+PARALLEL_FROM_TEXTS = 64
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class ModelTokenizer:
+    """Tokenizes as the model does; implements the `Tokenizer` protocol. Thread-safe.
+
+    source      content of a tokenizer.json
+    max_length  tokens with special tokens after which `ids` truncates; None: never
+    prompt      put in front of every document
+    lower_case  whether texts are lower-cased before the tokenizer's own normalisation
+
+    Raises `UnknownModelError` where `source` is no tokenizer.
+    """
+
+    def __init__(
+        self, source: str, *, max_length: int | None = None, prompt: str = "", lower_case: bool = False
+    ) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_str(source)
+        except Exception as error:  # the package raises bare `Exception`
+            raise UnknownModelError(f"not a tokenizer.json of the tokenizers package: {error}") from error
+        # tokenizer.json may carry a truncation and a padding, which sentence-transformers overrides too.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        if lower_case:
+            self._lower_case_first()
+        self.max_length = max_length
+        self.prompt = prompt
+        self._added = int(self._tokenizer.num_special_tokens_to_add(is_pair=False))
+        self._prompt_tokens = len(self._tokenizer.encode(prompt, add_special_tokens=False)) if prompt else 0
+
+    @property
+    def special_tokens(self) -> int:
+        """Tokens that the model adds around every document: its special tokens and those of its prompt."""
+        return self._added + self._prompt_tokens
+
+    def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
+        """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated.
+
+        In order of the text. Tokens of a byte-level vocabulary that share a character share its offsets, and a
+        token that stands for a mere word boundary may be empty (start == end). The prompt is not part of it.
+        """
+        return [list(encoding.offsets) for encoding in self._encode(texts)]
+
+    def ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
+        """For each text the token ids that the model sees: prompt in front, truncated, special tokens around.
+
+        `prompt` takes the place of the documents' prompt.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        encodings = self._encode([prompt + text for text in texts] if prompt else texts)
+        if self.max_length is not None:
+            for encoding in encodings:
+                encoding.truncate(max(0, self.max_length - self._added))
+        return [self._tokenizer.post_process(encoding, None, True).ids for encoding in encodings]
+
+    def counts(self, texts: Sequence[str], prompt: str | None = None) -> list[int]:
+        """The lengths of `ids`."""
+        prompt = self.prompt if prompt is None else prompt
+        encodings = self._encode([prompt + text for text in texts] if prompt else texts)
+        longest = float("inf") if self.max_length is None else self.max_length
+        return [int(min(len(encoding) + self._added, longest)) for encoding in encodings]
+
+    def _encode(self, texts: Sequence[str]) -> "list[Encoding]":
+        texts = [encodable(text) for text in texts]
+        if len(texts) >= PARALLEL_FROM_TEXTS and (os.cpu_count() or 1) >= PARALLEL_FROM_CORES:
+            return self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+    def _lower_case_first(self) -> None:
+        from tokenizers import normalizers
+
+        own = self._tokenizer.normalizer
+        self._tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), *([own] if own is not None else [])]
+        )
+
+
+def encodable(text: str) -> str:
+    """`text` with U+FFFD for every lone surrogate, so that offsets stay valid.
+
+    JSON may carry half of a surrogate pair; it is no character, and no tokenizer takes it.
+    """
+    return text if text.isascii() else _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def model_tokenizer(layout: ModelLayout, *, cache_directory: Path | None, revision: str) -> ModelTokenizer:
+    """The tokenizer of a model; raises `UnknownModelError` where there is none that gives offsets.
+
+    A model without tokenizer.json is converted by transformers once and kept under `cache_directory`.
+    """
+    return ModelTokenizer(
+        tokenizer_json(layout.transformer_directory, cache_directory=cache_directory, revision=revision),
+        max_length=layout.max_length,
+        prompt=layout.prompt,
+        lower_case=layout.lower_case,
+    )
+
+
+def tokenizer_json(directory: Path, *, cache_directory: Path | None, revision: str) -> str:
+    """Content of the tokenizer.json in `directory`, or of the one that transformers makes from what lies there."""
+    kept = cache_directory / "tokenizers" / f"{revision}.json" if cache_directory else None
+    for path in (directory / "tokenizer.json", kept):
+        if path is not None and path.is_file():
+            return path.read_text(encoding="utf-8")
+    converted = _convert(directory)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=kept.parent)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(converted)
+        Path(temporary).replace(kept)
+    return converted
+
+
+def _convert(directory: Path) -> str:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise UnknownModelError(f"the model in {directory} has no tokenizer that can be loaded: {error}") from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UnknownModelError(
+            f"the tokenizer of the model in {directory} ({type(tokenizer).__name__}) gives no offsets"
+        )
+    return str(tokenizer.backend_tokenizer.to_str())
