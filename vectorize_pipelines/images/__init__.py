@@ -1,0 +1,20 @@
+"""Images: from the bytes of a file to the pixels that a model takes. No model is loaded here."""
+
+from vectorize_pipelines.images.decoding import ImageLimits, decode
+from vectorize_pipelines.images.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+)
+from vectorize_pipelines.images.preprocessing import Preprocessing
+
+__all__ = [
+    "CorruptImageError",
+    "EmptyImageError",
+    "ImageLimits",
+    "ImageTooLargeError",
+    "Preprocessing",
+    "UnsupportedImageError",
+    "decode",
+]

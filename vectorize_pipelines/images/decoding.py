@@ -1,0 +1,272 @@
+"""From the bytes of an image file to upright RGB pixels. Called by encoders of images, one call per image.
+
+`decode` may run in several threads at once: Pillow's codecs, its resizing and its colour conversions release the
+interpreter's lock, and threads share the decoded pixels, which processes would have to copy.
+"""
+
+import importlib.util
+import struct
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from stat import S_ISREG
+from typing import TYPE_CHECKING
+
+from vectorize_pipelines.documents.errors import UnreadableFileError
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.images.errors import (
+    CorruptImageError,
+    EmptyImageError,
+    ImageTooLargeError,
+    UnsupportedImageError,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    from PIL import Image
+
+#: What is decoded. Pillow knows more formats; those are rare, and each is more code that reads hostile bytes.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+
+#: JPEG's own downscaling leaves at least so many times the pixels that are needed, on each side. With 2 the result
+#: of the resizing that follows differs from that of the full image by less than one grey level in root mean square.
+DRAFT_FACTOR = 2
+
+#: EXIF tag 0x0112 "Orientation" -> `Image.Transpose` that sets the image upright (Exif 3.0, section 4.6.5).
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+
+_WHITE = (255, 255, 255)
+
+#: Stands for the range of values of an image of one value.
+_SMALLEST_RANGE = 1e-30
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", 0, "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", 0, "PNG"),
+    (b"GIF8", 0, "GIF"),
+    (b"BM", 0, "BMP"),
+    (b"II*\0", 0, "TIFF"),
+    (b"MM\0*", 0, "TIFF"),
+    (b"WEBP", 8, "WebP"),
+    (b"ftypavif", 4, "AVIF"),
+    (b"ftypavis", 4, "AVIF"),
+)
+_HEIF_SIGNATURES = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """What is refused before it is decoded.
+
+    max_bytes   size of the file
+    max_pixels  width times height as its header says. Decoded, a pixel takes three to four bytes; 8-bit RGB of
+                the default limit 268 MB. Above twice Pillow's own `Image.MAX_IMAGE_PIXELS` that one refuses.
+    """
+
+    max_bytes: int = 100 * 2**20
+    max_pixels: int = 89_478_485
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def decode(
+    content: bytes | Path, shortest_side: int | None = None, limits: ImageLimits = DEFAULT_LIMITS
+) -> "Image.Image":
+    """The first frame or page of an image, mode RGB, turned upright as its EXIF orientation says.
+
+    shortest_side  pixels that the caller will scale the image's shorter side to; a much larger JPEG is then
+                   decoded at 1/2, 1/4 or 1/8 of its size, never below `DRAFT_FACTOR` times `shortest_side`.
+                   None: full size
+
+    Transparency is composited on white. 16-bit grey is divided by 257; other grey above 8 bits is stretched from
+    its smallest to its largest value, except floating point within 0 to 1. CMYK is converted as Pillow does
+    (JPEGs of Adobe's inverted kind included), and colour profiles are ignored: models have been trained so.
+
+    Raises `UnreadableFileError`, `EmptyImageError`, `ImageTooLargeError`, `UnsupportedImageError` or
+    `CorruptImageError`, whose message leaves the file's name to the caller.
+    """
+    data = _read(content, limits)
+    with _opened(data) as image, _damage_reported(data):
+        _check_size(image.size, limits)
+        if shortest_side is not None:
+            side = DRAFT_FACTOR * shortest_side
+            image.draft(None, (side, side))  # does nothing but for JPEGs
+        image.load()
+        return _upright(_to_rgb(image), _orientation(image))
+
+
+def _read(content: bytes | Path, limits: ImageLimits) -> bytes:
+    if isinstance(content, Path):
+        try:
+            status = content.stat()
+            if not S_ISREG(status.st_mode):
+                raise UnreadableFileError("not a regular file")
+            size = status.st_size
+            data = content.read_bytes() if size <= limits.max_bytes else b""
+        except OSError as error:
+            raise UnreadableFileError(f"cannot be read: {error.strerror or error}") from error
+    else:
+        size, data = len(content), content
+    if size > limits.max_bytes:
+        raise ImageTooLargeError(f"{size:,} bytes, and at most {limits.max_bytes:,} are read; make the image smaller")
+    if not data:
+        raise EmptyImageError("the file has no bytes; replace it")
+    return data
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """What Pillow can decode of `FORMATS`, and HEIF where the package pillow-heif is installed."""
+    from PIL import Image, features
+
+    # Pillow warns from MAX_IMAGE_PIXELS on, where our own limit decides, and of damaged metadata, which nobody reads.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    formats = tuple(name for name in FORMATS if name != "AVIF" or features.check("avif"))
+    if importlib.util.find_spec("pillow_heif") is None:
+        return formats
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    return (*formats, "HEIF")
+
+
+@contextmanager
+def _opened(data: bytes) -> "Iterator[Image.Image]":
+    """The image with its header read and nothing decoded."""
+    from PIL import Image, UnidentifiedImageError
+
+    formats = _formats()
+    try:
+        with _damage_reported(data):
+            image = Image.open(BytesIO(data), formats=formats)
+    except Image.DecompressionBombError as error:
+        raise ImageTooLargeError(f"{error}; scale the image down") from error
+    except CorruptImageError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise _unidentified(data, formats) from error.__cause__
+        raise
+    with image:
+        yield image
+
+
+def _unidentified(data: bytes, formats: tuple[str, ...]) -> ItemError:
+    """The error for bytes that no codec accepts: damaged where they start as an image does, else unsupported."""
+    kind = _kind(data)
+    if kind is not None:
+        return CorruptImageError(
+            f"starts as a {kind} image, but its header cannot be read; the file is damaged or cut short, replace it"
+        )
+    readable = ", ".join(formats)
+    if data[4:12] in _HEIF_SIGNATURES:
+        return UnsupportedImageError(
+            f"a HEIF image, which needs the package pillow-heif; install it, or convert to one of {readable}"
+        )
+    return UnsupportedImageError(f"not an image of a known format; convert it to one of {readable}")
+
+
+def _kind(data: bytes) -> str | None:
+    return next((kind for magic, start, kind in _SIGNATURES if data.startswith(magic, start)), None)
+
+
+def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise CorruptImageError(f"its header says {width}x{height} pixels; the file is damaged, replace it")
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"{width}x{height} pixels, and at most {limits.max_pixels:,} are decoded; scale the image down"
+        )
+
+
+@contextmanager
+def _damage_reported(data: bytes) -> Iterator[None]:
+    """Turns whatever a codec raises over damaged bytes into a `CorruptImageError`.
+
+    Put around Pillow only: beside OSError its plugins raise SyntaxError, ValueError, struct.error, IndexError and
+    more that no documentation lists.
+    """
+    from PIL import Image
+
+    try:
+        yield
+    except (ItemError, MemoryError, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        kind = _kind(data) or "image"
+        raise CorruptImageError(
+            f"cannot be decoded as {kind} ({reason[:300]}); the file is damaged or cut short, replace it"
+        ) from error
+
+
+def _to_rgb(image: "Image.Image") -> "Image.Image":
+    if image.mode == "LAB":
+        raise UnsupportedImageError("its colours are L*a*b*; save it as RGB")
+    if image.mode == "F" or image.mode.startswith("I"):
+        image = _grey_of_8_bits(image)
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _on_white(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    background = Image.new("RGB", image.size, _WHITE)
+    background.paste(image, mask=image.getchannel("A"))
+    return background
+
+
+def _grey_of_8_bits(image: "Image.Image") -> "Image.Image":
+    """Grey of 16 bits, 32 bits or floating point as mode L; Pillow's own conversion clips at 255."""
+    import numpy as np
+    from PIL import Image
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
+    darkest, brightest = _value_range(image.mode, values)
+    grey = (values - darkest) * (255.0 / max(brightest - darkest, _SMALLEST_RANGE))
+    return Image.fromarray(np.rint(grey).astype(np.uint8))
+
+
+def _value_range(mode: str, values: "npt.NDArray[np.float64]") -> tuple[float, float]:
+    """The values that stand for black and white: what the mode implies, else the smallest and the largest."""
+    darkest, brightest = float(values.min()), float(values.max())
+    if mode.startswith("I;16") or (mode == "I" and darkest >= 0 and 255 < brightest <= 65535):
+        return 0.0, 65535.0
+    if mode == "F" and darkest >= 0 and brightest <= 1:
+        return 0.0, 1.0
+    if mode == "I" and darkest >= 0 and brightest <= 255:
+        return 0.0, 255.0
+    return darkest, brightest
+
+
+def _orientation(image: "Image.Image") -> int:
+    """1 to 8; 1 (upright) also where the metadata cannot be read, which says nothing about the pixels."""
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
+        return 1
+    return orientation if isinstance(orientation, int) else 1
+
+
+def _upright(image: "Image.Image", orientation: int) -> "Image.Image":
+    from PIL import Image
+
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(Image.Transpose[method])

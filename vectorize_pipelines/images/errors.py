@@ -1,0 +1,22 @@
+"""Why an image cannot be embedded. Run metadata counts these by class, so their names stay as they are.
+
+The caller puts the file's name in front of the message; the message says what is wrong and what to do.
+"""
+
+from vectorize_pipelines.errors import ItemError
+
+
+class EmptyImageError(ItemError):
+    """There are no bytes."""
+
+
+class UnsupportedImageError(ItemError):
+    """Not an image, or an image of a kind that is not decoded here."""
+
+
+class CorruptImageError(ItemError):
+    """The image is damaged, cut short, or is not what its first bytes say."""
+
+
+class ImageTooLargeError(ItemError):
+    """More bytes or more pixels than the limits allow; it was not decoded."""
