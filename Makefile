@@ -6,6 +6,8 @@ UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
 export DAGSTER_DISABLE_TELEMETRY := yes
+# Where it is set, every process compiles again all that it imports: seconds at each start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup demo dev test lint bench clean
 

@@ -132,7 +132,7 @@ def test_several_threads_share_an_encoder(sentence_model: Callable[..., Path], c
 def test_encoders_are_closed_while_others_work(plain_model: Callable[[str], Path], cache_directory: Path) -> None:
     """Destroying a compiled graph must not wait for a thread that waits for the interpreter."""
     model = plain_model("bert")
-    for _ in range(20):
+    for _ in range(8):
         encoder = load(model, cache_directory)
         encoder.encode(TEXTS)
         encoder.close()

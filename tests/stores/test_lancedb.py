@@ -6,6 +6,7 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from tests.stores import conformance, writers
 from tests.stores.records import COLLECTION, many, row, spec, stored, table
-from vectorize_pipelines.errors import SettingsError, StoreError
+from vectorize_pipelines.errors import ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters import Equal, In
@@ -84,9 +85,12 @@ def _started(function: Callable[..., None], *arguments: Any) -> tuple[multiproce
 # ---- several processes
 
 
-def test_processes_that_write_the_same_ids_store_each_once(store: VectorStore, tmp_path: Path) -> None:
+@pytest.mark.parametrize("machines", [(None, None, None), ("first", "second", "third")], ids=["locked", "unlocked"])
+def test_processes_that_write_the_same_ids_store_each_once(
+    store: VectorStore, tmp_path: Path, machines: tuple[str | None, ...]
+) -> None:
     batches = 12
-    running = [_started(writers.upsert_batches, tmp_path, batches) for _ in range(3)]
+    running = [_started(writers.upsert_batches, tmp_path, machine, batches) for machine in machines]
     inserted = sum(answers.recv() for _, answers in running)
     for process, _ in running:
         process.join()
@@ -138,6 +142,22 @@ def _last(answers: Connection) -> int | None:
     except EOFError:
         return None
     return number
+
+
+def test_of_two_models_for_one_new_name_the_second_is_refused(tmp_path: Path) -> None:
+    """Both find no collection, and wait for each other: the second must not turn the alias away from the first."""
+    stores = [open_store(StoreSettings(), tmp_path) for _ in range(2)]
+    specs = [spec(), spec("models/other", 8, "ffffffffffff")]
+
+    def ensured(number: int) -> str:
+        try:
+            return stores[number].ensure_collection(COLLECTION, specs[number]).physical
+        except ModelMismatchError:
+            return "refused"
+
+    with ThreadPoolExecutor(2) as pool:
+        results = sorted(pool.map(ensured, range(2)))
+    assert results == [stores[0].collection(COLLECTION).physical, "refused"]
 
 
 def test_threads_that_write_the_same_ids_store_each_once(store: VectorStore) -> None:
@@ -211,6 +231,19 @@ def test_an_indexed_collection_finds_new_rows_and_few_rows(tmp_path: Path) -> No
     assert store.search(COLLECTION, query, 20, rare).num_rows == 0
 
 
+def test_old_versions_go_once_they_have_outlived_their_readers(
+    store: VectorStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for first in range(0, 40, 10):
+        store.upsert(COLLECTION, many(10, first=first))
+    versions = tmp_path / "lancedb" / f"{store.collection(COLLECTION).physical}.lance" / "_versions"
+    assert store.maintain(COLLECTION)["compacted"] == 0
+    monkeypatch.setattr("vectorize_pipelines.stores.lancedb.RETENTION", timedelta(milliseconds=1))
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    assert len(list(versions.glob("*.manifest"))) < 5
+    assert len(stored(store)) == 40
+
+
 # ---- opening, and failures
 
 
@@ -255,8 +288,9 @@ def test_tables_of_others_in_the_directory_are_left_alone(store: VectorStore, tm
 
     lancedb.connect(tmp_path / "lancedb").create_table("foreign", [{"a": 1}])
     assert [collection.name for collection in store.collections()] == [COLLECTION]
-    with pytest.raises(StoreError, match="not a collection"):
-        store.collection("foreign")
+    for call in (store.collection, store.count, store.maintain):
+        with pytest.raises(StoreError, match="not a collection"):
+            call("foreign")
 
 
 def test_metadata_stays_readable_for_other_programs(store: VectorStore, tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from tests.stores.records import COLLECTION, many, spec
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.lancedb import LanceDBStore
+from vectorize_pipelines.stores.protocol import VectorStore
 
 BATCH_ROWS = 50
 
@@ -18,9 +20,15 @@ def ensure_and_report(home: Path, start: Connection, answers: Connection) -> Non
     answers.send(store.ensure_collection(COLLECTION, spec()).physical)
 
 
-def upsert_batches(home: Path, batches: int, answers: Connection) -> None:
-    """Writes the same batches as every other writer does, and answers how many rows it inserted."""
-    store = open_store(StoreSettings(), home)
+def upsert_batches(home: Path, machine: str | None, batches: int, answers: Connection) -> None:
+    """Writes the same batches as every other writer does, and answers how many rows it inserted.
+
+    Writers of several machines share no locks, as if the directory were a bucket.
+    """
+    if machine is None:
+        store: VectorStore = open_store(StoreSettings(), home)
+    else:
+        store = LanceDBStore(str(home / "lancedb"), home / machine)
     inserted = 0
     for number in range(batches):
         inserted += store.upsert(COLLECTION, many(BATCH_ROWS, first=number * BATCH_ROWS)).inserted

@@ -7,6 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from vectorize_pipelines.assets.report import report_day, report_plot
+from vectorize_pipelines.documents.chunking import chunker_fingerprint
 from vectorize_pipelines.partitions import Window, daily, days_in, window_of
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
@@ -44,6 +45,12 @@ class CorpusConfig(dg.Config):
         )
 
 
+def _code_version(settings: Settings) -> str:
+    """Model and chunker, as the settings name them: a model is not looked for just to load this module."""
+    documents = settings.documents
+    return f"{settings.models.text} {chunker_fingerprint(documents.chunk_tokens or 0, documents.overlap_tokens)}"
+
+
 _settings = load_settings()
 
 
@@ -53,7 +60,7 @@ _settings = load_settings()
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="vector_store_io_manager",
     metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _settings.corpus.path},
-    code_version=DocumentReader(_settings, _settings.models.text).model,
+    code_version=_code_version(_settings),
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
     kinds={"python", _settings.store.kind},

@@ -4,8 +4,8 @@
     text ─────────▶ tokenize ──────────────────────▶ [one thread a stream] text tower ───▶ vectors
 
 On the CPU the towers run in OpenVINO, one stream a core, from an export that later processes load without torch.
-On CUDA and MPS they run in torch, in 16 bits where that was measured equal to float32. The path through CUDA and
-MPS has been written after torch's documentation and tested on the CPU only: no such device was at hand.
+On CUDA and MPS they run in torch, in 16 bits where that was measured equal to float32. That path has been run on
+a CPU only, never on CUDA or MPS.
 """
 
 import threading

@@ -18,6 +18,7 @@ import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -342,7 +343,7 @@ def _measure(folder: Path, tower: str, compiled: Callable[[str, str], Any]) -> d
     for precision in native_precisions():
         agreement = compare(compiled(tower, precision)(inputs)[0], wanted)
         logger.info("the %s tower in %s against open_clip: %s", tower, precision, agreement)
-        tried[precision] = agreement.as_json()
+        tried[precision] = asdict(agreement)
         if agreement.equal:
             return {"precision": precision, **tried}
     raise NotReproducedError(f"OpenVINO's {tower} tower is not equal to open_clip's ({agreement})")

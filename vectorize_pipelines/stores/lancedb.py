@@ -16,13 +16,13 @@ the second only.
 LanceDB runs threads of its own, which do not survive a fork: start processes with `spawn`.
 """
 
-import math
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
@@ -37,14 +37,26 @@ import pyarrow.compute as pc
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import (
     CollectionNotFoundError,
-    ModelMismatchError,
     SettingsError,
     StoreError,
     VectorizeError,
 )
-from vectorize_pipelines.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.stores.filters import Filter
-from vectorize_pipelines.stores.lancedb_filters import METADATA_TERMS, terms_column, text_value_sql, to_sql
+from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
+from vectorize_pipelines.stores.lancedb_tables import (
+    DIMENSION,
+    MODEL,
+    PRIMARY_KEY,
+    check_model,
+    checked_query,
+    dimension_of,
+    is_collection,
+    prepared,
+    result_schema,
+    scored,
+    table_schema,
+)
 from vectorize_pipelines.stores.protocol import Collection, VectorStore, Written, physical_name
 
 if TYPE_CHECKING:
@@ -58,24 +70,23 @@ LOCK_TIMEOUT = 600.0
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
 
 # LanceDB offers no arguments for these. Its defaults read up to 2 GiB ahead and several fragments at once: with
-# them, compacting 300,000 rows of 384 dimensions took 420 MB over the process's own size, with these 150 MB, and
+# them, compacting 300,000 rows of 384 dimensions took 420 MB over the process's own size, with these 180 MB, and
 # a flat search of as many became a quarter faster.
 _READ_AHEAD = {
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
     "LANCE_DEFAULT_FRAGMENT_READAHEAD": "1",
     "LANCE_DEFAULT_BATCH_SIZE": "2048",
 }
-_INDEX_CACHE_BYTES = 512 * 2**20
-_METADATA_CACHE_BYTES = 64 * 2**20
+# The defaults are 6 GiB and 1 GiB.
+_INDEX_CACHE_BYTES = 256 * 2**20
+_METADATA_CACHE_BYTES = 32 * 2**20
 
-_PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 _ALIAS_SCHEMA = pa.schema(
     [
-        pa.field("name", pa.string(), nullable=False, metadata=_PRIMARY_KEY),
+        pa.field("name", pa.string(), nullable=False, metadata=PRIMARY_KEY),
         pa.field("physical", pa.string(), nullable=False),
     ]
 )
-_MODEL, _REVISION, _DIMENSION = b"vectorize.model", b"vectorize.revision", b"vectorize.dimension"
 
 _SCALAR_INDEXES = {"id": "BTree", "source_id": "BTree", "partition": "Bitmap"}
 _VECTOR_INDEX = "vector_of_"
@@ -88,6 +99,8 @@ _SEARCH_COLUMNS = (*RECORD_FIELDS, "_distance")
 
 # What LanceDB's and Arrow's calls raise; anything else that comes out of this module is a defect of it.
 _FAILURES = (OSError, RuntimeError, ValueError, pa.ArrowException)
+
+_PLACE_IN_SOURCE = re.compile(r", /\S+\.rs:\d+:\d+")
 
 _ADVICE = (
     ("No space left", "the disk is full: free some space"),
@@ -165,18 +178,14 @@ class LanceDBStore(VectorStore):
     # ---- collections
 
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        physical = physical_name(name, spec)
+        named = name if aliased else physical_name(name, spec)
         with self._explained(f"creating the collection {name!r}"):
-            standing = self._aliases().get(name) if aliased else physical
-            if standing in self._table_names():
-                return _checked(self._describe(name if aliased else physical, standing), self._table(standing), spec)
-            with self._locked(ALIASES):
-                self._create(physical, _table_schema(spec))
-                collection = self._describe(name if aliased else physical, physical)
-                _checked(collection, self._table(physical), spec)
-                if aliased:
-                    self._write_alias(name, physical)
-        return collection
+            found = self._standing(named)
+            if found is None:
+                with self._locked(ALIASES):
+                    found = self._standing(named) or self._made(named, spec, physical_name(name, spec))
+            check_model(found, self._table(found.physical), spec)
+        return found
 
     def collection(self, name: str) -> Collection:
         with self._explained(f"looking up the collection {name!r}"):
@@ -190,7 +199,7 @@ class LanceDBStore(VectorStore):
             return [
                 self._describe(name, physical)
                 for name, physical in sorted(names.items())
-                if _is_ours(self._table(physical))
+                if is_collection(self._opened(physical))
             ]
 
     def set_alias(self, name: str, physical: str) -> None:
@@ -216,7 +225,7 @@ class LanceDBStore(VectorStore):
     def upsert(self, name: str, records: pa.Table) -> Written:
         with self._explained(f"writing {records.num_rows} records to {name!r}", "nothing was written"):
             physical = self._physical(name)
-            rows = _prepared(records, _dimension(self._table(physical)))
+            rows = prepared(records, dimension_of(self._table(physical)))
             if rows.num_rows == 0:
                 return Written(inserted=0, updated=0)
             with self._locked(physical):
@@ -247,7 +256,7 @@ class LanceDBStore(VectorStore):
         condition = to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = _result_schema(table, columns)
+            schema = result_schema(table, columns)
             found = table.search().where(condition).select(schema.names).limit(None).to_arrow()
             return found.cast(schema)
 
@@ -257,7 +266,7 @@ class LanceDBStore(VectorStore):
         condition = None if where is None else to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = _result_schema(table, columns)
+            schema = result_schema(table, columns)
         return self._batches(name, table, schema, condition, batch_rows)
 
     def count(self, name: str, where: Filter | None = None) -> int:
@@ -292,11 +301,11 @@ class LanceDBStore(VectorStore):
         condition = None if where is None else to_sql(where)
         with self._explained(f"searching {name!r}"):
             table = self._table(self._physical(name))
-            query = table.search(_checked_query(vector, _dimension(table), name), vector_column_name="vector")
+            query = table.search(checked_query(vector, dimension_of(table), name), vector_column_name="vector")
             # No upper limit of probes: a filter that leaves few rows must not lose them with their partitions.
             query = query.distance_type("cosine").minimum_nprobes(_PROBES).maximum_nprobes(0)
             nearest = _where(query.refine_factor(_REFINEMENT), condition).limit(limit).select(list(_SEARCH_COLUMNS))
-            return _scored(nearest.to_arrow(), _result_schema(table, RECORD_FIELDS))
+            return scored(nearest.to_arrow(), result_schema(table, RECORD_FIELDS))
 
     # ---- care
 
@@ -315,7 +324,7 @@ class LanceDBStore(VectorStore):
                 before = table.stats()
                 rows = before["num_rows"]
                 indexes = {index.name: index for index in table.list_indices()}
-                compacted = self._compaction_is_due(before, indexes)
+                compacted = self._compaction_is_due(table, before, indexes)
                 if compacted:
                     table.optimize(cleanup_older_than=RETENTION)
                 built = self._build_scalar_indexes(table, rows, set(indexes))
@@ -334,14 +343,17 @@ class LanceDBStore(VectorStore):
         """LanceDB's connection has no close; its files and caches go with the last reference."""
         self._database = None
 
-    def _compaction_is_due(self, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> bool:
+    def _compaction_is_due(self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> bool:
+        """Also once in a while for the sake of the old versions, which only compaction removes."""
         limits = self._maintenance
         unindexed = max((index.num_unindexed_rows or 0 for index in indexes.values()), default=0)
         fragments = stats["fragment_stats"]["num_fragments"]
-        return bool(
-            fragments >= limits.fragments + stats["num_rows"] // limits.rows_per_fragment
-            or unindexed >= limits.unindexed_rows
-        )
+        if fragments >= limits.fragments + stats["num_rows"] // limits.rows_per_fragment:
+            return True
+        versions = table.list_versions()
+        # LanceDB gives the local time without its zone.
+        outlived = versions[0]["timestamp"].astimezone() < datetime.now(UTC) - 2 * RETENTION
+        return bool(unindexed >= limits.unindexed_rows or (len(versions) > 1 and outlived))
 
     def _build_scalar_indexes(self, table: Any, rows: int, existing: set[str]) -> int:
         from lancedb import index
@@ -398,6 +410,12 @@ class LanceDBStore(VectorStore):
                 raise
 
     def _table(self, physical: str) -> Any:
+        table = self._opened(physical)
+        if not is_collection(table):
+            raise StoreError(f"the table {physical!r} in {self._shown_location} is not a collection of this project")
+        return table
+
+    def _opened(self, physical: str) -> Any:
         try:
             return self._database.open_table(physical)
         except ValueError as error:
@@ -423,18 +441,28 @@ class LanceDBStore(VectorStore):
             names.update(page.tables)
         return names
 
+    def _standing(self, name: str) -> Collection | None:
+        """What an alias or a physical name stands for now; None also for an alias whose collection is gone."""
+        physical = self._physical(name)
+        return self._describe(name, physical) if physical in self._table_names() else None
+
+    def _made(self, named: str, spec: EncoderSpec, physical: str) -> Collection:
+        """The collection behind a name that stood for none; an older one without an alias is taken up again."""
+        self._create(physical, table_schema(spec))
+        check_model(self._describe(named, physical), self._table(physical), spec)
+        if named != physical:
+            self._write_alias(named, physical)
+        return self._describe(named, physical)
+
     def _describe(self, name: str, physical: str) -> Collection:
-        table = self._table(physical)
-        if not _is_ours(table):
-            raise StoreError(f"the table {physical!r} in {self._shown_location} is not a collection of this project")
-        metadata = table.schema.metadata
+        metadata = self._table(physical).schema.metadata
         return Collection(
             name=name,
             physical=physical,
             store=self.kind,
             location=self._shown_location,
-            model=metadata[_MODEL].decode(),
-            dimension=int(metadata[_DIMENSION]),
+            model=metadata[MODEL].decode(),
+            dimension=int(metadata[DIMENSION]),
         )
 
     def _batches(
@@ -509,7 +537,7 @@ def _without_credentials(location: str) -> str:
 
 def _reason(error: BaseException) -> str:
     """LanceDB appends the place in its source, and a traceback where a callback failed."""
-    return str(error).split("Detail: Python exception")[0].split(", /root/.cargo")[0].split(", /rustc")[0].strip()
+    return _PLACE_IN_SOURCE.sub("", str(error).split("Detail: Python exception")[0]).strip()
 
 
 def _is_not_found(error: ValueError) -> bool:
@@ -520,98 +548,5 @@ def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
 
-# ---- schemas and checks
-
-
-def _table_schema(spec: EncoderSpec) -> pa.Schema:
-    record = record_schema(spec.dimension)
-    schema = record.set(0, record.field(0).with_metadata(_PRIMARY_KEY))
-    return schema.append(pa.field(METADATA_TERMS, pa.string(), nullable=False)).with_metadata(
-        {_MODEL: spec.name, _REVISION: spec.revision, _DIMENSION: str(spec.dimension)}
-    )
-
-
-def _is_ours(table: Any) -> bool:
-    return _MODEL in (table.schema.metadata or {})
-
-
-def _dimension(table: Any) -> int:
-    return int(table.schema.field("vector").type.list_size)
-
-
-def _checked(collection: Collection, table: Any, spec: EncoderSpec) -> Collection:
-    """A model of the same revision under another name, e.g. a local copy, gives the same vectors and is let in."""
-    same_model = spec.name == collection.model or spec.revision.encode() == table.schema.metadata[_REVISION]
-    if same_model and spec.dimension == collection.dimension:
-        return collection
-    raise ModelMismatchError(
-        f"the collection {collection.name!r} ({collection.physical} in {collection.location}) holds vectors of "
-        f"{collection.model} with {collection.dimension} dimensions, not of {spec.name} with {spec.dimension}; "
-        "use another collection, or embed this one again with the new model"
-    )
-
-
-def _result_schema(table: Any, columns: Sequence[str]) -> pa.Schema:
-    """LanceDB forgets that a vector's components are never null, hence results are cast to the record's schema."""
-    schema = record_schema(_dimension(table))
-    unknown = [column for column in columns if column not in schema.names]
-    if unknown or not columns:
-        raise StoreError(f"no such columns: {unknown}; a record has {', '.join(schema.names)}")
-    return pa.schema([schema.field(column) for column in columns])
-
-
-def _prepared(records: pa.Table, dimension: int) -> pa.Table:
-    """The records as the table takes them, without copying; raises `StoreError` for what it must not take."""
-    schema = record_schema(dimension)
-    if records.schema.names != schema.names:
-        raise StoreError(f"records have the columns {records.schema.names}; they must be {schema.names}")
-    given = records.schema.field("vector").type
-    if not pa.types.is_fixed_size_list(given) or given.list_size != dimension:
-        raise StoreError(f"vectors are {given}; the collection's have {dimension} components")
-    rows = records.cast(schema)
-    for field in schema:
-        if not field.nullable and rows[field.name].null_count:
-            raise StoreError(f"{rows[field.name].null_count} records have no {field.name!r}, which every record has")
-    _check_ids(rows["id"])
-    _check_vectors(rows)
-    return rows.append_column(pa.field(METADATA_TERMS, pa.string(), nullable=False), terms_column(rows["metadata"]))
-
-
-def _check_ids(ids: pa.ChunkedArray) -> None:
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    repeated = next(entry["values"] for entry in pc.value_counts(ids).to_pylist() if entry["counts"] > 1)
-    raise StoreError(f"the id {repeated!r} occurs more than once in a call")
-
-
-def _check_vectors(rows: pa.Table) -> None:
-    for batch in rows.select(["id", "vector"]).to_batches():
-        # Not `.values`, which ignores where a sliced batch begins.
-        components = batch.column("vector").flatten()
-        finite = np.isfinite(components.to_numpy(zero_copy_only=False))
-        if not finite.all():
-            index = int(np.argmin(finite)) // (len(components) // batch.num_rows)
-            row = batch.column("id")[index].as_py()
-            raise StoreError(f"the vector of {row!r} is not finite: check the model and its precision")
-
-
-def _checked_query(vector: npt.NDArray[np.float32], dimension: int, name: str) -> npt.NDArray[np.float32]:
-    if vector.shape != (dimension,):
-        raise StoreError(
-            f"the query vector has the shape {vector.shape}, but vectors of {name!r} have {dimension} components; "
-            "encode the query with the collection's model"
-        )
-    length = float(np.linalg.norm(vector))
-    if not math.isfinite(length) or length == 0:
-        raise StoreError(f"the query vector has the length {length}: it points nowhere")
-    return np.ascontiguousarray(vector, dtype=np.float32)
-
-
 def _where(query: Any, condition: str | None) -> Any:
     return query if condition is None else query.where(condition)
-
-
-def _scored(nearest: pa.Table, schema: pa.Schema) -> pa.Table:
-    score = pc.cast(pc.subtract(pa.scalar(1.0, pa.float32()), nearest["_distance"]), pa.float32())
-    hits = nearest.select(schema.names).cast(schema).append_column("score", score)
-    return hits.sort_by([("score", "descending"), ("id", "ascending")])
