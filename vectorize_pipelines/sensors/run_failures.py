@@ -1,7 +1,6 @@
 """The sensor that tells people of failed runs."""
 
 import dagster as dg
-import requests
 
 from vectorize_pipelines.settings import load_settings
 
@@ -15,6 +14,8 @@ TIMEOUT_SECONDS = 10
 )
 def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     """A webhook that does not take it fails the tick, which the UI shows."""
+    import requests
+
     webhook = load_settings().alerts.webhook_url
     if webhook is None:
         return dg.SkipReason("alerts.webhook_url (VECTORIZE_ALERTS__WEBHOOK_URL) is not set.")
