@@ -13,7 +13,7 @@ from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
-from vectorize_pipelines.pipeline.stream import write_batch
+from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.stores import open_store
 
@@ -34,12 +34,9 @@ def main() -> None:
     texts: list[str] = []
     source, reader = corpus_source(settings, folder), DocumentReader(settings, DEFAULT_TEXT_MODEL)
     with open_folder(settings, request, source, reader, store, lease) as stream:
-        for batch in stream:
+        for batch in written(store, stream):
             if kind == "real":
                 texts.extend(batch.records["text"].to_pylist())
-            write_batch(store, "bench", batch)
-        if stream.touched:
-            store.maintain("bench")
     seconds = time.perf_counter() - started
     totals = stream.totals.sum()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -12,6 +12,7 @@ import pytest
 
 from tests.encoders.tiny_models import WIDTH, write_json
 from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.encoders.files import write_whole
 from vectorize_pipelines.encoders.layout import read_layout
 from vectorize_pipelines.encoders.models import full_name, hub_caches, locate_model, read_spec
 from vectorize_pipelines.encoders.revisions import REMEMBERED, revision
@@ -204,6 +205,15 @@ def test_unwritable_cache_directory_only_costs_time(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "file").write_text("no directory")
     assert len(revision(tmp_path, [], tmp_path / "file")) == 12
+
+
+def test_file_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_whole(tmp_path / "folder" / "file", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        with pytest.raises(OSError, match="disk full"):
+            write_whole(tmp_path / "folder" / "file", "second")
+    assert [path.read_text() for path in (tmp_path / "folder").iterdir()] == ["first"]
 
 
 def test_describing_a_model_imports_nothing_heavy(cache_directory: Path) -> None:

@@ -76,6 +76,17 @@ def test_modules(
     assert agreement(model, cache_directory, TEXTS, "query").equal
 
 
+def test_dense_layer_after_pooling(plain_model: Callable[[str], Path], cache_directory: Path, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    modules = [Transformer(str(plain_model("mpnet"))), Pooling(WIDTH, "cls"), Dense(WIDTH, 20)]
+    SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
+    assert load(tmp_path, cache_directory).spec.dimension == 20
+    assert agreement(tmp_path, cache_directory, TEXTS).equal
+
+
 def test_bundled_model_on_many_passages(cache_directory: Path) -> None:
     """500 passages of 1 to 256 tokens in seven kinds of text; one alone and in a crowd."""
     texts = passages(500, longest=150) + ODD

@@ -147,3 +147,20 @@ def test_batches_are_halved_where_memory_is_short(
     monkeypatch.setattr(encoder.model, "forward", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("broken")))
     with pytest.raises(RuntimeError, match="broken"):
         encoder.encode(TEXTS)
+
+
+def test_modules_that_only_sentence_transformers_covers(
+    plain_model: Callable[[str], Path], cache_directory: Path, tmp_path: Path
+) -> None:
+    import tokenizers
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
+    vocabulary = tokenizers.Tokenizer.from_file(str(plain_model("bert") / "tokenizer.json"))
+    reference = SentenceTransformer(modules=[StaticEmbedding(vocabulary, embedding_dim=24)], device="cpu")
+    reference.save(str(tmp_path))
+    encoder = load_encoder(str(tmp_path), device="cpu", cache_directory=cache_directory)
+    assert encoder.choice.engine == "sentence-transformers"
+    assert "StaticEmbedding" in encoder.choice.reason
+    assert (encoder.spec.dimension, encoder.spec.max_length, encoder.spec.pooling) == (24, None, "none")
+    np.testing.assert_allclose(encoder.encode(TEXTS), reference.encode(TEXTS), atol=1e-5)

@@ -118,3 +118,19 @@ def test_several_threads_get_the_same_tokens(tokenizers: dict[str, ModelTokenize
     for thread in threads:
         thread.join()
     assert results == [True] * 4
+
+
+def test_tokenizing_in_parallel_gives_the_same(
+    tokenizers: dict[str, ModelTokenizer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tokenizers["bundled"]
+    texts = passages(80)
+    expected = (tokenizer.ids(texts), tokenizer.offsets(texts), tokenizer.counts(texts))
+    monkeypatch.setattr("vectorize_pipelines.encoders.tokenizer.PARALLEL_FROM_CORES", 1)
+    assert (tokenizer.ids(texts), tokenizer.offsets(texts), tokenizer.counts(texts)) == expected
+
+
+def test_half_a_surrogate_pair_keeps_the_offsets(tokenizers: dict[str, ModelTokenizer]) -> None:
+    text = "tide \ud83d storm"
+    (offsets,) = tokenizers["bundled"].offsets([text])
+    assert (text[slice(*offsets[0])], text[slice(*offsets[-1])]) == ("tide", "storm")

@@ -16,7 +16,6 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import EngineRefusedError, LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
+from vectorize_pipelines.encoders.files import write_whole
 from vectorize_pipelines.encoders.machine import cpu_identity
 from vectorize_pipelines.encoders.openvino_graph import Graph, import_openvino, native_precisions
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
@@ -134,7 +134,7 @@ def _export(request: LoadRequest, directory: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
     partial.mkdir()
     try:
-        _write_json(partial / "export.json", _write_files_or_refuse(request, partial))
+        write_whole(partial / "export.json", json.dumps(_write_files_or_refuse(request, partial), indent=1))
         shutil.rmtree(directory, ignore_errors=True)
         partial.rename(directory)
     finally:
@@ -234,7 +234,7 @@ def _measure(request: LoadRequest, directory: Path) -> None:
             break
         measured["precision"] = precision
     known = _read_json(directory / "measurement.json")
-    _write_json(directory / "measurement.json", {**known, cpu_identity(): measured})
+    write_whole(directory / "measurement.json", json.dumps({**known, cpu_identity(): measured}, indent=1))
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -244,9 +244,3 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-    Path(file.name).replace(path)

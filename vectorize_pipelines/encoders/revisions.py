@@ -7,13 +7,12 @@ by `models.read_spec`.
 
 import hashlib
 import json
-import os
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from vectorize_pipelines.encoders.files import remember
 from vectorize_pipelines.errors import UnknownModelError
 
 REMEMBERED = "revisions.json"
@@ -96,11 +95,4 @@ def _save(cache_directory: Path, digests: _Digests) -> None:
     """Replaces the file as a whole; two processes at once lose one's digests, never the file's form."""
     newest = time.time_ns() - int(_SETTLED_SECONDS * 1e9)
     kept = {path: known for path, known in digests.items() if known[1] < newest and Path(path).exists()}
-    try:
-        cache_directory.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cache_directory, prefix=REMEMBERED)
-        with os.fdopen(handle, "w") as file:
-            json.dump(kept, file, indent=1)
-        Path(temporary).replace(cache_directory / REMEMBERED)
-    except OSError:
-        return  # a read-only or full cache directory costs the next process the hashing, nothing more
+    remember(cache_directory / REMEMBERED, json.dumps(kept, indent=1))

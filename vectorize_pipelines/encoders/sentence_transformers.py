@@ -115,9 +115,9 @@ def load_model(request: LoadRequest) -> Any:
                 local_files_only=True,
                 model_kwargs={"dtype": torch.float32},
             )
-        except torch.OutOfMemoryError:
-            raise
         except (OSError, ValueError, RuntimeError, ImportError, LookupError, TypeError, SafetensorError) as error:
+            if out_of_memory(error):
+                raise
             raise UnknownModelError(f"the model {request.name} cannot be loaded: {error}") from error
     if request.spec.max_length is not None:
         model.max_seq_length = request.spec.max_length

@@ -7,11 +7,11 @@ package's own threads may be forked without its warning and without losing them.
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vectorize_pipelines.encoders.files import remember
 from vectorize_pipelines.encoders.layout import ModelLayout
 from vectorize_pipelines.errors import UnknownModelError
 
@@ -131,11 +131,7 @@ def tokenizer_json(directory: Path, *, cache_directory: Path | None, revision: s
             return path.read_text(encoding="utf-8")
     converted = _convert(directory)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=kept.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(converted)
-        Path(temporary).replace(kept)
+        remember(kept, converted)
     return converted
 
 

@@ -3,7 +3,7 @@
     source ──Change──▶ [thread] plan ──Plan──▶ [thread] encode ──EmbeddingBatch──▶ writer (who iterates)
 
 An asset makes an `EmbeddingStream` and hands it to the IO manager as its output; the IO manager iterates it and
-calls `write_batch` for each batch. At most `queue_batches` batches wait between two stages, so memory is bounded
+writes it with `written`. At most `queue_batches` batches wait between two stages, so memory is bounded
 whatever the size of the partition.
 """
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 SECONDS_PER_BATCH = 2.0
 SMALLEST_BATCH = 64
 PROGRESS_INTERVAL_SECONDS = 10.0
+#: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
+BATCHES_BETWEEN_MAINTENANCE = 16
 
 
 @dataclass(slots=True)
@@ -218,8 +220,22 @@ def write_batch(store: VectorStore, collection: str, batch: EmbeddingBatch) -> N
     batch.acknowledge()
 
 
+def written(store: VectorStore, stream: EmbeddingStream) -> Iterator[EmbeddingBatch]:
+    """Writes the stream batch by batch, giving each once it is acknowledged, and keeps the collection compact.
+
+    Raises as `write_batch` does; what was given before stays.
+    """
+    for number, batch in enumerate(stream, 1):
+        write_batch(store, stream.collection, batch)
+        if number % BATCHES_BETWEEN_MAINTENANCE == 0:
+            store.maintain(stream.collection)
+        yield batch
+    if stream.touched:
+        store.maintain(stream.collection)
+
+
 class ProgressLog:
-    """Says now and then how far a stream is: `write_batch`'s caller calls `show` after each batch.
+    """Says now and then how far a stream is: who writes it calls `show` after each batch.
 
     Every message carries the `stream` itself, for handlers that draw a bar; those between two intervals have level
     DEBUG.

@@ -6,7 +6,7 @@
 - logs a materialization for every other day that a drain run touched;
 - gives a downstream asset its partitions' records as a pandas DataFrame or a pyarrow Table.
 
-    asset ──EmbeddingStream──▶ handle_output ──write_batch──▶ store
+    asset ──EmbeddingStream──▶ handle_output ──written──▶ store
     store ──fetch by partition──▶ load_input ──DataFrame | Table──▶ downstream asset
 """
 
@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 
 from vectorize_pipelines.partitions import days_in, window_of
-from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, write_batch
+from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.figures import Preview, day_metadata
@@ -50,12 +50,9 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
         with explained(), obj:
             store = self.vector_store.open()
             progress = ProgressLog(obj)
-            for batch in obj:
-                write_batch(store, obj.collection, batch)
+            for batch in written(store, obj):
                 preview.add(batch.records)
                 progress.show()
-            if obj.touched:
-                store.maintain(obj.collection)
             progress.show(last=True)
             collection = store.collection(obj.collection)
         window = days_in(window_of(context.asset_partition_key_range))

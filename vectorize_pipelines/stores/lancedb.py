@@ -16,8 +16,11 @@ the second only.
 LanceDB runs threads of its own, which do not survive a fork: start processes with `spawn`.
 """
 
+import importlib.util
+import math
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -69,13 +72,14 @@ LOCK_TIMEOUT = 600.0
 #: Schemes of object stores that LanceDB reads and writes itself; credentials come from the environment.
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
 
-# LanceDB offers no arguments for these. Its defaults read up to 2 GiB ahead and several fragments at once: with
-# them, compacting 300,000 rows of 384 dimensions took 420 MB over the process's own size, with these 180 MB, and
-# a flat search of as many became a quarter faster.
-_READ_AHEAD = {
+# LanceDB offers no arguments for these. By default it reads up to 2 GiB ahead, and several fragments at once:
+# compacting 300,000 rows of 384 dimensions then took 420 MB over the process's own size, with these 180 MB, and
+# a flat search of as many became a quarter faster. Its log goes to standard error and warns of every new table.
+_ENVIRONMENT = {
     "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
     "LANCE_DEFAULT_FRAGMENT_READAHEAD": "1",
     "LANCE_DEFAULT_BATCH_SIZE": "2048",
+    "LANCEDB_LOG": "error",
 }
 # The defaults are 6 GiB and 1 GiB.
 _INDEX_CACHE_BYTES = 256 * 2**20
@@ -132,7 +136,7 @@ class Maintenance:
     fragments: int = 64
     rows_per_fragment: int = 5_000
     unindexed_rows: int = 50_000
-    scalar_index_rows: int = 20_000
+    scalar_index_rows: int = 200_000
     vector_index_rows: int = 200_000
     retrain_growth: int = 4
 
@@ -170,6 +174,7 @@ class LanceDBStore(VectorStore):
         self._locks = locks
         self._local = local
         self._maintenance = maintenance or Maintenance()
+        self._versions_listed: dict[str, float] = {}
         with self._explained("opening"):
             locks.mkdir(parents=True, exist_ok=True)
             self._database: Any = _connect(location)
@@ -344,16 +349,24 @@ class LanceDBStore(VectorStore):
         self._database = None
 
     def _compaction_is_due(self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> bool:
-        """Also once in a while for the sake of the old versions, which only compaction removes."""
         limits = self._maintenance
         unindexed = max((index.num_unindexed_rows or 0 for index in indexes.values()), default=0)
         fragments = stats["fragment_stats"]["num_fragments"]
-        if fragments >= limits.fragments + stats["num_rows"] // limits.rows_per_fragment:
-            return True
+        return bool(
+            fragments >= limits.fragments + stats["num_rows"] // limits.rows_per_fragment
+            or unindexed >= limits.unindexed_rows
+            or self._keeps_outlived_versions(table)
+        )
+
+    def _keeps_outlived_versions(self, table: Any) -> bool:
+        """Only compaction removes old versions. Listing them takes 0.1 ms each, hence not at every call."""
+        if time.monotonic() - self._versions_listed.get(table.name, -math.inf) < RETENTION.total_seconds():
+            return False
+        self._versions_listed[table.name] = time.monotonic()
         versions = table.list_versions()
         # LanceDB gives the local time without its zone.
         outlived = versions[0]["timestamp"].astimezone() < datetime.now(UTC) - 2 * RETENTION
-        return bool(unindexed >= limits.unindexed_rows or (len(versions) > 1 and outlived))
+        return bool(len(versions) > 1 and outlived)
 
     def _build_scalar_indexes(self, table: Any, rows: int, existing: set[str]) -> int:
         from lancedb import index
@@ -517,15 +530,31 @@ class LanceDBStore(VectorStore):
 
 
 def _connect(location: str) -> Any:
-    for name, value in _READ_AHEAD.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
-    import lancedb
+    lancedb = _import_lancedb()
 
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
     return lancedb.connect(location, session=session)
+
+
+def _import_lancedb() -> Any:
+    """The `lancedb` package, without the clients of a REST server that an embedded database never calls.
+
+    Building their validators takes almost half of the time of importing lancedb; it needs the client package's
+    models only, and so finds the package as one whose own module has not been run.
+    """
+    client = "lance_namespace_urllib3_client"
+    spec = importlib.util.find_spec(client)
+    if spec is not None and client not in sys.modules:
+        sys.modules[client] = importlib.util.module_from_spec(spec)
+
+    import lancedb
+
+    return lancedb
 
 
 def _without_credentials(location: str) -> str:

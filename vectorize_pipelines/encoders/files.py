@@ -1,0 +1,24 @@
+"""Writing small files so that no reader ever sees half of one. Used for what is kept between processes."""
+
+import uuid
+from pathlib import Path
+
+
+def write_whole(path: Path, content: str) -> None:
+    """Writes `content` beside `path` and moves it there. Raises `OSError` where that cannot be done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def remember(path: Path, content: str) -> None:
+    """`write_whole` for what only saves work: a read-only or full disk costs the next process that work again."""
+    try:
+        write_whole(path, content)
+    except OSError:
+        return
