@@ -1,8 +1,10 @@
 """`make demo`: the main job on the example corpus, seen through the commands that a user would type.
 
-Works on a copy of the corpus, because it changes it, and in a collection of its own, `demo`, made anew each time.
+Works on a copy of the corpus, because it changes it, and in a collection of its own, `harbour-light-demo`, made anew
+each time. Runs in the project's folder wherever it is called, so that it and the commands read the same settings.
 """
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -16,7 +18,7 @@ from vectorize_pipelines.home import manifest_file
 from vectorize_pipelines.settings import PROJECT_ROOT, Settings, load_settings
 from vectorize_pipelines.stores import open_store
 
-COLLECTION = "demo"
+COLLECTION = "harbour-light-demo"
 QUESTIONS = (
     "what do I do when the generator overheats",
     "how do I treat someone with hypothermia",
@@ -42,10 +44,8 @@ def vectorize(*arguments: str) -> None:
 def start_anew(settings: Settings, corpus: Path) -> None:
     """Forgets an earlier demo and copies the corpus, modification times included."""
     store = open_store(settings.store, settings.home)
-    try:
+    with contextlib.suppress(CollectionNotFoundError):  # the first demo of this installation
         store.drop(store.collection(COLLECTION).physical)
-    except CollectionNotFoundError:
-        pass
     manifest_file(settings, COLLECTION).unlink(missing_ok=True)
     shutil.rmtree(corpus, ignore_errors=True)
     shutil.copytree(PROJECT_ROOT / "examples" / "corpus", corpus)
@@ -53,13 +53,14 @@ def start_anew(settings: Settings, corpus: Path) -> None:
 
 def main() -> None:
     started = time.monotonic()
+    os.chdir(PROJECT_ROOT)
     settings = load_settings()
     corpus = settings.home / "demo-corpus"
     start_anew(settings, corpus)
-    os.chdir(settings.home)
+    shown = str(corpus.relative_to(PROJECT_ROOT)) if corpus.is_relative_to(PROJECT_ROOT) else str(corpus)
 
     say("1. A folder of documents becomes a searchable collection: one run of the asset corpus_embeddings.")
-    vectorize("ingest", corpus.name, "--collection", COLLECTION)
+    vectorize("ingest", shown, "--collection", COLLECTION)
 
     say("2. It can be searched at once.")
     for question in QUESTIONS:
@@ -70,11 +71,11 @@ def main() -> None:
     changed = corpus / "visitors" / "galley-notes.txt"
     changed.write_text(changed.read_text(encoding="utf-8") + "\nOn Sundays there is seaweed soup.\n", encoding="utf-8")
     (corpus / "operations" / "maintenance-log.txt").unlink()
-    vectorize("ingest", corpus.name, "--collection", COLLECTION)
+    vectorize("ingest", shown, "--collection", COLLECTION)
     vectorize("search", "what colour is the parachute of the balloon", "--collection", COLLECTION, "--limit", "1")
 
     say("4. Nothing has changed: nothing is read, nothing is encoded.")
-    vectorize("ingest", corpus.name, "--collection", COLLECTION)
+    vectorize("ingest", shown, "--collection", COLLECTION)
     vectorize("collections")
 
     say(

@@ -32,6 +32,12 @@ class ItemError(VectorizeError):
     retryable = False
 
 
+class UnreadableFileError(ItemError):
+    """The bytes cannot be had: no permission, no such file, an error of the disk or the network."""
+
+    retryable = True
+
+
 class UnknownModelError(VectorizeError):
     """No encoder can be loaded under this name; the message says where it was looked for."""
 

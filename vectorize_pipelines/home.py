@@ -27,6 +27,11 @@ def model_cache(settings: Settings) -> Path:
     return settings.home / "encoders"
 
 
+def run_locks(settings: Settings) -> Path:
+    """The folder of the locks that runs of `vectorize ingest` hold while their processes live."""
+    return settings.home / "locks" / "runs"
+
+
 def dagster_home(settings: Settings) -> Path:
     """Dagster's own home; made with the project's `dagster.yaml` where it has none yet.
 
@@ -50,6 +55,7 @@ def dagster_home(settings: Settings) -> Path:
 def use_dagster_home(settings: Settings) -> None:
     """Points this process, and those that it starts, at the project's Dagster instance; telemetry stays off.
 
-    A DAGSTER_HOME that is set already is kept: who sets it knows why.
+    A DAGSTER_HOME that is set already gives way, or another VECTORIZE_HOME would share its instance.
+    Raises `SettingsError` where the folder cannot be written.
     """
-    os.environ.setdefault("DAGSTER_HOME", str(dagster_home(settings)))
+    os.environ["DAGSTER_HOME"] = str(dagster_home(settings))

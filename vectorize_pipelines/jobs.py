@@ -1,8 +1,11 @@
-"""The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL."""
+"""The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL, and their runs' tags."""
 
 import dagster as dg
 
 MODE_TAG = "vectorize/mode"
+#: The collection that a drain run brings up to date.
+COLLECTION_TAG = "vectorize/collection"
+LAUNCHED_BY_TAG = "vectorize/launched_by"
 
 embed_corpus = dg.define_asset_job(
     "embed_corpus",

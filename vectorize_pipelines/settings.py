@@ -29,6 +29,8 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 
 COLLECTION_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+#: The same in words, for messages that begin with the name.
+COLLECTION_RULE = f"must match {COLLECTION_NAME}: lower-case letters, digits, _ and -, a letter first, 63 at most"
 
 
 def _absolute(path: Path) -> Path:

@@ -71,7 +71,7 @@ def test_an_unreadable_file_is_tried_again(vectorize: Vectorize, folder: Path) -
         (folder / name).unlink()
     (folder / "good.md").chmod(0)
     command = [*AS_OTHERS, *COMMAND, "ingest", str(folder), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 6, done.stderr
     assert [failure["error"] for failure in json.loads(done.stdout)["failures"]] == ["UnreadableFileError"]
     (folder / "good.md").chmod(0o600)

@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Vectorize
+from vectorize_pipelines.cli.search import parse_filter
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.settings import PROJECT_ROOT
+from vectorize_pipelines.stores.filters import Equal
 
 EXAMPLES = PROJECT_ROOT / "examples"
+INGEST_KEYS = {
+    *("run_id", "status", "collection", "path", "seconds", "documents", "chunks", "encoded", "skipped", "deleted"),
+    *("failed", "tokens", "days", "failures", "errors"),
+}
 
 
 def test_the_example_corpus_answers_its_questions(vectorize: Vectorize, tmp_path: Path) -> None:
@@ -68,6 +74,7 @@ def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: 
     (folder / "bad.docx").write_bytes(b"PK\x03\x04 not really")
     first = vectorize("ingest", folder, "--collection", "notes", "--json")
     assert first.code == 6
+    assert set(first.json) == INGEST_KEYS
     assert (first.json["encoded"], first.json["failed"]) == (2, 1)
     (failure,) = first.json["failures"]
     assert failure["source"].endswith("bad.docx")
@@ -86,6 +93,7 @@ def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: 
         (("ingest", "s4://bucket"), {}, 3, "s4"),
         (("ingest", "/", "--model", "no/such-model"), {"HF_HUB_OFFLINE": "1"}, 4, "no/such-model"),
         (("search", "x", "--collection", "nowhere"), {}, 5, "nowhere"),
+        (("ingest", "/", "--collection", "No Such Name"), {}, 2, "a letter first"),
         (("search", "x", "--filter", "language"), {}, 2, "FIELD=VALUE"),
         (("search", "x", "--limit", "0"), {}, 2, "--limit"),
         (("collections",), {"VECTORIZE_STORE__KIND": "nonesuch"}, 2, "lancedb"),
@@ -113,6 +121,42 @@ def test_errors_say_what_was_wrong_and_exit_with_their_code(
     assert done.out == ""
 
 
+def test_a_run_that_failed_has_the_same_keys(vectorize: Vectorize) -> None:
+    done = vectorize("ingest", "/nowhere", "--json")
+    assert done.code == 3
+    assert set(done.json) == INGEST_KEYS
+    assert (done.json["status"], done.json["documents"], done.json["days"]) == ("failed", 0, [])
+    assert "/nowhere" in done.json["errors"][0]
+
+
+@pytest.mark.parametrize("url", ["s3://user:hunter2@bucket/documents", "https://host/documents?token=hunter2"])
+def test_a_secret_in_the_path_reaches_no_run(vectorize: Vectorize, home: Path, url: str) -> None:
+    done = vectorize("ingest", url)
+    assert done.code == 3
+    assert "hunter2" not in done.err + done.out
+    assert not [file for file in home.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
+def test_a_path_has_one_spelling(vectorize: Vectorize, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "one.md").write_text("The keeper feeds the hens at six.")
+    assert vectorize("ingest", tmp_path / "docs", "--json").json["encoded"] == 1
+    again = vectorize("ingest", f"{tmp_path}/docs/../docs/", "--json").json
+    assert (again["path"], again["skipped"], again["documents"]) == (str(tmp_path / "docs"), 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
+        ("2026-11-22T10:30", datetime(2026, 11, 22, 10, 30, tzinfo=UTC)),
+        ("2026-11-22T10:30+02:00", datetime(2026, 11, 22, 8, 30, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_a_zone_is_in_utc(text: str, time: datetime) -> None:
+    assert parse_filter(f"occurred_at={text}") == Equal("occurred_at", time)
+
+
 def test_doctor_fails_where_something_configured_does_not_answer(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,8 +182,11 @@ def test_dagster_job_execute_for_one_partition(vectorize: Vectorize, home: Path,
     environment = {**os.environ, "VECTORIZE_CORPUS__PATH": str(folder), "DAGSTER_HOME": str(home / "dagster")}
     dagster = [sys.executable, "-m", "dagster"]
     where = ["-m", "vectorize_pipelines.definitions"]
-    subprocess.run([*dagster, "definitions", "validate", *where], env=environment, check=True, capture_output=True)
+    subprocess.run(
+        [*dagster, "definitions", "validate", *where], env=environment, check=True, capture_output=True, timeout=120
+    )
     job = ["-j", "embed_corpus", "--tags", '{"dagster/partition": "2024-05-02"}']
-    subprocess.run([*dagster, "job", "execute", *where, *job], env=environment, check=True, capture_output=True)
+    execute = [*dagster, "job", "execute", *where, *job]
+    subprocess.run(execute, env=environment, check=True, capture_output=True, timeout=200)
     hits = vectorize("search", "document", "--json").json
     assert [(os.path.basename(hit["source_id"]), hit["partition"]) for hit in hits] == [("new.md", "2024-05-02")]  # noqa: PTH119

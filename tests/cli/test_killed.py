@@ -1,78 +1,115 @@
-"""`vectorize ingest` killed at random moments: the next call completes the work, nothing lost, nothing twice."""
+"""`vectorize ingest` killed while it writes: the next call completes the work, nothing lost, nothing twice."""
 
 import os
 import random
+import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import numpy as np
 import pytest
 
 from tests.cli.conftest import COMMAND, Vectorize
+from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.protocol import VectorStore
 
-DOCUMENTS = 40
-KILLS = 5
+DOCUMENTS = 80
+PASSAGES = 8
+#: Several batches, so that a kill finds some written and others not.
+BATCH_ITEMS = 64
+KILLS = 3
 SEED = 20261122
+LOOK_SECONDS = 0.02
+RUN_SECONDS = 120
+
+FIELDS = ("id", "source_id", "item_index", "text", "occurred_at", "partition", "metadata", "model", "vector")
 
 
 def write_corpus(folder: Path) -> None:
     folder.mkdir()
     for n in range(DOCUMENTS):
         entries = (
-            f"## Entry {m}\n\nOn day {m} of year {n} the keeper saw {n * m + 1} ships pass. " * 3 for m in range(8)
+            f"## Entry {m}\n\nOn day {m} of year {n} the keeper saw {n * m + 1} ships pass. " * 3
+            for m in range(PASSAGES)
         )
         (folder / f"{n:03}.md").write_text("\n\n".join(entries))
         os.utime(folder / f"{n:03}.md", (1_700_000_000 + 40_000 * n,) * 2)
 
 
-def contents(home: Path) -> dict[str, tuple[object, ...]]:
-    """Row id -> everything that does not depend on when it was made; a row that is there twice shows."""
-    store = open_store(load_settings({"VECTORIZE_HOME": str(home)}).store, home)
-    rows: dict[str, tuple[object, ...]] = {}
-    columns = ("id", "source_id", "item_index", "text", "occurred_at", "partition", "metadata", "model", "vector")
-    for batch in store.scan("corpus", columns):
-        for row in batch.to_pylist():
-            assert row["id"] not in rows, f"{row['source_id']} #{row['item_index']} is there twice"
-            vector = np.asarray(row.pop("vector"), dtype=np.float32)
-            rows[row["id"]] = (*(row[name] for name in columns[1:-1]), tuple(np.round(vector, 2)))
-    return rows
+def the_store(home: Path) -> VectorStore:
+    return open_store(load_settings({"VECTORIZE_HOME": str(home)}).store, home)
+
+
+def rows_in(home: Path) -> int:
+    try:
+        return the_store(home).count("corpus")
+    except CollectionNotFoundError:
+        return 0
+
+
+def contents(home: Path) -> tuple[dict[str, tuple[Any, ...]], np.ndarray[Any, np.dtype[np.float32]]]:
+    """Row id -> everything that does not depend on when it was made, and the vectors in the order of the ids."""
+    rows = [row for batch in the_store(home).scan("corpus", FIELDS) for row in batch.to_pylist()]
+    rows.sort(key=lambda row: str(row["id"]))
+    fields = {row["id"]: tuple(row[name] for name in FIELDS[1:-1]) for row in rows}
+    assert len(fields) == len(rows), "rows are there twice"
+    return fields, np.array([row["vector"] for row in rows], dtype=np.float32)
+
+
+def killed_at(home: Path, folder: Path, threshold: int) -> bool:
+    """Starts an ingest and kills it once the store has more rows than `threshold`; false where it ended before."""
+    command = [*COMMAND, "ingest", str(folder)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        try:
+            for _ in range(round(RUN_SECONDS / LOOK_SECONDS)):
+                if rows_in(home) > threshold:
+                    process.send_signal(signal.SIGKILL)
+                    break
+                try:
+                    process.wait(LOOK_SECONDS)
+                except subprocess.TimeoutExpired:
+                    continue
+                break
+            return process.wait(RUN_SECONDS) == -signal.SIGKILL
+        finally:
+            process.kill()
 
 
 @pytest.mark.timeout(600)
-def test_killed_at_random_moments(
+def test_killed_while_it_writes(
     vectorize: Vectorize, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "docs"
+    folder, killed = tmp_path / "docs", tmp_path / "killed"
     write_corpus(folder)
-    moments = random.Random(SEED)
-    started = time.monotonic()
+    monkeypatch.setenv("VECTORIZE_PIPELINE__BATCH_ITEMS", str(BATCH_ITEMS))
     assert vectorize("ingest", folder).code == 0
-    undisturbed_seconds = time.monotonic() - started
-    expected = contents(home)
-    assert len(expected) >= DOCUMENTS * 8
+    expected, vectors = contents(home)
+    assert len(expected) >= DOCUMENTS * PASSAGES
 
-    monkeypatch.setenv("VECTORIZE_HOME", str(tmp_path / "killed"))
+    # What was found out about the model stays, so that a round is about embedding and not about the export.
+    shutil.copytree(home / "encoders", killed / "encoders")
+    monkeypatch.setenv("VECTORIZE_HOME", str(killed))
+    thresholds = random.Random(SEED)
+    left_by_kills = []
     for _ in range(KILLS):
-        process = subprocess.Popen(
-            [*COMMAND, "ingest", str(folder)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-        )
-        try:
-            process.wait(moments.uniform(0.2, 0.95) * undisturbed_seconds)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-        process.wait()
+        there = rows_in(killed)
+        if killed_at(killed, folder, thresholds.randint(there, (there + len(expected)) // 2)):
+            left_by_kills.append(rows_in(killed))
+    assert any(0 < left < len(expected) for left in left_by_kills), f"no run was killed while it wrote: {left_by_kills}"
+
     done = vectorize("ingest", folder, "--json")
     assert done.code == 0, done.err
-    assert contents(tmp_path / "killed") == expected
+    found, found_vectors = contents(killed)
+    assert found == expected
+    np.testing.assert_allclose(found_vectors, vectors, atol=1e-3)
     nothing = vectorize("ingest", folder, "--reconcile", "--json").json
     assert (nothing["encoded"], nothing["deleted"], nothing["documents"]) == (0, 0, DOCUMENTS)
 
-    import dagster as dg
-
-    with dg.DagsterInstance.from_config(str(tmp_path / "killed" / "dagster")) as instance:
+    with dg.DagsterInstance.from_config(str(killed / "dagster")) as instance:
         left = [run.run_id for run in instance.get_runs() if not run.is_finished]
     assert left == [], "runs of killed processes still count as started"

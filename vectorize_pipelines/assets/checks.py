@@ -1,12 +1,14 @@
 """The checks of `corpus_embeddings`. Each blocks what is downstream of it when it fails.
 
-In the run of the asset they look at the rows that it wrote, or, where it wrote none, at those of a replay's days;
-executed on their own they look at the whole collection.
+In a run of the asset, `sound_vectors` and `canary_recall` look at the rows that it wrote, or, where it wrote none, at
+those of a replay's days. `rows_match_manifest` looks at the sources of the rows that it wrote and at those of a
+replay's days; at everything where the run reconciles. Executed on their own, all look at the whole collection.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
@@ -14,45 +16,94 @@ import dagster as dg
 from vectorize_pipelines import home
 from vectorize_pipelines.assets.from_files import CorpusConfig, corpus_embeddings
 from vectorize_pipelines.encoders import describe_model
-from vectorize_pipelines.partitions import days_in, window_of
+from vectorize_pipelines.partitions import Window, days_in, window_of
 from vectorize_pipelines.pipeline import quality
+from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.sources.manifest import Manifest
+from vectorize_pipelines.sources.manifest import Manifest, ManifestEntry
 from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
 SHOWN = 20
 LEAST_RECALL = 1.0
+RECONCILE = (
+    "{count} files have other rows in the store than the manifest says; "
+    "`vectorize ingest PATH --reconcile` reads them again."
+)
 
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """What a check looks at; `where` None is the whole collection, `nothing` that there is nothing new to look at."""
+    """What the checks of a run look at.
+
+    embeds  whether the run embeds too; else its checks were executed on their own
+    window  first and last day of a replay, None for any other run
+    """
 
     settings: Settings
+    config: CorpusConfig
     collection: str
-    model: str
-    where: Filter | None
-    nothing: bool
+    run_id: str
+    embeds: bool
+    window: Window | None
+
+    @property
+    def model(self) -> str:
+        """Its name."""
+        return self.config.model or self.settings.models.text
+
+    def rows(self, store: VectorStore) -> tuple[bool, Filter | None]:
+        """Whether there is anything to look at, and the filter of it; None is the whole collection."""
+        if not self.embeds:
+            return True, None
+        written = quality.written_by(self.run_id)
+        if store.count(self.collection, written):
+            return True, written
+        return self.window is not None, In("partition", tuple(days_in(self.window))) if self.window else None
+
+    def sources(self, store: VectorStore, entries: Collection[ManifestEntry]) -> set[str] | None:
+        """The sources whose rows are counted; None is all of them."""
+        if not self.embeds or self.config.reconcile:
+            return None
+        sources = quality.sources_of_run(store, self.collection, self.run_id)
+        if self.window is not None:
+            days = Days(self.settings.partitions.start, datetime.now(UTC).date())
+            sources |= quality.sources_of_days(store, self.collection, entries, days, self.window)
+        return sources
 
 
-def _scope(context: dg.AssetCheckExecutionContext, store: VectorStore) -> _Scope:
+def _scope(context: dg.AssetCheckExecutionContext) -> _Scope:
     settings = load_settings()
     ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
-    config = CorpusConfig(**ops.get("corpus_embeddings", {}).get("config", {}))
-    collection = config.collection or settings.corpus.collection
-    where: Filter | None = quality.written_by(context.run.run_id)
-    nothing = False
-    if store.count(collection, where) == 0:
-        nothing = config.mode == "drain"
-        where = None
-        if not nothing and context.op_execution_context.has_partition_key_range:
-            days = days_in(window_of(context.op_execution_context.partition_key_range))
-            where = In("partition", tuple(days))
-    return _Scope(settings, collection, config.model or settings.models.text, where, nothing)
+    config = CorpusConfig(**ops.get(corpus_embeddings.op.name, {}).get("config", {}))
+    embeds = _embeds(context.run)
+    return _Scope(
+        settings,
+        config,
+        config.collection or settings.corpus.collection,
+        context.run.run_id,
+        embeds,
+        _window(context.run) if embeds and config.mode == "replay" else None,
+    )
+
+
+def _window(run: dg.DagsterRun) -> Window | None:
+    """The days of a run, by its tags: to a check, which has no partitions, Dagster does not give them otherwise."""
+    first = run.tags.get("dagster/asset_partition_range_start") or run.tags.get("dagster/partition")
+    last = run.tags.get("dagster/asset_partition_range_end") or first
+    return window_of(dg.PartitionKeyRange(first, last)) if first and last else None
+
+
+def _embeds(run: dg.DagsterRun) -> bool:
+    """Checks run on their own when they alone are selected, or are all that a re-execution has to do again."""
+    if run.step_keys_to_execute is not None:
+        return corpus_embeddings.op.name in run.step_keys_to_execute
+    if not run.asset_selection:
+        return not run.asset_check_selection  # neither: the whole job
+    return corpus_embeddings.key in run.asset_selection
 
 
 @dg.asset_check(asset=corpus_embeddings, blocking=True)
@@ -60,13 +111,12 @@ def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorSt
     """Every vector has the model's dimension, finite numbers and, for a normalising model, length 1."""
     with explained():
         store = vector_store.open()
-        scope = _scope(context, store)
-        if scope.nothing:
+        scope = _scope(context)
+        anything, where = scope.rows(store)
+        if not anything:
             return _nothing_written()
         spec = describe_model(scope.model, cache_directory=home.model_cache(scope.settings))
-        report = quality.inspect_vectors(
-            store, scope.collection, scope.where, spec.dimension, normalized=spec.normalized
-        )
+        report = quality.inspect_vectors(store, scope.collection, where, spec.dimension, normalized=spec.normalized)
     return dg.AssetCheckResult(
         passed=report.bad == 0,
         metadata={
@@ -82,17 +132,21 @@ def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorSt
 def rows_match_manifest(
     context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource
 ) -> dg.AssetCheckResult:
-    """The store has as many rows of every file as the manifest says."""
+    """The store has as many rows of a file as the manifest says."""
     with explained():
         store = vector_store.open()
-        scope = _scope(context, store)
+        scope = _scope(context)
         with closing(Manifest.open(home.manifest_file(scope.settings, scope.collection))) as manifest:
-            expected = manifest.rows_by_source()
+            entries = manifest.entries()
+        expected = {name: entry.rows for name, entry in entries.items() if entry.rows}
+        looked_at = scope.sources(store, entries.values())
+        if looked_at is not None:
+            expected = {name: rows for name, rows in expected.items() if name in looked_at}
         stored = store.count_by(scope.collection, "source_id")
     differing = quality.differing_sources(stored, expected)
     return dg.AssetCheckResult(
         passed=not differing,
-        description="Run `vectorize ingest` with reconcile to read these files again." if differing else None,
+        description=RECONCILE.format(count=len(differing)) if differing else None,
         metadata={
             "sources": len(expected),
             "rows_expected": sum(expected.values()),
@@ -110,11 +164,12 @@ def canary_recall(
     """A passage's own text finds it at rank 1."""
     with explained():
         store = vector_store.open()
-        scope = _scope(context, store)
-        if scope.nothing:
+        scope = _scope(context)
+        anything, where = scope.rows(store)
+        if not anything:
             return _nothing_written()
         with encoder.lease(scope.model) as loaded:
-            report = quality.canary_recall(store, scope.collection, loaded, scope.where)
+            report = quality.canary_recall(store, scope.collection, loaded, where)
     return dg.AssetCheckResult(
         passed=report.sampled == 0 or report.recall >= LEAST_RECALL,
         metadata={

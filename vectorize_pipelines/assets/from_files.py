@@ -1,5 +1,6 @@
 """Assets from files: `corpus_embeddings` (documents) and the example downstream of it, `corpus_report`."""
 
+import re
 from typing import Literal
 
 import dagster as dg
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from vectorize_pipelines.assets.report import report_day, report_plot
 from vectorize_pipelines.documents.chunking import chunker_fingerprint
+from vectorize_pipelines.errors import SettingsError, SourceError
 from vectorize_pipelines.partitions import Window, daily, days_in, window_of
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
@@ -15,7 +17,8 @@ from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import COLLECTION_METADATA, VectorStoreResource
-from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
+from vectorize_pipelines.sources.files import normalised_root
 
 OWNERS = ("team:embeddings",)
 
@@ -33,9 +36,12 @@ class CorpusConfig(dg.Config):
     model: str = Field("", description="the model it is embedded with")
 
     def request(self, settings: Settings, window: Window, run_id: str) -> FolderRequest:
-        """The request that this configuration makes of a run."""
+        """The request that this configuration makes of a run; `SettingsError` where no collection can be named so."""
+        collection = self.collection or settings.corpus.collection
+        if not re.fullmatch(COLLECTION_NAME, collection):
+            raise SettingsError(f"collection {collection!r} in the run's config {COLLECTION_RULE}")
         return FolderRequest(
-            collection=self.collection or settings.corpus.collection,
+            collection=collection,
             model=self.model or settings.models.text,
             mode=self.mode,
             window=window,
@@ -51,6 +57,14 @@ def _code_version(settings: Settings) -> str:
     return f"{settings.models.text} {chunker_fingerprint(documents.chunk_tokens or 0, documents.overlap_tokens)}"
 
 
+def _shown_path(settings: Settings) -> str:
+    """The path as the UI may show it: one that holds credentials fails the run, not the loading of this module."""
+    try:
+        return normalised_root(settings.corpus.path)
+    except SourceError:
+        return "refused; `vectorize doctor` says why"
+
+
 _settings = load_settings()
 
 
@@ -59,7 +73,7 @@ _settings = load_settings()
     partitions_def=daily,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="vector_store_io_manager",
-    metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _settings.corpus.path},
+    metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _shown_path(_settings)},
     code_version=_code_version(_settings),
     pool="gpu",
     retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
@@ -74,9 +88,9 @@ def corpus_embeddings(
     vector_store: VectorStoreResource,
 ) -> EmbeddingStream:
     """Opens the corpus for this run's window; the IO manager reads the stream and writes it."""
-    settings = load_settings()
-    request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
     with explained():
+        settings = load_settings()
+        request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
         source = corpus_source(settings, config.path or settings.corpus.path)
         reader = DocumentReader(settings, request.model)
         return open_folder(settings, request, source, reader, vector_store.open(), encoder.lease)

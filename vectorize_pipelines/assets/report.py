@@ -2,31 +2,36 @@
 
 import base64
 import io
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 #: Cosine from which two passages of different documents count as near-duplicates.
 NEAR_DUPLICATE_COSINE = 0.97
 #: Comparing every pair grows with the square of the rows; beyond this many the first ones by id are compared.
 ROWS_COMPARED = 20_000
-BLOCK_ROWS = 1024
+#: A block's cosines with every row are in memory at once: 20 MB of them at `ROWS_COMPARED`.
+BLOCK_ROWS = 256
 LARGEST_SHOWN = 5
 PAIRS_SHOWN = 10
+
+#: Where the one passage stands, where the other, and their cosine.
+Pair: TypeAlias = tuple[str, str, float]
 
 
 def report_day(records: pd.DataFrame) -> dict[str, Any]:
     """The metadata of one day's records; `records` as `VectorStoreIOManager.load_input` gives them."""
     chunks_of = records.groupby("source_id").size().sort_values(ascending=False)
     languages = records.drop_duplicates("source_id")["metadata"].map(lambda fields: fields.get("language", "unknown"))
-    pairs = near_duplicates(records)
+    near, pairs = near_duplicates(records)
     metadata: dict[str, Any] = {
         "documents": len(chunks_of),
         "chunks": len(records),
         "characters": int(records["text"].str.len().sum()),
-        "near_duplicates": len(pairs),
+        "near_duplicates": near,
         "rows_compared": min(len(records), ROWS_COMPARED),
     }
     for language, count in languages.value_counts().items():
@@ -34,26 +39,51 @@ def report_day(records: pd.DataFrame) -> dict[str, Any]:
     if len(chunks_of):
         metadata["largest_documents"] = _table(("source", "chunks"), list(chunks_of.head(LARGEST_SHOWN).items()))
     if pairs:
-        metadata["near_duplicate_passages"] = _table(("first", "second", "cosine"), pairs[:PAIRS_SHOWN])
+        metadata["near_duplicate_passages"] = _table(("first", "second", "cosine"), pairs)
     return metadata
 
 
-def near_duplicates(records: pd.DataFrame) -> list[tuple[str, str, float]]:
-    """Pairs of passages of different documents that say nearly the same: (where, where, cosine), nearest first."""
+def near_duplicates(records: pd.DataFrame) -> tuple[int, list[Pair]]:
+    """How many pairs of passages of different documents say nearly the same, and the nearest `PAIRS_SHOWN` of them.
+
+    Compares block by block, so memory grows with the rows and not with their pairs.
+    """
     compared = records.sort_values("id").head(ROWS_COMPARED)
     if compared.empty:
-        return []
+        return 0, []
     vectors = np.stack(compared["vector"].to_list())
     vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    sources = compared["source_id"].to_numpy()
-    places = (compared["source_id"] + " #" + compared["item_index"].astype(str)).to_numpy()
-    found: list[tuple[str, str, float]] = []
+    sources = compared["source_id"].factorize()[0]
+    columns = np.arange(len(vectors))
+    count = 0
+    nearest: list[tuple[float, int, int]] = []
     for start in range(0, len(vectors), BLOCK_ROWS):
-        cosines = vectors[start : start + BLOCK_ROWS] @ vectors[start:].T
-        for a, b in np.argwhere(cosines >= NEAR_DUPLICATE_COSINE):
-            if a < b and sources[start + a] != sources[start + b]:
-                found.append((places[start + a], places[start + b], round(float(cosines[a, b]), 4)))
-    return sorted(found, key=lambda pair: -pair[2])
+        rows = columns[start : start + BLOCK_ROWS]
+        cosines = vectors[rows] @ vectors[start:].T
+        near = cosines >= NEAR_DUPLICATE_COSINE
+        near &= columns[start:] > rows[:, None]
+        near &= sources[start:] != sources[rows, None]
+        count += int(np.count_nonzero(near))
+        nearest = _nearest(nearest, cosines, near, start)
+    places = (compared["source_id"] + " #" + compared["item_index"].astype(str)).to_numpy()
+    return count, [(places[first], places[second], round(cosine, 4)) for cosine, first, second in nearest]
+
+
+def _nearest(
+    known: list[tuple[float, int, int]], cosines: npt.NDArray[np.float32], near: npt.NDArray[np.bool_], start: int
+) -> list[tuple[float, int, int]]:
+    """The nearest pairs (cosine, row, row) of those known and those of a block that starts at row `start`."""
+    if len(known) == PAIRS_SHOWN:
+        near &= cosines > known[-1][0]
+    places = np.flatnonzero(near)
+    values = cosines.ravel()[places]
+    best = np.argsort(-values, kind="stable")[:PAIRS_SHOWN]
+    rows, columns = np.unravel_index(places[best], cosines.shape)
+    found = [
+        (float(value), start + int(row), start + int(column))
+        for value, row, column in zip(values[best], rows, columns, strict=True)
+    ]
+    return sorted([*known, *found], key=lambda pair: (-pair[0], *pair[1:]))[:PAIRS_SHOWN]
 
 
 def report_plot(records: pd.DataFrame) -> dg.MarkdownMetadataValue:

@@ -8,6 +8,7 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -66,7 +67,15 @@ def examine() -> Iterator[Finding]:
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
-    home.dagster_home(settings)
+    dagster_home = home.dagster_home(settings)
+    other = os.environ.get("DAGSTER_HOME")
+    if other and Path(other).absolute() != dagster_home:
+        yield Finding(
+            "home",
+            "warning",
+            f"DAGSTER_HOME is {other}; the commands of this project use {dagster_home}, bare `dagster` commands do not",
+            f"export DAGSTER_HOME={dagster_home}, or unset it",
+        )
     free = shutil.disk_usage(settings.home).free
     detail = f"{settings.home}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:

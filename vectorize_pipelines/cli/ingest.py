@@ -4,29 +4,32 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from vectorize_pipelines.home import use_dagster_home
-from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.pipeline.totals import DayTotals
+from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
+from vectorize_pipelines.sources.files import normalised_root
 
 if TYPE_CHECKING:
     import dagster as dg
 
     from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
-LAUNCHED_BY_TAG = "vectorize/launched_by"
 LAUNCHED_BY = "cli"
 EXIT_FAILED = 1
 EXIT_SOME_FILES_FAILED = 6
 FAILURES_SHOWN = 20
+FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
 
 
 @click.command()
@@ -44,15 +47,17 @@ def command(path: str, collection: str | None, model: str | None, force: bool, r
     any moment, the next call completes the work.
     """
     settings = load_settings()
-    use_dagster_home(settings)
+    if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
+        raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     config = {
         "mode": "drain",
-        "path": path if "://" in path else str(Path(path).expanduser().absolute()),
+        "path": normalised_root(path),
         "collection": collection or settings.corpus.collection,
         "model": _model_name(model or settings.models.text),
         "force": force,
         "reconcile": reconcile,
     }
+    use_dagster_home(settings)
     started = time.monotonic()
     with _console(settings) as console:
         result = _execute(settings, config)
@@ -60,15 +65,16 @@ def command(path: str, collection: str | None, model: str | None, force: bool, r
 
 
 def _model_name(model: str) -> str:
-    return str(Path(model).absolute()) if Path(model).is_dir() else model
+    """A local directory as the one spelling that it has, so that a collection knows its model again."""
+    return os.path.normpath(Path(model).absolute()) if Path(model).is_dir() else model
 
 
 def _execute(settings: Settings, config: dict[str, Any]) -> "dg.ExecuteInProcessResult":
-    import dagster as dg
     from dagster import DagsterInstance
 
+    from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
     from vectorize_pipelines.definitions import defs
-    from vectorize_pipelines.jobs import MODE_TAG, embed_corpus
+    from vectorize_pipelines.jobs import COLLECTION_TAG, LAUNCHED_BY_TAG, MODE_TAG, embed_corpus
     from vectorize_pipelines.partitions import today
 
     run_config: dict[str, Any] = {
@@ -77,43 +83,17 @@ def _execute(settings: Settings, config: dict[str, Any]) -> "dg.ExecuteInProcess
         "loggers": {"console": {"config": {"log_level": "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"}}},
     }
     with DagsterInstance.get() as instance:
-        _close_dead_runs(instance, settings)
-        run_id = dg._core.utils.make_new_run_id()
-        with FileLock(_run_lock(settings, run_id)):
+        close_dead_runs(instance, settings)
+        run_id = str(uuid.uuid4())
+        with run_lock(settings, run_id):
             return defs.resolve_job_def(embed_corpus.name).execute_in_process(
                 instance=instance,
                 run_id=run_id,
                 partition_key=today(),
                 run_config=run_config,
-                tags={MODE_TAG: "drain", LAUNCHED_BY_TAG: LAUNCHED_BY},
+                tags={MODE_TAG: "drain", COLLECTION_TAG: config["collection"], LAUNCHED_BY_TAG: LAUNCHED_BY},
                 raise_on_error=False,
             )
-
-
-def _run_lock(settings: Settings, run_id: str) -> Path:
-    """Held while the run's process lives: the operating system lets go of it when the process is killed."""
-    folder = settings.home / "locks" / "runs"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{run_id}.lock"
-
-
-def _close_dead_runs(instance: "dg.DagsterInstance", settings: Settings) -> None:
-    """Marks runs of killed `vectorize ingest` processes as failed; Dagster watches only those it launched itself."""
-    import dagster as dg
-
-    started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED], tags={LAUNCHED_BY_TAG: LAUNCHED_BY})
-    for run in instance.get_runs(started):
-        lock = FileLock(_run_lock(settings, run.run_id))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        instance.report_run_failed(run, "The process of this run was killed.")
-        lock.release()
-    for file in (settings.home / "locks" / "runs").glob("*.lock"):
-        ended = instance.get_run_by_id(file.stem)
-        if ended is not None and ended.is_finished:
-            file.unlink(missing_ok=True)
 
 
 class _Console(logging.Handler):
@@ -177,34 +157,37 @@ def _report(
     *,
     as_json: bool,
 ) -> int:
+    errors, exit_code = _errors(result)
     outcome: dict[str, Any] = {
         "run_id": result.run_id,
         "status": "succeeded" if result.success else "failed",
         "collection": config["collection"],
         "path": config["path"],
         "seconds": round(seconds, 2),
+        **_figures(stream),
+        "errors": errors,
     }
-    if stream is not None:
-        done = stream.totals.sum()
-        for name in ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens"):
-            outcome[name] = getattr(done, name)
-        outcome["days"] = sorted(stream.touched)
-        outcome["failures"] = [
-            {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
-            for failure in stream.failures
-        ]
-    errors, exit_code = _errors(result)
-    if errors:
-        outcome["errors"] = errors
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
     elif stream is not None:
         _print(outcome)
     for error in errors:
         click.echo(f"error: {error}", err=True)
-    if result.success and outcome.get("failed"):
+    if result.success and outcome["failed"]:
         return EXIT_SOME_FILES_FAILED
     return exit_code
+
+
+def _figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
+    """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
+    done = DayTotals() if stream is None else stream.totals.sum()
+    figures: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
+    figures["days"] = [] if stream is None else sorted(stream.touched)
+    figures["failures"] = [
+        {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
+        for failure in (() if stream is None else stream.failures)
+    ]
+    return figures
 
 
 def _errors(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:

@@ -3,7 +3,7 @@
 import json
 import shutil
 import textwrap
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -57,7 +57,10 @@ def command(query: str, collection: str | None, limit: int, filters: tuple[str, 
 
 
 def parse_filter(text: str) -> Filter:
-    """`language=en`, `page=3`, `metadata.year=2024`; a number in metadata matches as a number and as text."""
+    """`language=en`, `page=3`, `metadata.year=2024`; a number in metadata matches as a number and as text.
+
+    A time without a zone is in UTC. Raises `click.BadParameter`.
+    """
     name, equals, value = text.partition("=")
     name = name.strip()
     if not equals or not name:
@@ -74,9 +77,15 @@ def _own_value(name: str, value: str) -> Scalar:
     try:
         if kind.startswith("int"):
             return int(value)
-        return datetime.fromisoformat(value) if kind.startswith("timestamp") else value
+        return _time(value) if kind.startswith("timestamp") else value
     except ValueError:
         raise click.BadParameter(f"{value!r} is not a value of {name} ({kind})", param_hint="--filter") from None
+
+
+def _time(value: str) -> datetime:
+    """A time without a zone is one in UTC, as the days of the partitions are."""
+    time = datetime.fromisoformat(value)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _readings(value: str) -> list[Scalar]:

@@ -9,12 +9,6 @@ from contextlib import contextmanager
 from vectorize_pipelines.errors import ItemError
 
 
-class UnreadableFileError(ItemError):
-    """The bytes cannot be had: no permission, no such file, an error of the disk or the network."""
-
-    retryable = True
-
-
 class TooLargeError(ItemError):
     """The file is larger than `documents.max_file_bytes`; it was not read."""
 

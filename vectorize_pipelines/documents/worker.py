@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from stat import S_ISREG
 
-from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemoryError, UnreadableFileError
+from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemoryError
 from vectorize_pipelines.documents.parsing import parse, too_large
 from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.records import content_hash
 from vectorize_pipelines.settings import DocumentSettings
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from vectorize_pipelines.documents.errors import UnreadableFileError
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.images.errors import (
     CorruptImageError,
     EmptyImageError,

@@ -35,10 +35,8 @@ def corpus_source(settings: Settings, path: str) -> FileSource:
 
 def compare_corpus(settings: Settings) -> Comparison:
     """What a drain run of the configured corpus would find to do; reads no file and asks no store."""
-    fingerprint = DocumentReader(settings, settings.models.text).fingerprint
-    return compare_folder(
-        settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), fingerprint
-    )
+    reader = DocumentReader(settings, settings.models.text)
+    return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
 class DocumentReader:
@@ -51,6 +49,8 @@ class DocumentReader:
         limits = self._chunk_limits()
         self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
         self.fingerprint = f"{self.model} {_reading(settings.documents)}"
+        documents = settings.documents
+        self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
         self._pool = ParserPool(settings.documents)
 
     def __enter__(self) -> Self:

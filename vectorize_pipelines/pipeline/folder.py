@@ -10,23 +10,22 @@ import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Literal, Protocol, Self
 
 from filelock import FileLock, Timeout
 
 from vectorize_pipelines import home
-from vectorize_pipelines.documents.errors import UnreadableFileError
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.planning import Planner
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile
+from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile, time_of
 from vectorize_pipelines.sources.manifest import Manifest, ManifestEntry
 from vectorize_pipelines.stores.filters import Equal, Or, Prefix
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -50,11 +49,13 @@ class Reader(Protocol):
     spec         the model
     model        fingerprint of model and way of cutting, as it is written into the records
     fingerprint  `model` and every setting that decides what is read out of a file
+    limits       the settings by which a file may be refused
     """
 
     spec: EncoderSpec
     model: str
     fingerprint: str
+    limits: str
 
     def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
         """Reads (file, known content hash) in order, some way ahead. Called once, in the reading thread."""
@@ -118,14 +119,15 @@ class Comparison:
 
 
 def compare(
-    listing: Listing, known: Mapping[str, ManifestEntry], stored: Iterable[str], source: FileSource, fingerprint: str
+    listing: Listing, known: Mapping[str, ManifestEntry], stored: Iterable[str], source: FileSource, reader: Reader
 ) -> Comparison:
     """Holds a listing against what is known. `stored`: further source ids of this source that the store has."""
+    refused = f"{reader.fingerprint} {reader.limits}"
     changed: list[SourceFile] = []
     unchanged: list[ManifestEntry] = []
     for source_id, file in listing.files.items():
         entry = known.get(source_id)
-        if entry is not None and entry.is_of(file, fingerprint):
+        if entry is not None and entry.is_of(file, refused if entry.error_class else reader.fingerprint):
             unchanged.append(entry)
         else:
             changed.append(file)
@@ -135,11 +137,11 @@ def compare(
     return Comparison(changed, sorted(vanished), unchanged, listing.unreadable)
 
 
-def compare_folder(settings: Settings, collection: str, source: FileSource, fingerprint: str) -> Comparison:
+def compare_folder(settings: Settings, collection: str, source: FileSource, reader: Reader) -> Comparison:
     """What a drain run would find to do; reads no file and asks no store."""
     with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
         known = {name: entry for name, entry in manifest.entries().items() if source.holds(name)}
-    return compare(source.list(), known, (), source, fingerprint)
+    return compare(source.list(), known, (), source, reader)
 
 
 def open_folder(
@@ -156,15 +158,15 @@ def open_folder(
     Holds the collection's lock until the stream is left, so that no two runs bring one collection up to date at
     once. Raises `SourceError` and `StoreError`.
     """
-    listing = source.list()
-    store.ensure_collection(request.collection, reader.spec)
     with ExitStack() as resources:
         _lock(home.manifest_lock(settings, request.collection), resources)
+        listing = source.list()  # not before: another run may have embedded files that came meanwhile
+        store.ensure_collection(request.collection, reader.spec)
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
         known, stored = _trusted(manifest.entries(), source, store, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
-        work = compare(listing, known, stored, source, reader.fingerprint)
+        work = compare(listing, known, stored, source, reader)
         if request.mode == "replay":
             work = _in_window(work, known, days, request.window)
         if request.force:
@@ -173,20 +175,23 @@ def open_folder(
         totals, failures = _unchanged(work.unchanged, days)
         resources.enter_context(reader)
         return EmbeddingStream(
-            changes=_changes(reader, work, known, force=request.force),
+            changes=_changes(reader, work, known, stored, request),
             planner=Planner(store, request.collection, reader.model, days, force=request.force),
             collection=request.collection,
             model=reader.model,
             dimension=reader.spec.dimension,
             run_id=request.run_id,
             lease_encoder=lambda: lease_encoder(request.model),
+            announce=manifest.forget,
             acknowledge=_acknowledge(manifest),
             settings=settings.pipeline,
             expected=len(work.changed) + len(work.unchanged),
             resources=resources.pop_all(),
             totals=totals,
             failures=failures,
+            touched=manifest.unreported_days(),
             interrupt=reader.close,
+            reported=manifest.days_reported,
         )
 
 
@@ -203,18 +208,17 @@ def _lock(file: Path, resources: ExitStack) -> None:
 
 def _trusted(
     entries: dict[str, ManifestEntry], source: FileSource, store: VectorStore, request: FolderRequest
-) -> tuple[dict[str, ManifestEntry], set[str]]:
-    """The manifest's entries of this source that agree with the store, and the sources that the store has.
+) -> tuple[dict[str, ManifestEntry], dict[str, int]]:
+    """The manifest's entries of this source that agree with the store, and the store's rows of each source.
 
-    Counting the store's rows tells cheaply whether it lost some, or whether the manifest is lost; only then, or
-    when asked to reconcile, is every source looked at.
+    Counting the store's rows tells cheaply whether it has others than the manifest says, as after a run that was
+    killed; only then, or when asked to reconcile, is every source looked at.
     """
     known = {name: entry for name, entry in entries.items() if source.holds(name)}
-    stored_rows = store.count(request.collection)
-    expected_rows = sum(entry.rows for entry in entries.values())
-    if not request.reconcile and stored_rows >= expected_rows and (known or not stored_rows):
-        return known, set()
     below = Or((Equal("source_id", source.root), Prefix("source_id", source.root.rstrip("/") + "/")))
+    expected_rows = sum(entry.rows for entry in known.values())
+    if not request.reconcile and store.count(request.collection, below) == expected_rows:
+        return known, {}
     stored = store.count_by(request.collection, "source_id", below)
     agreeing = {name: entry for name, entry in known.items() if entry.rows == stored.get(name, 0)}
     if len(agreeing) < len(known):
@@ -223,7 +227,7 @@ def _trusted(
             len(known) - len(agreeing),
             request.collection,
         )
-    return agreeing, set(stored)
+    return agreeing, stored
 
 
 def _in_window(
@@ -233,13 +237,13 @@ def _in_window(
     first, last = (day.isoformat() for day in window)
 
     def inside(file: SourceFile | ManifestEntry) -> bool:
-        return first <= days.of(_occurred_at(file.modified_ns)) <= last
+        return first <= days.of(time_of(file.modified_ns)) <= last
 
     return Comparison(
         changed=[file for file in comparison.changed if inside(file)],
         vanished=[name for name in comparison.vanished if name in known and inside(known[name])],
         unchanged=[entry for entry in comparison.unchanged if inside(entry)],
-        unreadable={},
+        unreadable=comparison.unreadable,
     )
 
 
@@ -248,7 +252,7 @@ def _unchanged(entries: Iterable[ManifestEntry], days: Days) -> tuple[Totals, li
     totals = Totals()
     failures: list[Failure] = []
     for entry in entries:
-        day = days.of(_occurred_at(entry.modified_ns))
+        day = days.of(time_of(entry.modified_ns))
         totals.of(day).documents += 1
         totals.of(day).chunks += entry.rows
         if entry.error_class:
@@ -258,54 +262,63 @@ def _unchanged(entries: Iterable[ManifestEntry], days: Days) -> tuple[Totals, li
     return totals, failures
 
 
-def _acknowledge(manifest: Manifest) -> Callable[[Sequence[Receipt]], None]:
-    def acknowledge(receipts: Sequence[Receipt]) -> None:
+def _acknowledge(manifest: Manifest) -> Callable[[Sequence[Receipt], Iterable[str]], None]:
+    def acknowledge(receipts: Sequence[Receipt], days: Iterable[str]) -> None:
         manifest.record(
             [receipt for receipt in receipts if isinstance(receipt, ManifestEntry)],
             [receipt.source_id for receipt in receipts if isinstance(receipt, Forget)],
+            days,
         )
 
     return acknowledge
 
 
 def _changes(
-    reader: Reader, work: Comparison, known: Mapping[str, ManifestEntry], *, force: bool
+    reader: Reader,
+    work: Comparison,
+    known: Mapping[str, ManifestEntry],
+    stored: Mapping[str, int],
+    request: FolderRequest,
 ) -> Generator[Change, None, None]:
     """Reads what has changed, file by file; a file that was renamed is written before the old name's rows go."""
+    last_day = datetime.combine(request.window[1], time(), UTC)
     for name, reason in work.unreadable.items():
-        yield Failed(name, datetime.now(UTC), UnreadableFileError(reason), None)
+        yield Failed(name, last_day, UnreadableFileError(reason), None)
 
     def known_hash(file: SourceFile) -> str | None:
         entry = known.get(file.source_id)
         read_so = entry is not None and entry.fingerprint == reader.fingerprint and not entry.error_class
-        return entry.content_hash if entry is not None and read_so and not force else None
+        return entry.content_hash if entry is not None and read_so and not request.force else None
 
     for file, reading in reader.read((file, known_hash(file)) for file in work.changed):
-        yield _change(file, reading, reader.fingerprint, known.get(file.source_id))
+        before = known.get(file.source_id)
+        rows = before.rows if before is not None else stored.get(file.source_id, 0)
+        yield _change(file, reading, reader, rows)
     for source_id in work.vanished:
         yield Vanished(source_id, Forget(source_id))
 
 
-def _change(file: SourceFile, reading: Reading | ItemError, fingerprint: str, before: ManifestEntry | None) -> Change:
+def _change(file: SourceFile, reading: Reading | ItemError, reader: Reader, rows: int) -> Change:
+    """The change that a reading stands for; `rows` is how many the store has of the file now."""
     entry = ManifestEntry(
         file.source_id,
         file.size,
         file.modified_ns,
         file.version,
         content_hash="",
-        fingerprint=fingerprint,
-        rows=before.rows if before is not None else 0,
+        fingerprint=reader.fingerprint,
+        rows=rows,
     )
     if isinstance(reading, ItemError):
         failed = replace(
-            entry, error_class=type(reading).__name__, error_message=str(reading), retryable=reading.retryable
+            entry,
+            fingerprint=f"{reader.fingerprint} {reader.limits}",
+            error_class=type(reading).__name__,
+            error_message=str(reading),
+            retryable=reading.retryable,
         )
         return Failed(file.source_id, file.occurred_at, reading, failed)
     entry = replace(entry, content_hash=reading.content_hash)
     if reading.items is None:
         return Touched(file.source_id, file.occurred_at, entry)
     return Changed(file.source_id, file.occurred_at, reading.items, replace(entry, rows=len(reading.items)))
-
-
-def _occurred_at(modified_ns: int) -> datetime:
-    return datetime.fromtimestamp(modified_ns // 1_000_000_000, UTC)

@@ -41,10 +41,15 @@ class PlannedRow:
 
 @dataclass(slots=True)
 class Plan:
-    """One batch's worth of work: rows to write, then ids to delete, then receipts to give back."""
+    """One batch's worth of work: sources to announce, rows to write, then rows to delete, then receipts to give back.
 
+    `sources` are those of which something is written or deleted.
+    """
+
+    sources: list[str] = field(default_factory=list)
     rows: list[PlannedRow] = field(default_factory=list)
     stale_ids: list[str] = field(default_factory=list)
+    vanished: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     failures: list[Failure] = field(default_factory=list)
@@ -82,14 +87,19 @@ class Planner:
         existing = self._existing_rows(group)
         plan = Plan()
         for change in group:
+            if isinstance(change, Failed | Vanished):
+                self._note(plan, change)
+                continue
             rows = existing.get(change.source_id, {})
             items = _items(change, rows)
+            plan.sources.append(change.source_id)
             for row in self._rows_to_write(items, rows):
                 if len(plan.rows) >= rows_together:
                     yield plan
                     plan = Plan()
                 plan.rows.append(row)
             self._finish(plan, change, items, rows)
+        self._count_deleted(plan)
         yield plan
 
     def _rows_to_write(self, items: Sequence[Item], existing: Mapping[str, _StoredRow]) -> Iterator[PlannedRow]:
@@ -104,27 +114,31 @@ class Planner:
             elif not _is_right(old, item, day):
                 yield PlannedRow(id_, item, day, id_)
 
-    def _finish(self, plan: Plan, change: Change, items: Sequence[Item], existing: Mapping[str, _StoredRow]) -> None:
+    def _finish(
+        self, plan: Plan, change: Changed | Touched, items: Sequence[Item], existing: Mapping[str, _StoredRow]
+    ) -> None:
         """Adds what comes with a source's last row: stale rows, the receipt, the counts."""
         plan.receipts.append(change.receipt)
-        if isinstance(change, Failed):
-            self._count_failure(plan, change)
-            return
         wanted = {self._id(item) for item in items}
         for id_, row in existing.items():
             day = plan.totals.of(row["partition"])  # a row that moves to another day changes this one too
             if id_ not in wanted:
                 plan.stale_ids.append(id_)
                 day.deleted += 1
-        if not isinstance(change, Vanished):
-            day = plan.totals.of(self._days.of(change.occurred_at))
-            day.documents += 1
-            day.chunks += len(items)
+        day = plan.totals.of(self._days.of(change.occurred_at))
+        day.documents += 1
+        day.chunks += len(items)
 
     def _id(self, item: Item) -> str:
         return record_id(self._collection, item.source_id, item.item_index)
 
-    def _count_failure(self, plan: Plan, change: Failed) -> None:
+    def _note(self, plan: Plan, change: Failed | Vanished) -> None:
+        """Adds a source of which nothing is written."""
+        plan.receipts.append(change.receipt)
+        if isinstance(change, Vanished):
+            plan.sources.append(change.source_id)
+            plan.vanished.append(change.source_id)
+            return
         day = self._days.of(change.occurred_at)
         failure = Failure(change.source_id, day, type(change.error).__name__, str(change.error))
         plan.failures.append(failure)
@@ -132,13 +146,20 @@ class Planner:
         plan.totals.of(day).failed += 1
         plan.totals.of(day).errors[failure.error_class] += 1
 
+    def _count_deleted(self, plan: Plan) -> None:
+        """Rows of vanished sources are counted, not looked at: there may be any number of them."""
+        if plan.vanished and not self._nothing_there:
+            where = In("source_id", tuple(plan.vanished))
+            for day, rows in self._store.count_by(self._collection, "partition", where).items():
+                plan.totals.of(day).deleted += rows
+
     def _existing_rows(self, group: Sequence[Change]) -> dict[str, dict[str, _StoredRow]]:
         """Source id -> row id -> row, without vectors; the text only where the source itself is not read."""
         found: dict[str, dict[str, _StoredRow]] = {}
         if self._nothing_there:
             return found
         touched = tuple(change.source_id for change in group if isinstance(change, Touched))
-        others = tuple(change.source_id for change in group if isinstance(change, Changed | Vanished))
+        others = tuple(change.source_id for change in group if isinstance(change, Changed))
         for sources, columns in ((touched, (*_FIELDS_BUT_TEXT, "text")), (others, _FIELDS_BUT_TEXT)):
             if sources:
                 for row in self._store.fetch(self._collection, In("source_id", sources), columns).to_pylist():
@@ -177,15 +198,9 @@ def _is_right(row: _StoredRow, item: Item, day: str) -> bool:
     )
 
 
-def _items(change: Change, existing: Mapping[str, _StoredRow]) -> Sequence[Item]:
+def _items(change: Changed | Touched, existing: Mapping[str, _StoredRow]) -> Sequence[Item]:
     """What the source holds now."""
-    match change:
-        case Changed():
-            return change.items
-        case Touched():
-            return _restamped(existing.values(), change.occurred_at)
-        case _:
-            return ()
+    return change.items if isinstance(change, Changed) else _restamped(existing.values(), change.occurred_at)
 
 
 def _restamped(rows: Iterable[_StoredRow], occurred_at: datetime) -> list[Item]:

@@ -1,21 +1,30 @@
 """Checks on what a store holds: sound vectors, complete rows, passages that find themselves.
 
-Called by the asset checks; each function looks and reports, none changes anything.
+Called by the asset checks (`assets/checks.py`); each function looks and reports, none changes anything.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.stores.filters import Equal, Filter
+from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.sources.manifest import ManifestEntry
+from vectorize_pipelines.stores.filters import Equal, Filter, In, Range
 from vectorize_pipelines.stores.protocol import VectorStore
+
+Vector: TypeAlias = npt.NDArray[np.float32]
 
 #: How far from 1 the length of a normalised vector may be: float32, and stores that keep half precision.
 NORM_TOLERANCE = 1e-3
 CANARIES = 32
+#: How far from a canary's own score the best one may be: the stored vector was encoded in another batch.
+SCORE_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,8 @@ class CanaryReport:
 def canary_recall(store: VectorStore, collection: str, encoder: Encoder, where: Filter | None) -> CanaryReport:
     """Encodes the texts of some rows, the first by id among those that match, and looks whether each finds itself.
 
-    A row of the same content counts as itself: the same passage may stand in several documents.
+    A row of the same content counts as itself: the same passage may stand in several documents. So does a row that
+    scores as the canary's own vector does: texts that differ only in what the tokenizer drops have one vector.
     """
     canaries: list[dict[str, str]] = []
     for batch in store.scan(collection, ("id", "source_id", "content_hash", "text"), where):
@@ -82,15 +92,56 @@ def canary_recall(store: VectorStore, collection: str, encoder: Encoder, where: 
         canaries = sorted([*canaries, *rows], key=lambda row: row["id"])[:CANARIES]
     if not canaries:
         return CanaryReport(0, ())
+    stored = _vectors(store, collection, [row["id"] for row in canaries])
     vectors = encoder.encode([row["text"] for row in canaries])
     missed = []
     for row, vector in zip(canaries, vectors, strict=True):
-        hits = store.search(collection, vector, 1)
-        if hits.num_rows == 0 or hits["content_hash"][0].as_py() != row["content_hash"]:
+        hits = store.search(collection, vector, 1).to_pylist()
+        if not hits or not _finds(hits[0], row, _cosine(vector, stored.get(row["id"]))):
             missed.append(row["source_id"])
     return CanaryReport(len(canaries), tuple(missed))
+
+
+def _vectors(store: VectorStore, collection: str, ids: Sequence[str]) -> dict[str, Vector]:
+    table = store.fetch(collection, In("id", tuple(ids)), ("id", "vector"))
+    vectors = (np.asarray(vector, dtype=np.float32) for vector in table["vector"].to_pylist())
+    return dict(zip(table["id"].to_pylist(), vectors, strict=True))
+
+
+def _finds(hit: Mapping[str, Any], row: Mapping[str, str], own_score: float) -> bool:
+    """A score below the row's own is a miss too: the search passed over the row."""
+    found = hit["id"] == row["id"] or hit["content_hash"] == row["content_hash"]
+    return found or abs(float(hit["score"]) - own_score) <= SCORE_TOLERANCE
+
+
+def _cosine(encoded: Vector, stored: Vector | None) -> float:
+    """NaN, which is near no score, for a row without a direction and for one that has gone meanwhile."""
+    if stored is None or stored.shape != encoded.shape:
+        return math.nan
+    lengths = float(np.linalg.norm(encoded) * np.linalg.norm(stored))
+    return float(encoded @ stored) / lengths if lengths else math.nan
 
 
 def written_by(run_id: str) -> Filter:
     """The rows that a run wrote."""
     return Equal("run_id", run_id)
+
+
+def sources_of_run(store: VectorStore, collection: str, run_id: str) -> set[str]:
+    """The sources of which a run wrote rows."""
+    return set(store.count_by(collection, "source_id", written_by(run_id)))
+
+
+def sources_of_days(
+    store: VectorStore, collection: str, entries: Iterable[ManifestEntry], days: Days, window: tuple[date, date]
+) -> set[str]:
+    """The sources that the store or the manifest has under a day of the window (first and last, both included)."""
+    first, last = (day.isoformat() for day in window)
+    after = (window[1] + timedelta(days=1)).isoformat()
+    stored = set(store.count_by(collection, "source_id", Range("partition", first, after)))
+    known = {entry.source_id for entry in entries if first <= days.of(_modified(entry)) <= last}
+    return stored | known
+
+
+def _modified(entry: ManifestEntry) -> datetime:
+    return datetime.fromtimestamp(entry.modified_ns // 1_000_000_000, UTC)

@@ -10,7 +10,8 @@ whatever the size of the partition.
 import json
 import logging
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,7 +29,7 @@ from vectorize_pipelines.pipeline.planning import Plan, PlannedRow, Planner
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import record_schema
 from vectorize_pipelines.settings import PipelineSettings
-from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
 logger = logging.getLogger(__name__)
@@ -43,18 +44,20 @@ BATCHES_BETWEEN_MAINTENANCE = 16
 
 @dataclass(slots=True)
 class EmbeddingBatch:
-    """What is written together. In this order: `records`, deletion of `stale_ids`, `acknowledge()`.
+    """What is written together. In this order: `announce()`, `records`, deletion of what is `stale`, `acknowledge()`.
 
-    records    `records.record_schema`; may be empty
-    stale_ids  rows of earlier versions, to be deleted once `records` are written
-    totals     what the batch did, by day; its writer adds the time that writing took
+    announce  tells the source which of its documents are about to change in the store
+    records   `records.record_schema`; may be empty
+    stale     rows of earlier versions and of vanished sources, to be deleted once `records` are written
+    totals    what the batch did, by day; its writer adds the time that writing took
+    weights   rows written, by day
     """
 
+    announce: Callable[[], None]
     records: pa.Table
-    stale_ids: Sequence[str]
-    receipts: Sequence[Receipt]
+    stale: Sequence[Filter]
     totals: Totals
-    failures: Sequence[Failure]
+    weights: Mapping[str, int]
     acknowledge: Callable[[], None]
 
 
@@ -65,9 +68,12 @@ class EmbeddingStream:
     A context manager: leaving it stops the threads and releases what `resources` holds (locks, parser processes),
     whether or not everything was read.
 
-    touched    days of which something was written, deleted or refused
-    expected   the number of source documents, where it is known
-    interrupt  makes a reading in progress end soon; called when the stream is left early
+    announce     called with source ids before their rows change
+    acknowledge  called with receipts and the days that were touched, once the store has what they stand for
+    reported     to be called once the days in `touched` have been told to the user
+    touched      days of which something was written, deleted or refused, by an earlier run that was killed too
+    expected     the number of source documents, where it is known
+    interrupt    makes a reading in progress end soon; called when the stream is left early
     """
 
     changes: Generator[Change, None, None]
@@ -77,7 +83,8 @@ class EmbeddingStream:
     dimension: int
     run_id: str
     lease_encoder: Callable[[], AbstractContextManager[Encoder]]
-    acknowledge: Callable[[Sequence[Receipt]], None]
+    announce: Callable[[Sequence[str]], None]
+    acknowledge: Callable[[Sequence[Receipt], Iterable[str]], None]
     settings: PipelineSettings
     expected: int | None = None
     resources: ExitStack = field(default_factory=ExitStack)
@@ -86,6 +93,7 @@ class EmbeddingStream:
     touched: set[str] = field(default_factory=set)
     encoder: Encoder | None = None
     interrupt: Callable[[], None] = lambda: None
+    reported: Callable[[], None] = lambda: None
     _rows_together: int = SMALLEST_BATCH
 
     def __enter__(self) -> Self:
@@ -108,15 +116,12 @@ class EmbeddingStream:
         """Runs in the reading thread: parsing, cutting, and looking up what the store has."""
         started = time.perf_counter()
         try:
-            for plan in self._planned():
-                plan.totals.spread("read", time.perf_counter() - started)
+            for plan in self.planner.plans(self.changes, lambda: self._rows_together):
+                plan.totals.spread("read", time.perf_counter() - started, _weights(plan))
                 yield plan
                 started = time.perf_counter()
         finally:
             self.changes.close()
-
-    def _planned(self) -> Iterator[Plan]:
-        return self.planner.plans(self.changes, lambda: self._rows_together)
 
     def _encode(self, plans: Generator[Plan, None, None]) -> Generator[EmbeddingBatch, None, None]:
         """Runs in the encoding thread."""
@@ -129,17 +134,18 @@ class EmbeddingStream:
         vectors, made = self._vectors(plan, leases)
 
         def acknowledge() -> None:
-            self.acknowledge(plan.receipts)
+            self.acknowledge(plan.receipts, plan.totals)
             self.totals.merge(plan.totals)
             self.touched.update(plan.totals)
             self.failures.extend(plan.failures)
 
+        stale = [In("id", tuple(plan.stale_ids)), In("source_id", tuple(plan.vanished))]
         return EmbeddingBatch(
+            announce=lambda: self.announce(plan.sources),
             records=self._records(plan.rows, vectors, made),
-            stale_ids=plan.stale_ids,
-            receipts=plan.receipts,
+            stale=[filter_ for filter_ in stale if filter_.values],
             totals=plan.totals,
-            failures=plan.failures,
+            weights=_weights(plan),
             acknowledge=acknowledge,
         )
 
@@ -205,18 +211,23 @@ def _content(row: PlannedRow) -> str:
     return row.item.text
 
 
+def _weights(plan: Plan) -> Mapping[str, int]:
+    return Counter(row.day for row in plan.rows)
+
+
 def write_batch(store: VectorStore, collection: str, batch: EmbeddingBatch) -> None:
     """Writes a batch, deletes what it made stale, acknowledges it. Raises `StoreError` with nothing acknowledged.
 
-    Killed between any two of these steps, the next run finds the source not acknowledged, its rows in the store,
-    and so encodes nothing twice and finishes the deletion.
+    Killed between any two of these steps, the next run finds the source announced and not acknowledged: it reads it
+    again, finds the rows that are right, and completes the rest.
     """
     started = time.perf_counter()
+    batch.announce()
     if batch.records.num_rows:
         store.upsert(collection, batch.records)
-    if batch.stale_ids:
-        store.delete(collection, In("id", tuple(batch.stale_ids)))
-    batch.totals.spread("write", time.perf_counter() - started)
+    for stale in batch.stale:
+        store.delete(collection, stale)
+    batch.totals.spread("write", time.perf_counter() - started, batch.weights)
     batch.acknowledge()
 
 

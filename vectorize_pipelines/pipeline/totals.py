@@ -68,13 +68,27 @@ class Totals(dict[str, DayTotals]):
         for day, totals in other.items():
             self.of(day).add(totals)
 
-    def spread(self, stage: str, seconds: float) -> None:
-        """Adds a stage's time to the days here, in proportion to the items of each."""
-        weight = sum(totals.chunks + totals.deleted for totals in self.values())
-        for totals in self.values():
-            share = (totals.chunks + totals.deleted) / weight if weight else 1 / len(self)
-            name = f"{stage}_seconds"
-            setattr(totals, name, getattr(totals, name) + seconds * share)
+    def spread(self, stage: str, seconds: float, weights: Mapping[str, int]) -> None:
+        """Adds a stage's time to days, in proportion to their weights; to all days here alike where there are none."""
+        weights = weights or dict.fromkeys(self, 1)
+        name = f"{stage}_seconds"
+        for day, weight in weights.items():
+            totals = self.of(day)
+            setattr(totals, name, getattr(totals, name) + seconds * weight / sum(weights.values()))
+
+    def work(self) -> "Totals":
+        """What was spent and done, without what there is: what a further attempt does not count again."""
+        done = Totals()
+        for day, totals in self.items():
+            done[day] = DayTotals(
+                encoded=totals.encoded,
+                deleted=totals.deleted,
+                tokens=totals.tokens,
+                read_seconds=totals.read_seconds,
+                encode_seconds=totals.encode_seconds,
+                write_seconds=totals.write_seconds,
+            )
+        return done
 
     def sum(self, days: Iterable[str] | None = None) -> DayTotals:
         """All days together, or those named."""

@@ -11,6 +11,8 @@
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import dagster as dg
 import pandas as pd
@@ -18,16 +20,32 @@ import pyarrow as pa
 
 from vectorize_pipelines.partitions import days_in, window_of
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
+from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.figures import Preview, day_metadata
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters import In
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.protocol import Collection, VectorStore
 
 #: Where an asset's definition says which collection it is stored in.
 COLLECTION_METADATA = "vectorize/collection"
+
+
+#: Run id -> what its earlier attempts did. Dagster tries a step again in the same process.
+_earlier_attempts: dict[str, Totals] = {}
+
+
+@contextmanager
+def _carried(run_id: str, stream: EmbeddingStream) -> Iterator[None]:
+    """Adds what earlier attempts of the run did to the stream's totals, and keeps these for a later one."""
+    try:
+        yield
+    except BaseException:
+        _earlier_attempts.setdefault(run_id, Totals()).merge(stream.totals.work())
+        raise
+    stream.totals.merge(_earlier_attempts.pop(run_id, Totals()))
 
 
 class VectorStoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -50,11 +68,17 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
         with explained(), obj:
             store = self.vector_store.open()
             progress = ProgressLog(obj)
-            for batch in written(store, obj):
-                preview.add(batch.records)
-                progress.show()
+            with _carried(context.run_id, obj):
+                for batch in written(store, obj):
+                    preview.add(batch.records)
+                    progress.show()
             progress.show(last=True)
-            collection = store.collection(obj.collection)
+            self._report(context, obj, store.collection(obj.collection), preview)
+            obj.reported()
+
+    def _report(
+        self, context: dg.OutputContext, obj: EmbeddingStream, collection: Collection, preview: Preview
+    ) -> None:
         window = days_in(window_of(context.asset_partition_key_range))
         for day in window:
             metadata = day_metadata(obj, day, collection, preview)

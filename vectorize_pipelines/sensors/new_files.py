@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 import dagster as dg
 
+from vectorize_pipelines.dead_runs import close_dead_runs
 from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.jobs import MODE_TAG, embed_corpus
+from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, embed_corpus
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline.documents import compare_corpus
 from vectorize_pipelines.settings import CorpusSettings, load_settings
@@ -42,11 +43,12 @@ def watched() -> bool:
 
 def drain_request(*, reconcile: bool = False) -> dg.RunRequest:
     """A drain run of the configured corpus."""
+    collection = load_settings().corpus.collection
     config = {"mode": "drain", "reconcile": reconcile}
     return dg.RunRequest(
         partition_key=today(),
         run_config={"ops": {"corpus_embeddings": {"config": config}}},
-        tags={MODE_TAG: "drain"},
+        tags={MODE_TAG: "drain", COLLECTION_TAG: collection},
     )
 
 
@@ -58,11 +60,12 @@ def drain_request(*, reconcile: bool = False) -> dg.RunRequest:
 )
 def new_corpus_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
     """No run key: those of failed runs would keep the work from being tried again."""
-    unfinished = dg.RunsFilter(job_name=embed_corpus.name, statuses=_UNFINISHED, tags={MODE_TAG: "drain"})
-    if context.instance.get_runs_count(unfinished):
-        return dg.SkipReason("A drain run of the corpus is under way.")
     try:
-        comparison = compare_corpus(load_settings())
+        settings = load_settings()
+        close_dead_runs(context.instance, settings)
+        if _drain_is_under_way(context.instance, settings.corpus.collection):
+            return dg.SkipReason("A drain run of the corpus is under way.")
+        comparison = compare_corpus(settings)
     except VectorizeError as error:
         return dg.SkipReason(f"{error}")
     if not comparison.changed and not comparison.vanished:
@@ -78,3 +81,8 @@ def new_corpus_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | d
     pause = min(FIRST_PAUSE_SECONDS * 2 ** (launches - 1), LONGEST_PAUSE_SECONDS)
     cursor = _Cursor(digest, launches, now + pause)
     return dg.SensorResult(run_requests=[drain_request()], cursor=json.dumps(asdict(cursor)))
+
+
+def _drain_is_under_way(instance: dg.DagsterInstance, collection: str) -> bool:
+    tags = {MODE_TAG: "drain", COLLECTION_TAG: collection}
+    return instance.get_runs_count(dg.RunsFilter(job_name=embed_corpus.name, statuses=_UNFINISHED, tags=tags)) > 0

@@ -6,12 +6,14 @@ sensor for new files does the same comparison and stops there.
 
 import os
 import stat
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pathspec
 
@@ -19,7 +21,16 @@ from vectorize_pipelines.errors import SourceError
 
 #: Where fsspec's file systems put a file's modification time, and what identifies its version.
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+_EARLIEST = int(datetime(1, 1, 2, tzinfo=UTC).timestamp())
+_LATEST = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
+
+
+def time_of(modified_ns: int) -> datetime:
+    """Nanoseconds since 1970 as a time; what no calendar has, as its first or last second."""
+    seconds, nanoseconds = divmod(modified_ns, 1_000_000_000)
+    seconds = min(max(seconds, _EARLIEST), _LATEST)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +51,7 @@ class SourceFile:
     @property
     def occurred_at(self) -> datetime:
         """The file's own time, to the microsecond."""
-        seconds, nanoseconds = divmod(self.modified_ns, 1_000_000_000)
-        return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
+        return time_of(self.modified_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +60,10 @@ class Listing:
 
     unreadable  folders and files that could not be looked at, with the reason; what the manifest knows below
                 them is neither changed nor vanished
-    ignored     files that no pattern takes
     """
 
     files: Mapping[str, SourceFile]
     unreadable: Mapping[str, str]
-    ignored: int
 
 
 class FileSource:
@@ -66,11 +74,11 @@ class FileSource:
     """
 
     def __init__(self, root: str, suffixes: Collection[str], include: Collection[str], exclude: Collection[str]):
-        """Raises `SourceError` where the root holds a password or names no known file system."""
+        """Raises `SourceError` as `normalised_root` does."""
         self._suffixes = frozenset(suffixes)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
         self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
-        self.root = _normalised_root(root)
+        self.root = normalised_root(root)
 
     def holds(self, source_id: str) -> bool:
         """Whether a file of this name would belong to this source, were it there."""
@@ -96,13 +104,11 @@ class FileSource:
             raise SourceError(f"{self.root}: {error.strerror}; give a folder, a file or a URL that exists") from None
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
-            return Listing({file.source_id: file}, {}, 0)
+            return Listing({file.source_id: file}, {})
         files: dict[str, SourceFile] = {}
         unreadable: dict[str, str] = {}
-        ignored = 0
         for entry in _walk(self.root, self._exclude, unreadable):
             if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :]):
-                ignored += 1
                 continue
             try:
                 entry.path.encode()
@@ -113,76 +119,146 @@ class FileSource:
                 unreadable[entry.path] = f"{error.strerror}"
             else:
                 files[entry.path] = SourceFile(entry.path, status.st_size, status.st_mtime_ns)
-        return Listing(files, unreadable, ignored)
+        return Listing(files, unreadable)
 
     def _list_remote(self) -> Listing:
         import fsspec
 
         try:
             filesystem, path = fsspec.core.url_to_fs(self.root)
-            found: dict[str, Mapping[str, Any]] = filesystem.find(path, detail=True)
-            if not found and not filesystem.exists(path):
-                raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
-        except (OSError, ValueError, ImportError) as error:
-            raise SourceError(f"{self.root} cannot be listed: {error}") from None
+            filesystem.invalidate_cache()  # a code server lives for days
+            found = _find(filesystem, path)
+            exists = bool(found) or filesystem.exists(path)
+        except Exception as error:  # every file system has errors of its own
+            raise SourceError(f"{self.root} cannot be listed: {type(error).__name__}: {error}") from error
+        if not exists:
+            raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
         base = path.rstrip("/") + "/"
-        files: dict[str, SourceFile] = {}
+        # Files go by the name of the root as it was given: file systems know several spellings of a protocol.
+        single = list(found) == [path]
+        files = {}
         for name, info in found.items():
-            if name == path or self._takes(name.removeprefix(base)):
-                file = _remote_file(filesystem.unstrip_protocol(name), info)
-                files[file.source_id] = file
-        return Listing(files, {}, len(found) - len(files))
+            relative = name.removeprefix(base)
+            if single or self._takes(relative):
+                source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
+                files[source_id] = _remote_file(source_id, info)
+        return Listing(files, {})
 
 
-def _normalised_root(root: str) -> str:
-    if "://" not in root:
-        return str(Path(root).expanduser().absolute())
+def normalised_root(root: str) -> str:
+    """The one spelling of a folder, file or URL: an absolute path without `..`, or a URL without a closing slash.
+
+    Raises `SourceError` for a URL with credentials or a query, which would end up in every record, and for chained
+    URLs (`zip://…::…`).
+    """
     if root.startswith("file://"):
-        return str(Path(urlsplit(root).path))
-    if urlsplit(root).password:
+        root = url2pathname(root.removeprefix("file://"))
+    if "://" not in root:
+        return os.path.normpath(Path(root).expanduser().absolute())
+    parts = urlsplit(root)
+    shown = f"{parts.scheme}://…"
+    if "::" in root:
+        raise SourceError(f"{shown}: chained URLs are not supported; unpack or mount what lies inside")
+    if parts.username is not None or "@" in parts.netloc or parts.query:
         raise SourceError(
-            f"{urlsplit(root).scheme}://…@{urlsplit(root).hostname}: a URL with a password would end up in every "
-            "record; give the credentials in the environment or in fsspec's configuration file"
+            f"{shown}: credentials in a URL would end up in every record; give them in the environment or in fsspec's "
+            "configuration file"
         )
     return root.rstrip("/")
 
 
 def _walk(root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str]) -> Iterator[os.DirEntry[str]]:
-    """Every regular file below `root`; folders that cannot be opened are noted in `unreadable`."""
-    seen: set[tuple[int, int]] = set()
-    waiting = [root]
-    while waiting:
-        folder = waiting.pop()
+    """Every regular file below `root`; what cannot be looked at is noted in `unreadable`.
+
+    Folders come before links to folders and in the order of their names, so that of several names of one folder
+    it is always the same that counts.
+    """
+    seen = {_identity(Path(root).stat())}
+    folders, links = deque([root]), deque[str]()
+    while folders or links:
+        folder = folders.popleft() if folders else links.popleft()
         try:
             with os.scandir(folder) as entries:
-                for entry in entries:
-                    if entry.is_dir():
-                        relative = entry.path[len(root.rstrip("/")) + 1 :]
-                        if not exclude.match_file(relative + "/") and _first_visit(entry, seen):
-                            waiting.append(entry.path)
-                    elif entry.is_file():
-                        yield entry
+                found = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             if folder == root:
                 raise SourceError(f"{root}: {error.strerror}") from None
             unreadable[folder] = f"{error.strerror}"
+            continue
+        if folder != root and not _first_visit(folder, seen, unreadable):
+            continue
+        for entry in found:
+            try:
+                if entry.is_dir():
+                    relative = entry.path[len(root.rstrip("/")) + 1 :]
+                    if not exclude.match_file(relative + "/"):
+                        (links if entry.is_symlink() else folders).append(entry.path)
+                elif entry.is_file():
+                    yield entry
+            except OSError as error:
+                unreadable[entry.path] = f"{error.strerror}"
 
 
-def _first_visit(entry: os.DirEntry[str], seen: set[tuple[int, int]]) -> bool:
+def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, str]) -> bool:
     """Whether a folder is met for the first time: links can lead in circles."""
-    status = entry.stat()
-    identity = (status.st_dev, status.st_ino)
+    try:
+        identity = _identity(Path(folder).stat())
+    except OSError as error:
+        unreadable[folder] = f"{error.strerror}"
+        return False
     if identity in seen:
         return False
     seen.add(identity)
     return True
 
 
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _find(filesystem: Any, path: str) -> dict[str, Mapping[str, Any]]:
+    """Every file below a path with what the file system says of it; raises what the file system raises.
+
+    fsspec's own `find` leaves out folders that cannot be listed, whatever it is told; only the one-request listings
+    of object stores, which override it, raise.
+    """
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    method, plain = (
+        ("_find", AsyncFileSystem) if isinstance(filesystem, AsyncFileSystem) else ("find", AbstractFileSystem)
+    )
+    if getattr(type(filesystem), method) is not getattr(plain, method):
+        listed: dict[str, Mapping[str, Any]] = filesystem.find(path, detail=True)
+        return listed
+    if filesystem.isfile(path):
+        return {path: filesystem.info(path)}
+    found: dict[str, Mapping[str, Any]] = {}
+    waiting = deque([path])
+    while waiting:
+        folder = waiting.popleft()
+        for info in filesystem.ls(folder, detail=True):
+            name = info["name"].rstrip("/")
+            if info["type"] == "directory" and name != folder.rstrip("/"):
+                waiting.append(name)
+            elif info["type"] == "file":
+                found[name] = info
+    return found
+
+
 def _remote_file(uri: str, info: Mapping[str, Any]) -> SourceFile:
     modified = next((info[key] for key in _TIME_KEYS if info.get(key) is not None), 0)
-    if isinstance(modified, str):
-        modified = datetime.fromisoformat(modified)
-    if isinstance(modified, datetime):
-        modified = modified.astimezone(UTC).timestamp()
     version = next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), "")
-    return SourceFile(uri, int(info.get("size") or 0), round(float(modified) * 1_000_000) * 1000, version)
+    return SourceFile(uri, int(info.get("size") or 0), round(_seconds(modified) * 1_000_000) * 1000, version)
+
+
+def _seconds(modified: Any) -> float:
+    """Seconds since 1970 of a time as file systems give it; 0 for one in a form that none of them documents."""
+    if isinstance(modified, str):
+        try:
+            modified = datetime.fromisoformat(modified)
+        except ValueError:
+            return 0.0
+    if isinstance(modified, datetime):
+        return (modified if modified.tzinfo else modified.replace(tzinfo=UTC)).timestamp()
+    return float(modified)

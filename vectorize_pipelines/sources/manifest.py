@@ -17,6 +17,7 @@ from vectorize_pipelines.sources.files import SourceFile
 
 logger = logging.getLogger(__name__)
 
+_SCHEMA_VERSION = 1
 _SCHEMA = """
 create table if not exists files (
     source_id text primary key,
@@ -29,7 +30,8 @@ create table if not exists files (
     error_class text not null,
     error_message text not null,
     retryable integer not null
-) without rowid
+) without rowid;
+create table if not exists unreported_days (day text primary key) without rowid;
 """
 
 
@@ -99,9 +101,27 @@ class Manifest:
         with closing(self._connection.execute("select source_id, rows from files where rows > 0")) as cursor:
             return dict(cursor)
 
-    def record(self, entries: Iterable[ManifestEntry], forgotten: Collection[str] = ()) -> None:
-        """Notes what was dealt with and forgets what is gone, both or neither."""
+    def unreported_days(self) -> set[str]:
+        """Days that runs touched, and did not come to report."""
+        with closing(self._connection.execute("select day from unreported_days")) as cursor:
+            return {row[0] for row in cursor}
+
+    def days_reported(self) -> None:
+        """Every day has been reported."""
         with self._connection:
+            self._connection.execute("delete from unreported_days")
+
+    def forget(self, source_ids: Iterable[str]) -> None:
+        """Nothing is known of these any more."""
+        with self._connection:
+            self._connection.executemany("delete from files where source_id = ?", ((name,) for name in source_ids))
+
+    def record(
+        self, entries: Iterable[ManifestEntry], forgotten: Collection[str] = (), days: Iterable[str] = ()
+    ) -> None:
+        """Notes what was dealt with, forgets what is gone, and notes the days that were touched: all or nothing."""
+        with self._connection:
+            self._connection.executemany("insert or ignore into unreported_days values (?)", ((day,) for day in days))
             marks = ",".join("?" * 10)
             self._connection.executemany(f"insert or replace into files values ({marks})", map(astuple, entries))
             self._connection.executemany("delete from files where source_id = ?", ((name,) for name in forgotten))
@@ -117,9 +137,16 @@ def _connect(file: Path) -> sqlite3.Connection:
     try:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
-        connection.execute(_SCHEMA)
+        _check_version(connection)
+        connection.executescript(_SCHEMA)
+        connection.execute(f"pragma user_version = {_SCHEMA_VERSION}")
         connection.execute("select count(*) from files").fetchone()
     except sqlite3.DatabaseError:
         connection.close()
         raise
     return connection
+
+
+def _check_version(connection: sqlite3.Connection) -> None:
+    if connection.execute("pragma user_version").fetchone()[0] not in (0, _SCHEMA_VERSION):
+        raise sqlite3.DatabaseError("made by another version of this project")

@@ -16,15 +16,11 @@ the second only.
 LanceDB runs threads of its own, which do not survive a fork: start processes with `spawn`.
 """
 
-import importlib.util
 import math
-import os
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -45,8 +41,17 @@ from vectorize_pipelines.errors import (
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
-from vectorize_pipelines.stores.filters import Filter
+from vectorize_pipelines.stores.filters import Filter, In
+from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
+from vectorize_pipelines.stores.lancedb_maintenance import (
+    SCALAR_INDEXES,
+    VECTOR_INDEX,
+    Maintenance,
+    Work,
+    carry_out,
+    carry_out_apart,
+)
 from vectorize_pipelines.stores.lancedb_tables import (
     DIMENSION,
     MODEL,
@@ -66,24 +71,14 @@ if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
 
 ALIASES = "_aliases"
+#: How long old versions are kept, for those who read them.
 RETENTION = timedelta(hours=1)
 LOCK_TIMEOUT = 600.0
+#: LanceDB's memory for a list of values grows with the list times the fragments.
+VALUES_DELETED_TOGETHER = 500
 
 #: Schemes of object stores that LanceDB reads and writes itself; credentials come from the environment.
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
-
-# LanceDB offers no arguments for these. By default it reads up to 2 GiB ahead, and several fragments at once:
-# compacting 300,000 rows of 384 dimensions then took 420 MB over the process's own size, with these 180 MB, and
-# a flat search of as many became a quarter faster. Its log goes to standard error and warns of every new table.
-_ENVIRONMENT = {
-    "LANCE_DEFAULT_IO_BUFFER_SIZE": str(64 * 2**20),
-    "LANCE_DEFAULT_FRAGMENT_READAHEAD": "1",
-    "LANCE_DEFAULT_BATCH_SIZE": "2048",
-    "LANCEDB_LOG": "error",
-}
-# The defaults are 6 GiB and 1 GiB.
-_INDEX_CACHE_BYTES = 256 * 2**20
-_METADATA_CACHE_BYTES = 32 * 2**20
 
 _ALIAS_SCHEMA = pa.schema(
     [
@@ -92,8 +87,6 @@ _ALIAS_SCHEMA = pa.schema(
     ]
 )
 
-_SCALAR_INDEXES = {"id": "BTree", "source_id": "BTree", "partition": "Bitmap"}
-_VECTOR_INDEX = "vector_of_"
 
 # With these the quantized index found every one of the ten nearest of 100,000 vectors without any structure.
 _PROBES = 32
@@ -117,28 +110,6 @@ _ADVICE = (
     ("LanceError(IO)", "a file is missing, damaged or out of reach: check the disk, else drop and ingest again"),
     ("Not found", "a file is missing: it was deleted, or removed as an old version during a very long read"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Maintenance:
-    """When `maintain` does what.
-
-    Every call pays for each small fragment (0.1 ms), compaction for every row that it rewrites; hence a
-    threshold that grows with the table, and work that stays a small part of what the writes themselves cost.
-
-    fragments, rows_per_fragment  compact from `fragments + rows / rows_per_fragment` fragments on
-    unindexed_rows                bring indexes up to date from so many rows on that they lack
-    scalar_index_rows             index id, source and partition from so many rows on
-    vector_index_rows             index the vectors from so many rows on; below, every search is exact
-    retrain_growth                train the vector index anew when the table has grown by this factor
-    """
-
-    fragments: int = 64
-    rows_per_fragment: int = 5_000
-    unindexed_rows: int = 50_000
-    scalar_index_rows: int = 200_000
-    vector_index_rows: int = 200_000
-    retrain_growth: int = 4
 
 
 class LanceDBStore(VectorStore):
@@ -177,7 +148,7 @@ class LanceDBStore(VectorStore):
         self._versions_listed: dict[str, float] = {}
         with self._explained("opening"):
             locks.mkdir(parents=True, exist_ok=True)
-            self._database: Any = _connect(location)
+            self._database: Any = connect(location)
             self._table_names()
 
     # ---- collections
@@ -247,15 +218,17 @@ class LanceDBStore(VectorStore):
         return written
 
     def delete(self, name: str, where: Filter) -> int:
-        condition = to_sql(where)
-        with self._explained(f"deleting from {name!r}", "nothing was deleted"):
+        deleted = 0
+        with self._explained(f"deleting from {name!r}", "some of the rows may be gone"):
             physical = self._physical(name)
-            with self._locked(physical):
-                table = self._table(physical)
-                matching: int = table.count_rows(condition)
-                if matching:
-                    table.delete(condition)
-        return matching
+            for condition in [to_sql(part) for part in _parts(where)]:
+                with self._locked(physical):
+                    table = self._table(physical)
+                    matching: int = table.count_rows(condition)
+                    if matching:
+                        table.delete(condition)
+                deleted += matching
+        return deleted
 
     def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> pa.Table:
         condition = to_sql(where)
@@ -327,26 +300,39 @@ class LanceDBStore(VectorStore):
             with self._locked(physical):
                 table = self._table(physical)
                 before = table.stats()
-                rows = before["num_rows"]
-                indexes = {index.name: index for index in table.list_indices()}
-                compacted = self._compaction_is_due(table, before, indexes)
-                if compacted:
-                    table.optimize(cleanup_older_than=RETENTION)
-                built = self._build_scalar_indexes(table, rows, set(indexes))
-                built += self._build_vector_index(table, rows, set(indexes))
-                fragments = table.stats()["fragment_stats"]["num_fragments"]
+                work = self._due(table, before)
+                if work.anything and before["num_rows"] >= self._maintenance.apart_rows:
+                    carry_out_apart(self._location, physical, work)
+                elif work.anything:
+                    carry_out(table, work)
+                fragments = self._table(physical).stats()["fragment_stats"]["num_fragments"]
         return {
-            "rows": rows,
+            "rows": before["num_rows"],
             "fragments_before": before["fragment_stats"]["num_fragments"],
             "fragments": fragments,
-            "compacted": int(compacted),
-            "indexes_built": built,
+            "compacted": int(work.compact),
+            "indexes_built": len(work.scalar_indexes) + int(work.vector_index is not None),
             "seconds": time.perf_counter() - started,
         }
 
     def close(self) -> None:
         """LanceDB's connection has no close; its files and caches go with the last reference."""
         self._database = None
+
+    def _due(self, table: Any, stats: Mapping[str, Any]) -> Work:
+        indexes = {index.name: index for index in table.list_indices()}
+        limits, rows = self._maintenance, stats["num_rows"]
+        columns = SCALAR_INDEXES if rows >= limits.scalar_index_rows else {}
+        trained = {name: int(name.removeprefix(VECTOR_INDEX)) for name in indexes if name.startswith(VECTOR_INDEX)}
+        enough = max((of * limits.retrain_growth for of in trained.values()), default=0)
+        train = rows >= max(limits.vector_index_rows, enough)
+        return Work(
+            compact=self._compaction_is_due(table, stats, indexes),
+            keep_seconds=RETENTION.total_seconds(),
+            scalar_indexes=tuple(column for column in columns if f"{column}_idx" not in indexes),
+            vector_index=f"{VECTOR_INDEX}{rows}" if train else None,
+            outgrown=tuple(trained) if train else (),
+        )
 
     def _compaction_is_due(self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> bool:
         limits = self._maintenance
@@ -367,29 +353,6 @@ class LanceDBStore(VectorStore):
         # LanceDB gives the local time without its zone.
         outlived = versions[0]["timestamp"].astimezone() < datetime.now(UTC) - 2 * RETENTION
         return bool(len(versions) > 1 and outlived)
-
-    def _build_scalar_indexes(self, table: Any, rows: int, existing: set[str]) -> int:
-        from lancedb import index
-
-        if rows < self._maintenance.scalar_index_rows:
-            return 0
-        missing = [column for column in _SCALAR_INDEXES if f"{column}_idx" not in existing]
-        for column in missing:
-            table.create_index(column, config=getattr(index, _SCALAR_INDEXES[column])(), name=f"{column}_idx")
-        return len(missing)
-
-    def _build_vector_index(self, table: Any, rows: int, existing: set[str]) -> int:
-        """The index's name says of how many rows it was trained: its partitions suit a table of that size."""
-        from lancedb.index import IvfSq
-
-        trained = {name: int(name.removeprefix(_VECTOR_INDEX)) for name in existing if name.startswith(_VECTOR_INDEX)}
-        enough = max((of * self._maintenance.retrain_growth for of in trained.values()), default=0)
-        if rows < max(self._maintenance.vector_index_rows, enough):
-            return 0
-        table.create_index("vector", config=IvfSq(distance_type="cosine"), name=f"{_VECTOR_INDEX}{rows}")
-        for outgrown in trained:
-            table.drop_index(outgrown)
-        return 1
 
     # ---- tables
 
@@ -529,32 +492,13 @@ class LanceDBStore(VectorStore):
             raise StoreError("; ".join(part for part in parts if part)) from error
 
 
-def _connect(location: str) -> Any:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-
-    lancedb = _import_lancedb()
-
-    session = lancedb.Session(
-        index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
-    )
-    return lancedb.connect(location, session=session)
-
-
-def _import_lancedb() -> Any:
-    """The `lancedb` package, without the clients of a REST server that an embedded database never calls.
-
-    Building their validators takes almost half of the time of importing lancedb; it needs the client package's
-    models only, and so finds the package as one whose own module has not been run.
-    """
-    client = "lance_namespace_urllib3_client"
-    spec = importlib.util.find_spec(client)
-    if spec is not None and client not in sys.modules:
-        sys.modules[client] = importlib.util.module_from_spec(spec)
-
-    import lancedb
-
-    return lancedb
+def _parts(where: Filter) -> Iterator[Filter]:
+    """Filters that together match the same rows, none of them with a long list of values."""
+    if not isinstance(where, In) or len(where.values) <= VALUES_DELETED_TOGETHER:
+        yield where
+        return
+    for first in range(0, len(where.values), VALUES_DELETED_TOGETHER):
+        yield In(where.field, where.values[first : first + VALUES_DELETED_TOGETHER])
 
 
 def _without_credentials(location: str) -> str:
