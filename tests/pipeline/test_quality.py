@@ -83,7 +83,8 @@ class Uncased:
     def encode(self, items: Sequence[str], purpose: str = "document") -> np.ndarray[Any, np.dtype[np.float32]]:
         seeds = [sum(text.lower().encode()) for text in items]
         vectors = np.stack([np.random.default_rng(seed).normal(size=DIMENSION) for seed in seeds])
-        return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors.astype(np.float32)
 
 
 def text_row(source_id: str, text: str, encoded_as: str | None = None) -> Row:
