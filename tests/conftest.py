@@ -18,10 +18,18 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory:
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
 
 
+@pytest.fixture(scope="session")
+def exported_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models are exported to, once for all tests."""
+    return tmp_path_factory.mktemp("encoders")
+
+
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty VECTORIZE_HOME, in the environment too."""
+def home(tmp_path: Path, exported_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A VECTORIZE_HOME with nothing but exported models in it, in the environment too."""
     folder = tmp_path / "home"
+    folder.mkdir()
+    (folder / "encoders").symlink_to(exported_models)
     monkeypatch.setenv("VECTORIZE_HOME", str(folder))
     return folder
 
