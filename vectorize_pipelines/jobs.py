@@ -6,6 +6,8 @@ MODE_TAG = "vectorize/mode"
 #: The collection that a drain run brings up to date.
 COLLECTION_TAG = "vectorize/collection"
 LAUNCHED_BY_TAG = "vectorize/launched_by"
+#: Dagster's own.
+MAX_RETRIES_TAG = "dagster/max_retries"
 
 embed_corpus = dg.define_asset_job(
     "embed_corpus",

@@ -74,7 +74,7 @@ def _execute(settings: Settings, config: dict[str, Any]) -> "dg.ExecuteInProcess
 
     from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
     from vectorize_pipelines.definitions import defs
-    from vectorize_pipelines.jobs import COLLECTION_TAG, LAUNCHED_BY_TAG, MODE_TAG, embed_corpus
+    from vectorize_pipelines.jobs import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG, embed_corpus
     from vectorize_pipelines.partitions import today
 
     run_config: dict[str, Any] = {
@@ -91,7 +91,13 @@ def _execute(settings: Settings, config: dict[str, Any]) -> "dg.ExecuteInProcess
                 run_id=run_id,
                 partition_key=today(),
                 run_config=run_config,
-                tags={MODE_TAG: "drain", COLLECTION_TAG: config["collection"], LAUNCHED_BY_TAG: LAUNCHED_BY},
+                tags={
+                    MODE_TAG: "drain",
+                    COLLECTION_TAG: config["collection"],
+                    LAUNCHED_BY_TAG: LAUNCHED_BY,
+                    # The daemon has nothing to start this run again with; whoever called the command calls it again.
+                    MAX_RETRIES_TAG: "0",
+                },
                 raise_on_error=False,
             )
 
