@@ -187,7 +187,9 @@ def test_a_process_that_cannot_start_fails_the_run(monkeypatch: pytest.MonkeyPat
 
 #: Not guarded by `if __name__ == "__main__"`: the processes must not run their parent's script.
 SCRIPT = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background without it
 from tests.documents.handlers import act
 from vectorize_pipelines.documents import ParserPool
 from vectorize_pipelines.settings import DocumentSettings
