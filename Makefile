@@ -19,8 +19,8 @@ help: ## say what there is
 	.tools/bin/pip install --quiet --disable-pip-version-check uv
 
 .venv/.synced: $(filter .tools/%,$(UV)) pyproject.toml uv.lock
-	$(UV) sync --frozen --quiet
-	touch $@
+	@$(UV) sync --frozen --quiet
+	@touch $@
 
 setup: .venv/.synced ## make the virtual environment
 

@@ -136,7 +136,7 @@ def memory(place: Path) -> list[Figure]:
 def throughput(place: Path) -> list[Figure]:
     """End to end against the bare encoder on the same passages, in one process."""
     folder = place / "docs"
-    write_documents(folder, 60, 10, 110)
+    write_documents(folder, 300, 10, 110)
     shares = []
     for n in range(3):
         outcome = pipeline_run(folder, place / f"home-{n}", "real")

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 
 from vectorize_pipelines.errors import VectorizeError
@@ -19,6 +20,8 @@ def main() -> None:
     except VectorizeError as error:
         sys.exit(f"error: {error}")
     print(f"Dagster's UI: http://localhost:{port}  (state in {os.environ['DAGSTER_HOME']}; Ctrl-C ends it)", flush=True)
+    # A shell that starts it in the background has it ignore Ctrl-C's signal, and Dagster's processes end by that one.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = ["-m", "vectorize_pipelines.definitions"]
     os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "--port", str(port), *module])
 

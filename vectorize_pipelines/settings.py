@@ -133,7 +133,7 @@ class AlertSettings(_Section):
 class PipelineSettings(_Section):
     """How items flow from source to store."""
 
-    batch_items: int = Field(512, ge=1, description="items encoded and written together")
+    batch_items: int = Field(2048, ge=1, description="at most so many items are encoded and written together")
     queue_batches: int = Field(2, ge=1, description="batches that may wait between two stages")
 
 

@@ -54,7 +54,7 @@ def examine() -> Iterator[Finding]:
     try:
         settings = load_settings()
     except SettingsError as error:
-        yield Finding("settings", "error", str(error), "correct the setting; README lists all of them")
+        yield Finding("settings", "error", str(error), "correct the setting; docs/settings.md lists all of them")
         return
     yield Finding("settings", "ok", "environment, .env and vectorize.yaml agree with the schema")
     for name in sorted(LEGACY_WITHOUT_EFFECT.keys() & os.environ.keys()):
@@ -108,7 +108,8 @@ def _corpus(settings: Settings) -> Iterator[Finding]:
     comparison = compare_corpus(settings)
     failed = sum(1 for entry in comparison.unchanged if entry.error_class)
     detail = (
-        f"{settings.corpus.path}: {len(comparison.unchanged)} files up to date, {len(comparison.changed)} to read, "
+        f"the asset's folder {settings.corpus.path}: {len(comparison.unchanged)} files up to date, "
+        f"{len(comparison.changed)} to read, "
         f"{len(comparison.vanished)} gone"
     )
     if failed or comparison.unreadable:

@@ -131,7 +131,7 @@ class _Console(logging.Handler):
         if self._bar is None:
             self._bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=self._stderr)
         self._bar.n = done.documents
-        self._bar.set_postfix_str(f"{done.encoded} passages encoded")
+        self._bar.set_postfix_str(f"{done.encoded} chunks encoded")
 
     def finish(self) -> None:
         """Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
@@ -220,9 +220,9 @@ def _errors(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
 
 def _print(outcome: dict[str, Any]) -> None:
     click.echo(
-        f"{outcome['collection']}: {outcome['documents']} documents, {outcome['chunks']} passages; "
-        f"{outcome['encoded']} encoded, {outcome['skipped']} unchanged, {outcome['deleted']} deleted, "
-        f"{outcome['failed']} documents failed ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
+        f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed; "
+        f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {outcome['skipped']} skipped, "
+        f"{outcome['deleted']} deleted ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
     for failure in outcome["failures"][:FAILURES_SHOWN]:
         click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")

@@ -31,6 +31,8 @@ _OWN_FIELDS = frozenset(RECORD_FIELDS) - {"metadata"}
 @click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
 def command(query: str, collection: str | None, limit: int, filters: tuple[str, ...], as_json: bool) -> None:
     """Find the passages nearest to QUERY, best first, with their cosine similarity."""
+    if not query.strip():
+        raise click.BadParameter("there is nothing to search for", param_hint="QUERY")
     where = all_of([parse_filter(text) for text in filters])
     settings = load_settings()
     store = open_store(settings.store, settings.home)

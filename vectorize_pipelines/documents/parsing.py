@@ -80,7 +80,7 @@ def parse(content: bytes, name: str, settings: DocumentSettings) -> ParsedDocume
         raise too_large(settings)
     declared = format_of(name)
     if not content.strip():
-        raise EmptyDocumentError("is empty")
+        raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     document = PARSERS[_actual_format(content, declared)](content, settings)
     if not document.text.strip():
         raise EmptyDocumentError("has no text that a reader would see")

@@ -35,7 +35,7 @@ from vectorize_pipelines.stores.protocol import VectorStore
 logger = logging.getLogger(__name__)
 
 #: A batch grows until encoding it takes this long: long enough for a full pipeline, short enough to stop soon.
-SECONDS_PER_BATCH = 2.0
+SECONDS_PER_BATCH = 3.0
 SMALLEST_BATCH = 64
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
@@ -265,11 +265,10 @@ class ProgressLog:
         done = self._stream.totals.sum()
         logger.log(
             logging.INFO if due else logging.DEBUG,
-            "%s: %d%s documents, %d chunks, %d encoded (%.0f a second), %d deleted, %d failed",
+            "%s: %d%s documents, %d chunks encoded (%.0f a second), %d deleted, %d documents refused",
             self._stream.collection,
             done.documents,
             f" of {self._stream.expected}" if self._stream.expected is not None else "",
-            done.chunks,
             done.encoded,
             done.encoded / max(now - self._started, 1e-9),
             done.deleted,

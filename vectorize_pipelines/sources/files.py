@@ -101,7 +101,10 @@ class FileSource:
         try:
             status = Path(self.root).stat()
         except OSError as error:
-            raise SourceError(f"{self.root}: {error.strerror}; give a folder, a file or a URL that exists") from None
+            raise SourceError(
+                f"{self.root}: {error.strerror}; give a folder, a file or a URL that exists "
+                "(the rows of a deleted file go when its folder is ingested)"
+            ) from None
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
             return Listing({file.source_id: file}, {})

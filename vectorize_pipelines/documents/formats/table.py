@@ -43,7 +43,7 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
     import pandas
 
     if not text.strip():
-        raise EmptyDocumentError("is empty")
+        raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     with damage_reported("a table"), warnings.catch_warnings():
         # A row longer than the header is only warned of, and then cut off.
         warnings.simplefilter("error", pandas.errors.ParserWarning)
