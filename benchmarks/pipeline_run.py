@@ -1,6 +1,6 @@
-"""One drain run of a folder with the null or the real encoder, in this process; prints what it took as JSON.
+"""One drain run of a folder with the null encoder or a real engine, in this process; prints what it took as JSON.
 
-Called by `run.py`, each time in a process of its own: python -m benchmarks.pipeline_run FOLDER HOME null|real
+Called by `run.py`, each time in a process of its own: python -m benchmarks.pipeline_run FOLDER HOME null|ENGINE
 """
 
 import json
@@ -8,6 +8,7 @@ import resource
 import sys
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
@@ -19,23 +20,24 @@ from vectorize_pipelines.stores import open_store
 
 
 def main() -> None:
-    folder, home, kind = sys.argv[1:]
+    folder, home, engine = sys.argv[1:]
     settings = load_settings({"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"})
     store = open_store(settings.store, settings.home)
     today = datetime.now(UTC).date()
     request = FolderRequest(
         collection="bench", model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
     )
-    lease = lease_null_encoder if kind == "null" else lease_encoder
-    if kind == "real":
-        with lease_encoder(DEFAULT_TEXT_MODEL) as encoder:
+    real = engine != "null"
+    lease = partial(lease_encoder, engine=engine) if real else lease_null_encoder
+    if real:
+        with lease(DEFAULT_TEXT_MODEL) as encoder:
             encoder.encode(["warm"])
     started = time.perf_counter()
     texts: list[str] = []
     source, reader = corpus_source(settings, folder), DocumentReader(settings, DEFAULT_TEXT_MODEL)
     with open_folder(settings, request, source, reader, store, lease) as stream:
         for batch in written(store, stream):
-            if kind == "real":
+            if real:
                 texts.extend(batch.records["text"].to_pylist())
     seconds = time.perf_counter() - started
     totals = stream.totals.sum()
@@ -46,9 +48,9 @@ def main() -> None:
         "documents": totals.documents,
         "peak_mib": peak,
     }
-    if kind == "real":
+    if real:
         # The same texts through the bare encoder, in the same process, in the order in which they were read.
-        with lease_encoder(DEFAULT_TEXT_MODEL) as encoder:
+        with lease(DEFAULT_TEXT_MODEL) as encoder:
             started = time.perf_counter()
             encoder.encode(texts)
             outcome["bare_seconds"] = time.perf_counter() - started

@@ -71,7 +71,11 @@ class Planner:
         self._nothing_there = store.count(collection) == 0
 
     def plans(self, changes: Iterable[Change], rows_together: Callable[[], int]) -> Iterator[Plan]:
-        """Plans of at most `rows_together()` rows, asked for each group; a source's receipt comes with its last row."""
+        """Plans of about `rows_together()` rows, asked for each group; a source's receipt comes with its last row.
+
+        Only a document that would make a plan more than twice as large is divided: a few rows left over are slow to
+        encode and as slow to write as many.
+        """
         group: list[Change] = []
         items = 0
         for change in changes:
@@ -94,7 +98,7 @@ class Planner:
             items = _items(change, rows)
             plan.sources.append(change.source_id)
             for row in self._rows_to_write(items, rows):
-                if len(plan.rows) >= rows_together:
+                if len(plan.rows) >= 2 * rows_together:
                     yield plan
                     plan = Plan()
                 plan.rows.append(row)

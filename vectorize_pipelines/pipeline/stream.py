@@ -35,7 +35,7 @@ from vectorize_pipelines.stores.protocol import VectorStore
 logger = logging.getLogger(__name__)
 
 #: A batch grows until encoding it takes this long: long enough for a full pipeline, short enough to stop soon.
-SECONDS_PER_BATCH = 3.0
+SECONDS_PER_BATCH = 5.0
 SMALLEST_BATCH = 64
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
