@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import EngineRefusedError, LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
-from vectorize_pipelines.encoders.files import write_whole
+from vectorize_pipelines.encoders.files import read_json, write_whole
 from vectorize_pipelines.encoders.machine import cpu_identity
 from vectorize_pipelines.encoders.openvino_graph import Graph, import_openvino, native_precisions
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
@@ -103,7 +103,7 @@ def _key(request: LoadRequest) -> str:
 
 
 def _is_complete(directory: Path) -> bool:
-    description = _read_json(directory / "export.json")
+    description = read_json(directory / "export.json")
     if "refusal" in description:
         return True
     sizes: dict[str, int] = description.get("sizes", {})
@@ -112,15 +112,15 @@ def _is_complete(directory: Path) -> bool:
 
 
 def _measured(directory: Path) -> bool:
-    refused = "refusal" in _read_json(directory / "export.json")
-    return refused or cpu_identity() in _read_json(directory / "measurement.json")
+    refused = "refusal" in read_json(directory / "export.json")
+    return refused or cpu_identity() in read_json(directory / "measurement.json")
 
 
 def _ready(directory: Path) -> Export:
-    description = _read_json(directory / "export.json")
+    description = read_json(directory / "export.json")
     if "refusal" in description:
         raise EngineRefusedError(description["refusal"])
-    found = _read_json(directory / "measurement.json")[cpu_identity()]
+    found = read_json(directory / "measurement.json")[cpu_identity()]
     measured = {precision: Agreement(**values) for precision, values in found["agreement"].items()}
     if found["precision"] is None:
         raise EngineRefusedError(f"its vectors differ from sentence-transformers' ({measured['float32']})")
@@ -213,7 +213,7 @@ def _measure(request: LoadRequest, directory: Path) -> None:
     """Runs the sample in every native precision and keeps the result; the first that agrees will be used."""
     import numpy as np
 
-    description = _read_json(directory / "export.json")
+    description = read_json(directory / "export.json")
     if "refusal" in description:
         return
     reference = np.load(directory / "reference.npy")
@@ -233,14 +233,5 @@ def _measure(request: LoadRequest, directory: Path) -> None:
         if not agreement.equal:
             break
         measured["precision"] = precision
-    known = _read_json(directory / "measurement.json")
+    known = read_json(directory / "measurement.json")
     write_whole(directory / "measurement.json", json.dumps({**known, cpu_identity(): measured}, indent=1))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; {} where it is missing or damaged, which means that it is made again."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

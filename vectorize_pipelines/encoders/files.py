@@ -1,7 +1,9 @@
 """Writing small files so that no reader ever sees half of one. Used for what is kept between processes."""
 
+import json
 import uuid
 from pathlib import Path
+from typing import Any
 
 
 def write_whole(path: Path, content: str) -> None:
@@ -22,3 +24,12 @@ def remember(path: Path, content: str) -> None:
         write_whole(path, content)
     except OSError:
         return
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; {} where it is missing or damaged, which means that it is made again."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

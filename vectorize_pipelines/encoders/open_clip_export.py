@@ -26,6 +26,7 @@ from filelock import FileLock
 
 from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
+from vectorize_pipelines.encoders.files import read_json, write_whole
 from vectorize_pipelines.encoders.machine import cpu_identity
 from vectorize_pipelines.encoders.open_clip_models import CONFIG_FILE, ClipModel
 from vectorize_pipelines.encoders.open_clip_tokenizer import clip_tokenizer
@@ -187,11 +188,11 @@ def export_folder(model: ClipModel, revision: str, cache_directory: Path) -> Pat
 
 def takes_short_texts_exported(folder: Path) -> bool:
     """`takes_short_texts` of the exported model."""
-    return bool(_read_json(folder / "export.json").get("short_texts"))
+    return bool(read_json(folder / "export.json").get("short_texts"))
 
 
 def _is_complete(folder: Path) -> bool:
-    sizes: dict[str, int] = _read_json(folder / "export.json").get("sizes", {})
+    sizes: dict[str, int] = read_json(folder / "export.json").get("sizes", {})
     files = {folder / name: size for name, size in sizes.items()}
     return bool(sizes) and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
@@ -205,7 +206,8 @@ def _export(model: ClipModel, folder: Path) -> None:
     try:
         short_texts = _write_files(model, partial)
         sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-        _write_json(partial / "export.json", {"model": model.name, "short_texts": short_texts, "sizes": sizes})
+        description = {"model": model.name, "short_texts": short_texts, "sizes": sizes}
+        write_whole(partial / "export.json", json.dumps(description, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     finally:
@@ -324,11 +326,11 @@ def measured_precisions(folder: Path, compiled: Callable[[str, str], Any]) -> di
     """
     key = f"{cpu_identity()}, OpenVINO {import_openvino().__version__}"
     file = folder / "measurement.json"
-    measured = _read_json(file)
+    measured = read_json(file)
     if key not in measured:
         with FileLock(folder.with_suffix(".lock")):
-            measured = {**_read_json(file), key: {tower: _measure(folder, tower, compiled) for tower in TOWERS}}
-            _write_json(file, measured)
+            measured = {**read_json(file), key: {tower: _measure(folder, tower, compiled) for tower in TOWERS}}
+            write_whole(file, json.dumps(measured, indent=1))
     chosen = {tower: (str(each["precision"]), each) for tower, each in measured[key].items()}
     return {tower: (precision, Agreement(**each[precision])) for tower, (precision, each) in chosen.items()}
 
@@ -347,18 +349,3 @@ def _measure(folder: Path, tower: str, compiled: Callable[[str, str], Any]) -> d
         if agreement.equal:
             return {"precision": precision, **tried}
     raise NotReproducedError(f"OpenVINO's {tower} tower is not equal to open_clip's ({agreement})")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; {} where it is missing or damaged, which means that it is made again."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _write_json(path: Path, value: dict[str, Any]) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-    Path(file.name).replace(path)
