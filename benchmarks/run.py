@@ -136,7 +136,7 @@ def memory(place: Path) -> list[Figure]:
 def throughput(place: Path) -> list[Figure]:
     """End to end against the bare encoder on the same passages, in one process, with two engines."""
     figures = []
-    for engine, documents in (("sentence-transformers", 60), ("auto", 600)):
+    for engine, documents in (("sentence-transformers", 120), ("auto", 600)):
         folder = place / f"docs-{engine}"
         write_documents(folder, documents, 10, 110)
         outcomes = [pipeline_run(folder, place / f"home-{engine}-{n}", engine) for n in range(3)]

@@ -1,5 +1,7 @@
 """`Item`: one thing to embed. Sources make items, the pipeline turns them into records."""
 
+import hashlib
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -27,7 +29,7 @@ class Item:
     uri          where the source can be read again
     page         1-based page of a paged document, else None
     start, end   what was embedded, in characters of the extracted text: `extracted[start:end] == text`
-    content_hash blake2b-128 of the normalised content, see `records.content_hash`
+    content_hash blake2b-128 of the normalised content, see `content_hash`
     occurred_at  the item's own time, timezone-aware UTC
     tokens       as the encoder's tokenizer counts the text, special tokens included; 0 where it is not known
     metadata     the user's own fields; they can be filtered on
@@ -45,3 +47,14 @@ class Item:
     end: int | None = None
     tokens: int = 0
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
+
+
+def content_hash(content: str | bytes) -> str:
+    """blake2b-128, hexadecimal. Text is NFC-normalised first, so that equal texts hash alike.
+
+    Records keep it: a change here makes every item look changed.
+    """
+    data = (
+        unicodedata.normalize("NFC", content).encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+    )
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

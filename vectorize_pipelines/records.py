@@ -1,10 +1,8 @@
-"""The record that every store holds: its Arrow schema, its deterministic id and its content hash.
+"""The record that every store holds: its Arrow schema and its deterministic id.
 
 Users and their data depend on these: a change here is a new major version.
 """
 
-import hashlib
-import unicodedata
 import uuid
 
 import pyarrow as pa
@@ -52,11 +50,3 @@ def record_id(collection: str, source_id: str, item_index: int) -> str:
     `collection` is the alias that users read, so that an item keeps its id when the model changes.
     """
     return str(uuid.uuid5(ID_NAMESPACE, f"{collection}\x1f{source_id}\x1f{item_index}"))
-
-
-def content_hash(content: str | bytes) -> str:
-    """blake2b-128, hexadecimal. Text is NFC-normalised first, so that equal texts hash alike."""
-    data = (
-        unicodedata.normalize("NFC", content).encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-    )
-    return hashlib.blake2b(data, digest_size=16).hexdigest()

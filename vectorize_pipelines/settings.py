@@ -134,7 +134,7 @@ class PipelineSettings(_Section):
     """How items flow from source to store."""
 
     batch_items: int = Field(2048, ge=1, description="at most so many items are encoded and written together")
-    queue_batches: int = Field(2, ge=1, description="batches that may wait between two stages")
+    queue_batches: int = Field(1, ge=1, description="batches that may wait between two stages")
 
 
 class Settings(_Section):

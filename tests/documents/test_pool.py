@@ -22,7 +22,7 @@ from vectorize_pipelines.documents.errors import (
     TooLargeError,
 )
 from vectorize_pipelines.errors import UnreadableFileError
-from vectorize_pipelines.records import content_hash
+from vectorize_pipelines.items import content_hash
 
 GONE_WITHIN_SECONDS = 20
 MEMORY_BYTES = 3 * 2**29

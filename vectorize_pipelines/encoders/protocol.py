@@ -76,6 +76,10 @@ class Tokenizer(Protocol):
     def special_tokens(self) -> int:
         """Tokens that the model adds around every text."""
 
+    @property
+    def counts_add_up(self) -> bool:
+        """Whether a text has as many tokens as its words, divided by spaces and line ends, have one by one."""
+
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated."""
 

@@ -17,6 +17,7 @@ from vectorize_pipelines.errors import UnknownModelError
 
 if TYPE_CHECKING:
     from tokenizers import Encoding
+    from tokenizers import Tokenizer as PackageTokenizer
 
 #: From so many cores and texts on, tokenizing in parallel is worth it: below, inference is the bottleneck.
 PARALLEL_FROM_CORES = 8
@@ -48,6 +49,7 @@ class ModelTokenizer:
         # tokenizer.json may carry a truncation and a padding, which sentence-transformers overrides too.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._counts_add_up = _divides_at_whitespace(self._tokenizer)
         if lower_case:
             self._lower_case_first()
         self.max_length = max_length
@@ -59,6 +61,11 @@ class ModelTokenizer:
     def special_tokens(self) -> int:
         """Tokens that the model adds around every document: its special tokens and those of its prompt."""
         return self._added + self._prompt_tokens
+
+    @property
+    def counts_add_up(self) -> bool:
+        """True of BERT's tokenizer, which divides a text at whitespace before it does anything else."""
+        return self._counts_add_up
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated.
@@ -100,6 +107,14 @@ class ModelTokenizer:
         self._tokenizer.normalizer = normalizers.Sequence(
             [normalizers.Lowercase(), *([own] if own is not None else [])]
         )
+
+
+def _divides_at_whitespace(tokenizer: "PackageTokenizer") -> bool:
+    """Whether it is BERT's, and no token of its own reaches over whitespace."""
+    parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)
+    return [type(part).__name__ for part in parts] == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(
+        character.isspace() for token in tokenizer.get_added_tokens_decoder().values() for character in token.content
+    )
 
 
 def encodable(text: str) -> str:

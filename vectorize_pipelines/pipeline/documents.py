@@ -16,9 +16,8 @@ from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.errors import ItemError, SettingsError
-from vectorize_pipelines.items import Item, Modality
+from vectorize_pipelines.items import Item, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
-from vectorize_pipelines.records import content_hash
 from vectorize_pipelines.settings import DocumentSettings, Settings
 from vectorize_pipelines.sources.files import FileSource, SourceFile
 

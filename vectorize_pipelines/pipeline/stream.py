@@ -36,7 +36,8 @@ logger = logging.getLogger(__name__)
 
 #: A batch grows until encoding it takes this long: long enough for a full pipeline, short enough to stop soon.
 SECONDS_PER_BATCH = 5.0
-SMALLEST_BATCH = 64
+FIRST_BATCH = 128
+SMALLEST_BATCH = 32
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
 BATCHES_BETWEEN_MAINTENANCE = 16
@@ -94,7 +95,7 @@ class EmbeddingStream:
     encoder: Encoder | None = None
     interrupt: Callable[[], None] = lambda: None
     reported: Callable[[], None] = lambda: None
-    _rows_together: int = SMALLEST_BATCH
+    _rows_together: int = FIRST_BATCH
 
     def __enter__(self) -> Self:
         return self
@@ -183,7 +184,7 @@ class EmbeddingStream:
         if rows < self._rows_together // 2:
             return  # too few to tell
         fitting = int(rows * SECONDS_PER_BATCH / max(seconds, 1e-3))
-        self._rows_together = max(SMALLEST_BATCH, min(self.settings.batch_items, fitting, 2 * self._rows_together))
+        self._rows_together = max(SMALLEST_BATCH, min(self.settings.batch_items, fitting, 4 * self._rows_together))
 
     def _records(self, rows: Sequence[PlannedRow], vectors: npt.NDArray[np.float32], made: list[datetime]) -> pa.Table:
         schema = record_schema(self.dimension)
