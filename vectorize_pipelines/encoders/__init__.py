@@ -22,7 +22,7 @@ from vectorize_pipelines.encoders.engines import (
     load_with_first,
 )
 from vectorize_pipelines.encoders.export_folder import ExportFolder
-from vectorize_pipelines.encoders.models import default_cache_directory
+from vectorize_pipelines.encoders.models import LocatedModel, default_cache_directory
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Tokenizer
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
@@ -43,6 +43,7 @@ __all__ = [
     "encoder_cache",
     "engine_names",
     "find_export",
+    "find_model",
     "forecast_load",
     "lease_encoder",
     "load_encoder",
@@ -173,6 +174,12 @@ def find_export(model: str, engine: str = "auto", **options: Unpack[LoadOptions]
         if folder is not None and each.refusal(request) is None:
             return folder
     return None
+
+
+def find_model(model: str, *, cache_directory: Path | None = None) -> LocatedModel:
+    """Where a model lies on this machine. Raises `ModelNotFetchedError` or `UnknownModelError` where it does not."""
+    found, request = _describing(model, "auto", cache_directory, fetch=False)
+    return found.locate(request)
 
 
 def load_tokenizer(model: str, *, cache_directory: Path | None = None) -> ModelTokenizer:

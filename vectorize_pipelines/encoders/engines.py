@@ -96,6 +96,10 @@ class Engine(ABC):
         """The model's spec, without loading weights."""
         return request.spec
 
+    def locate(self, request: LoadRequest) -> LocatedModel:
+        """Where the model lies: its folder, or the file of its weights."""
+        return request.located
+
     def tokenizer(self, request: LoadRequest) -> ModelTokenizer:
         """What texts are cut by; loads no weights. Raises `UnknownModelError` where the model has none for that."""
         return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)

@@ -23,6 +23,7 @@ from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, Loa
 from vectorize_pipelines.encoders.equality import Agreement, compare
 from vectorize_pipelines.encoders.export_folder import ExportFolder
 from vectorize_pipelines.encoders.machine import physical_cores
+from vectorize_pipelines.encoders.models import LocatedModel, hub_caches
 from vectorize_pipelines.encoders.open_clip_export import (
     TOWERS,
     export_folder,
@@ -75,6 +76,11 @@ class OpenClipEngine(Engine):
 
     def describe(self, request: LoadRequest) -> EncoderSpec:
         return _located(request).spec(request.cache_directory)
+
+    def locate(self, request: LoadRequest) -> LocatedModel:
+        model = _located(request)
+        cached = any(model.weights.is_relative_to(cache) for cache in hub_caches())
+        return LocatedModel(model.name, model.weights, "cache" if cached else "directory")
 
     def tokenizer(self, request: LoadRequest) -> ModelTokenizer:
         raise UnknownModelError(
