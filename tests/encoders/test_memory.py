@@ -1,4 +1,4 @@
-"""What a model is going to take, and what happens where that is not there: other models go, or a refusal with figures."""
+"""What a model is going to take, and what happens where that is not there: others go, or it is refused."""
 
 import logging
 from collections.abc import Callable

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -226,12 +227,24 @@ def test_only_bad_images(load: Callable[[str], OpenClipEncoder]) -> None:
     assert set(failures) == set(range(20))
 
 
-def test_the_limits_are_the_encoders(clip: Callable[[str], Path], cache_directory: Path) -> None:
-    encoder = load_encoder(str(clip("plain")), "cpu", cache_directory=cache_directory)
-    assert isinstance(encoder, OpenClipEncoder)
-    encoder.limits = ImageLimits(max_pixels=1000)
+def test_the_limits_and_threads_are_the_callers(
+    clip: Callable[[str], Path], cache_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, threads = engine_module.decode, set()
+
+    def recorded(*arguments: Any) -> Image.Image:
+        threads.add(threading.current_thread().name)
+        return decode(*arguments)
+
+    monkeypatch.setattr(engine_module, "decode", recorded)
+    limits = ImageLimits(max_pixels=1000)
+    encoder = load_encoder(
+        str(clip("plain")), "cpu", image_limits=limits, decoding_threads=1, cache_directory=cache_directory
+    )
     _, failures = encoder.encode_each([FILES[0]])
     assert isinstance(failures[0], ImageTooLargeError)
+    assert encoder.encode([encoded(photo(1, 30, 30), "PNG")] * 20).shape == (20, 32)
+    assert len(threads) == 1
     encoder.close()
 
 
