@@ -87,6 +87,8 @@ class Engine(ABC):
     precisions: ClassVar[frozenset[str]] = frozenset(PRECISIONS[1:])
     #: Whether `auto` may choose it.
     automatic: ClassVar[bool] = True
+    #: Whether a model that it recognises is no other engine's business.
+    exclusive: ClassVar[bool] = False
 
     def recognises(self, model: str) -> bool:
         """Whether a model of this name is this engine's business; decided by the name alone."""
@@ -153,6 +155,8 @@ def candidates(model: str, engine: str) -> Iterator[Engine]:
         loaded = load_engine(name)
         if loaded.automatic and loaded.recognises(model):
             yield loaded
+            if loaded.exclusive:
+                return
 
 
 def load_with_first(request: LoadRequest, engine: str, make_room: Callable[[int], None]) -> Encoder:

@@ -70,6 +70,7 @@ class OpenClipEngine(Engine):
 
     name = "open_clip"
     devices = frozenset({"cpu", "cuda", "mps"})
+    exclusive = True
 
     def recognises(self, model: str) -> bool:
         return recognises(model)

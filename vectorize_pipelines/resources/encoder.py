@@ -27,18 +27,17 @@ class EncoderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     memory_bytes: int | None = None
     cache_directory: str = ""
 
-    _shard: int | None = PrivateAttr(default=None)
+    _shard_tag: str | None = PrivateAttr(default=None)
 
     def setup_for_execution(self, context: dg.InitResourceContext) -> None:
-        """Called by Dagster at the start of a run. Raises `SettingsError` where the shard's tag cannot be read."""
-        tag = context.run.tags.get(SHARD_TAG) if context.run is not None else None
-        self._shard = None if tag is None else shard_index(tag)
+        """Called by Dagster at the start of a run."""
+        self._shard_tag = context.run.tags.get(SHARD_TAG) if context.run is not None else None
 
     def lease(self, model: str, dimension: int | None = None) -> AbstractContextManager[Encoder]:
         """The encoder of a model, loaded unless this process has it already; not closed while it is lent.
 
         `dimension`: that of the vectors which the caller's collection holds; None is the model's own. Raises as
-        `load_encoder`.
+        `load_encoder`, and `SettingsError` where the run's shard cannot be read.
         """
         return lease_configured(self._settings(), model, dimension)
 
@@ -47,7 +46,7 @@ class EncoderResource(dg.ConfigurableResource):  # type: ignore[type-arg]
         given = self.model_dump(include=set(type(self).model_fields))
         settings = load_settings(encoder={name: value for name, value in given.items() if value not in ("", None)})
         device = settings.encoder.device
-        if self._shard is not None:
-            device = device_of_shard(device, self._shard, len(cuda_devices()))
+        if self._shard_tag is not None:
+            device = device_of_shard(device, shard_index(self._shard_tag), len(cuda_devices()))
         encoder = settings.encoder.model_copy(update={"device": device})
         return settings.model_copy(update={"encoder": encoder})
