@@ -28,7 +28,7 @@ from vectorize_pipelines.encoders.open_clip_tokenizer import ClipTokenizer
 from vectorize_pipelines.encoders.protocol import Vectors
 from vectorize_pipelines.encoders.weights import is_torchscript
 from vectorize_pipelines.errors import ItemError, UnknownModelError
-from vectorize_pipelines.images import CorruptImageError, EmptyImageError, ImageLimits, ImageTooLargeError
+from vectorize_pipelines.images import CorruptImageError, EmptyImageError, ImageLimits, ImageTooLargeError, decode
 from vectorize_pipelines.items import Modality
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -230,7 +230,7 @@ def test_only_bad_images(load: Callable[[str], OpenClipEncoder]) -> None:
 def test_the_limits_and_threads_are_the_callers(
     clip: Callable[[str], Path], cache_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    decode, threads = engine_module.decode, set()
+    threads: set[str] = set()
 
     def recorded(*arguments: Any) -> Image.Image:
         threads.add(threading.current_thread().name)
