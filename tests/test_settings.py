@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from vectorize_pipelines.encoders.configured import load_options
 from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.settings import load_settings, setting_paths, variable_name
 
 
@@ -35,6 +37,9 @@ def test_environment_wins_over_dotenv_wins_over_yaml(tmp_path: Path) -> None:
         ({"VECTORIZE_STORE__KNID": "x"}, "", ["VECTORIZE_STORE__KNID", "did you mean VECTORIZE_STORE__KIND"]),
         ({"VECTORIZE_CORPUS__COLLECTION": "No Spaces"}, "", ["corpus.collection", "VECTORIZE_CORPUS__COLLECTION"]),
         ({"VECTORIZE_PARTITIONS__START": "2999-01-01"}, "", ["partitions.start", "future"]),
+        ({"VECTORIZE_MODELS__DIMENSION": "0"}, "", ["models.dimension", "VECTORIZE_MODELS__DIMENSION in the env"]),
+        ({"VECTORIZE_ENCODER__PRECISION": "half"}, "", ["encoder.precision", "'bfloat16'"]),
+        ({}, "images: {max_pixels: 0}", ["images.max_pixels", "vectorize.yaml"]),
         ({}, "- a list", ["vectorize.yaml", "tree of settings"]),
         ({}, "a: [", ["vectorize.yaml", "YAML"]),
     ],
@@ -61,6 +66,24 @@ def test_names_of_the_earlier_services_are_aliases_and_lose_to_current_names(tmp
     assert settings.encoder.device == "cuda"
     settings = load_settings({**old, "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": "new:9092"}, tmp_path)
     assert settings.kafka.bootstrap_servers == "new:9092"
+
+
+def test_how_models_run_reaches_the_encoder(tmp_path: Path) -> None:
+    (tmp_path / "vectorize.yaml").write_text(
+        "encoder: {precision: float32, token_budget: 9, cache_directory: exports}\n"
+        "images: {max_pixels: 7, max_file_bytes: 8, decoding_threads: 1}\n"
+    )
+    settings = load_settings({}, tmp_path)
+    assert load_options(settings) == {
+        "precision": "float32",
+        "token_budget": 9,
+        "image_limits": ImageLimits(max_bytes=8, max_pixels=7),
+        "decoding_threads": 1,
+        "cache_directory": Path.cwd() / "exports",
+    }
+    defaults = load_options(load_settings({}, tmp_path / "nothing"))
+    assert defaults["image_limits"] == DEFAULT_LIMITS
+    assert defaults["precision"] == "auto"
 
 
 def test_secrets_are_neither_shown_nor_repeated_in_errors(tmp_path: Path) -> None:

@@ -44,6 +44,16 @@ class UnknownModelError(VectorizeError):
     exit_code = 4
 
 
+class ModelNotFetchedError(UnknownModelError):
+    """A model is not on this machine, and whoever asked wanted nothing fetched."""
+
+
+class ModelTooLargeError(VectorizeError):
+    """A model does not fit into the memory there is; said before it is loaded. Memory may be free another time."""
+
+    exit_code = 4
+
+
 class StoreError(VectorizeError):
     """The vector store refused or failed; nothing of the batch in hand has been acknowledged."""
 

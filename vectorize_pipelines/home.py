@@ -24,7 +24,7 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
 
 def model_cache(settings: Settings) -> Path:
     """What was found out about models: revisions, exports, measurements."""
-    return settings.home / "encoders"
+    return settings.encoder.cache_directory or settings.home / "encoders"
 
 
 def run_locks(settings: Settings) -> Path:

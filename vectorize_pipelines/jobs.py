@@ -5,6 +5,8 @@ import dagster as dg
 MODE_TAG = "vectorize/mode"
 #: The collection that a drain run brings up to date.
 COLLECTION_TAG = "vectorize/collection"
+#: The part of the work that a run owns, as `0/4`: the first of four.
+SHARD_TAG = "vectorize/shard"
 LAUNCHED_BY_TAG = "vectorize/launched_by"
 #: Dagster's own.
 MAX_RETRIES_TAG = "dagster/max_retries"

@@ -21,12 +21,14 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.images.decoding import DEFAULT_LIMITS
 
 PREFIX = "VECTORIZE_"
 YAML_FILE = "vectorize.yaml"
 DOTENV_FILE = ".env"
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+DEFAULT_IMAGE_MODEL = "ViT-B/32"
 
 COLLECTION_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
 #: The same in words, for messages that begin with the name.
@@ -35,6 +37,10 @@ COLLECTION_RULE = f"must match {COLLECTION_NAME}: lower-case letters, digits, _ 
 
 def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
+
+
+def _absolute_or_none(path: Path | None) -> Path | None:
+    return None if path is None else _absolute(path)
 
 
 def _split_commas(value: Any) -> Any:
@@ -75,14 +81,30 @@ class ModelsSettings(_Section):
     """Models by modality: a name of the hub, a local directory, or the bundled default."""
 
     text: str = Field(DEFAULT_TEXT_MODEL, description="for texts and documents")
-    image: str = Field("ViT-B/32", description="for images and the texts that are searched among them")
+    image: str = Field(DEFAULT_IMAGE_MODEL, description="for images and the texts that are searched among them")
+    dimension: int | None = Field(
+        None, ge=1, description="text vectors are cut to so many dimensions (Matryoshka models); null: all"
+    )
 
 
 class EncoderSettings(_Section):
     """How models run."""
 
     engine: str = Field("auto", description="auto, or an engine by name")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs")
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: the fastest that was measured equal to float32; another is refused where it is not"
+    )
+    token_budget: int | None = Field(
+        None, ge=1, description="tokens that one batch may have, padding included; null: what the engine found best"
+    )
+    max_loaded: int = Field(3, ge=1, description="models that a process keeps loaded")
+    memory_bytes: int | None = Field(
+        None, ge=1, description="what loaded models may take on a device together; null: what the device has"
+    )
+    cache_directory: Annotated[Path | None, AfterValidator(_absolute_or_none)] = Field(
+        None, description="exports and what was measured of models; null: encoders/ in the home"
+    )
 
 
 class CorpusSettings(_Section):
@@ -108,6 +130,16 @@ class DocumentSettings(_Section):
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
     chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")
     overlap_tokens: int = Field(32, ge=0, description="tokens repeated from one chunk to the next")
+
+
+class ImageSettings(_Section):
+    """Reading images; the limits are per image."""
+
+    max_file_bytes: int = Field(DEFAULT_LIMITS.max_bytes, ge=1, description="a larger file is refused, unread")
+    max_pixels: int = Field(
+        DEFAULT_LIMITS.max_pixels, ge=1, description="an image of more pixels, width times height, is refused"
+    )
+    decoding_threads: int | None = Field(None, ge=1, description="images decoded side by side; null: one a core")
 
 
 def _in_the_past(day: date) -> date:
@@ -151,6 +183,7 @@ class Settings(_Section):
     encoder: EncoderSettings = EncoderSettings()
     corpus: CorpusSettings = CorpusSettings()
     documents: DocumentSettings = DocumentSettings()
+    images: ImageSettings = ImageSettings()
     partitions: PartitionSettings = PartitionSettings()
     pipeline: PipelineSettings = PipelineSettings()
     alerts: AlertSettings = AlertSettings()

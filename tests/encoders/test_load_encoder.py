@@ -38,9 +38,6 @@ class StubEncoder(Encoder):
     def encode(self, items: object, purpose: str = "document") -> Vectors:
         return np.zeros((0, 2), dtype=np.float32)
 
-    def token_counts(self, texts: object) -> list[int]:
-        return []
-
     @property
     def memory_bytes(self) -> int:
         return 10
@@ -50,9 +47,17 @@ class StubEncoder(Encoder):
         self.closed = True
 
 
-class RefusesByConfiguration(Engine):
-    name = "by-configuration"
+class StubEngine(Engine):
+    """An engine whose models take no memory."""
+
     devices = frozenset({"cpu"})
+
+    def memory_needed(self, request: LoadRequest) -> int:
+        return 0
+
+
+class RefusesByConfiguration(StubEngine):
+    name = "by-configuration"
 
     def refusal(self, request: LoadRequest) -> str | None:
         return "its pooling is not covered"
@@ -61,9 +66,8 @@ class RefusesByConfiguration(Engine):
         raise AssertionError("loaded although it refused")
 
 
-class RefusesByMeasurement(Engine):
+class RefusesByMeasurement(StubEngine):
     name = "by-measurement"
-    devices = frozenset({"cpu"})
 
     def refusal(self, request: LoadRequest) -> str | None:
         return None
@@ -72,7 +76,7 @@ class RefusesByMeasurement(Engine):
         raise EngineRefusedError("its vectors were not equal")
 
 
-class OnlyOnRequest(Engine):
+class OnlyOnRequest(StubEngine):
     name = "only-on-request"
     devices = frozenset({"cpu", "cuda"})
     automatic = False

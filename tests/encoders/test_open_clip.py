@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +21,14 @@ from tests.images.pictures import encoded, photo
 from vectorize_pipelines.encoders import describe_model, encoder_cache, lease_encoder, load_encoder
 from vectorize_pipelines.encoders import open_clip as engine_module
 from vectorize_pipelines.encoders import open_clip_export as export_module
+from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.open_clip import OpenClipEncoder, TorchTowers
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, pretrained_models, recognises
 from vectorize_pipelines.encoders.open_clip_tokenizer import ClipTokenizer
 from vectorize_pipelines.encoders.protocol import Vectors
+from vectorize_pipelines.encoders.weights import is_torchscript
 from vectorize_pipelines.errors import ItemError, UnknownModelError
-from vectorize_pipelines.images import CorruptImageError, EmptyImageError, ImageLimits, ImageTooLargeError
+from vectorize_pipelines.images import CorruptImageError, EmptyImageError, ImageLimits, ImageTooLargeError, decode
 from vectorize_pipelines.items import Modality
 
 VARIANTS: Mapping[str, Mapping[str, Any]] = {
@@ -224,12 +227,24 @@ def test_only_bad_images(load: Callable[[str], OpenClipEncoder]) -> None:
     assert set(failures) == set(range(20))
 
 
-def test_the_limits_are_the_encoders(clip: Callable[[str], Path], cache_directory: Path) -> None:
-    encoder = load_encoder(str(clip("plain")), "cpu", cache_directory=cache_directory)
-    assert isinstance(encoder, OpenClipEncoder)
-    encoder.limits = ImageLimits(max_pixels=1000)
+def test_the_limits_and_threads_are_the_callers(
+    clip: Callable[[str], Path], cache_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[str] = set()
+
+    def recorded(*arguments: Any) -> Image.Image:
+        threads.add(threading.current_thread().name)
+        return decode(*arguments)
+
+    monkeypatch.setattr(engine_module, "decode", recorded)
+    limits = ImageLimits(max_pixels=1000)
+    encoder = load_encoder(
+        str(clip("plain")), "cpu", image_limits=limits, decoding_threads=1, cache_directory=cache_directory
+    )
     _, failures = encoder.encode_each([FILES[0]])
     assert isinstance(failures[0], ImageTooLargeError)
+    assert encoder.encode([encoded(photo(1, 30, 30), "PNG")] * 20).shape == (20, 32)
+    assert len(threads) == 1
     encoder.close()
 
 
@@ -295,7 +310,7 @@ def test_an_export_is_made_once_and_again_when_it_is_damaged(
     first = encode()
     assert_equal(encode(), first)
     assert len(made) == 1
-    (folder,) = (tmp_path / "open_clip").glob("*-1")
+    (folder,) = (tmp_path / "open_clip").glob("*-2")
     (folder / "image.bin").write_bytes((folder / "image.bin").read_bytes()[:-100])
     assert_equal(encode(), first)
     (folder / "measurement.json").write_text("{")
@@ -312,25 +327,26 @@ def test_where_openvino_does_not_reproduce_a_model_torch_runs_it(
     monkeypatch.setattr(export_module, "reference_vectors", lambda *arguments: samples(*arguments)[:, ::-1].copy())
     encoder = load_encoder(str(clip("quick-gelu")), "cpu", cache_directory=tmp_path)
     assert encoder.choice.precision == "float32"
-    assert "torch runs it, because OpenVINO does not: OpenVINO's image tower is not equal" in encoder.choice.reason
+    assert "torch runs it, because OpenVINO does not: its image vectors are not equal" in encoder.choice.reason
     shown = [picture for _, picture in PICTURES.values()]
     assert_equal(encoder.encode([*FILES, *TEXTS]), reference(clip("quick-gelu"), [*shown, *TEXTS]))
     encoder.close()
 
 
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_torch_in_16_bits_is_taken_only_where_it_is_equal(
     precision: str, clip: Callable[[str], Path], cache_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = locate_clip(str(clip("plain")), cache_directory)
+    request = LoadRequest(str(clip("plain")), "cpu", cache_directory)
     monkeypatch.setattr(engine_module, "_fast_precision", lambda device: precision)
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.MEAN_COSINE", 0.9)
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.WORST_COSINE", 0.9)
-    lenient = TorchTowers(model, "cpu")
+    lenient = TorchTowers(model, request)
     assert lenient.precision == precision
     assert lenient.run("text", np.array([[49406, 320, 49407]])).dtype == np.float32
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.WORST_COSINE", 1.1)
-    strict = TorchTowers(model, "cpu")
+    strict = TorchTowers(model, request)
     assert strict.precision == "float32"
     assert strict.memory_bytes > lenient.memory_bytes > 0
 
@@ -406,7 +422,8 @@ def test_names_of_the_hub(
 ) -> None:
     asked = []
 
-    def fetched(name: str, repository: str, files: Sequence[str]) -> Path:
+    def fetched(name: str, repository: str, files: Sequence[str], *, fetch: bool) -> Path:
+        assert fetch
         asked.append(repository)
         return tmp_path / "weights"
 
@@ -489,8 +506,8 @@ def test_openais_own_archives_are_read(clip: Callable[[str], Path], cache_direct
     archive = tmp_path / "ViT-B-32.pt"
     with torch.no_grad():
         torch.jit.trace(Archive(), torch.zeros(1, 3, 64, 64), check_trace=False).save(str(archive))  # type: ignore[no-untyped-call]
-    assert export_module._is_torchscript(archive)
-    assert not export_module._is_torchscript(model.weights)
+    assert is_torchscript(archive)
+    assert not is_torchscript(model.weights)
     export_module._lay_weights(archive, tmp_path)
     from safetensors.torch import load_file
 

@@ -46,7 +46,6 @@ def test_architectures(
     assert spec.pooling == "mean"
     ids = load_tokenizer(str(model), cache_directory=cache_directory).ids(TEXTS)
     assert ids == [reference.preprocess([text])["input_ids"][0].tolist() for text in TEXTS]
-    assert encoder.token_counts(TEXTS) == [len(each) for each in ids]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import click
 
 from vectorize_pipelines import home
-from vectorize_pipelines.errors import SettingsError, VectorizeError
+from vectorize_pipelines.errors import ModelNotFetchedError, SettingsError, VectorizeError
 from vectorize_pipelines.settings import LEGACY_WITHOUT_EFFECT, Settings, load_settings
 
 CONNECT_SECONDS = 3.0
@@ -93,13 +93,72 @@ def _store(settings: Settings) -> Iterator[Finding]:
     yield Finding("store", "ok", f"{settings.store.kind}: {names or 'no collections yet'}")
 
 
-def _model(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.encoders import describe_model
+def _text_model(settings: Settings) -> Iterator[Finding]:
+    try:
+        yield _model("model", settings, settings.models.text, settings.models.dimension)
+    except ModelNotFetchedError as error:
+        yield Finding("model", "warning", str(error), f"`vectorize models prefetch {settings.models.text}`")
 
-    spec = describe_model(settings.models.text, cache_directory=home.model_cache(settings))
-    yield Finding(
-        "model", "ok", f"{spec.fingerprint}; engine {settings.encoder.engine}, device {settings.encoder.device}"
+
+def _image_model(settings: Settings) -> Iterator[Finding]:
+    try:
+        yield _model("image model", settings, settings.models.image, None)
+    except ModelNotFetchedError as error:
+        yield Finding("image model", "off", str(error))
+
+
+def _model(name: str, settings: Settings, model: str, dimension: int | None) -> Finding:
+    """What would run a model, why, and whether there is room for it. Loads, fetches and exports nothing."""
+    from vectorize_pipelines.encoders import describe_model, forecast_load
+    from vectorize_pipelines.encoders.configured import load_options
+    from vectorize_pipelines.encoders.devices import free_memory
+
+    options = load_options(settings)
+    spec = describe_model(model, dimension=dimension, cache_directory=options["cache_directory"], fetch=False)
+    choice, needed = forecast_load(model, settings.encoder.device, settings.encoder.engine, **options)
+    precision = f"in {choice.precision}" if choice.precision else "in a precision not measured yet"
+    detail = (
+        f"{spec.fingerprint}; {choice.engine} on {choice.device} {precision}: {choice.reason} "
+        f"Loading takes about {_mebibytes(needed)}."
     )
+    limit = settings.encoder.memory_bytes
+    if limit is not None and needed > limit:
+        return Finding(name, "error", f"{detail} encoder.memory_bytes allows {_mebibytes(limit)}.", "raise it")
+    free = free_memory(choice.device)
+    if needed > free:
+        remedy = "end what else uses the memory, choose a smaller model, or another encoder.device"
+        return Finding(name, "warning", f"{detail} There are {_mebibytes(free)}.", remedy)
+    return Finding(name, "ok", detail)
+
+
+def _memory(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.encoders.devices import free_memory, resolve_device
+
+    device = resolve_device(settings.encoder.device)
+    limit = settings.encoder.memory_bytes
+    allowed = "what there is" if limit is None else _mebibytes(limit)
+    yield Finding(
+        "model memory",
+        "ok",
+        f"{_mebibytes(free_memory(device))} to spare on {device}; models may take {allowed}, and a process keeps at "
+        f"most {settings.encoder.max_loaded} loaded",
+    )
+
+
+def _gpus(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.encoders.devices import cuda_devices
+
+    names = cuda_devices()
+    if not names:
+        yield Finding("gpus", "off", "torch sees none")
+        return
+    listed = ", ".join(f"cuda:{number} {name}" for number, name in enumerate(names))
+    shards = "; runs with the tag vectorize/shard go round them" if len(names) > 1 else ""
+    yield Finding("gpus", "ok", f"{listed}{shards}")
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def _corpus(settings: Settings) -> Iterator[Finding]:
@@ -162,7 +221,10 @@ def _alerts(settings: Settings) -> Iterator[Finding]:
 _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("home", _home),
     ("store", _store),
-    ("model", _model),
+    ("model", _text_model),
+    ("image model", _image_model),
+    ("model memory", _memory),
+    ("gpus", _gpus),
     ("corpus", _corpus),
     ("kafka", _kafka),
     ("redis", _redis),

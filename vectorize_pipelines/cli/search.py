@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from vectorize_pipelines import home
 from vectorize_pipelines.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
@@ -38,15 +37,11 @@ def command(query: str, collection: str | None, limit: int, filters: tuple[str, 
     store = open_store(settings.store, settings.home)
     found = store.collection(collection or settings.corpus.collection)
 
-    from vectorize_pipelines.encoders import load_encoder
+    from vectorize_pipelines.encoders.configured import lease_configured
 
-    encoder = load_encoder(
-        found.model,
-        device=settings.encoder.device,
-        engine=settings.encoder.engine,
-        cache_directory=home.model_cache(settings),
-    )
-    hits = store.search(found.name, encoder.encode([query], "query")[0], limit, where).to_pylist()
+    with lease_configured(settings, found.model, found.dimension) as encoder:
+        vector = encoder.encode([query], "query")[0]
+    hits = store.search(found.name, vector, limit, where).to_pylist()
     for hit in hits:
         hit["metadata"] = json.loads(hit["metadata"])
     if as_json:

@@ -7,82 +7,210 @@ vectors = encoder.encode(["a text", "another"])  # float32, (2, 384)
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypedDict, Unpack
 
-from vectorize_pipelines.encoders.cache import EncoderCache, EncoderKey, encoder_cache
-from vectorize_pipelines.encoders.devices import resolve_device
-from vectorize_pipelines.encoders.engines import LoadRequest, candidates, engine_names, load_engine, load_with_first
-from vectorize_pipelines.encoders.models import default_cache_directory
+from vectorize_pipelines.encoders.cache import EncoderCache, EncoderKey, encoder_cache, too_large
+from vectorize_pipelines.encoders.devices import free_memory, resolve_device
+from vectorize_pipelines.encoders.engines import (
+    PRECISIONS,
+    Engine,
+    LoadRequest,
+    candidates,
+    engine_names,
+    forecast,
+    load_engine,
+    load_with_first,
+)
+from vectorize_pipelines.encoders.export_folder import ExportFolder
+from vectorize_pipelines.encoders.models import LocatedModel, default_cache_directory
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Tokenizer
-from vectorize_pipelines.encoders.tokenizer import ModelTokenizer, model_tokenizer
-from vectorize_pipelines.errors import UnknownModelError
+from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
+from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
+from vectorize_pipelines.errors import ModelTooLargeError, SettingsError, UnknownModelError
+from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
 
 __all__ = [
+    "PRECISIONS",
     "Encoder",
     "EncoderCache",
     "EncoderKey",
     "EncoderSpec",
     "EngineChoice",
+    "LoadOptions",
     "Tokenizer",
     "default_cache_directory",
     "describe_model",
     "encoder_cache",
     "engine_names",
+    "find_export",
+    "find_model",
+    "forecast_load",
     "lease_encoder",
     "load_encoder",
     "load_tokenizer",
 ]
 
 
+class LoadOptions(TypedDict, total=False):
+    """What `load_encoder` and `lease_encoder` may be told of how a model is to run.
+
+    precision         one of `PRECISIONS`; auto, the default, is the fastest that was measured equal to float32
+    token_budget      tokens that one batch may have, padding included; by default what the engine found best
+    image_limits      which images are refused
+    decoding_threads  images decoded side by side; by default one a core
+    cache_directory   for exports and hashes; by default `default_cache_directory()`
+    """
+
+    precision: str
+    token_budget: int | None
+    image_limits: ImageLimits
+    decoding_threads: int | None
+    cache_directory: Path | None
+
+
 def load_encoder(
-    model: str, device: str = "auto", engine: str = "auto", *, cache_directory: Path | None = None
+    model: str,
+    device: str = "auto",
+    engine: str = "auto",
+    *,
+    dimension: int | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Encoder:
     """Loads a model, ready to encode.
 
-    model            a folder, a name of the Hugging Face hub or of sentence-transformers
-    device           auto, cpu, cuda, cuda:N, mps
-    engine           auto, or one of `engine_names()`
-    cache_directory  for exports and hashes; by default `default_cache_directory()`
+    model      a folder, a name of the Hugging Face hub or of sentence-transformers
+    device     auto, cpu, cuda, cuda:N, mps
+    engine     auto, or one of `engine_names()`
+    dimension  vectors are cut to so many dimensions and scaled to unit length, which Matryoshka models are made for
+    options    see `LoadOptions`
 
     `auto` takes the first engine that reproduces the model; `encoder.choice.reason` says why that one. Raises
-    `UnknownModelError` where there is no such model or it cannot be loaded, `SettingsError` for an unknown
-    engine or device, or an engine that cannot run this model.
+    `UnknownModelError` where there is no such model or it cannot be loaded, `ModelTooLargeError` where it does not
+    fit into memory, and `SettingsError` for an unknown engine, device or precision, for an engine that cannot run
+    this model or does not equal it in this precision, and for a dimension that the model has not.
     """
-    if engine != "auto":
-        load_engine(engine)  # refuse a misspelt name before looking for the model
-    request = LoadRequest(model, resolve_device(device), cache_directory or default_cache_directory())
-    return load_with_first(request, engine)
+    request = _request(model, device, engine, options)
+    if dimension is not None:  # refuse one that the model has not before loading
+        describe_model(model, engine=engine, dimension=dimension, cache_directory=request.cache_directory)
+
+    def make_room(needed: int) -> None:
+        free = free_memory(request.device)
+        if needed > free:
+            raise ModelTooLargeError(too_large(model, request.device, needed, free))
+
+    return truncated(load_with_first(request, engine, make_room), dimension)
 
 
 @contextlib.contextmanager
 def lease_encoder(
-    model: str, device: str = "auto", engine: str = "auto", *, cache_directory: Path | None = None
+    model: str,
+    device: str = "auto",
+    engine: str = "auto",
+    *,
+    dimension: int | None = None,
+    **options: Unpack[LoadOptions],
 ) -> Iterator[Encoder]:
     """`load_encoder` through the process's cache: loads at most once, and closes only what nobody uses.
 
     with lease_encoder(settings.models.text) as encoder:
         vectors = encoder.encode(texts)
+
+    Dimensions of one model share what is loaded. The limits are those of `encoder_cache()`.
     """
-    spec = describe_model(model, engine=engine, cache_directory=cache_directory)
-    key = EncoderKey(spec.fingerprint, engine, resolve_device(device))
-    with encoder_cache().lease(
-        key, lambda: load_encoder(model, device, engine, cache_directory=cache_directory)
-    ) as encoder:
-        yield encoder
+    request = _request(model, device, engine, options)
+    spec = describe_model(model, engine=engine, cache_directory=request.cache_directory)
+    truncated_spec(spec, dimension)  # refuse one that the model has not before loading
+    key = EncoderKey(
+        spec.fingerprint,
+        engine,
+        request.device,
+        request.precision,
+        request.token_budget,
+        request.image_limits,
+        request.decoding_threads,
+    )
+    cache = encoder_cache()
+
+    def load() -> Encoder:
+        return load_with_first(request, engine, lambda needed: cache.make_room(key, model, needed))
+
+    with cache.lease(key, load) as encoder:
+        yield truncated(encoder, dimension)
 
 
-def describe_model(model: str, *, engine: str = "auto", cache_directory: Path | None = None) -> EncoderSpec:
-    """What a model is, without loading its weights. Raises `UnknownModelError`."""
-    request = _describing(model, cache_directory)
+def describe_model(
+    model: str,
+    *,
+    engine: str = "auto",
+    dimension: int | None = None,
+    cache_directory: Path | None = None,
+    fetch: bool = True,
+) -> EncoderSpec:
+    """What a model is, without loading its weights; its vectors cut to `dimension`, as `load_encoder` cuts them.
+
+    Raises `UnknownModelError`, `ModelNotFetchedError` where it would have to be fetched and `fetch` is false, and
+    `SettingsError` for a dimension that the model has not.
+    """
+    found, request = _describing(model, engine, cache_directory, fetch=fetch)
+    return truncated_spec(found.describe(request), dimension)
+
+
+def forecast_load(
+    model: str, device: str = "auto", engine: str = "auto", **options: Unpack[LoadOptions]
+) -> tuple[EngineChoice, int]:
+    """What `load_encoder` would choose, as far as that is known without loading, and the bytes that it would take.
+
+    Fetches nothing. The choice's precision is empty where it has not been measured on this machine yet. Raises as
+    `load_encoder`, and `ModelNotFetchedError`.
+    """
+    return forecast(_request(model, device, engine, options, fetch=False), engine)
+
+
+def find_export(model: str, engine: str = "auto", **options: Unpack[LoadOptions]) -> ExportFolder | None:
+    """Where the export lies that running a model on the CPU makes; None where it is run without. Fetches nothing."""
+    request = _request(model, "cpu", engine, options, fetch=False)
     for each in candidates(model, engine):
-        return each.describe(request)
-    raise UnknownModelError(f"no engine knows a model {model!r}")
+        folder = each.export_folder(request)
+        if folder is not None and each.refusal(request) is None:
+            return folder
+    return None
+
+
+def find_model(model: str, *, cache_directory: Path | None = None) -> LocatedModel:
+    """Where a model lies on this machine. Raises `ModelNotFetchedError` or `UnknownModelError` where it does not."""
+    found, request = _describing(model, "auto", cache_directory, fetch=False)
+    return found.locate(request)
 
 
 def load_tokenizer(model: str, *, cache_directory: Path | None = None) -> ModelTokenizer:
-    """The model's own tokenizer, for cutting texts to its length. Raises `UnknownModelError`."""
-    request = _describing(model, cache_directory)
-    return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)
+    """The model's own tokenizer, for cutting texts to its length. Raises `UnknownModelError`, also for CLIP models."""
+    found, request = _describing(model, "auto", cache_directory)
+    return found.tokenizer(request)
 
 
-def _describing(model: str, cache_directory: Path | None) -> LoadRequest:
-    return LoadRequest(model, "cpu", cache_directory or default_cache_directory())
+def _describing(
+    model: str, engine: str, cache_directory: Path | None, *, fetch: bool = True
+) -> tuple[Engine, LoadRequest]:
+    """The engine that knows what a model is, and what to ask it."""
+    for each in candidates(model, engine):
+        return each, LoadRequest(model, "cpu", cache_directory or default_cache_directory(), fetch=fetch)
+    raise UnknownModelError(f"no engine knows a model {model!r}")
+
+
+def _request(model: str, device: str, engine: str, options: LoadOptions, *, fetch: bool = True) -> LoadRequest:
+    """The request that these arguments make. Refuses a misspelt name before anybody looks for the model."""
+    if engine != "auto":
+        load_engine(engine)
+    precision = options.get("precision", "auto")
+    if precision not in PRECISIONS:
+        raise SettingsError(f"unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}")
+    return LoadRequest(
+        name=model,
+        device=resolve_device(device),
+        cache_directory=options.get("cache_directory") or default_cache_directory(),
+        precision=precision,
+        token_budget=options.get("token_budget"),
+        image_limits=options.get("image_limits", DEFAULT_LIMITS),
+        decoding_threads=options.get("decoding_threads"),
+        fetch=fetch,
+    )

@@ -5,46 +5,73 @@ that keep their process keep their models. Used by the resource and by the comma
 """
 
 import contextlib
+import gc
+import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
+from vectorize_pipelines.encoders.devices import free_memory
 from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.errors import ModelTooLargeError
+from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
+
+logger = logging.getLogger(__name__)
+
+MAX_LOADED = 3
 
 
 class EncoderKey(NamedTuple):
-    """What decides whether two loads give the same encoder."""
+    """What decides whether two loads give the same encoder; `engine` and `precision` as they were asked for."""
 
     fingerprint: str
     engine: str
     device: str
+    precision: str = "auto"
+    token_budget: int | None = None
+    image_limits: ImageLimits = DEFAULT_LIMITS
+    decoding_threads: int | None = None
 
 
 @dataclass
 class _Entry:
-    """A loaded encoder, or one that is being loaded while `loading` is held."""
+    """A loaded encoder, or one that is being loaded while `loading` is held.
+
+    expected  bytes that the load is going to take, while it lasts
+    """
 
     loading: threading.Lock = field(default_factory=threading.Lock)
     encoder: Encoder | None = None
     leases: int = 0
+    expected: int = 0
+
+    @property
+    def memory(self) -> int:
+        return self.expected if self.encoder is None else self.encoder.memory_bytes
 
 
 class EncoderCache:
     """Least-recently-used cache of loaded encoders, for all threads of a process.
 
     At most `max_loaded` stay loaded beyond their use: more only while more are in use at the same time. An
-    encoder is closed when it is evicted and the last lease on it has ended.
+    encoder is closed when it is evicted and the last lease on it has ended. `memory_bytes` bounds what all loaded
+    ones take on a device together; None: what the device has.
     """
 
-    def __init__(self, max_loaded: int = 3) -> None:
+    def __init__(self, max_loaded: int = MAX_LOADED, memory_bytes: int | None = None) -> None:
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[EncoderKey, _Entry] = OrderedDict()
+        self.limit(max_loaded, memory_bytes)
+
+    def limit(self, max_loaded: int, memory_bytes: int | None) -> None:
+        """Sets the limits from now on; what is loaded beyond them goes as leases end."""
         if max_loaded < 1:
             raise ValueError(f"max_loaded must be at least 1, not {max_loaded}")
         self._max_loaded = max_loaded
-        self._lock = threading.Lock()
-        self._entries: OrderedDict[EncoderKey, _Entry] = OrderedDict()
+        self._memory_bytes = memory_bytes
 
     @contextlib.contextmanager
     def lease(self, key: EncoderKey, load: Callable[[], Encoder]) -> Iterator[Encoder]:
@@ -57,10 +84,28 @@ class EncoderCache:
         try:
             with entry.loading:
                 if entry.encoder is None:
-                    entry.encoder = load()
+                    entry.encoder = self._loaded(entry, load)
             yield entry.encoder
         finally:
             self._return(key, entry)
+
+    def make_room(self, key: EncoderKey, model: str, needed: int) -> None:
+        """Called by the load of `model` under `key` once it knows how many bytes it takes, before it takes them.
+
+        Closes idle encoders on the same device, least recently used first, until there is room. Raises
+        `ModelTooLargeError` with the figures where that does not suffice.
+        """
+        while True:
+            with self._lock:
+                short = self._shortage(key, model, needed)
+                idle = self._idle_on(key.device) if short is not None else None
+                if idle is None and short is None:
+                    self._entries[key].expected = needed
+                    return
+                if idle is None:
+                    raise ModelTooLargeError(short)
+                evicted = {idle: self._entries.pop(idle).encoder}
+            _close(evicted)
 
     def loaded(self) -> dict[EncoderKey, int]:
         """What is loaded, least recently used first, and the bytes that its weights take."""
@@ -71,7 +116,7 @@ class EncoderCache:
     def clear(self) -> None:
         """Closes every encoder that is not in use; one in use is closed when its last lease ends."""
         with self._lock:
-            removed = [entry.encoder for entry in self._entries.values() if entry.leases == 0]
+            removed = {key: entry.encoder for key, entry in self._entries.items() if entry.leases == 0}
             self._entries.clear()
         _close(removed)
 
@@ -82,27 +127,67 @@ class EncoderCache:
             entry.leases += 1
             return entry
 
+    def _loaded(self, entry: _Entry, load: Callable[[], Encoder]) -> Encoder:
+        try:
+            return load()
+        finally:
+            entry.expected = 0
+
+    def _shortage(self, key: EncoderKey, model: str, needed: int) -> str | None:
+        """Why a load of so many bytes has no room; None where it has. Loads in progress count as if they were done."""
+        others = [entry for other, entry in self._entries.items() if other != key and other.device == key.device]
+        loading = sum(entry.expected for entry in others if entry.encoder is None)
+        free = free_memory(key.device) - loading
+        taken = sum(entry.memory for entry in others)
+        if self._memory_bytes is not None and taken + needed > self._memory_bytes:
+            return too_large(model, key.device, needed, self._memory_bytes - taken, "encoder.memory_bytes")
+        return too_large(model, key.device, needed, free) if needed > free else None
+
+    def _idle_on(self, device: str) -> EncoderKey | None:
+        """The least recently used encoder on a device that nobody uses."""
+        idle = (key for key, entry in self._entries.items() if key.device == device and entry.leases == 0)
+        return next(idle, None)
+
     def _return(self, key: EncoderKey, entry: _Entry) -> None:
         with self._lock:
             entry.leases -= 1
-            removed = []
+            removed: dict[EncoderKey, Encoder | None] = {}
             if entry.leases == 0 and (self._entries.get(key) is not entry or entry.encoder is None):
-                removed.append(entry.encoder)  # cleared meanwhile, or never loaded
+                removed[key] = entry.encoder  # cleared meanwhile, or never loaded
                 if self._entries.get(key) is entry:
                     del self._entries[key]
-            removed.extend(self._evict())
+            removed.update(self._evict())
         _close(removed)
 
-    def _evict(self) -> list[Encoder | None]:
+    def _evict(self) -> dict[EncoderKey, Encoder | None]:
         idle = [key for key, entry in self._entries.items() if entry.leases == 0]
         surplus = max(0, len(self._entries) - self._max_loaded)
-        return [self._entries.pop(key).encoder for key in idle[:surplus]]
+        return {key: self._entries.pop(key).encoder for key in idle[:surplus]}
 
 
-def _close(encoders: list[Encoder | None]) -> None:
-    for encoder in encoders:
+def too_large(model: str, device: str, needed: int, free: int, limited_by: str | None = None) -> str:
+    """What is said where a model does not fit. `limited_by` is the setting that leaves only so many bytes free."""
+    because = f"{limited_by} leaves" if limited_by else "there are"
+    remedy = f"raise {limited_by}" if limited_by else "end what else uses the memory"
+    return (
+        f"{model} takes about {_mebibytes(needed)} on {device} while it is loaded, and {because} "
+        f"{_mebibytes(max(0, free))}; {remedy}, choose a smaller model, a 16-bit encoder.precision or another "
+        "encoder.device"
+    )
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def _close(encoders: Mapping[EncoderKey, Encoder | None]) -> None:
+    for key, encoder in encoders.items():
         if encoder is not None:
+            freed = encoder.memory_bytes
             encoder.close()
+            logger.info("unloaded %s on %s: %s freed", key.fingerprint, key.device, _mebibytes(freed))
+    if encoders:
+        gc.collect()  # what refers to itself, as modules of torch do, keeps its memory until then
 
 
 @cache

@@ -1,10 +1,11 @@
-"""Names of devices, and which one `auto` stands for. Called when an encoder is loaded."""
+"""Names of devices, which one `auto` stands for, and what is free on one. Called when an encoder is loaded."""
 
 import os
 import platform
 import re
 from pathlib import Path
 
+from vectorize_pipelines.encoders.machine import available_memory
 from vectorize_pipelines.errors import SettingsError
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -38,6 +39,52 @@ def resolve_device(device: str) -> str:
 def device_kind(device: str) -> str:
     """`cuda:1` -> `cuda`."""
     return device.partition(":")[0]
+
+
+def shard_index(tag: str) -> int:
+    """Number of a run's shard, from its tag `vectorize/shard`: `1/4` (the second of four) or `1`.
+
+    Raises `SettingsError` for anything else.
+    """
+    found = re.fullmatch(r"(\d+)(?:/(\d+))?", tag.strip(), re.ASCII)
+    if found is None or (found[2] is not None and int(found[1]) >= int(found[2])):
+        raise SettingsError(f"the run's tag vectorize/shard is {tag!r}; give the shard's number and count, as in 0/4")
+    return int(found[1])
+
+
+def device_of_shard(device: str, shard: int | None, gpus: int) -> str:
+    """The device for a run that owns this shard, on a machine with so many GPUs: shards go round the GPUs.
+
+    A device that is named in full stays; so does every one where there is no shard or at most one GPU.
+    """
+    if shard is None or gpus < 2 or device.strip().lower() not in {"auto", "cuda"}:
+        return device
+    return f"cuda:{shard % gpus}"
+
+
+def cuda_devices() -> list[str]:
+    """Names of the GPUs that torch sees, in the order of their numbers."""
+    if not _may_have_accelerator() or platform.system() == "Darwin":
+        return []
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def free_memory(device: str) -> int:
+    """Bytes that a model may take on a device now, as the driver or the operating system says."""
+    kind = device_kind(device)
+    if kind == "cpu":
+        return available_memory()
+    import torch
+
+    if kind == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    free, _ = torch.cuda.mem_get_info(device)
+    # What torch holds without using it is free for this process only.
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
 
 
 def _may_have_accelerator() -> bool:

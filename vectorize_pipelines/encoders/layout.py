@@ -6,12 +6,12 @@ absent, makes the choices that sentence-transformers itself makes for a plain Hu
 """
 
 import json
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vectorize_pipelines.encoders.weights import safetensors_header
 from vectorize_pipelines.errors import UnknownModelError
 
 #: Names that the configuration of a Transformer module has had; `Transformer.load_config` tries them in this order.
@@ -239,15 +239,8 @@ def _hidden_size(config: Mapping[str, Any], folder: Path) -> int:
 
 
 def _columns(path: Path) -> int:
-    """Columns of the first matrix in a safetensors file: eight bytes of length, then a JSON header."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise UnknownModelError(f"cannot read {path}: {error}") from error
-    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
-    return int(next(shape[1] for shape in shapes if len(shape) == 2))
+    """Columns of the first matrix in a safetensors file."""
+    return next(shape[1] for shape in safetensors_header(path).values() if len(shape) == 2)
 
 
 def _max_length(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:

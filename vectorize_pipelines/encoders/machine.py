@@ -1,12 +1,19 @@
-"""What this machine computes with: CPU cores and the CPU's identity. Called by engines that run on the CPU."""
+"""What this machine computes with: CPU cores, the CPU's identity, free memory. Called before and while models load."""
 
 import hashlib
 import os
 import platform
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+#: By the controllers' name in /proc/self/cgroup: where the groups lie, and the files of limit, usage and file pages.
+_GROUP_FILES = {
+    "": ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+    "memory": ("sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+}
 _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
@@ -28,6 +35,37 @@ def cpu_identity() -> str:
     name = facts.get("model name") or platform.processor() or platform.machine()
     digest = hashlib.blake2b("\n".join(known or [name]).encode(), digest_size=4).hexdigest()
     return f"{name} {digest}"
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this process may still take: what the system has to spare, and no more than its control groups allow.
+
+    Without /proc, all of the machine's memory: macOS does not say what is to spare. `root` is for tests.
+    """
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    if found is None:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([int(found[1]) * 1024, *_groups_leave(root)])
+
+
+def _groups_leave(root: Path) -> Iterator[int]:
+    """Bytes that each control group of this process, up to the topmost, has left; version 2 and version 1 of them."""
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers not in {"", "memory"}:
+            continue
+        mount, limit, usage, cache = _GROUP_FILES[controllers]
+        top = root / mount
+        group = top / path.lstrip("/")
+        # In a container the path may be the host's, which is not there: its own group is then at the top.
+        for folder in (group, *group.parents) if group != top else (top,):
+            most, used = _read(folder / limit), _read(folder / usage)
+            if most.isdigit() and used.isdigit():
+                # Pages of files count as used, though the kernel drops them when memory is wanted.
+                dropped = re.search(rf"^{cache} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+                yield max(0, int(most) - int(used) + (int(dropped[1]) if dropped else 0))
+            if folder == top:
+                break
 
 
 def _logical_cores() -> list[int]:

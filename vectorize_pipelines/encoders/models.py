@@ -13,7 +13,7 @@ from typing import Any
 from vectorize_pipelines.encoders.layout import ModelLayout, read_layout
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.encoders.revisions import revision
-from vectorize_pipelines.errors import UnknownModelError
+from vectorize_pipelines.errors import ModelNotFetchedError, UnknownModelError
 from vectorize_pipelines.items import Modality
 
 #: Models whose weights lie in an installed package: name -> (package, folder in it).
@@ -81,10 +81,11 @@ def full_name(name: str) -> str:
     return f"{DEFAULT_ORGANIZATION}/{name}"
 
 
-def locate_model(name: str) -> LocatedModel:
+def locate_model(name: str, *, fetch: bool = True) -> LocatedModel:
     """Finds `name`: a directory, the bundled default, the local Hugging Face cache, the hub; in this order.
 
-    Raises `UnknownModelError` that says where it was looked for and what to do.
+    Raises `UnknownModelError` that says where it was looked for and what to do; `ModelNotFetchedError` without
+    `fetch`, for a model that only the hub may have.
     """
     directory = Path(name).expanduser()
     if _is_model(directory):
@@ -99,7 +100,26 @@ def locate_model(name: str) -> LocatedModel:
         snapshot = _cached(cache, repository)
         if snapshot is not None:
             return LocatedModel(repository, snapshot, "cache")
+    if not fetch:
+        raise ModelNotFetchedError(not_fetched(name))
     return LocatedModel(repository, _download(name, repository), "hub")
+
+
+def not_fetched(name: str) -> str:
+    """What is said of a model that only the hub may have."""
+    return f"{name} is not on this machine; `vectorize models prefetch {name}` fetches it, as its first use does"
+
+
+def cached_models() -> list[LocatedModel]:
+    """The text models in the local Hugging Face caches, by name."""
+    found: dict[str, LocatedModel] = {}
+    for cache in hub_caches():
+        for folder in sorted(cache.glob("models--*")):
+            repository = folder.name.removeprefix("models--").replace("--", "/")
+            snapshot = _cached(cache, repository)
+            if snapshot is not None and repository not in found:
+                found[repository] = LocatedModel(repository, snapshot, "cache")
+    return [found[name] for name in sorted(found)]
 
 
 def read_spec(directory: Path, name: str, cache_directory: Path | None = None) -> EncoderSpec:

@@ -19,29 +19,32 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, out_of_memory, token_batches
 from vectorize_pipelines.encoders.devices import device_kind
-from vectorize_pipelines.encoders.engines import Engine, LoadRequest
-from vectorize_pipelines.encoders.equality import compare
+from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest, named
+from vectorize_pipelines.encoders.equality import Agreement, compare
+from vectorize_pipelines.encoders.export_folder import ExportFolder
 from vectorize_pipelines.encoders.machine import physical_cores
+from vectorize_pipelines.encoders.models import LocatedModel, hub_caches
 from vectorize_pipelines.encoders.open_clip_export import (
     TOWERS,
-    NotReproducedError,
     export_folder,
     load_model,
+    make_export,
     measured_precisions,
     padded,
     reference_vectors,
     sample_ids,
     sample_pixels,
     takes_short_texts,
-    takes_short_texts_exported,
     tower_modules,
 )
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, recognises
 from vectorize_pipelines.encoders.open_clip_tokenizer import TextTokenizer, clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import PRECISION_HINTS, import_openvino
+from vectorize_pipelines.encoders.openvino_graph import PRECISION_HINTS, import_openvino, openvino_memory
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Purpose, Vectors
-from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits, decode
+from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
+from vectorize_pipelines.encoders.weights import count_parameters
+from vectorize_pipelines.errors import ItemError, UnknownModelError
+from vectorize_pipelines.images.decoding import ImageLimits, decode
 from vectorize_pipelines.images.preprocessing import Pixels
 
 if TYPE_CHECKING:
@@ -51,6 +54,9 @@ if TYPE_CHECKING:
 #: Images, and tokens of texts, that go through a tower together. On a CPU larger batches gain nothing.
 CPU_IMAGES, CPU_TOKENS = 8, 1024
 ACCELERATOR_IMAGES, ACCELERATOR_TOKENS = 128, 16384
+
+#: What `open_clip.create_model` calls a precision.
+OPEN_CLIP_PRECISIONS = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 #: Positions among the caller's items, and what the tower takes for them.
 _Batch: TypeAlias = "tuple[list[int], npt.NDArray[np.generic]]"
@@ -64,12 +70,38 @@ class OpenClipEngine(Engine):
 
     name = "open_clip"
     devices = frozenset({"cpu", "cuda", "mps"})
+    exclusive = True
 
     def recognises(self, model: str) -> bool:
         return recognises(model)
 
     def describe(self, request: LoadRequest) -> EncoderSpec:
-        return locate_clip(request.name, request.cache_directory).spec(request.cache_directory)
+        return _located(request).spec(request.cache_directory)
+
+    def locate(self, request: LoadRequest) -> LocatedModel:
+        model = _located(request)
+        cached = any(model.weights.is_relative_to(cache) for cache in hub_caches())
+        return LocatedModel(model.name, model.weights, "cache" if cached else "directory")
+
+    def tokenizer(self, request: LoadRequest) -> ModelTokenizer:
+        raise UnknownModelError(
+            f"{request.name} is a CLIP model: its tokenizer rewrites a text before it takes it apart, so it cannot say "
+            "where in the text a token stands, and documents cannot be cut for it; choose a text model for documents"
+        )
+
+    def weight_files(self, request: LoadRequest) -> list[Path]:
+        return [_located(request).weights]
+
+    def memory_needed(self, request: LoadRequest) -> int:
+        folder = self.export_folder(request)
+        if folder is None:
+            return super().memory_needed(request)
+        return openvino_memory(count_parameters(self.weight_files(request)), exported=folder.complete)
+
+    def export_folder(self, request: LoadRequest) -> ExportFolder | None:
+        if device_kind(request.device) != "cpu":
+            return None
+        return export_folder(self.describe(request).revision, request.cache_directory)
 
     def refusal(self, request: LoadRequest) -> str | None:
         del request  # whatever open_clip loads, it runs
@@ -77,19 +109,25 @@ class OpenClipEngine(Engine):
 
     def load(self, request: LoadRequest, reason: str) -> Encoder:
         """The model. On the CPU torch runs it where OpenVINO does not reproduce it, and the choice says so."""
-        model = locate_clip(request.name, request.cache_directory)
+        model = _located(request)
         spec = model.spec(request.cache_directory)
         towers: Towers
         if device_kind(request.device) == "cpu":
             try:
-                towers = OpenVinoTowers(model, spec.revision, request.cache_directory)
-            except (NotReproducedError, OSError) as error:  # OSError: a cache that is read-only or full
-                towers = TorchTowers(model, request.device)
+                towers = OpenVinoTowers(model, spec.revision, request)
+            except (EngineRefusedError, OSError) as error:  # OSError: a cache that is read-only or full
+                if request.precision not in {"auto", "float32"}:
+                    raise EngineRefusedError(str(error)) from error
+                towers = TorchTowers(model, request)
                 towers.account = f"torch runs it, because OpenVINO does not: {error}."
         else:
-            towers = TorchTowers(model, request.device)
+            towers = TorchTowers(model, request)
         choice = EngineChoice(self.name, request.device, towers.precision, f"{reason} {towers.account}")
-        return OpenClipEncoder(model, towers, spec, choice)
+        return OpenClipEncoder(model, towers, spec, choice, request.image_limits, request.decoding_threads)
+
+
+def _located(request: LoadRequest) -> ClipModel:
+    return locate_clip(request.name, request.cache_directory, fetch=request.fetch)
 
 
 class Towers(ABC):
@@ -128,26 +166,27 @@ class Towers(ABC):
 class OpenVinoTowers(Towers):
     """The towers on the CPU. A tower is loaded when it is first used: a search needs no image tower."""
 
-    images, tokens = CPU_IMAGES, CPU_TOKENS
+    images = CPU_IMAGES
 
-    def __init__(self, model: ClipModel, revision: str, cache_directory: Path) -> None:
-        self._folder = export_folder(model, revision, cache_directory)
+    def __init__(self, model: ClipModel, revision: str, request: LoadRequest) -> None:
+        self._folder = export_folder(revision, request.cache_directory)
+        make_export(model, revision, self._folder)
         self._lock = threading.Lock()
         self._compiled: dict[str, Any] = {}
         self._requests = threading.local()
         self.workers = physical_cores()
-        measured = measured_precisions(self._folder, self._compile)
-        self._precisions = {tower: precision for tower, (precision, _) in measured.items()}
-        self.precision = _named(self._precisions)
+        self.tokens = request.token_budget or CPU_TOKENS
+        self._precisions = measured_precisions(self._folder, request.precision, self._compile)
+        self.precision = named(self._precisions)
         near = "; ".join(
-            f"{tower} tower in {precision}, {agreement}" for tower, (precision, agreement) in measured.items()
+            f"{tower} tower in {self._folder.account(tower, each)}" for tower, each in self._precisions.items()
         )
         self.account = f"OpenVINO runs it, equal to open_clip on this CPU ({near})."
-        self.short_texts = takes_short_texts_exported(self._folder)
+        self.short_texts = bool(self._folder.description.get("short_texts"))
 
     @property
     def memory_bytes(self) -> int:  # type: ignore[override]
-        sizes = {tower: (self._folder / f"{tower}.bin").stat().st_size for tower in self._compiled}
+        sizes = {tower: (self._folder.directory / f"{tower}.bin").stat().st_size for tower in self._compiled}
         return sum(size if self._precisions[tower] == "float32" else size // 2 for tower, size in sizes.items())
 
     def run(self, tower: str, batch: "npt.NDArray[np.generic]") -> Vectors:
@@ -176,14 +215,7 @@ class OpenVinoTowers(Towers):
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
             "ENABLE_CPU_PINNING": False,  # the decoding threads use the same cores
         }
-        return import_openvino().Core().compile_model(self._folder / f"{tower}.xml", "CPU", settings)
-
-
-def _named(precisions: Mapping[str, str]) -> str:
-    """`bf16`, or `image float32, text bf16` where the towers differ."""
-    if len(set(precisions.values())) == 1:
-        return next(iter(precisions.values()))
-    return ", ".join(f"{tower} {precision}" for tower, precision in precisions.items())
+        return import_openvino().Core().compile_model(self._folder.directory / f"{tower}.xml", "CPU", settings)
 
 
 class TorchTowers(Towers):
@@ -192,13 +224,14 @@ class TorchTowers(Towers):
     account = "torch runs it."
     workers = 1
 
-    def __init__(self, model: ClipModel, device: str) -> None:
-        self._device = device
-        on_cpu = device_kind(device) == "cpu"
-        self.images, self.tokens = (CPU_IMAGES, CPU_TOKENS) if on_cpu else (ACCELERATOR_IMAGES, ACCELERATOR_TOKENS)
+    def __init__(self, model: ClipModel, request: LoadRequest) -> None:
+        self._device = request.device
+        on_cpu = device_kind(request.device) == "cpu"
+        self.images, tokens = (CPU_IMAGES, CPU_TOKENS) if on_cpu else (ACCELERATOR_IMAGES, ACCELERATOR_TOKENS)
+        self.tokens = request.token_budget or tokens
         loaded = load_model(model)
         self.short_texts = takes_short_texts(loaded)
-        self.precision, self._modules = _fastest_equal(model, loaded, device)
+        self.precision, self._modules = _fastest_equal(model, loaded, request)
 
     @property
     def memory_bytes(self) -> int:  # type: ignore[override]
@@ -219,26 +252,36 @@ class TorchTowers(Towers):
         _free(self._device)
 
 
-def _fastest_equal(model: ClipModel, loaded: Any, device: str) -> tuple[str, dict[str, Any]]:
-    """Name of the fastest precision on `device` whose vectors of the samples equal float32's, and its towers."""
+def _fastest_equal(model: ClipModel, loaded: Any, request: LoadRequest) -> tuple[str, dict[str, Any]]:
+    """The precision to run in, and the towers in it: the fastest whose vectors of the samples equal float32's.
+
+    Raises `EngineRefusedError` with the figures where the precision that was asked for is not equal.
+    """
     samples: dict[str, Any] = {"image": sample_pixels(model.preprocessing), "text": sample_ids(model)}
     wanted = {tower: reference_vectors(loaded, tower, samples[tower], model.preprocessing) for tower in TOWERS}
-    precision = _fast_precision(device)
-    if precision is not None:
-        modules = tower_modules(load_model(model, device, precision), model.preprocessing, precision)
-        found = {tower: _run_module(modules[tower], samples[tower], device) for tower in TOWERS}
-        if all(compare(found[tower], wanted[tower]).equal for tower in TOWERS):
+    precision = _fast_precision(request.device) if request.precision == "auto" else request.precision
+    if precision != "float32":
+        name = OPEN_CLIP_PRECISIONS[precision]
+        modules = tower_modules(load_model(model, request.device, name), model.preprocessing, name)
+        found: dict[str, Agreement] = {
+            tower: compare(_run_module(modules[tower], samples[tower], request.device), wanted[tower])
+            for tower in TOWERS
+        }
+        if all(agreement.equal for agreement in found.values()):
             return precision, modules
-    return "float32", tower_modules(loaded.to(device), model.preprocessing)
+        if request.precision != "auto":
+            figures = "; ".join(f"{tower} tower: {agreement}" for tower, agreement in found.items())
+            raise EngineRefusedError(f"its vectors in {precision} are not equal to the model's own ({figures})")
+    return "float32", tower_modules(loaded.to(request.device), model.preprocessing)
 
 
-def _fast_precision(device: str) -> str | None:
-    """As `open_clip.create_model` names it: bf16 on CUDA from Ampere on, fp16 before and on MPS; None on a CPU."""
+def _fast_precision(device: str) -> str:
+    """bfloat16 on CUDA from Ampere on, float16 before and on MPS; float32 on a CPU."""
     import torch
 
     if device_kind(device) == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
-    return "fp16" if device_kind(device) == "mps" else None
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
+    return "float16" if device_kind(device) == "mps" else "float32"
 
 
 def _run_module(module: Any, batch: "npt.NDArray[np.generic]", device: str) -> Vectors:
@@ -259,7 +302,11 @@ def _free(device: str) -> None:
 
 
 class OpenClipEncoder(Encoder):
-    """A loaded CLIP model. `limits` says which images are refused."""
+    """A loaded CLIP model.
+
+    limits            which images are refused
+    decoding_threads  images decoded side by side; None: one a core
+    """
 
     def __init__(
         self,
@@ -267,7 +314,8 @@ class OpenClipEncoder(Encoder):
         towers: Towers,
         spec: EncoderSpec,
         choice: EngineChoice,
-        limits: ImageLimits = DEFAULT_LIMITS,
+        limits: ImageLimits,
+        decoding_threads: int | None,
     ) -> None:
         self.spec = spec
         self.choice = choice
@@ -276,7 +324,7 @@ class OpenClipEncoder(Encoder):
         self._towers = towers
         self._images = TokenBudget(towers.images)
         self._tokens = TokenBudget(towers.tokens)
-        self._decoders = ThreadPoolExecutor(physical_cores(), thread_name_prefix="vectorize-decode")
+        self._decoders = ThreadPoolExecutor(decoding_threads or physical_cores(), thread_name_prefix="vectorize-decode")
         self._runners = ThreadPoolExecutor(towers.workers, thread_name_prefix="vectorize-clip")
         self._tokenizer: TextTokenizer | None = None
 

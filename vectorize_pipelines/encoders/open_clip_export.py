@@ -1,13 +1,12 @@
 """CLIP's towers as torch modules, and their export to OpenVINO, measured against open_clip's float32 result.
 
-Called by the engine `open_clip`. An export is a folder under the cache, named by the model's revision:
+Called by the engine `open_clip`. An export is an `ExportFolder` in `<cache directory>/open_clip/`, named by the model's
+revision, with these files beside its own:
 
     image.xml, text.xml (and .bin)   the towers; pixels or token ids in, unit vectors out
     samples.npz                      built-in samples and open_clip's own float32 vectors of them
-    export.json                      sizes of these files; whether the text tower takes texts without their padding
-    measurement.json                 by CPU and OpenVINO version: the precision that was found equal
 
-It appears as a whole or not at all, and is read without torch. Losing it costs the next load the export.
+export.json says as `short_texts` whether the text tower takes texts without their padding. It is read without torch.
 """
 
 import contextlib
@@ -16,23 +15,21 @@ import logging
 import shutil
 import tempfile
 import warnings
-import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from filelock import FileLock
-
 from vectorize_pipelines.encoders.batching import TokenBatch
+from vectorize_pipelines.encoders.engines import EngineRefusedError
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
-from vectorize_pipelines.encoders.files import read_json, write_whole
-from vectorize_pipelines.encoders.machine import cpu_identity
+from vectorize_pipelines.encoders.export_folder import ExportFolder
 from vectorize_pipelines.encoders.open_clip_models import CONFIG_FILE, ClipModel
 from vectorize_pipelines.encoders.open_clip_tokenizer import clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import import_openvino, native_precisions
+from vectorize_pipelines.encoders.openvino_graph import import_openvino
 from vectorize_pipelines.encoders.protocol import Vectors
-from vectorize_pipelines.errors import UnknownModelError, VectorizeError
+from vectorize_pipelines.encoders.weights import is_torchscript
+from vectorize_pipelines.errors import UnknownModelError
 from vectorize_pipelines.images.preprocessing import Pixels, Preprocessing
 
 if TYPE_CHECKING:
@@ -46,16 +43,12 @@ Ids: TypeAlias = "npt.NDArray[np.int64]"
 TOWERS = ("image", "text")
 
 #: Changes where the files of an export change their meaning.
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 
 SAMPLE_IMAGES = 8
 
 #: What OpenAI's archives hold beside weights.
 _TORCHSCRIPT_CONSTANTS = frozenset({"input_resolution", "context_length", "vocab_size"})
-
-
-class NotReproducedError(VectorizeError):
-    """OpenVINO cannot convert a tower, or what it converted gives other vectors."""
 
 
 def load_model(model: ClipModel, device: str = "cpu", precision: str = "fp32") -> Any:
@@ -82,7 +75,7 @@ def load_model(model: ClipModel, device: str = "cpu", precision: str = "fp32") -
 
 def _lay_weights(weights: Path, folder: Path) -> None:
     """Puts the weights into `folder` under a name that open_clip takes, by a link where that is possible."""
-    if _is_torchscript(weights):
+    if is_torchscript(weights):
         import torch
         from safetensors.torch import save_file
 
@@ -99,14 +92,6 @@ def _lay_weights(weights: Path, folder: Path) -> None:
         link.symlink_to(weights.resolve())
     except OSError:  # Windows without the privilege
         shutil.copyfile(weights, link)
-
-
-def _is_torchscript(weights: Path) -> bool:
-    """Whether these are OpenAI's own files: archives of TorchScript, which torch does not read as plain weights."""
-    if not zipfile.is_zipfile(weights):
-        return False
-    with zipfile.ZipFile(weights) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def tower_modules(loaded: Any, preprocessing: Preprocessing, precision: str = "fp32") -> dict[str, Any]:
@@ -171,47 +156,23 @@ def _short_text(loaded: Any, ids: Any) -> Any:
     return projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
 
 
-def export_folder(model: ClipModel, revision: str, cache_directory: Path) -> Path:
-    """The folder of the model's export, made if it is not there; other processes wait meanwhile.
+def export_folder(revision: str, cache_directory: Path) -> ExportFolder:
+    """Where the export of the model of this revision lies, made or not."""
+    return ExportFolder(cache_directory / "open_clip" / f"{revision}-{EXPORT_VERSION}")
 
-    Raises `UnknownModelError` where the model cannot be loaded, `NotReproducedError` where OpenVINO cannot convert.
+
+def make_export(model: ClipModel, revision: str, folder: ExportFolder) -> None:
+    """Makes the export unless it is there; other processes wait meanwhile.
+
+    Raises `UnknownModelError` where the model cannot be loaded, `EngineRefusedError` where OpenVINO cannot convert.
     """
-    folder = cache_directory / "open_clip" / f"{revision}-{EXPORT_VERSION}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if _is_complete(folder):
-        return folder
-    with FileLock(folder.with_suffix(".lock")):
-        if not _is_complete(folder):
-            _export(model, folder)
-    return folder
 
-
-def takes_short_texts_exported(folder: Path) -> bool:
-    """`takes_short_texts` of the exported model."""
-    return bool(read_json(folder / "export.json").get("short_texts"))
-
-
-def _is_complete(folder: Path) -> bool:
-    sizes: dict[str, int] = read_json(folder / "export.json").get("sizes", {})
-    files = {folder / name: size for name, size in sizes.items()}
-    return bool(sizes) and all(path.is_file() and path.stat().st_size == size for path, size in files.items())
-
-
-def _export(model: ClipModel, folder: Path) -> None:
-    """Writes the export beside its place and moves it there as a whole."""
-    logger.info("exporting %s for OpenVINO; this happens once", model.name)
-    partial = folder.with_name(f".partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
-    partial.mkdir()
-    try:
+    def write(partial: Path) -> dict[str, Any]:
+        logger.info("exporting %s for OpenVINO; this happens once", model.name)
         short_texts = _write_files(model, partial)
-        sizes = {path.name: path.stat().st_size for path in partial.iterdir()}
-        description = {"model": model.name, "short_texts": short_texts, "sizes": sizes}
-        write_whole(partial / "export.json", json.dumps(description, indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        return {"model": model.name, "revision": revision, "engine": "open_clip", "short_texts": short_texts}
+
+    folder.make(write)
 
 
 def _write_files(model: ClipModel, folder: Path) -> bool:
@@ -236,7 +197,7 @@ def _write_files(model: ClipModel, folder: Path) -> bool:
             raise
         except Exception as error:  # converters fail in ways that no documentation lists
             reason = " ".join(str(error).split())[:300]
-            raise NotReproducedError(f"OpenVINO cannot convert the {name} tower of {model.name}: {reason}") from error
+            raise EngineRefusedError(f"OpenVINO cannot convert the {name} tower of {model.name}: {reason}") from error
     return takes_short_texts(loaded)
 
 
@@ -318,34 +279,16 @@ def padded(batch: TokenBatch, length: int) -> Ids:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
 
 
-def measured_precisions(folder: Path, compiled: Callable[[str, str], Any]) -> dict[str, tuple[str, Agreement]]:
-    """For each tower the fastest precision that is equal to float32 on this machine, and how near it comes.
+def measured_precisions(folder: ExportFolder, wanted: str, compiled: Callable[[str, str], Any]) -> dict[str, str]:
+    """For each tower the precision to run it in: the fastest that is equal to float32 here, or the one that is wanted.
 
-    `compiled(tower, precision)` gives the compiled tower. Measured once and kept. Raises `NotReproducedError` if
-    not even float32 is equal.
+    `compiled(tower, precision)` gives the compiled tower. Raises `EngineRefusedError` where none is equal.
     """
-    key = f"{cpu_identity()}, OpenVINO {import_openvino().__version__}"
-    file = folder / "measurement.json"
-    measured = read_json(file)
-    if key not in measured:
-        with FileLock(folder.with_suffix(".lock")):
-            measured = {**read_json(file), key: {tower: _measure(folder, tower, compiled) for tower in TOWERS}}
-            write_whole(file, json.dumps(measured, indent=1))
-    chosen = {tower: (str(each["precision"]), each) for tower, each in measured[key].items()}
-    return {tower: (precision, Agreement(**each[precision])) for tower, (precision, each) in chosen.items()}
 
+    def agreement(tower: str, precision: str) -> Agreement:
+        import numpy as np
 
-def _measure(folder: Path, tower: str, compiled: Callable[[str, str], Any]) -> dict[str, Any]:
-    """The precision to use, and how near each that was tried comes to open_clip's vectors."""
-    import numpy as np
+        with np.load(folder.directory / "samples.npz") as samples:
+            return compare(compiled(tower, precision)(samples[tower])[0], samples[f"{tower}_vectors"])
 
-    with np.load(folder / "samples.npz") as samples:
-        inputs, wanted = samples[tower], samples[f"{tower}_vectors"]
-    tried: dict[str, Any] = {}
-    for precision in native_precisions():
-        agreement = compare(compiled(tower, precision)(inputs)[0], wanted)
-        logger.info("the %s tower in %s against open_clip: %s", tower, precision, agreement)
-        tried[precision] = asdict(agreement)
-        if agreement.equal:
-            return {"precision": precision, **tried}
-    raise NotReproducedError(f"OpenVINO's {tower} tower is not equal to open_clip's ({agreement})")
+    return {tower: folder.fastest_equal(tower, wanted, partial(agreement, tower)) for tower in TOWERS}

@@ -19,7 +19,7 @@ import importlib.util
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.metadata import version
@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from vectorize_pipelines.encoders.layout import read_json
-from vectorize_pipelines.encoders.models import hub_caches
+from vectorize_pipelines.encoders.models import hub_caches, not_fetched
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.encoders.revisions import revision_of
-from vectorize_pipelines.errors import UnknownModelError
+from vectorize_pipelines.errors import ModelNotFetchedError, UnknownModelError
 from vectorize_pipelines.images.preprocessing import INTERPOLATIONS, RESIZE_MODES, Preprocessing
 from vectorize_pipelines.items import Modality
 
@@ -149,22 +149,23 @@ def recognises(name: str) -> bool:
     return _CLIP_LIKE.match(name) is not None and not Path(name).exists()
 
 
-def locate_clip(name: str, cache_directory: Path) -> ClipModel:
+def locate_clip(name: str, cache_directory: Path, *, fetch: bool = True) -> ClipModel:
     """Finds the model called `name` and reads its configuration; fetches it from the hub where nothing is on disk.
 
-    Raises `UnknownModelError` that says where it was looked for, which names are near, and what to do.
+    Raises `UnknownModelError` that says where it was looked for, which names are near, and what to do, and
+    `ModelNotFetchedError` without `fetch`, for a model that only the hub may have.
     """
     directory = Path(name.removeprefix("local-dir:")).expanduser()
     if name.startswith("local-dir:") or (directory / CONFIG_FILE).is_file():
         return _from_directory(name.removeprefix("local-dir:"), directory)
     if name in OPENAI_NAMES:
-        return _from_tag(OPENAI_NAMES[name], "openai", None, cache_directory)
+        return _from_tag(OPENAI_NAMES[name], "openai", None, cache_directory, fetch=fetch)
     parts = _architecture_and_tag(name)
     if parts is not None:
-        return _from_tag(*parts, cache_directory)
+        return _from_tag(*parts, cache_directory, fetch=fetch)
     repository = name.removeprefix("hf-hub:")
     if name.startswith("hf-hub:") or (_is_repository(name) and not _CLIP_LIKE.match(name)):
-        return _from_repository(repository)
+        return _from_repository(repository, fetch=fetch)
     raise UnknownModelError(f"no CLIP model {name!r}{_near(name, _known_names())}. {_REMEDY}")
 
 
@@ -183,7 +184,7 @@ def _architecture_and_tag(name: str) -> tuple[str, str, Path | None] | None:
     return (bare, "", None) if bare in architectures() else None
 
 
-def _from_tag(architecture: str, tag: str, file: Path | None, cache_directory: Path) -> ClipModel:
+def _from_tag(architecture: str, tag: str, file: Path | None, cache_directory: Path, *, fetch: bool) -> ClipModel:
     entries = pretrained_models(cache_directory).get(architecture, {})
     entry = entries.get(tag.lower().replace("-", "_"))
     if entry is None:
@@ -202,7 +203,7 @@ def _from_tag(architecture: str, tag: str, file: Path | None, cache_directory: P
     name = f"{architecture}:{tag.lower().replace('-', '_')}"
     return ClipModel(
         name=name,
-        weights=file or _weights_of_entry(name, entry),
+        weights=file or _weights_of_entry(name, entry, fetch=fetch),
         config=config,
         preprocessing=_preprocessing(config, entry, name),
         tokenizer_source=architecture,
@@ -228,12 +229,12 @@ def _from_directory(name: str, directory: Path) -> ClipModel:
     )
 
 
-def _from_repository(repository: str) -> ClipModel:
+def _from_repository(repository: str, *, fetch: bool) -> ClipModel:
     name = f"hf-hub:{repository}"
-    config, settings = _read_config(_hub_file(name, repository, (CONFIG_FILE,)))
+    config, settings = _read_config(_hub_file(name, repository, (CONFIG_FILE,), fetch=fetch))
     return ClipModel(
         name=name,
-        weights=_hub_file(name, repository, HUB_WEIGHT_FILES),
+        weights=_hub_file(name, repository, HUB_WEIGHT_FILES, fetch=fetch),
         config=config,
         preprocessing=_preprocessing(config, settings, repository),
         tokenizer_source=name,
@@ -324,7 +325,7 @@ def pretrained_models(cache_directory: Path) -> dict[str, dict[str, dict[str, An
     return table
 
 
-def _weights_of_entry(name: str, entry: Mapping[str, Any]) -> Path:
+def _weights_of_entry(name: str, entry: Mapping[str, Any], *, fetch: bool) -> Path:
     """The file of an entry of the table: in the cache of the hub, in that of OpenAI's `clip`, or from the hub."""
     repository, _, file = str(entry.get("hf_hub", "")).rpartition("/")  # a trailing slash: the usual file names
     files = (str(Path(file).with_suffix(".safetensors")), file) if file else HUB_WEIGHT_FILES
@@ -337,7 +338,20 @@ def _weights_of_entry(name: str, entry: Mapping[str, Any]) -> Path:
         return downloaded
     if not repository:
         raise UnknownModelError(f"{name} is not on the Hugging Face hub and not at {downloaded}. {_REMEDY}")
-    return _hub_file(name, repository, files)
+    return _hub_file(name, repository, files, fetch=fetch)
+
+
+def cached_clip_models() -> list[tuple[str, Path]]:
+    """Name and folder of each repository of a CLIP model in the local Hugging Face caches."""
+    found: dict[str, Path] = {}
+    for hub_cache in hub_caches():
+        for folder in sorted(hub_cache.glob("models--*")):
+            repository = folder.name.removeprefix("models--").replace("--", "/")
+            config = _cached_in_hub(repository, CONFIG_FILE)
+            weights = [_cached_in_hub(repository, file) for file in HUB_WEIGHT_FILES]
+            if config is not None and any(weights):
+                found[f"hf-hub:{repository}"] = config.parent
+    return sorted(found.items())
 
 
 def _is_repository(name: str) -> bool:
@@ -356,8 +370,18 @@ def _cached_in_hub(repository: str, file: str) -> Path | None:
     return None
 
 
-def _hub_file(name: str, repository: str, files: Iterable[str]) -> Path:
+def _hub_file(name: str, repository: str, files: Sequence[str], *, fetch: bool) -> Path:
     """The first of `files` that the repository of the model `name` has, from the local cache or the hub."""
+    for file in files:
+        cached = _cached_in_hub(repository, file)
+        if cached is not None:
+            return cached
+    if not fetch:
+        raise ModelNotFetchedError(not_fetched(name))
+    return _fetched(name, repository, files)
+
+
+def _fetched(name: str, repository: str, files: Sequence[str]) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -369,9 +393,6 @@ def _hub_file(name: str, repository: str, files: Iterable[str]) -> Path:
     transport_error: Any = HfHubHTTPError.__bases__[0]  # of the HTTP library that this version of the client uses
     reason: Exception | None = None
     for file in files:
-        cached = _cached_in_hub(repository, file)
-        if cached is not None:
-            return cached
         try:
             return Path(hf_hub_download(repository, file, cache_dir=hub_caches()[-1]))
         except (transport_error, HFValidationError, OSError) as error:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest
-from vectorize_pipelines.encoders.export import Export, discard, export_tokenizer, exported
-from vectorize_pipelines.encoders.openvino_graph import Graph
+from vectorize_pipelines.encoders.export import Export, export_folder, export_tokenizer, exported
+from vectorize_pipelines.encoders.export_folder import ExportFolder
+from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, Graph, openvino_memory
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.sentence_transformers import require_texts
+from vectorize_pipelines.encoders.weights import count_parameters
 
 #: Modules of sentence-transformers that compute from token ids and attention mask alone.
 TRACEABLE_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize", "LayerNorm", "Dropout"})
@@ -35,13 +37,20 @@ class OpenVinoEngine(Engine):
             return "it does not cover pooling that leaves the prompt out"
         return None
 
+    def export_folder(self, request: LoadRequest) -> ExportFolder:
+        return export_folder(request)
+
+    def memory_needed(self, request: LoadRequest) -> int:
+        parameters = count_parameters(self.weight_files(request))
+        return openvino_memory(parameters, exported=export_folder(request).complete)
+
     def load(self, request: LoadRequest, reason: str) -> Encoder:
         try:
             return OpenVinoEncoder(request, exported(request), reason)
         except RuntimeError as error:
             if out_of_memory(error):
                 raise
-            discard(request)  # OpenVINO cannot read what lies there
+            export_folder(request).discard()  # OpenVINO cannot read what lies there
         try:
             return OpenVinoEncoder(request, exported(request), reason)
         except RuntimeError as error:
@@ -53,14 +62,15 @@ class OpenVinoEncoder(Encoder):
 
     def __init__(self, request: LoadRequest, export: Export, reason: str) -> None:
         self.spec = request.spec
-        self._tokenizer = export_tokenizer(request, export.directory)
+        self._tokenizer = export_tokenizer(request, export.folder.directory)
         self._graph = Graph(
-            export.directory / "model.xml",
+            export.folder.directory / "model.xml",
             precision=export.precision,
             padding=export.padding,
             dimension=self.spec.dimension,
+            batch_tokens=request.token_budget or BATCH_TOKENS,
         )
-        weights = (export.directory / "model.bin").stat().st_size
+        weights = export.weights_bytes
         self._memory_bytes = weights if export.precision == "float32" else weights // 2
         self.choice = EngineChoice(OpenVinoEngine.name, request.device, export.precision, f"{reason} {export}")
 
@@ -68,9 +78,6 @@ class OpenVinoEncoder(Encoder):
         texts = require_texts(items, self.spec.name)
         prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
         return self._graph.encode(texts, lambda window: self._tokenizer.ids(window, prompt))
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        return self._tokenizer.counts(texts)
 
     @property
     def memory_bytes(self) -> int:

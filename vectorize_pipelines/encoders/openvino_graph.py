@@ -26,10 +26,18 @@ from vectorize_pipelines.encoders.machine import physical_cores
 from vectorize_pipelines.encoders.protocol import Vectors
 
 #: What OpenVINO calls a precision.
-PRECISION_HINTS = {"float32": "f32", "bf16": "bf16"}
+PRECISION_HINTS = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+#: Capability of a CPU that computes so in hardware.
+_CAPABILITIES = {"bfloat16": "BF16", "float16": "FP16", "float32": "FP32"}
 
 #: Measured best for one stream a core: smaller batches pay more per call, larger ones fall out of the cache.
 BATCH_TOKENS = 2048
+
+#: Times the float32 weights that a model takes while an export of it is loaded, and while one is made, and what the
+#: libraries and the largest batches take beside. Measured with BERT base on two cores.
+LOADED, EXPORTING = 1.25, 5.0
+WORKING_BYTES = 512 * 2**20
 
 _TELEMETRY = "openvino_telemetry"
 
@@ -74,7 +82,12 @@ def _core() -> Any:
 def native_precisions() -> tuple[str, ...]:
     """Precisions that this CPU computes in hardware, fastest first; float32 is always the last."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("bf16", "float32") if "BF16" in capabilities else ("float32",)
+    return tuple(name for name, capability in _CAPABILITIES.items() if capability in capabilities)
+
+
+def openvino_memory(parameters: int, *, exported: bool) -> int:
+    """Bytes that a model of so many parameters takes at its highest, where its export is there and where it is not."""
+    return int(4 * parameters * (LOADED if exported else EXPORTING)) + WORKING_BYTES
 
 
 class Graph:
@@ -83,18 +96,21 @@ class Graph:
     One stream per core, each computing one batch at a time: on a CPU that is faster than one batch on all
     cores. Thread-safe; calls share the streams.
 
-    model      the graph's .xml
-    precision  a key of `PRECISION_HINTS`
-    padding    token id that fills up shorter texts
-    dimension  length of a vector
+    model         the graph's .xml
+    precision     a key of `PRECISION_HINTS`
+    padding       token id that fills up shorter texts
+    dimension     length of a vector
+    batch_tokens  tokens that one batch may have, padding included
     """
 
-    def __init__(self, model: Path, *, precision: str, padding: int, dimension: int) -> None:
+    def __init__(
+        self, model: Path, *, precision: str, padding: int, dimension: int, batch_tokens: int = BATCH_TOKENS
+    ) -> None:
         self.precision = precision
         self._padding = padding
         self._dimension = dimension
         self._streams = physical_cores()
-        self._budget = TokenBudget(BATCH_TOKENS)
+        self._budget = TokenBudget(batch_tokens)
         settings = {
             # Without a hint OpenVINO computes in bf16 wherever the chip can.
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],

@@ -2,7 +2,7 @@
 
 Hashing 90 MB takes a tenth of a second and a large model many seconds, so each file's digest is kept with its
 size and modification time in one JSON file. Losing or spoiling that file costs time and nothing else. Called
-by `models.read_spec`.
+by `models.spec_of`.
 """
 
 import hashlib
@@ -18,6 +18,8 @@ from vectorize_pipelines.errors import UnknownModelError
 REMEMBERED = "revisions.json"
 
 _SUFFIXES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin", ".vocab"})
+
+_WEIGHTS = frozenset({".safetensors", ".bin"})
 
 #: Files of a model's folder that say how it was trained or are copies of it for other runtimes.
 _IGNORED = frozenset({"data_config.json", "eval_results.json", "train_results.json", "all_results.json"}) | frozenset(
@@ -36,7 +38,7 @@ def revision(directory: Path, module_directories: Iterable[Path], cache_director
 
     The same files give the same revision wherever they lie. Raises `UnknownModelError` without weights.
     """
-    files = _files(directory, module_directories)
+    files = deciding_files(directory, module_directories)
     return revision_of({path.relative_to(directory).as_posix(): path for path in files}, cache_directory)
 
 
@@ -58,10 +60,14 @@ def revision_of(files: Mapping[str, Path], cache_directory: Path | None, setting
     return total.hexdigest()
 
 
-def _files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
+def weight_files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
+    """The files that hold the weights of the model in `directory`. Raises `UnknownModelError` without any."""
+    return [path for path in deciding_files(directory, module_directories) if path.suffix in _WEIGHTS]
+
+
+def deciding_files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
     """The files that decide the vectors. Of weights in two formats, those that transformers prefers."""
     files: set[Path] = set()
-    weights = False
     for folder in {directory, *module_directories}:
         if not folder.is_dir():
             continue  # a module without parameters, such as Normalize, often has no folder
@@ -69,9 +75,8 @@ def _files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
         found = [path for path in found if path.name not in _IGNORED]
         if any(path.suffix == ".safetensors" for path in found):
             found = [path for path in found if path.suffix != ".bin" and path.name != "pytorch_model.bin.index.json"]
-        weights = weights or any(path.suffix in {".safetensors", ".bin"} for path in found)
         files.update(found)
-    if not weights:
+    if not any(path.suffix in _WEIGHTS for path in files):
         raise UnknownModelError(f"{directory} holds no weights (model.safetensors or pytorch_model.bin)")
     return sorted(files)
 

@@ -13,7 +13,7 @@ from typing import Any
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import Engine, LoadRequest
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
-from vectorize_pipelines.encoders.tokenizer import ModelTokenizer, encodable, model_tokenizer
+from vectorize_pipelines.encoders.tokenizer import encodable
 from vectorize_pipelines.errors import ItemError, UnknownModelError
 
 #: sentence-transformers' own default; larger batches gain nothing on a CPU and waste padding.
@@ -28,6 +28,7 @@ class SentenceTransformersEngine(Engine):
 
     name = "sentence-transformers"
     devices = frozenset({"cpu", "cuda", "mps"})
+    precisions = frozenset({"float32"})
 
     def refusal(self, request: LoadRequest) -> str | None:
         del request  # whatever the library loads, it runs
@@ -45,7 +46,7 @@ class SentenceTransformersEncoder(Encoder):
         self.choice = EngineChoice(SentenceTransformersEngine.name, request.device, "float32", reason)
         self._lock = threading.Lock()
         self._model: Any = load_model(request)
-        self._tokenizer = _tokenizer(request)
+        self._batch_size = _batch_size(request)
 
     @property
     def model(self) -> Any:
@@ -59,13 +60,7 @@ class SentenceTransformersEncoder(Encoder):
         if not texts:
             return np.empty((0, self.spec.dimension), dtype=np.float32)
         with self._lock:
-            return np.ascontiguousarray(self._encode(texts, purpose, BATCH_SIZE), dtype=np.float32)
-
-    def token_counts(self, texts: Sequence[str]) -> list[int]:
-        if self._tokenizer is not None:
-            return self._tokenizer.counts(texts)
-        with self._lock:  # one by one: a batch would be padded
-            return [_padded_length(self._model.preprocess([self.spec.prompt + text])) for text in texts]
+            return np.ascontiguousarray(self._encode(texts, purpose, self._batch_size), dtype=np.float32)
 
     @property
     def memory_bytes(self) -> int:
@@ -88,6 +83,13 @@ class SentenceTransformersEncoder(Encoder):
             import torch
 
             torch.cuda.empty_cache()
+
+
+def _batch_size(request: LoadRequest) -> int:
+    """Texts that go through the model together: as many of the longest as the token budget holds."""
+    if request.token_budget is None or request.spec.max_length is None:
+        return BATCH_SIZE
+    return max(1, min(BATCH_SIZE, request.token_budget // request.spec.max_length))
 
 
 def require_texts(items: Sequence[str | Path | bytes], model: str) -> list[str]:
@@ -155,15 +157,3 @@ def quiet() -> Iterator[None]:
         for shown, _, enable in bars:
             if shown:
                 enable()
-
-
-def _tokenizer(request: LoadRequest) -> ModelTokenizer | None:
-    """None for a model whose tokenizer is not one of the tokenizers package, e.g. words split at spaces."""
-    try:
-        return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)
-    except UnknownModelError:
-        return None
-
-
-def _padded_length(features: Any) -> int:
-    return int(features["input_ids"].shape[-1])

@@ -87,13 +87,6 @@ class ModelTokenizer:
                 encoding.truncate(max(0, self.max_length - self._added))
         return [self._tokenizer.post_process(encoding, None, True).ids for encoding in encodings]
 
-    def counts(self, texts: Sequence[str], prompt: str | None = None) -> list[int]:
-        """The lengths of `ids`."""
-        prompt = self.prompt if prompt is None else prompt
-        encodings = self._encode([prompt + text for text in texts] if prompt else texts)
-        longest = float("inf") if self.max_length is None else self.max_length
-        return [int(min(len(encoding) + self._added, longest)) for encoding in encodings]
-
     def _encode(self, texts: Sequence[str]) -> "list[Encoding]":
         texts = [encodable(text) for text in texts]
         if len(texts) >= PARALLEL_FROM_TEXTS and (os.cpu_count() or 1) >= PARALLEL_FROM_CORES:

@@ -1,0 +1,197 @@
+"""`vectorize models` from outside: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Vectorize
+from tests.encoders.tiny_models import build_encoder
+from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
+
+KEYS = {
+    *("model", "configured", "origin", "location", "size", "dimension", "engine", "device", "precision", "reason"),
+    *("memory", "export", "export_size", "measured"),
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return build_encoder(tmp_path / "model", "bert")
+
+
+@pytest.fixture(autouse=True)
+def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No hub, and nothing of what this machine has fetched or exported."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("VECTORIZE_ENCODER__CACHE_DIRECTORY", str(tmp_path / "exports"))
+
+
+def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    assert all(set(row) == KEYS for row in rows)
+    return {row["model"]: row for row in rows}
+
+
+def test_a_model_is_exported_once_and_listed(vectorize: Vectorize, model: Path, tmp_path: Path) -> None:
+    before = by_name(vectorize("models", "list", "--json").json)
+    assert before[DEFAULT_TEXT_MODEL]["configured"] == ["models.text"]
+    assert (before[DEFAULT_TEXT_MODEL]["origin"], before[DEFAULT_TEXT_MODEL]["export"]) == ("bundled", None)
+    assert (before["ViT-B/32"]["origin"], before["ViT-B/32"]["configured"]) == ("hub", ["models.image"])
+    assert str(model) not in before
+
+    done = vectorize("models", "export", model, "--json")
+    assert done.code == 0, done.err
+    assert "this happens once" in done.err
+    (row,) = done.json
+    assert (row["engine"], row["device"], row["origin"]) == ("openvino", "cpu", "directory")
+    assert Path(row["export"]).parent == tmp_path / "exports" / "exports"
+    assert row["export_size"] > 1000
+    used = next(each for each in row["measured"] if each["precision"] == row["precision"])
+    assert used["equal"]
+    assert used["mean_cosine"] > 0.9999
+
+    again = vectorize("models", "export", model)
+    assert "this happens once" not in again.err
+    assert f"text in {row['precision']}: equal (mean cosine" in again.out
+    assert by_name(vectorize("models", "list", "--json").json)[str(model)]["export"] == row["export"]
+    assert str(model) in vectorize("models", "list").out
+
+
+def test_two_exports_at_once_make_one(vectorize: Vectorize, model: Path) -> None:
+    command = [*COMMAND, "models", "export", str(model), "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=200) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert sum(err.count("this happens once") for _, err in outputs) == 1
+    first, second = (json.loads(out) for out, _ in outputs)
+    assert first[0]["export"] == second[0]["export"]
+
+
+def test_what_is_made_ready_needs_no_hub(
+    vectorize: Vectorize, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = tmp_path / "hub" / "models--someone--theirs" / "snapshots" / "abc"
+    snapshot.parent.mkdir(parents=True)
+    snapshot.symlink_to(model)
+    monkeypatch.setenv("VECTORIZE_MODELS__TEXT", "someone/theirs")
+    monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", "someone/theirs")
+    done = vectorize("models", "prefetch", "--json")
+    assert done.code == 0, done.err
+    (row,) = done.json
+    assert (row["model"], row["origin"]) == ("someone/theirs", "cache")
+    assert row["measured"]
+    listed = by_name(vectorize("models", "list", "--json").json)
+    assert listed["someone/theirs"]["configured"] == ["models.text", "models.image"]
+    doctor = {finding["name"]: finding for finding in vectorize("doctor", "--json").json}
+    assert (doctor["model"]["status"], doctor["image model"]["status"]) == ("ok", "ok")
+    assert "mean cosine" in doctor["model"]["detail"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "said"),
+    [
+        (("export", "no/such-model"), {}, 4, "no model 'no/such-model'"),
+        (("export", DEFAULT_TEXT_MODEL, "/nowhere"), {}, 4, "there is no model folder '/nowhere'"),
+        (("export", "vit-b/32"), {}, 4, "did you mean ViT-B/32"),
+        (("prefetch", "no-such-model"), {}, 4, "sentence-transformers/no-such-model"),
+        (("prefetch",), {}, 4, "ViT-B-32"),
+        (("export",), {}, 2, "MODEL"),
+        (("nonesuch",), {}, 2, "nonesuch"),
+        (("list",), {"VECTORIZE_ENCODER__PRECISION": "bf16"}, 2, "encoder.precision"),
+        (("list",), {"VECTORIZE_ENCODER__MAX_LOADED": "0"}, 2, "encoder.max_loaded"),
+        (("prefetch", DEFAULT_TEXT_MODEL), {"VECTORIZE_ENCODER__ENGINE": "nonesuch"}, 2, "unknown engine"),
+        (("prefetch", DEFAULT_TEXT_MODEL), {"VECTORIZE_ENCODER__DEVICE": "abacus"}, 2, "abacus"),
+    ],
+)
+def test_bad_input(
+    vectorize: Vectorize,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    environment: dict[str, str],
+    code: int,
+    said: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = vectorize("models", *arguments, "--json")
+    assert said in done.err
+    assert (done.code, done.out) == (code, "")
+
+
+def test_a_model_that_cannot_be_exported_says_why(vectorize: Vectorize, model: Path) -> None:
+    modules = [
+        {"path": "", "type": "x.Transformer"},
+        {"path": "1", "type": "x.Pooling"},
+        {"path": "2", "type": "x.LSTM"},
+    ]
+    (model / "modules.json").write_text(json.dumps(modules))
+    (model / "1").mkdir()
+    (model / "1" / "config.json").write_text('{"word_embedding_dimension": 32}')
+    done = vectorize("models", "export", model, "--json")
+    assert done.code == 1
+    assert (done.json[0]["export"], done.json[0]["measured"]) == (None, [])
+    assert "module LSTM" in done.json[0]["reason"]
+
+
+def test_doctor_says_what_would_run_and_what_there_is_no_room_for(
+    vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_MODELS__DIMENSION", "128")
+    doctor = {finding["name"]: finding for finding in vectorize("doctor", "--json").json}
+    assert doctor["model"]["status"] == "ok"
+    assert "dim=128" in doctor["model"]["detail"]
+    assert "openvino on cpu in a precision not measured yet" in doctor["model"]["detail"]
+    assert (doctor["image model"]["status"], doctor["model memory"]["status"]) == ("off", "ok")
+    assert "gpus" in doctor
+    monkeypatch.setenv("VECTORIZE_ENCODER__MEMORY_BYTES", "1000000")
+    done = vectorize("doctor", "--json")
+    doctor = {finding["name"]: finding for finding in done.json}
+    assert (done.code, doctor["model"]["status"]) == (1, "error")
+    assert "encoder.memory_bytes allows 1 MiB" in doctor["model"]["detail"]
+    monkeypatch.setenv("VECTORIZE_MODELS__DIMENSION", "999")
+    doctor = {finding["name"]: finding for finding in vectorize("doctor", "--json").json}
+    assert "cannot be cut to 999" in doctor["model"]["detail"]
+
+
+def test_search_takes_the_collections_dimension(vectorize: Vectorize, home: Path) -> None:
+    """A collection of short vectors, made by hand, is found again whatever the settings say now."""
+    from datetime import UTC, datetime
+
+    import pyarrow as pa
+
+    from vectorize_pipelines.encoders import load_encoder
+    from vectorize_pipelines.records import content_hash, record_id, record_schema
+    from vectorize_pipelines.settings import load_settings
+    from vectorize_pipelines.stores import open_store
+
+    settings = load_settings()
+    encoder = load_encoder(DEFAULT_TEXT_MODEL, "cpu", dimension=128, cache_directory=settings.encoder.cache_directory)
+    texts = ["The keeper feeds the hens at six.", "The cook bakes bread on Fridays."]
+    vectors, now = encoder.encode(texts), datetime.now(UTC)
+    rows = [
+        {
+            "id": record_id("short", text, 0),
+            "source_id": text,
+            "item_index": 0,
+            "modality": "text",
+            "text": text,
+            "content_hash": content_hash(text),
+            "model": encoder.spec.fingerprint,
+            "occurred_at": now,
+            "partition": "2024-01-01",
+            "run_id": "by hand",
+            "embedded_at": now,
+            "metadata": "{}",
+            "vector": vector.tolist(),
+        }
+        for text, vector in zip(texts, vectors, strict=True)
+    ]
+    store = open_store(settings.store, settings.home)
+    assert store.ensure_collection("short", encoder.spec).physical == "short__all-minilm-l6-v2-128"
+    store.upsert("short", pa.Table.from_pylist(rows, schema=record_schema(128)))
+    store.close()
+    hits = vectorize("search", "who feeds the hens", "--collection", "short", "--limit", 1, "--json").json
+    assert hits[0]["source_id"] == texts[0]
