@@ -163,7 +163,8 @@ def test_search_takes_the_collections_dimension(vectorize: Vectorize, home: Path
     import pyarrow as pa
 
     from vectorize_pipelines.encoders import load_encoder
-    from vectorize_pipelines.records import content_hash, record_id, record_schema
+    from vectorize_pipelines.items import content_hash
+    from vectorize_pipelines.records import record_id, record_schema
     from vectorize_pipelines.settings import load_settings
     from vectorize_pipelines.stores import open_store
 
@@ -195,3 +196,22 @@ def test_search_takes_the_collections_dimension(vectorize: Vectorize, home: Path
     store.close()
     hits = vectorize("search", "who feeds the hens", "--collection", "short", "--limit", 1, "--json").json
     assert hits[0]["source_id"] == texts[0]
+
+
+def test_a_collection_of_short_vectors(vectorize: Vectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "hens.md").write_text("The keeper feeds the hens at six.")
+    (tmp_path / "docs" / "bread.md").write_text("The cook bakes bread on Fridays.")
+    monkeypatch.setenv("VECTORIZE_MODELS__DIMENSION", "128")
+    done = vectorize("ingest", tmp_path / "docs", "--collection", "short", "--json")
+    assert done.code == 0, done.err
+    (collection,) = vectorize("collections", "--json").json
+    assert (collection["physical"], collection["dimension"]) == ("short__all-minilm-l6-v2-128", 128)
+    monkeypatch.delenv("VECTORIZE_MODELS__DIMENSION")
+    hits = vectorize("search", "who feeds the hens", "--collection", "short", "--limit", 1, "--json").json
+    assert hits[0]["source_id"].endswith("hens.md")
+    assert vectorize("ingest", tmp_path / "docs", "--collection", "short").code == 5
+    monkeypatch.setenv("VECTORIZE_MODELS__DIMENSION", "999")
+    refused = vectorize("ingest", tmp_path / "docs", "--collection", "long")
+    assert refused.code == 2
+    assert "384 dimensions, which cannot be cut to 999" in refused.err

@@ -115,7 +115,8 @@ def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorSt
         anything, where = scope.rows(store)
         if not anything:
             return _nothing_written()
-        spec = describe_model(scope.model, cache_directory=home.model_cache(scope.settings))
+        dimension = scope.settings.models.dimension
+        spec = describe_model(scope.model, dimension=dimension, cache_directory=home.model_cache(scope.settings))
         report = quality.inspect_vectors(store, scope.collection, where, spec.dimension, normalized=spec.normalized)
     return dg.AssetCheckResult(
         passed=report.bad == 0,
@@ -168,7 +169,7 @@ def canary_recall(
         anything, where = scope.rows(store)
         if not anything:
             return _nothing_written()
-        with encoder.lease(scope.model) as loaded:
+        with encoder.lease(scope.model, scope.settings.models.dimension) as loaded:
             report = quality.canary_recall(store, scope.collection, loaded, where)
     return dg.AssetCheckResult(
         passed=report.sampled == 0 or report.recall >= LEAST_RECALL,

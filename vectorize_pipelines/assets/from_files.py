@@ -1,6 +1,7 @@
 """Assets from files: `corpus_embeddings` (documents) and the example downstream of it, `corpus_report`."""
 
 import re
+from functools import partial
 from typing import Literal
 
 import dagster as dg
@@ -93,7 +94,8 @@ def corpus_embeddings(
         request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
         source = corpus_source(settings, config.path or settings.corpus.path)
         reader = DocumentReader(settings, request.model)
-        return open_folder(settings, request, source, reader, vector_store.open(), encoder.lease)
+        lease = partial(encoder.lease, dimension=reader.spec.dimension)
+        return open_folder(settings, request, source, reader, vector_store.open(), lease)
 
 
 @dg.asset(

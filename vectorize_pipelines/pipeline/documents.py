@@ -44,7 +44,9 @@ class DocumentReader:
     def __init__(self, settings: Settings, model: str):
         """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model."""
         self._settings = settings
-        self.spec = describe_model(model, cache_directory=home.model_cache(settings))
+        self.spec = describe_model(
+            model, dimension=settings.models.dimension, cache_directory=home.model_cache(settings)
+        )
         limits = self._chunk_limits()
         self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
         self.fingerprint = f"{self.model} {_reading(settings.documents)}"
