@@ -97,7 +97,7 @@ class WeaviateSettings(_Section):
 class StoreSettings(_Section):
     """The vector store."""
 
-    kind: str = Field("lancedb", description="lancedb, or a store plugged in through an entry point")
+    kind: str = Field("lancedb", description="lancedb, weaviate, or a store plugged in through an entry point")
     url: str | None = Field(None, description="address of a store server; a folder or object-store URI for lancedb")
     grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
     api_key: SecretStr | None = Field(None, description="key of a store server")

@@ -12,6 +12,7 @@ find no server, and objects that are refused for a reason that may pass, are tri
 it as inserted; it is there once.
 """
 
+import contextlib
 import math
 import time
 import weakref
@@ -25,13 +26,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.errors import CollectionNotFoundError, StoreError
+from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.stores.contents import check_model, checked_query, checked_records, result_schema
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.metadata_terms import METADATA, text_of
 from vectorize_pipelines.stores.protocol import Collection, VectorStore, Written, physical_name
-from vectorize_pipelines.stores.weaviate_collections import Described, add_metadata_properties, create, described
+from vectorize_pipelines.stores.weaviate_catalogue import Catalogue
+from vectorize_pipelines.stores.weaviate_collections import Described, add_metadata_properties
 from vectorize_pipelines.stores.weaviate_connection import (
     DEFAULT_URL,
     attempted,
@@ -60,7 +62,7 @@ from vectorize_pipelines.stores.weaviate_rows import (
     result_table,
     scored,
 )
-from vectorize_pipelines.stores.weaviate_texts import collection_name, own_name, property_name, read, written_column
+from vectorize_pipelines.stores.weaviate_texts import collection_name, property_name, read, written_column
 from vectorize_pipelines.stores.weaviate_writing import insert, remove
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class WeaviateStore(VectorStore):
         self._known: dict[str, tuple[float, Described]] = {}
         with self._explained("opening"):
             self._client = connect(settings)
+        self._catalogue = Catalogue(self._client, self._place, self._own, self._attempt)
         # Who forgets to close leaves no connection behind.
         self._closing = weakref.finalize(self, self._client.close)
 
@@ -106,35 +109,36 @@ class WeaviateStore(VectorStore):
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
         named = name if aliased else physical_name(name, spec)
         with self._explained(f"creating the collection {name!r}"):
-            found = self._found(named) or self._made(named, spec, physical_name(name, spec))
-            check_model(self._collection(named, found), found.revision, spec)
-            self._ensure_tenant(found)
-        return self._collection(named, found)
+            found = self._catalogue.found(named) or self._catalogue.made(named, spec, physical_name(name, spec))
+            check_model(self._catalogue.collection(named, found), found.revision, spec)
+            self._catalogue.check_tenancy(named, found)
+            self._catalogue.ensure_tenant(found)
+        return self._catalogue.collection(named, found)
 
     def collection(self, name: str) -> Collection:
         with self._explained(f"looking up the collection {name!r}"):
-            return self._collection(name, self._resolved(name))
+            return self._catalogue.collection(name, self._catalogue.resolved(name))
 
     def collections(self) -> list[Collection]:
         with self._explained("listing collections"):
-            standing = self._all_described()
-            aliases = self._aliases()
+            standing = self._catalogue.all_described()
+            aliases = self._catalogue.aliases()
             names = {name: native for name, native in aliases.items() if native in standing}
             unnamed = standing.keys() - set(names.values())
             names |= {standing[native].physical: native for native in unnamed}
             return [
-                self._collection(name, standing[native])
+                self._catalogue.collection(name, standing[native])
                 for name, native in sorted(names.items())
-                if self._is_readable(standing[native])
+                if self._catalogue.is_readable(standing[native])
             ]
 
     def set_alias(self, name: str, physical: str) -> None:
         with self._explained(f"pointing the alias {name!r} at {physical!r}"):
-            self._turn_alias(name, self._resolved(physical).native)
+            self._catalogue.turn_alias(name, self._catalogue.resolved(physical).native)
 
     def drop(self, physical: str) -> None:
         with self._explained(f"dropping {physical!r}"):
-            native = self._resolved(physical).native
+            native = self._catalogue.resolved(physical).native
             for alias in self._client.alias.list_all(collection=native):
                 self._client.alias.delete(alias_name=alias)
             self._client.collections.delete(native)
@@ -145,27 +149,27 @@ class WeaviateStore(VectorStore):
     def upsert(self, name: str, records: pa.Table) -> Written:
         state = "some of the records may be written; writing all of them again mends it"
         with self._explained(f"writing to {name!r}", state):
-            found = self._resolved(name)
+            found = self._catalogue.resolved(name)
             rows = checked_records(records, found.dimension)
             check_offsets(rows)
             entries = metadata_entries(rows)
             if not rows.num_rows:
                 return Written(inserted=0, updated=0)
             indexed = self._indexed(found, entries)
-            native = self._native(found)
+            native = self._catalogue.native(found)
             updated = count(native, self._with_ids(rows), self._attempt)
             insert(native, objects(rows, entries, indexed), self._own, self._pauses)
         return Written(inserted=rows.num_rows - updated, updated=updated)
 
     def delete(self, name: str, where: Filter) -> int:
         with self._explained(f"deleting from {name!r}", "some of the rows may be gone"):
-            found = self._resolved(name)
+            found = self._catalogue.resolved(name)
             matching = self._condition(found, where)
-            return remove(self._native(found), matching, self._pauses)
+            return remove(self._catalogue.native(found), matching, self._pauses)
 
     def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> pa.Table:
         with self._explained(f"reading from {name!r}"):
-            found = self._resolved(name)
+            found = self._catalogue.resolved(name)
             schema = result_schema(found.dimension, columns)
             pages = self._reader(found, self._condition(found, where), schema, MOST_ROWS).pages()
             return result_table(pages, schema)
@@ -175,20 +179,20 @@ class WeaviateStore(VectorStore):
     ) -> Iterator[pa.RecordBatch]:
         """See `VectorStore.scan`. No snapshot: rows that are written meanwhile may come or not, each once at most."""
         with self._explained(f"reading from {name!r}"):
-            found = self._resolved(name)
+            found = self._catalogue.resolved(name)
             schema = result_schema(found.dimension, columns)
             matching = self._condition(found, where)
         return self._batches(name, self._reader(found, matching, schema, batch_rows), schema)
 
     def count(self, name: str, where: Filter | None = None) -> int:
         with self._explained(f"counting in {name!r}"):
-            found = self._resolved(name)
-            return count(self._native(found), self._condition(found, where), self._attempt)
+            found = self._catalogue.resolved(name)
+            return count(self._catalogue.native(found), self._condition(found, where), self._attempt)
 
     def count_by(self, name: str, field: str, where: Filter | None = None) -> dict[str, int]:
         held = text_property(field)
         with self._explained(f"counting in {name!r}"):
-            found = self._resolved(name)
+            found = self._catalogue.resolved(name)
             matching = self._condition(found, where)
             self._check_indexed(found, [field.removeprefix(METADATA)] if field.startswith(METADATA) else [])
             if matching is False or held not in found.properties:
@@ -209,15 +213,14 @@ class WeaviateStore(VectorStore):
         if limit < 1:
             raise ValueError(f"limit is {limit}; it must be at least 1")
         with self._explained(f"searching {name!r}"):
-            age, found = self._known.get(name, (-math.inf, None))
-            if found is not None and time.monotonic() - age < DESCRIPTION_AGE and not _compares_metadata(where):
-                try:
-                    return self._searched(name, found, vector, limit, where)
-                except StoreError:
-                    pass  # the name may stand for another collection by now
-                except failures():
-                    pass
-            return self._searched(name, self._resolved(name), vector, limit, where)
+            recent = None if _compares_metadata(where) else self._recent(name)
+            if recent is not None:
+                # Where it fails, the name may stand for another collection by now.
+                with contextlib.suppress(StoreError, *failures()):
+                    return self._searched(name, recent, vector, limit, where)
+            found = self._catalogue.resolved(name)
+            self._known[name] = (time.monotonic(), found)
+            return self._searched(name, found, vector, limit, where)
 
     # ---- care
 
@@ -229,8 +232,8 @@ class WeaviateStore(VectorStore):
         """
         started = time.perf_counter()
         with self._explained(f"looking after {name!r}"):
-            found = self._resolved(name)
-            rows = count(self._native(found), True, self._attempt)
+            found = self._catalogue.resolved(name)
+            rows = count(self._catalogue.native(found), True, self._attempt)
             nodes = self._attempt(lambda: self._client.cluster.nodes(collection=found.native, output="verbose"))
             shards = [
                 shard
@@ -250,23 +253,26 @@ class WeaviateStore(VectorStore):
 
     # ---- searching and counting
 
+    def _recent(self, name: str) -> Described | None:
+        asked, found = self._known.get(name, (-math.inf, None))
+        return found if time.monotonic() - asked < DESCRIPTION_AGE else None
+
     def _searched(
         self, name: str, found: Described, vector: npt.NDArray[np.float32], limit: int, where: Filter | None
     ) -> pa.Table:
         query = checked_query(vector, found.dimension, name).tolist()
-        schema = result_schema(found.dimension, RECORD_FIELDS)
         matching = self._condition(found, where)
         if matching is False:
-            return scored([], schema, [], limit)
+            return scored([], [], limit)
         # By the name that was asked for: the server knows what it stands for at this moment.
-        native = self._bound(collection_name(name) or name)
+        native = self._catalogue.bound(collection_name(name) or name)
         hits = self._nearest(native, query, limit, matching)
         if len(hits) < limit:
             rows = count(native, matching, self._attempt)
             if len(hits) < min(limit, rows):
                 hits = self._nearest_by_pieces(native, query, limit, matching, rows, found.exact_rows)
         similarities = [found.similarity(hit.metadata.distance) for hit in hits]
-        return scored(hits, schema, similarities, limit)
+        return scored(hits, similarities, limit)
 
     def _nearest(self, native: "Native[Any, Any]", query: list[float], limit: int, matching: "Condition") -> list[Any]:
         from weaviate.classes.query import MetadataQuery
@@ -302,7 +308,7 @@ class WeaviateStore(VectorStore):
         """Rows by the property's value, as the server groups them; nothing where there are too many values."""
         from weaviate.classes.aggregate import GroupByAggregate
 
-        native = self._native(found)
+        native = self._catalogue.native(found)
         answer = self._attempt(
             lambda: native.aggregate.over_all(
                 group_by=GroupByAggregate(prop=held, limit=GROUPS),
@@ -314,7 +320,7 @@ class WeaviateStore(VectorStore):
         return {} if len(groups) >= GROUPS else groups
 
     def _counted(self, found: Described, held: str, matching: "Condition") -> dict[str, int]:
-        reader = Reader(self._native(found), matching, [held], False, MOST_ROWS, self._attempt)
+        reader = Reader(self._catalogue.native(found), matching, [held], False, MOST_ROWS, self._attempt)
         counts: dict[str, int] = {}
         for page in reader.pages():
             for one in page:
@@ -327,7 +333,7 @@ class WeaviateStore(VectorStore):
         with_vector = "vector" in schema.names
         properties = [property_of(name) for name in schema.names if name != "vector"]
         page = page_rows(found.dimension, with_vector, rows)
-        return Reader(self._native(found), matching, properties, with_vector, page, self._attempt)
+        return Reader(self._catalogue.native(found), matching, properties, with_vector, page, self._attempt)
 
     def _batches(self, name: str, reader: Reader, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
         with self._explained(f"reading from {name!r}"):
@@ -350,7 +356,7 @@ class WeaviateStore(VectorStore):
         from weaviate.classes.query import Filter as Native
 
         among = Native.by_property(UNINDEXED).contains_any([property_name(name) for name in names])
-        rows = count(self._native(found), among, self._attempt)
+        rows = count(self._catalogue.native(found), among, self._attempt)
         if rows:
             raise StoreError(
                 f"{rows} rows of {found.physical!r} have metadata named {' or '.join(map(repr, names))} that is not "
@@ -375,141 +381,7 @@ class WeaviateStore(VectorStore):
         there = found.properties | set(made)
         return {name: one for name, one in held.items() if one in there}
 
-    # ---- names
-
-    def _found(self, name: str) -> Described | None:
-        """What the server says of an alias or a physical name now; None where it knows none."""
-        from weaviate.exceptions import UnexpectedStatusCodeError
-
-        native = collection_name(name)
-        if native is None:
-            return None
-        try:
-            config = self._attempt(self._client.collections.use(native).config.get)
-        except UnexpectedStatusCodeError as error:
-            if error.status_code != 404:
-                raise
-            return None
-        found = described(config)
-        if found is None:
-            raise StoreError(f"the collection {native!r} in {self._place} is not a collection of this project")
-        self._known[name] = (time.monotonic(), found)
-        return found
-
-    def _resolved(self, name: str) -> Described:
-        found = self._found(name)
-        if found is None:
-            known = {own.physical for own in self._all_described().values()} | self._aliases().keys()
-            raise CollectionNotFoundError(
-                f"there is no collection or alias {name!r} in {self._place}; there are: "
-                f"{', '.join(sorted(known)) or 'none'}"
-            )
-        if found.multi_tenant != (self._own.tenant is not None):
-            raise StoreError(
-                f"the collection {name!r} in {self._place} is multi-tenant: name the tenant in "
-                "VECTORIZE_STORE__WEAVIATE__TENANT"
-                if found.multi_tenant
-                else f"the collection {name!r} in {self._place} has no tenants: unset "
-                "VECTORIZE_STORE__WEAVIATE__TENANT, or use another collection"
-            )
-        return found
-
-    def _all_described(self) -> dict[str, Described]:
-        """The collections of this project by their names in Weaviate."""
-        configs = self._attempt(lambda: self._client.collections.list_all(simple=False))
-        return {native: own for native, config in configs.items() if (own := described(config)) is not None}
-
-    def _aliases(self) -> dict[str, str]:
-        """The aliases that may be this project's, with the names in Weaviate that they stand for."""
-        aliases = self._attempt(self._client.alias.list_all)
-        return {name: one.collection for alias, one in aliases.items() if (name := own_name(alias)) is not None}
-
-    def _made(self, named: str, spec: EncoderSpec, physical: str) -> Described:
-        """The collection behind a name that stood for none; an older one without an alias is taken up again."""
-        found = self._found(physical)
-        created = found is None
-        if found is None:
-            self._create(physical, spec)
-            found = self._resolved(physical)
-        check_model(self._collection(named, found), found.revision, spec)
-        if named == physical or self._new_alias(named, found.native):
-            return found
-        standing = self._found(named)
-        if standing is None:
-            # The server keeps an alias whose collection was deleted.
-            self._turn_alias(named, found.native)
-            return found
-        if created and standing.native != found.native:
-            # Another process gave the name to another model's collection first: ours was made for nothing.
-            self._client.collections.delete(found.native)
-        return standing
-
-    def _create(self, physical: str, spec: EncoderSpec) -> None:
-        """Another process may come first: then its collection stands."""
-        from weaviate.exceptions import UnexpectedStatusCodeError
-
-        try:
-            create(self._client, physical, spec, self._own)
-        except UnexpectedStatusCodeError as error:
-            if "already exists" not in str(error):
-                raise
-
-    def _new_alias(self, name: str, native: str) -> bool:
-        """Makes the alias; False where it is there already."""
-        from weaviate.exceptions import UnexpectedStatusCodeError
-
-        alias = collection_name(name)
-        if alias is None:
-            raise StoreError(f"{name!r} cannot be an alias: lower-case letters, digits, _ and -, a letter first")
-        try:
-            self._client.alias.create(alias_name=alias, target_collection=native)
-        except UnexpectedStatusCodeError as error:
-            if "already exists" not in str(error):
-                raise
-            return False
-        return True
-
-    def _turn_alias(self, name: str, native: str) -> None:
-        if not self._new_alias(name, native):
-            self._client.alias.update(alias_name=collection_name(name) or name, new_target_collection=native)
-        self._known.pop(name, None)
-
-    def _collection(self, name: str, found: Described) -> Collection:
-        return Collection(
-            name=name,
-            physical=found.physical,
-            store=self.kind,
-            location=self._place,
-            model=found.model,
-            dimension=found.dimension,
-        )
-
-    # ---- tenants and calls
-
-    def _ensure_tenant(self, found: Described) -> None:
-        if self._own.tenant is None or not found.multi_tenant:
-            return
-        tenants = self._client.collections.use(found.native).tenants
-        if not tenants.exists(self._own.tenant):
-            tenants.create([self._own.tenant])
-
-    def _is_readable(self, found: Described) -> bool:
-        """Whether calls of this store's tenant, or without one, can go to the collection."""
-        if found.multi_tenant != (self._own.tenant is not None):
-            return False
-        tenants = self._client.collections.use(found.native).tenants
-        return self._own.tenant is None or bool(tenants.exists(self._own.tenant))
-
-    def _native(self, found: Described) -> "Native[Any, Any]":
-        return self._bound(found.native)
-
-    def _bound(self, native: str) -> "Native[Any, Any]":
-        from weaviate.classes.config import ConsistencyLevel
-
-        collection = self._client.collections.use(native)
-        if self._own.replicas > 1:
-            collection = collection.with_consistency_level(ConsistencyLevel(self._own.consistency))
-        return collection if self._own.tenant is None else collection.with_tenant(self._own.tenant)
+    # ---- calls
 
     def _attempt(self, call: Callable[[], Any]) -> Any:
         return attempted(call, self._pauses)

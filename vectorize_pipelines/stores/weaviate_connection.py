@@ -36,7 +36,7 @@ _LONGEST_PAUSE = 30.0
 
 # What a server that is starting, stopping, out of reach or overloaded answers; the same call may succeed later.
 _PASSING = ("unavailable", "failed to connect", "connection reset", "connection refused", "socket closed", "rst_stream",
-            "server disconnected", "deadline", "timed out", "not ready", "leader not found", "no leader",
+            "server disconnected", "not ready", "leader not found", "no leader",
             "shutting down", "shutdown", "too many", "code! 429", "code: 429", "code: 503", "code: 502", "code: 504",
             "not enough memory", "closed before", "goaway")  # fmt: skip
 
@@ -176,7 +176,9 @@ def may_pass(error: BaseException) -> bool:
     import httpx
     from weaviate.exceptions import WeaviateConnectionError, WeaviateRetryError, WeaviateTimeoutError
 
-    if isinstance(error, (httpx.TransportError, WeaviateConnectionError, WeaviateRetryError, WeaviateTimeoutError)):
+    if isinstance(error, httpx.TimeoutException | WeaviateTimeoutError):
+        return False  # it waited for the server as long as it may
+    if isinstance(error, httpx.TransportError | WeaviateConnectionError | WeaviateRetryError):
         return True
     return passing_reason(str(error))
 

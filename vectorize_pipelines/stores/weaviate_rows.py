@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import TIMESTAMP
+from vectorize_pipelines.records import TIMESTAMP, record_schema
 from vectorize_pipelines.stores.metadata_terms import entries_of, term
-from vectorize_pipelines.stores.weaviate_filters import LARGEST_INTEGER, property_of
-from vectorize_pipelines.stores.weaviate_texts import property_name, read_column, written, written_column
+from vectorize_pipelines.stores.weaviate_filters import ID_PROPERTY, LARGEST_INTEGER, property_of
+from vectorize_pipelines.stores.weaviate_texts import property_name, read, written, written_column
 
 if TYPE_CHECKING:
     from weaviate.classes.data import DataObject
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 VECTOR = "default"
 #: The names of metadata of a record that the collection does not index; a property that exists once there are any.
 UNINDEXED = "unindexed_metadata"
+
+_RECORD_SCHEMA = pa.schema([field for field in record_schema(1) if field.name != "vector"])
+_HIT_SCHEMA = _RECORD_SCHEMA.append(pa.field("score", pa.float32()))
 
 _UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 _NAMESPACE = uuid.UUID("0d5fe7a5-8a3e-5b0e-8c2e-3c9f7a1b6d21")
@@ -115,11 +118,11 @@ def _column(found: Sequence[Any], field: pa.Field) -> pa.Array:
         matrix = np.array([one.vector[VECTOR] for one in found], np.float32)
         return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=field.type)
     name = property_of(field.name)
-    values = (one.properties.get(name) for one in found)
+    values = [one.properties.get(name) for one in found]
     if pa.types.is_timestamp(field.type):
         return pa.array(values, pa.string()).cast(TIMESTAMP)
     if pa.types.is_string(field.type):
-        return read_column(pa.chunked_array([pa.array(values, pa.string())])).combine_chunks()
+        return pa.array([None if value is None else read(value) for value in values], pa.string())
     return pa.array((None if value is None else int(value) for value in values), field.type)
 
 
@@ -128,7 +131,9 @@ def result_table(found: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
     return pa.Table.from_batches([record_batch(page, schema) for page in found], schema=schema)
 
 
-def scored(found: Sequence[Any], schema: pa.Schema, similarities: Sequence[float], limit: int) -> pa.Table:
+def scored(found: Sequence[Any], similarities: Sequence[float], limit: int) -> pa.Table:
     """Hits with `score`, best first and then by id, at most `limit` of them."""
-    table = result_table([found], schema).append_column("score", pa.array(similarities, pa.float32()))
-    return table.sort_by([("score", "descending"), ("id", "ascending")]).slice(0, limit)
+    scores = np.array(similarities, np.float32).tolist()
+    order = sorted(range(len(found)), key=lambda hit: (-scores[hit], found[hit].properties[ID_PROPERTY]))[:limit]
+    columns = [_column([found[hit] for hit in order], field) for field in _RECORD_SCHEMA]
+    return pa.Table.from_arrays([*columns, pa.array([scores[hit] for hit in order], pa.float32())], schema=_HIT_SCHEMA)

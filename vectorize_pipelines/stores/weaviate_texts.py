@@ -14,7 +14,6 @@ are lower case (a collection's begins with a capital), with `_` as the escape.
 
 import hashlib
 import re
-from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -33,10 +32,10 @@ for _start, _end in _SPACES:
 _WRITTEN_FIRST = {written: character for character, written in _FIRST.items()}
 
 _SPACE_CLASS = "".join(f"\\x{{{start:x}}}-\\x{{{end:x}}}" for start, end in _SPACES)
-_GUARD_CLASS = "".join(f"\\x{{{start - 1:x}}}" for start, _ in _SPACES)
+_GUARDS = frozenset(chr(start - 1) for start, _ in _SPACES)
+_GUARD_CLASS = "".join(f"\\x{{{ord(guard):x}}}" for guard in sorted(_GUARDS))
 #: For Arrow, whose regular expressions are RE2's.
 _NEEDS_WRITING = rf"^$|^[{_SPACE_CLASS}{_GUARD_CLASS}]|[{_SPACE_CLASS}]$|\x00"
-_NEEDS_READING = rf"^[{_GUARD_CLASS}]|\x00"
 
 _SPACE_CHARACTERS = frozenset(chr(code) for start, end in _SPACES for code in range(start, end + 1))
 _LAST_CODE_POINT = 0x10FFFF
@@ -56,27 +55,19 @@ def written(text: str) -> str:
 
 def read(form: str) -> str:
     """The text that was written so."""
+    if "\x00" not in form and form[:1] not in _GUARDS:
+        return form
     form = _WRITTEN_FIRST.get(form[:2], form[:2]) + form[2:]
     return form.removesuffix("\x000").replace("\x001", "\x00")
 
 
 def written_column(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     """A column of texts as it is written."""
-    return _replaced(texts, _NEEDS_WRITING, written)
-
-
-def read_column(forms: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts that was written so."""
-    return _replaced(forms, _NEEDS_READING, read)
-
-
-def _replaced(column: pa.ChunkedArray, pattern: str, replace: Callable[[str], str]) -> pa.ChunkedArray:
-    affected = pc.fill_null(pc.match_substring_regex(column, pattern), False)
+    affected = pc.fill_null(pc.match_substring_regex(texts, _NEEDS_WRITING), False)
     if not pc.any(affected).as_py():
-        return column
-    replaced = [replace(text) for text in column.filter(affected).to_pylist()]
-    whole = pc.replace_with_mask(column.combine_chunks(), affected.combine_chunks(), pa.array(replaced, pa.string()))
-    return pa.chunked_array([whole])
+        return texts
+    forms = pa.array([written(text) for text in texts.filter(affected).to_pylist()], pa.string())
+    return pa.chunked_array([pc.replace_with_mask(texts.combine_chunks(), affected.combine_chunks(), forms)])
 
 
 def after_prefix(prefix: str) -> str | None:
