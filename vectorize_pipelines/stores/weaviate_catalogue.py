@@ -172,7 +172,7 @@ class Catalogue:
     def _newly_bound(self, native: str) -> "Native[Any, Any]":
         from weaviate.classes.config import ConsistencyLevel
 
-        collection = self._client.collections.use(native)
+        collection = self._client.collections.use(native, skip_argument_validation=True)
         if self._own.replicas > 1:
             collection = collection.with_consistency_level(ConsistencyLevel(self._own.consistency))
         return collection if self._own.tenant is None else collection.with_tenant(self._own.tenant)

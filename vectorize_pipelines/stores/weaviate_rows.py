@@ -7,6 +7,7 @@ ones (see `weaviate_filters`), and a UUID: the record's id where that is a UUID 
 import re
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,8 @@ VECTOR = "default"
 UNINDEXED = "unindexed_metadata"
 
 _RECORD_SCHEMA = pa.schema([field for field in record_schema(1) if field.name != "vector"])
+_TIMESTAMPS = frozenset(field.name for field in _RECORD_SCHEMA if pa.types.is_timestamp(field.type))
+_INTEGERS = frozenset(field.name for field in _RECORD_SCHEMA if pa.types.is_integer(field.type))
 _HIT_SCHEMA = _RECORD_SCHEMA.append(pa.field("score", pa.float32()))
 
 _UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
@@ -119,11 +122,11 @@ def _column(found: Sequence[Any], field: pa.Field) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=field.type)
     name = property_of(field.name)
     values = [one.properties.get(name) for one in found]
-    if pa.types.is_timestamp(field.type):
-        return pa.array(values, pa.string()).cast(TIMESTAMP)
-    if pa.types.is_string(field.type):
-        return pa.array([None if value is None else read(value) for value in values], pa.string())
-    return pa.array((None if value is None else int(value) for value in values), field.type)
+    if field.name in _TIMESTAMPS:
+        return pa.array([datetime.fromisoformat(value) for value in values], TIMESTAMP)
+    if field.name in _INTEGERS:
+        return pa.array([None if value is None else int(value) for value in values], field.type)
+    return pa.array([None if value is None else read(value) for value in values], field.type)
 
 
 def result_table(found: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
