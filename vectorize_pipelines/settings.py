@@ -71,8 +71,8 @@ class WeaviateSettings(_Section):
     retry_seconds: float = Field(0.5, gt=0, description="pause before the first retry; each next one is twice as long")
     batch_rows: int = Field(250, ge=1, description="rows of one request")
     concurrency: int = Field(4, ge=1, description="requests of an upsert that are under way at a time")
-    consistency: Literal["ONE", "QUORUM", "ALL"] = Field(
-        "QUORUM", description="how many replicas confirm a write or answer a query"
+    consistency: Literal["ONE", "QUORUM", "ALL"] | None = Field(
+        None, description="how many replicas confirm a write or answer a query; null: the server's default"
     )
     metadata_names: int = Field(
         256, ge=1, description="names of metadata that a collection indexes; filters on others are refused"
@@ -83,7 +83,7 @@ class WeaviateSettings(_Section):
     ef_construction: int = Field(128, ge=4, description="HNSW: the same while the index is built")
     max_connections: int = Field(32, ge=4, description="HNSW: edges of a node")
     flat_search_cutoff: int = Field(
-        40_000, ge=0, description="HNSW: a filter that leaves fewer rows is searched without the index, exactly"
+        40_000, ge=1_000, description="HNSW: a filter that leaves fewer rows is searched without the index, exactly"
     )
     quantization: Literal["none", "pq", "bq", "sq", "rq"] = Field("none", description="compression of the index")
     rescore_limit: int | None = Field(

@@ -4,9 +4,12 @@ index would change, results larger than it gives at once, and failures that say 
 import json
 import queue
 import re
+import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,7 +25,8 @@ from tests.servers.weaviate import Server
 from tests.stores import conformance
 from tests.stores.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
-from vectorize_pipelines.settings import StoreSettings, WeaviateSettings
+from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings, WeaviateSettings
+from vectorize_pipelines.stores import ENTRY_POINTS
 from vectorize_pipelines.stores.filters import And, Equal, Filter, Not
 from vectorize_pipelines.stores.protocol import VectorStore, Written
 from vectorize_pipelines.stores.weaviate import WeaviateStore
@@ -223,13 +227,13 @@ def test_more_rows_than_the_server_gives_at_once_are_read_counted_and_deleted(st
 
 
 def test_a_search_gives_as_many_rows_as_there_are(weaviate: StoreSettings) -> None:
-    """Equal vectors leave parts of an HNSW graph out of reach of each other; with this cutoff it is always used."""
-    store = WeaviateStore(with_own(emptied(weaviate), flat_search_cutoff=0, max_connections=4, ef_construction=4))
+    """Equal vectors leave parts of an HNSW graph out of reach of each other."""
+    store = WeaviateStore(with_own(emptied(weaviate), flat_search_cutoff=1_000, max_connections=4, ef_construction=4))
     store.ensure_collection(COLLECTION, spec())
-    store.upsert(COLLECTION, table(row(f"{number}.txt", metadata={"odd": number % 2 == 1}) for number in range(1_200)))
+    store.upsert(COLLECTION, table(row(f"{number}.txt", metadata={"odd": number % 2 == 1}) for number in range(2_400)))
     query = np.array([1, 0, 0, 0], np.float32)
-    assert store.search(COLLECTION, query, 1_000).num_rows == 1_000
-    assert store.search(COLLECTION, query, 600, Equal("metadata.odd", True)).num_rows == 600
+    assert store.search(COLLECTION, query, 2_000).num_rows == 2_000
+    assert store.search(COLLECTION, query, 1_200, Equal("metadata.odd", True)).num_rows == 1_200
     store.close()
 
 
@@ -468,3 +472,15 @@ def test_a_url_that_is_not_weaviates_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match=r"store\.url") as refused:
         WeaviateStore(StoreSettings(kind="weaviate", url=url))
     assert "pass" not in str(refused.value)
+
+
+def test_a_client_that_is_not_installed_is_named_with_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "weaviate", None)
+    with pytest.raises(SettingsError, match="uv pip install weaviate-client"):
+        WeaviateStore(StoreSettings(kind="weaviate"))
+
+
+def test_the_kind_is_registered() -> None:
+    project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]
+    value = project["entry-points"][ENTRY_POINTS]["weaviate"]
+    assert EntryPoint("weaviate", value, ENTRY_POINTS).load() is WeaviateStore

@@ -300,7 +300,7 @@ class WeaviateStore(VectorStore):
     ) -> list[Any]:
         """The nearest of pieces that are small enough for the server to compare every row of them."""
         hits: list[Any] = []
-        for start, end in pieces(1 + 2 * rows // max(1, exact_rows)):
+        for start, end in pieces(1 + 2 * rows // exact_rows):
             hits += self._nearest(native, query, limit, conjunction([matching, between(start, end)]))
         return hits
 

@@ -173,6 +173,6 @@ class Catalogue:
         from weaviate.classes.config import ConsistencyLevel
 
         collection = self._client.collections.use(native, skip_argument_validation=True)
-        if self._own.replicas > 1:
+        if self._own.consistency is not None:
             collection = collection.with_consistency_level(ConsistencyLevel(self._own.consistency))
         return collection if self._own.tenant is None else collection.with_tenant(self._own.tenant)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from vectorize_pipelines.settings import WeaviateSettings
 
 _MARK = "vectorize_pipelines"
+_EVERY_ROW = 10**12
+#: The server's own setting may be lower; smaller pieces would be too many.
+_LEAST_EXACT_ROWS = 1_000
 _METADATA_PROPERTY = METADATA.replace(".", "_")
 
 
@@ -89,9 +92,16 @@ def described(config: "CollectionConfig") -> Described | None:
         dimension=own["dimension"],
         properties=frozenset(one.name for one in config.properties),
         distance=str(getattr(index, "distance_metric", "cosine")).rpartition(".")[2].lower().replace("_", "-"),
-        exact_rows=getattr(index, "flat_search_cutoff", 0) or 0,
+        exact_rows=_exact_rows(index),
         multi_tenant=config.multi_tenancy_config.enabled,
     )
+
+
+def _exact_rows(index: Any) -> int:
+    """A flat index compares every row; a dynamic one is HNSW with a flat one before it."""
+    hnsw = getattr(index, "hnsw", index)
+    cutoff: int = getattr(hnsw, "flat_search_cutoff", _EVERY_ROW)
+    return max(cutoff, _LEAST_EXACT_ROWS)
 
 
 def create(client: "WeaviateClient", physical: str, spec: EncoderSpec, settings: "WeaviateSettings") -> None:

@@ -67,11 +67,17 @@ def shown(url: str) -> str:
 def connect(settings: "StoreSettings") -> "WeaviateClient":
     """A connected client of a server that is recent enough.
 
-    Raises `SettingsError` for a URL that cannot be one of Weaviate's, and otherwise what the client raises.
+    Raises `SettingsError` for a URL that cannot be one of Weaviate's and where its client is not installed, and
+    otherwise what the client raises.
     """
+    try:
+        import weaviate
+        from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+    except ImportError as error:
+        raise SettingsError(
+            f"store.kind: 'weaviate' needs the package weaviate-client (`uv pip install weaviate-client`): {error}"
+        ) from error
     _quieten()
-    import weaviate
-    from weaviate.classes.init import AdditionalConfig, Auth, Timeout
 
     url = _checked_url(settings.url or DEFAULT_URL)
     own, secure = settings.weaviate, url.scheme == "https"

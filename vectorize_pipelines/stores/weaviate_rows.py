@@ -56,8 +56,8 @@ def metadata_entries(records: pa.Table) -> list[Mapping[str, Any]]:
 def check_offsets(records: pa.Table) -> None:
     """Raises `StoreError` for integers that Weaviate would round."""
     for name in ("start", "end"):
-        column = records[name]
-        if len(column) and (pc.max(pc.abs_checked(column)).as_py() or 0) > LARGEST_INTEGER:
+        ends = pc.min_max(records[name]).as_py()
+        if max(-(ends["min"] or 0), ends["max"] or 0) > LARGEST_INTEGER:
             raise StoreError(f"{name!r} of a record is beyond {LARGEST_INTEGER}: Weaviate would round it")
 
 
