@@ -37,13 +37,13 @@ _LONGEST_PAUSE = 30.0
 # What a server that is starting, stopping, out of reach or overloaded answers; the same call may succeed later.
 _PASSING = ("unavailable", "failed to connect", "connection reset", "connection refused", "socket closed", "rst_stream",
             "server disconnected", "not ready", "leader not found", "no leader",
-            "shutting down", "shutdown", "too many", "code! 429", "code: 429", "code: 503", "code: 502", "code: 504",
+            "shutting down", "shutdown", "too many", "code: 429", "code: 503", "code: 502", "code: 504",
             "not enough memory", "closed before", "goaway")  # fmt: skip
 
 _ADVICE = (
-    (("401", "unauthenticated", "unauthorized", "anonymous access"),
+    (("code: 401", "unauthenticated", "unauthorized", "anonymous access"),
      "the server refuses the key: set VECTORIZE_STORE__API_KEY to one that it knows"),
-    (("403", "permission_denied", "forbidden"), "the key may not do this: give its role the permission"),
+    (("code: 403", "permission_denied", "forbidden"), "the key may not do this: give its role the permission"),
     (("certificate", "ssl", "tls"),
      "the server's certificate is not trusted: name its authority in SSL_CERT_FILE and set "
      "VECTORIZE_STORE__WEAVIATE__TRUST_ENVIRONMENT=true, or correct the scheme of VECTORIZE_STORE__URL"),
@@ -203,12 +203,24 @@ def explained(place: str, secret: str | None, doing: str, state: str = "") -> It
     except VectorizeError:
         raise
     except failures() as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _reason(error)
         lowered = reason.lower()
         advice = next((text for signs, text in _ADVICE if any(sign in lowered for sign in signs)), "")
         parts = [f"{doing} failed in {place}", state, advice, _without_secret(reason, secret)]
         # Not `from error`: the client's errors carry the request, and the request the key.
         raise StoreError("; ".join(part for part in parts if part)[:2_000]) from None
+
+
+def _reason(error: BaseException) -> str:
+    """What the error and those behind it say: of a connection the client's own often says nothing."""
+    said: list[str] = []
+    behind: BaseException | None = error
+    while behind is not None:
+        text = " ".join(str(behind).split())
+        if text and not any(text in before for before in said):
+            said.append(text)
+        behind = behind.__cause__ or behind.__context__
+    return ": ".join(said) or type(error).__name__
 
 
 def _without_secret(reason: str, secret: str | None) -> str:
