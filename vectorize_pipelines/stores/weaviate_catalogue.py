@@ -13,6 +13,7 @@ from vectorize_pipelines.stores.weaviate_texts import collection_name, own_name
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
     from weaviate.collections import Collection as Native
+    from weaviate.collections.classes.config import CollectionConfig
 
     from vectorize_pipelines.settings import WeaviateSettings
 
@@ -34,21 +35,35 @@ class Catalogue:
 
     def found(self, name: str) -> Described | None:
         """What the server says of an alias or a physical name now; None where it knows none."""
-        from weaviate.exceptions import UnexpectedStatusCodeError
-
         native = collection_name(name)
         if native is None:
             return None
-        try:
-            config = self._attempt(self._client.collections.use(native).config.get)
-        except UnexpectedStatusCodeError as error:
-            if error.status_code != 404:
-                raise
+        config = self._attempt(lambda: self._configuration_when_ready(native))
+        if config is None:
             return None
         found = described(config)
         if found is None:
             raise StoreError(f"the collection {native!r} in {self._place} is not a collection of this project")
         return found
+
+    def _configuration_when_ready(self, native: str) -> "CollectionConfig | None":
+        """A server that is starting says of every collection that there is none."""
+        config = self._configuration(native)
+        if config is not None:
+            return config
+        if not self._client.is_ready():
+            raise ConnectionError(f"the server is not ready to say whether there is a collection {native}")
+        return self._configuration(native)
+
+    def _configuration(self, native: str) -> "CollectionConfig | None":
+        from weaviate.exceptions import UnexpectedStatusCodeError
+
+        try:
+            return self._client.collections.use(native).config.get()
+        except UnexpectedStatusCodeError as error:
+            if error.status_code != 404:
+                raise
+            return None
 
     def resolved(self, name: str) -> Described:
         """The same; raises `CollectionNotFoundError` where the server knows none, and what `check_tenancy` raises."""

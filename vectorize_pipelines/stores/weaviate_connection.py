@@ -36,7 +36,7 @@ _LONGEST_PAUSE = 30.0
 
 # What a server that is starting, stopping, out of reach or overloaded answers; the same call may succeed later.
 _PASSING = ("unavailable", "failed to connect", "connection reset", "connection refused", "socket closed", "rst_stream",
-            "server disconnected", "not ready", "leader not found", "no leader",
+            "server disconnected", "not ready", "non-existing index", "leader not found", "no leader",
             "shutting down", "shutdown", "too many", "code: 429", "code: 503", "code: 502", "code: 504",
             "not enough memory", "closed before", "goaway")  # fmt: skip
 
