@@ -55,13 +55,59 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class WeaviateSettings(_Section):
+    """What only Weaviate knows. Distance, index and shards are those of new collections; the rest holds for every call.
+
+    https in `store.url` is TLS for HTTP and gRPC.
+    """
+
+    tenant: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,64}$",
+        description="collections are multi-tenant, and every call goes to this tenant",
+    )
+    grpc_host: str | None = Field(None, description="host of the gRPC port, where it is not that of store.url")
+    trust_environment: bool = Field(
+        False, description="take proxies and the certificates in SSL_CERT_FILE from the environment"
+    )
+    connect_seconds: float = Field(5.0, gt=0, description="limit for opening the store")
+    query_seconds: float = Field(60.0, gt=0, description="limit for a query, a count or a deletion's look-up")
+    write_seconds: float = Field(120.0, gt=0, description="limit for a batch of writes, and for a deletion")
+    retries: int = Field(5, ge=0, description="how often what failed is tried again")
+    retry_seconds: float = Field(0.5, gt=0, description="pause before the first retry; each next one is twice as long")
+    batch_rows: int = Field(250, ge=1, description="rows of one request")
+    concurrency: int = Field(4, ge=1, description="requests of an upsert that are under way at a time")
+    consistency: Literal["ONE", "QUORUM", "ALL"] | None = Field(
+        None, description="how many replicas confirm a write or answer a query; null: the server's default"
+    )
+    metadata_names: int = Field(
+        256, ge=1, description="names of metadata that a collection indexes; filters on others are refused"
+    )
+    index: Literal["hnsw", "flat", "dynamic"] = Field("hnsw", description="kind of vector index")
+    distance: Literal["cosine", "dot", "l2-squared"] = Field("cosine", description="what the vector index compares by")
+    ef: int = Field(-1, ge=-1, description="HNSW: size of the list that a search keeps; -1: by the search's limit")
+    ef_construction: int = Field(128, ge=4, description="HNSW: the same while the index is built")
+    max_connections: int = Field(32, ge=4, description="HNSW: edges of a node")
+    flat_search_cutoff: int = Field(
+        40_000, ge=1_000, description="HNSW: a filter that leaves fewer rows is searched without the index, exactly"
+    )
+    quantization: Literal["none", "pq", "bq", "sq", "rq"] = Field("none", description="compression of the index")
+    rescore_limit: int | None = Field(
+        None, ge=0, description="candidates compared again uncompressed; null: the server's"
+    )
+    training_limit: int = Field(100_000, ge=1, description="rows from which pq and sq learn their compression")
+    shards: int | None = Field(None, ge=1, description="shards of a collection; null: one a node")
+    replicas: int = Field(1, ge=1, description="copies of each shard")
+
+
 class StoreSettings(_Section):
     """The vector store."""
 
-    kind: str = Field("lancedb", description="lancedb, or a store plugged in through an entry point")
+    kind: str = Field("lancedb", description="lancedb, weaviate, or a store plugged in through an entry point")
     url: str | None = Field(None, description="address of a store server; a folder or object-store URI for lancedb")
     grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
     api_key: SecretStr | None = Field(None, description="key of a store server")
+    weaviate: WeaviateSettings = WeaviateSettings()
 
 
 class KafkaSettings(_Section):
