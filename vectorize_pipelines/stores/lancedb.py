@@ -41,6 +41,7 @@ from vectorize_pipelines.errors import (
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.stores.contents import check_model, checked_query, result_schema
 from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
@@ -56,12 +57,10 @@ from vectorize_pipelines.stores.lancedb_tables import (
     DIMENSION,
     MODEL,
     PRIMARY_KEY,
-    check_model,
-    checked_query,
     dimension_of,
     is_collection,
     prepared,
-    result_schema,
+    revision_of,
     scored,
     table_schema,
 )
@@ -160,7 +159,7 @@ class LanceDBStore(VectorStore):
             if found is None:
                 with self._locked(ALIASES):
                     found = self._standing(named) or self._made(named, spec, physical_name(name, spec))
-            check_model(found, self._table(found.physical), spec)
+            check_model(found, revision_of(self._table(found.physical)), spec)
         return found
 
     def collection(self, name: str) -> Collection:
@@ -234,7 +233,7 @@ class LanceDBStore(VectorStore):
         condition = to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = result_schema(table, columns)
+            schema = result_schema(dimension_of(table), columns)
             found = table.search().where(condition).select(schema.names).limit(None).to_arrow()
             return found.cast(schema)
 
@@ -244,7 +243,7 @@ class LanceDBStore(VectorStore):
         condition = None if where is None else to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = result_schema(table, columns)
+            schema = result_schema(dimension_of(table), columns)
         return self._batches(name, table, schema, condition, batch_rows)
 
     def count(self, name: str, where: Filter | None = None) -> int:
@@ -283,7 +282,7 @@ class LanceDBStore(VectorStore):
             # No upper limit of probes: a filter that leaves few rows must not lose them with their partitions.
             query = query.distance_type("cosine").minimum_nprobes(_PROBES).maximum_nprobes(0)
             nearest = _where(query.refine_factor(_REFINEMENT), condition).limit(limit).select(list(_SEARCH_COLUMNS))
-            return scored(nearest.to_arrow(), result_schema(table, RECORD_FIELDS))
+            return scored(nearest.to_arrow(), result_schema(dimension_of(table), RECORD_FIELDS))
 
     # ---- care
 
@@ -425,7 +424,7 @@ class LanceDBStore(VectorStore):
     def _made(self, named: str, spec: EncoderSpec, physical: str) -> Collection:
         """The collection behind a name that stood for none; an older one without an alias is taken up again."""
         self._create(physical, table_schema(spec))
-        check_model(self._describe(named, physical), self._table(physical), spec)
+        check_model(self._describe(named, physical), revision_of(self._table(physical)), spec)
         if named != physical:
             self._write_alias(named, physical)
         return self._describe(named, physical)
