@@ -368,6 +368,7 @@ class Search(_OnOneStore):
 
 NUMBERS = (0, 1, -1, 7, 2024, 2**31, -(2**31) - 1, 2**53, 2**53 + 1, 2**63, 2**64 + 1, 10**30, -(10**30),
            0.5, -1.25, -1.3, 1.0, 2024.0, 1e22, 5e-324, -0.0, float("inf"))  # fmt: skip
+INFINITIES = (float("inf"), float("-inf"))
 NAMES = ("year", "a.b", "it's", '"', "", "😀\x1f")
 TIMES = (NOON, NOON + timedelta(microseconds=1), datetime(1900, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC))
 TEXT_FIELDS = ("source_id", "partition", "text", "uri", "id")
@@ -377,7 +378,7 @@ texts = st.sampled_from(NASTY_TEXTS) | st.text(max_size=6)
 numbers = st.sampled_from(NUMBERS) | st.integers() | st.floats(allow_nan=False)
 scalars = texts | numbers | st.booleans()
 fields = st.sampled_from((*TEXT_FIELDS, *INTEGER_FIELDS, *(f"metadata.{name}" for name in NAMES)))
-metadata_values = st.none() | scalars.filter(lambda value: value != float("inf")) | st.just([1]) | st.just({"a": 1})
+metadata_values = st.none() | scalars.filter(lambda value: value not in INFINITIES) | st.just([1]) | st.just({"a": 1})
 
 
 @st.composite

@@ -1,35 +1,49 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.stores import conformance
+from tests.stores import conformance, qdrant_server
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.stores.qdrant import QdrantStore
 
 
-class _InAFolder:
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[qdrant_server.Server]:
+    with qdrant_server.running(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture(params=["folder", "engine"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StoreSettings:
+    if request.param == "folder":
+        return StoreSettings(kind="qdrant")
+    server = request.getfixturevalue("server")
+    return StoreSettings(kind="qdrant", url=server.url, grpc_port=server.grpc_port)
+
+
+class _OnQdrant:
     @pytest.fixture
-    def open_again(self, tmp_path: Path) -> Callable[[], VectorStore]:
-        return lambda: QdrantStore.open(StoreSettings(kind="qdrant"), tmp_path)
+    def open_again(self, place: StoreSettings, tmp_path: Path) -> Callable[[], VectorStore]:
+        return lambda: QdrantStore.open(place, tmp_path)
 
 
-class TestCollections(_InAFolder, conformance.Collections):
+class TestCollections(_OnQdrant, conformance.Collections):
     pass
 
 
-class TestRows(_InAFolder, conformance.Rows):
+class TestRows(_OnQdrant, conformance.Rows):
     pass
 
 
-class TestSearch(_InAFolder, conformance.Search):
+class TestSearch(_OnQdrant, conformance.Search):
     pass
 
 
-class TestFilters(_InAFolder, conformance.Filters):
+class TestFilters(_OnQdrant, conformance.Filters):
     pass
 
 
-class TestHistories(_InAFolder, conformance.Histories):
+class TestHistories(_OnQdrant, conformance.Histories):
     pass

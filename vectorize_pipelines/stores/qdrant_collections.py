@@ -126,12 +126,13 @@ def described(info: Any, name: str, kind: str, location: str) -> Collection:
 def deferral(info: Any) -> dict[str, Any] | None:
     """The arguments of `update_collection` that put off indexing and note, in the same step, the threshold until then.
 
-    None where it has been put off already, or is off for good.
+    None where it has been put off already or is off for good, and where the server is indexing: it changes a collection
+    only once that is done.
     """
     from qdrant_client import models
 
     threshold = info.config.optimizer_config.indexing_threshold
-    if not threshold:
+    if not threshold or info.status != "green":
         return None
     return {
         "optimizers_config": models.OptimizersConfigDiff(indexing_threshold=0),

@@ -5,12 +5,14 @@ call that this project makes has the same effect twice. Local mode keeps a folde
 memory; it locks the folder to one process, in which the stores on one folder share one client, one call at a time.
 """
 
+import atexit
 import math
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -77,16 +79,35 @@ class Connection:
         if self.local:
             with _LOCAL_CLIENTS.lock:
                 return function(**arguments)
+        return self._repeated(partial(function, **arguments))
+
+    def upsert(self, collection: str, points: Sequence[Any]) -> str:
+        """Writes points and waits until they are applied; gives the server's word for how far it got: `completed`.
+
+        `points` are `models.PointStruct` in local mode and `grpc.PointStruct` for a server, whose messages take a
+        vector's bytes as they are; the client's own method would take its components one by one.
+        """
+        if self.local:
+            status = self.call("upsert", collection_name=collection, points=points, wait=True).status
+            return str(status.value)
+        from qdrant_client import grpc
+
+        request = grpc.UpsertPoints(collection_name=collection, points=points, wait=True)
+        send = self.client.grpc_points.Upsert
+        answer = self._repeated(partial(send, request, timeout=self._settings.timeout_seconds))
+        return str(grpc.UpdateStatus.Name(answer.result.status)).lower()
+
+    def _repeated(self, function: Callable[[], Any]) -> Any:
         pause = self._settings.retry_seconds
         for _ in range(self._settings.retries):
             try:
-                return function(**arguments)
+                return function()
             except Exception as error:
                 if _code(error) not in _PASSING:
                     raise
                 time.sleep(getattr(error, "retry_after_s", None) or min(pause, _LONGEST_PAUSE))
                 pause *= 2
-        return function(**arguments)
+        return function()
 
     def close(self) -> None:
         """Ends the connection; a folder is released with the last store on it."""
@@ -187,20 +208,27 @@ class _LocalClients:
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self._open: dict[Path, tuple[Any, int]] = {}
+        atexit.register(self._close_all)  # the client cannot close itself once the interpreter shuts down
 
     def take(self, folder: Path) -> Any:
+        """The folder's client, opened by the first that takes it."""
         with self.lock:
             client, users = self._open.get(folder) or (_open_folder(folder), 0)
             self._open[folder] = client, users + 1
             return client
 
     def give_back(self, folder: Path) -> None:
+        """Called once for each `take`; the last one closes the client."""
         with self.lock:
             client, users = self._open.pop(folder)
             if users > 1:
                 self._open[folder] = client, users - 1
             else:
                 client.close()
+
+    def _close_all(self) -> None:
+        for client, _ in self._open.values():
+            client.close()
 
 
 def _open_folder(folder: Path) -> Any:

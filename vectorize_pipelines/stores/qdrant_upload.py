@@ -48,10 +48,10 @@ class Upload:
                 under_way = _without_finished(under_way)
 
     def _send(self, points: list[Any]) -> None:
-        result = self._connection.call("upsert", collection_name=self._physical, points=points, wait=True)
-        if result.status != "completed":
+        status = self._connection.upsert(self._physical, points)
+        if status != "completed":
             raise StoreError(
-                f"{self._connection.location} has taken {len(points)} points but not applied them ({result.status}); "
+                f"{self._connection.location} has taken {len(points)} points but not applied them ({status}); "
                 "look at the server's load, and call again"
             )
         with self._counting:
