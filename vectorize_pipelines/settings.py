@@ -50,7 +50,7 @@ class _Section(BaseModel):
 
 
 class QdrantSettings(_Section):
-    """Qdrant. What concerns a collection's shape counts when it is created; all but `distance` has no effect in a folder."""
+    """Qdrant. What shapes a collection counts when it is created; in a folder only `distance` and the rows count."""
 
     distance: Literal["cosine", "dot", "euclid"] = Field("cosine", description="what makes vectors near")
     hnsw_m: int = Field(16, ge=0, description="links of a vector in the index")
@@ -71,7 +71,9 @@ class QdrantSettings(_Section):
     write_consistency_factor: int = Field(1, ge=1, description="copies that must have a write before it is done")
     indexing_threshold: int = Field(10_000, ge=1, description="kB of vectors of a segment from which on it is indexed")
     bulk_rows: int = Field(
-        20_000, ge=0, description="rows between two maintenances that make a bulk load, not indexed until it ends; 0: none"
+        20_000,
+        ge=0,
+        description="rows between two maintenances that make a bulk load, not indexed until it ends; 0: none",
     )
     tenant_field: str | None = Field(
         None,

@@ -24,6 +24,8 @@ from qdrant_client.grpc.collections_service_pb2_grpc import CollectionsServicer,
 from qdrant_client.grpc.points_service_pb2_grpc import PointsServicer, add_PointsServicer_to_server
 from qdrant_client.grpc.qdrant_pb2_grpc import QdrantServicer, add_QdrantServicer_to_server
 
+#: How far every write gets.
+STATUS = wire.UpdateStatus.Completed
 _DISTANCES = {wire.Distance.Dot: edge.Distance.Dot, wire.Distance.Euclid: edge.Distance.Euclid}
 
 
@@ -307,7 +309,7 @@ class _Points:
 
 
 def _done() -> Any:
-    return wire.PointsOperationResponse(result=wire.UpdateResult(status=wire.UpdateStatus.Completed))
+    return wire.PointsOperationResponse(result=wire.UpdateResult(status=STATUS))
 
 
 def _retrieved(record: edge.Record) -> Any:

@@ -49,10 +49,13 @@ def checked_records(records: pa.Table, dimension: int) -> pa.Table:
     given = records.schema.field("vector").type
     if not pa.types.is_fixed_size_list(given) or given.list_size != dimension:
         raise StoreError(f"vectors are {given}; the collection's have {dimension} components")
-    rows = records.cast(schema)
     for field in schema:
-        if not field.nullable and rows[field.name].null_count:
-            raise StoreError(f"{rows[field.name].null_count} records have no {field.name!r}, which every record has")
+        if not field.nullable and records[field.name].null_count:
+            raise StoreError(f"{records[field.name].null_count} records have no {field.name!r}, which every record has")
+    try:
+        rows = records.cast(schema)
+    except (ValueError, pa.ArrowException) as error:
+        raise StoreError(f"records are not what they must be: {error}") from error
     _check_ids(rows["id"])
     _check_vectors(rows)
     return rows

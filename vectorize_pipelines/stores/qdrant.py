@@ -23,7 +23,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -339,9 +338,7 @@ class QdrantStore(VectorStore):
         return translated(where, self._settings.tenant_field)
 
     def _count(self, physical: str, condition: Translated) -> int:
-        answer = self._connection.call(
-            "count", collection_name=physical, count_filter=condition.filter, exact=True
-        )
+        answer = self._connection.call("count", collection_name=physical, count_filter=condition.filter, exact=True)
         return int(answer.count)
 
     def _points(

@@ -146,7 +146,7 @@ class _Translator:
         self._nothing = models.HasIdCondition(has_id=[])
 
     def condition(self, where: Filter, negated: bool, depth: int) -> tuple[Any, bool]:
-        """`Not` is pushed down to the comparisons: the opposite of a condition that matches too much would miss rows."""
+        """`Not` is pushed down to the comparisons: the opposite of what matches too much would miss rows."""
         while isinstance(where, Not):
             negated, where = not negated, where.filter
         if isinstance(where, And | Or):
@@ -231,7 +231,9 @@ class _Translator:
             if all(abs(bound) <= _EXACT_IN_A_DOUBLE for bound in given.values()):
                 return self._range(column.name, **given), True
             return self._exists(column), False
-        whole = [int(value) for value in _values(where) if is_number(value) and abs(value) <= largest and value % 1 == 0]
+        whole = [
+            int(value) for value in _values(where) if is_number(value) and abs(value) <= largest and value % 1 == 0
+        ]
         return self._any_of(column.name, whole), True
 
     def _metadata(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:

@@ -119,9 +119,7 @@ def _vectors(piece: pa.Table) -> npt.NDArray[np.float32]:
     return vectors.reshape(piece.num_rows, column.type.list_size)
 
 
-def _with_unit_length(
-    vectors: npt.NDArray[np.float32], payloads: Sequence[dict[str, Any]]
-) -> npt.NDArray[np.float32]:
+def _with_unit_length(vectors: npt.NDArray[np.float32], payloads: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
     """The vectors scaled to length 1, but for those that have it and those without any; notes the lengths."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     others = np.flatnonzero((np.abs(lengths - 1) > _UNIT) & (lengths > 0))

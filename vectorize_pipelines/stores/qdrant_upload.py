@@ -58,9 +58,7 @@ class Upload:
             self._written += len(points)
 
     @staticmethod
-    def _grpc_points(
-        ids: list[str], vectors: npt.NDArray[np.float32], payloads: list[dict[str, Any]]
-    ) -> list[Any]:
+    def _grpc_points(ids: list[str], vectors: npt.NDArray[np.float32], payloads: list[dict[str, Any]]) -> list[Any]:
         from qdrant_client import grpc
         from qdrant_client.conversions.conversion import payload_to_grpc
         from qdrant_client.uploader.grpc_uploader import convert_vector_struct
@@ -73,9 +71,7 @@ class Upload:
         ]
 
     @staticmethod
-    def _local_points(
-        ids: list[str], vectors: npt.NDArray[np.float32], payloads: list[dict[str, Any]]
-    ) -> list[Any]:
+    def _local_points(ids: list[str], vectors: npt.NDArray[np.float32], payloads: list[dict[str, Any]]) -> list[Any]:
         from qdrant_client import models
 
         return [
