@@ -59,9 +59,9 @@ class Server:
         self.failing: Callable[[str, int], grpc.StatusCode | None] = lambda method, call: None
         self._api_key = api_key
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
-        add_QdrantServicer_to_server(_answering(self, _Root, QdrantServicer), self._server)
-        add_CollectionsServicer_to_server(_answering(self, _Collections, CollectionsServicer), self._server)
-        add_PointsServicer_to_server(_answering(self, _Points, PointsServicer), self._server)
+        add_QdrantServicer_to_server(_answering(self, _Root, QdrantServicer), self._server)  # type: ignore[no-untyped-call]
+        add_CollectionsServicer_to_server(_answering(self, _Collections, CollectionsServicer), self._server)  # type: ignore[no-untyped-call]
+        add_PointsServicer_to_server(_answering(self, _Points, PointsServicer), self._server)  # type: ignore[no-untyped-call]
         self.grpc_port = self._server.add_insecure_port("127.0.0.1:0")
         self.url = "http://127.0.0.1:6333"
         self._server.start()
@@ -285,7 +285,9 @@ class _Points:
                 filter=_filter(request.filter) if request.HasField("filter") else None,
             )
         )
-        hits = [wire.FacetHit(value=wire.FacetValue(string_value=hit.value), count=hit.count) for hit in answer.hits]
+        hits = [
+            wire.FacetHit(value=wire.FacetValue(string_value=str(hit.value)), count=hit.count) for hit in answer.hits
+        ]
         return wire.FacetResponse(hits=hits)
 
     @staticmethod

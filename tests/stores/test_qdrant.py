@@ -19,6 +19,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from qdrant_client import grpc as wire
 
 from tests.stores import conformance, qdrant_server, writers
 from tests.stores.records import COLLECTION, many, row, spec, stored, table
@@ -295,7 +296,7 @@ def test_points_that_are_taken_but_not_applied_are_a_failure(
     server: qdrant_server.Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = _opened(server)
-    monkeypatch.setattr(qdrant_server, "STATUS", qdrant_server.wire.UpdateStatus.WaitTimeout)
+    monkeypatch.setattr(qdrant_server, "STATUS", wire.UpdateStatus.WaitTimeout)
     with pytest.raises(StoreError, match=r"not applied them \(waittimeout\)"):
         store.upsert(COLLECTION, many(3))
 

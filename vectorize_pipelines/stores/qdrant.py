@@ -396,7 +396,7 @@ class QdrantStore(VectorStore):
     def _scored(self, hits: list[Any], schema: pa.Schema) -> pa.Table:
         scores = np.array([hit.score for hit in hits], np.float32)
         if self._settings.distance == "euclid":
-            scores = 1 - scores**2 / 2
+            scores = np.float32(1) - scores**2 / np.float32(2)
         found = pa.Table.from_batches([rows(hits, schema)]).append_column("score", pa.array(scores, pa.float32()))
         return found.sort_by([("score", "descending"), ("id", "ascending")])
 
@@ -427,7 +427,8 @@ class QdrantStore(VectorStore):
         from qdrant_client import models
 
         if condition.rest is None:
-            selectors = [(models.FilterSelector(filter=condition.filter), self._count(physical, condition))]
+            everything = models.FilterSelector(filter=condition.filter)
+            selectors: list[tuple[Any, int]] = [(everything, self._count(physical, condition))]
         else:
             found = [[point.id for point in points] for points in self._points(physical, condition, [])]
             selectors = [(models.PointIdsList(points=ids), len(ids)) for ids in found]

@@ -127,7 +127,7 @@ def _with_unit_length(vectors: npt.NDArray[np.float32], payloads: Sequence[dict[
         return vectors
     scaled = vectors.copy()
     scaled[others] = vectors[others] / lengths[others, None]
-    for index in others:
+    for index in others.tolist():
         payloads[index][LENGTH] = float(lengths[index])
     return scaled
 
