@@ -54,7 +54,7 @@ from vectorize_pipelines.stores.qdrant_collections import (
 from vectorize_pipelines.stores.qdrant_connection import Connection, is_not_found, is_there_already
 from vectorize_pipelines.stores.qdrant_filters import (
     Translated,
-    matches,
+    lets_through,
     text_payload_key,
     text_value,
     translated,
@@ -445,7 +445,7 @@ def _dimension(info: Any) -> int:
 def _matching(points: list[Any], condition: Translated) -> list[Any]:
     if condition.rest is None:
         return points
-    return [point for point in points if matches(condition.rest, point.payload or {})]
+    return [point for point in points if lets_through(condition.rest, point.payload or {})]
 
 
 def _parts(where: Filter) -> Iterator[Filter]:

@@ -12,7 +12,7 @@ payload has (␟ is the separator U+001F):
 A filter on metadata is then a match of keywords, and a range of numbers a choice of prefixes. Two kinds of range have
 no exact condition: of texts other than the partition, and of integers beyond 2**53. For these `translated` gives a
 condition that holds for every row that matches and for others too, and says so; the store then reads those rows and
-asks `matches` of each.
+asks `lets_through` of each.
 
 Conditions are written for the server. Where the client's local mode differs (it compares integers exactly where the
 server compares doubles, and matches a float against no integer), no condition here depends on the difference.
@@ -28,8 +28,9 @@ from typing import Any, assert_never
 import pyarrow as pa
 
 from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import ID_NAMESPACE, record_schema
+from vectorize_pipelines.records import ID_NAMESPACE, RECORD_FIELDS, record_schema
 from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
+from vectorize_pipelines.stores.matching import check_text_field, matches, record_field, value_of
 from vectorize_pipelines.stores.metadata_terms import (
     METADATA,
     SEPARATOR,
@@ -55,7 +56,8 @@ _EXACT_IN_A_DOUBLE = 2**53
 _SIGNS, _DIGITS = "/0123", "0123456789:"
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_FIELDS = {field.name: field for field in record_schema(1) if field.name not in ("metadata", "vector")}
+_TIMESTAMPS = tuple(field.name for field in record_schema(1) if pa.types.is_timestamp(field.type))
+_PLAIN_FIELDS = frozenset(RECORD_FIELDS) - {*_TIMESTAMPS, "metadata"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,8 @@ class Translated:
     """A filter for Qdrant.
 
     filter    `qdrant_client.models.Filter`, None where nothing restricts
-    rest      what `matches` has to say of each row that the filter lets through; None where the filter is exact
-    payload   the payload keys that `matches` reads
+    rest      what the rows that the filter finds have to be asked by `lets_through`; None where the filter is exact
+    payload   the payload keys that it reads
     """
 
     filter: Any
@@ -97,16 +99,13 @@ def text_payload_key(field: str) -> str:
 
     Raises `StoreError` for a field that no record has or that holds no text.
     """
-    if field.startswith(METADATA):
-        return METADATA_JSON
-    if not pa.types.is_string(_record_field(field).type):
-        raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
-    return field
+    check_text_field(field)
+    return METADATA_JSON if field.startswith(METADATA) else field
 
 
 def text_value(field: str, payload: Mapping[str, Any]) -> str | None:
     """The text that a row has in a field; None where it has none, or none that is a text."""
-    value = _value(payload, field)
+    value = value_of(_record(payload), field)
     return value if isinstance(value, str) else None
 
 
@@ -163,7 +162,7 @@ class _Translator:
     def _comparison(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:
         if where.field.startswith(METADATA):
             return self._metadata(where)
-        column = _record_field(where.field)
+        column = record_field(where.field)
         if isinstance(where, Exists) or (isinstance(where, Range) and where.at_least is None and where.below is None):
             return self._exists(column), True
         if where.field == "id" and isinstance(where, Equal | In):
@@ -308,12 +307,6 @@ class _Translator:
         return self._models.FieldCondition(key=key, range=self._models.DatetimeRange(**bounds))
 
 
-def _record_field(field: str) -> pa.Field:
-    if field not in _FIELDS:
-        raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
-    return _FIELDS[field]
-
-
 def _values(where: Equal | In) -> tuple[Scalar, ...]:
     return (where.value,) if isinstance(where, Equal) else where.values
 
@@ -360,55 +353,15 @@ def _branches(bound: str, above: bool) -> list[str]:
 # ---- what no condition of Qdrant's can say
 
 
-def matches(where: Filter, payload: Mapping[str, Any]) -> bool:
-    """Whether a row matches, from its payload; it has the keys that `Translated.payload` names."""
-    match where:
-        case Not():
-            return not matches(where.filter, payload)
-        case And():
-            return all(matches(part, payload) for part in where.filters)
-        case Or():
-            return any(matches(part, payload) for part in where.filters)
-    value = _value(payload, where.field)
-    match where:
-        case Exists():
-            return value is not None
-        case Equal() | In():
-            return any(_kind(value) == _kind(wanted) and bool(value == wanted) for wanted in _values(where))
-        case Prefix():
-            return isinstance(value, str) and value.startswith(where.prefix)
-        case Range():
-            return value is not None and _lies_within(value, where)
-    assert_never(where)
+def lets_through(rest: Filter, payload: Mapping[str, Any]) -> bool:
+    """Whether a row matches what `Translated` left over; the payload has the keys that it names."""
+    return matches(rest, _record(payload))
 
 
-def _lies_within(value: Any, where: Range) -> bool:
-    bounds = [bound for bound in (where.at_least, where.below) if bound is not None]
-    if any(_kind(bound) != _kind(value) for bound in bounds):
-        return False
-    return (where.at_least is None or value >= where.at_least) and (where.below is None or value < where.below)
-
-
-def _value(payload: Mapping[str, Any], field: str) -> Any:
-    if field.startswith(METADATA):
-        return entries_of(payload[METADATA_JSON]).get(field.removeprefix(METADATA))
-    value = payload.get(field)
-    if value is not None and pa.types.is_timestamp(_record_field(field).type):
-        return datetime.fromisoformat(value)
-    return value
-
-
-def _kind(value: Any) -> str:
-    match value:
-        case bool():
-            return "boolean"
-        case int() | float():
-            return "number"
-        case str():
-            return "text"
-        case datetime():
-            return "timestamp"
-    return "other"
+def _record(payload: Mapping[str, Any]) -> dict[str, Any]:
+    record = {name: value for name, value in payload.items() if name in _PLAIN_FIELDS}
+    record |= {name: datetime.fromisoformat(payload[name]) for name in _TIMESTAMPS if name in payload}
+    return record | {"metadata": payload.get(METADATA_JSON)}
 
 
 def _payload_keys(where: Filter) -> set[str]:
