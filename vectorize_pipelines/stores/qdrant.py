@@ -171,19 +171,14 @@ class QdrantStore(VectorStore):
         return deleted
 
     def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> pa.Table:
-        batches = self.scan(name, columns, where)
-        with self._connection.explained(f"reading from {name!r}"):
-            schema = result_schema(_dimension(self._info(name)), columns)
-        return pa.Table.from_batches(batches, schema)
+        condition, physical, schema = self._reading(name, columns, where)
+        return pa.Table.from_batches(self._batches(name, physical, condition, schema, _ROWS_READ_TOGETHER), schema)
 
     def scan(
         self, name: str, columns: Sequence[str], where: Filter | None = None, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
-        condition = self._translated(where)
-        with self._connection.explained(f"reading from {name!r}"):
-            info = self._info(name)
-            schema = result_schema(_dimension(info), columns)
-        return self._batches(name, info.config.metadata[PHYSICAL], condition, schema, batch_rows)
+        condition, physical, schema = self._reading(name, columns, where)
+        return self._batches(name, physical, condition, schema, batch_rows)
 
     def count(self, name: str, where: Filter | None = None) -> int:
         condition = self._translated(where)
@@ -365,6 +360,12 @@ class QdrantStore(VectorStore):
             yield _matching(points, condition)
             if offset is None:
                 return
+
+    def _reading(self, name: str, columns: Sequence[str], where: Filter | None) -> tuple[Translated, str, pa.Schema]:
+        condition = self._translated(where)
+        with self._connection.explained(f"reading from {name!r}"):
+            info = self._info(name)
+            return condition, info.config.metadata[PHYSICAL], result_schema(_dimension(info), columns)
 
     def _batches(
         self, name: str, physical: str, condition: Translated, schema: pa.Schema, batch_rows: int

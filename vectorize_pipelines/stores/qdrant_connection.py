@@ -6,10 +6,12 @@ memory; it locks the folder to one process, in which the stores on one folder sh
 """
 
 import atexit
+import logging
 import math
 import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,10 +25,13 @@ from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, S
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import QdrantSettings, StoreSettings
 
+logger = logging.getLogger(__name__)
+
 #: The first server with matches of prefixes, which filters need.
 OLDEST_SERVER = (1, 19)
 _GRPC_PORT = 6334
 _LONGEST_PAUSE = 10.0
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 # gRPC's codes of what may pass: the server is away, starting, out of time or overloaded; a shard changes its leader.
 _PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
@@ -154,15 +159,19 @@ class Connection:
                 raise SettingsError(
                     f"store.qdrant.ca_certificate: {self._settings.ca_certificate} cannot be read: {error.strerror}"
                 ) from error
-        self.client = QdrantClient(
-            url=self._url,
-            grpc_port=self._grpc_port,
-            prefer_grpc=True,
-            api_key=self._secret,
-            timeout=math.ceil(self._settings.timeout_seconds),
-            grpc_options=options,
-            check_compatibility=False,  # through REST, in a thread, with a warning: `_check_version` asks through gRPC
-        )
+        if self._secret and self._url.startswith("http:") and urlsplit(self._url).hostname not in _THIS_MACHINE:
+            logger.warning("the key goes to %s unencrypted; give the server TLS and use https://", self.location)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
+            self.client = QdrantClient(
+                url=self._url,
+                grpc_port=self._grpc_port,
+                prefer_grpc=True,
+                api_key=self._secret,
+                timeout=math.ceil(self._settings.timeout_seconds),
+                grpc_options=options,
+                check_compatibility=False,  # asks through REST, in a thread: `_check_version` does it through gRPC
+            )
         self._check_version(self.call("info").version)
         self.call("get_collections")  # unlike the version it needs the key
         return self.client
