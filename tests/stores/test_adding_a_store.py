@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.stores import conformance
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings
+from vectorize_pipelines.stores import conformance
 from vectorize_pipelines.stores.protocol import VectorStore
 
 PAGE = PROJECT_ROOT / "docs" / "adding-a-store.md"

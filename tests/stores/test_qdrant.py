@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 from qdrant_client import grpc as wire
 
-from tests.stores import conformance, qdrant_server, writers
-from tests.stores.records import COLLECTION, many, row, spec, stored, table
+from tests.stores import qdrant_server, writers
 from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.settings import QdrantSettings, StoreSettings
+from vectorize_pipelines.stores import conformance
+from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters import And, Equal, In, Prefix, Range
 from vectorize_pipelines.stores.protocol import VectorStore, Written
 from vectorize_pipelines.stores.qdrant import QdrantStore

@@ -4,9 +4,9 @@ import itertools
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.stores.records import COLLECTION, many, spec
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.conformance.records import COLLECTION, many, spec
 from vectorize_pipelines.stores.lancedb import LanceDBStore
 from vectorize_pipelines.stores.protocol import VectorStore
 
