@@ -52,6 +52,7 @@ HEAVY = (
     "lancedb",
     "weaviate",
     "grpc",
+    "qdrant_client",
     "pandas",
     "matplotlib",
 )
@@ -67,7 +68,7 @@ HEAVY = (
         # The code server and the sensors: Dagster and pandas (a type of the IO manager), but no model and no store.
         (
             "vectorize_pipelines.definitions",
-            ("torch", "transformers", "sentence_transformers", "openvino", "lancedb", "weaviate"),
+            ("torch", "transformers", "sentence_transformers", "openvino", "lancedb", "weaviate", "qdrant_client"),
         ),
     ],
 )

@@ -55,6 +55,45 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class QdrantSettings(_Section):
+    """Qdrant. What shapes a collection counts when it is created; in a folder only `distance` and the rows count."""
+
+    distance: Literal["cosine", "dot", "euclid"] = Field("cosine", description="what makes vectors near")
+    hnsw_m: int = Field(16, ge=0, description="links of a vector in the index")
+    hnsw_payload_m: int | None = Field(None, ge=0, description="links within one tenant; null: as hnsw_m")
+    hnsw_ef_construct: int = Field(100, ge=4, description="neighbours looked at when the index is built")
+    search_ef: int | None = Field(None, ge=1, description="neighbours looked at by a search; null: hnsw_ef_construct")
+    exact: bool = Field(False, description="searches compare every vector, whatever is indexed")
+    quantization: Literal["none", "scalar", "binary", "product"] = Field(
+        "none", description="smaller copies of the vectors to search in"
+    )
+    oversampling: float | None = Field(
+        None, ge=1, description="candidates taken from quantized vectors, as a multiple of the hits wanted"
+    )
+    vectors_on_disk: bool = Field(False, description="vectors are read from disk, not kept in memory")
+    payload_on_disk: bool = Field(True, description="fields are read from disk, but for the indexed ones")
+    shards: int | None = Field(None, ge=1, description="null: as many as the cluster has nodes")
+    replication_factor: int = Field(1, ge=1, description="copies of each shard")
+    write_consistency_factor: int = Field(1, ge=1, description="copies that must have a write before it is done")
+    indexing_threshold: int = Field(10_000, ge=1, description="kB of vectors of a segment from which on it is indexed")
+    bulk_rows: int = Field(
+        20_000,
+        ge=0,
+        description="rows between two maintenances that make a bulk load, not indexed until it ends; 0: none",
+    )
+    tenant_field: str | None = Field(
+        None,
+        pattern=r"^(metadata\.[A-Za-z0-9_-]+|source_id|partition|run_id|modality)$",
+        description="rows are laid out by it for searches within one tenant, e.g. metadata.tenant",
+    )
+    upload_rows: int = Field(512, ge=1, description="rows in a request")
+    uploads: int = Field(2, ge=1, description="requests under way at once")
+    timeout_seconds: float = Field(60.0, gt=0, description="of a request")
+    retries: int = Field(5, ge=0, description="further attempts where the server is away or overloaded")
+    retry_seconds: float = Field(0.2, gt=0, description="pause before the first of them; doubled for each other")
+    ca_certificate: Path | None = Field(None, description="PEM file that vouches for an https:// server")
+
+
 class WeaviateSettings(_Section):
     """What only Weaviate knows. Distance, index and shards are those of new collections; the rest holds for every call.
 
@@ -103,10 +142,13 @@ class WeaviateSettings(_Section):
 class StoreSettings(_Section):
     """The vector store."""
 
-    kind: str = Field("lancedb", description="lancedb, weaviate, or a store plugged in through an entry point")
-    url: str | None = Field(None, description="address of a store server; a folder or object-store URI for lancedb")
+    kind: str = Field("lancedb", description="lancedb, qdrant, weaviate, or a store plugged in through an entry point")
+    url: str | None = Field(
+        None, description="address of a store server; a folder or object-store URI for lancedb, a folder for qdrant"
+    )
     grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
     api_key: SecretStr | None = Field(None, description="key of a store server")
+    qdrant: QdrantSettings = QdrantSettings()
     weaviate: WeaviateSettings = WeaviateSettings()
 
 

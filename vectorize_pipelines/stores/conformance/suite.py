@@ -19,11 +19,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.stores.records import COLLECTION, NOON, Row, many, row, spec, stored, table
-from tests.stores.reference import matches
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
 from vectorize_pipelines.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.stores.conformance.records import COLLECTION, NOON, Row, many, row, spec, stored, table
+from vectorize_pipelines.stores.conformance.reference import matches
 from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
 from vectorize_pipelines.stores.protocol import VectorStore, Written, physical_name
 
