@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from benchmarks.run import Figure
 from tests.servers.weaviate import Server
-from tests.stores.records import many, spec
 from vectorize_pipelines.settings import StoreSettings
+from vectorize_pipelines.stores.conformance.records import many, spec
 from vectorize_pipelines.stores.weaviate import WeaviateStore
 
 ROWS = 20_000

@@ -22,11 +22,10 @@ from pydantic import SecretStr
 from weaviate import WeaviateClient, connect_to_custom
 
 from tests.servers.weaviate import Server
-from tests.stores import conformance
-from tests.stores.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings, WeaviateSettings
-from vectorize_pipelines.stores import ENTRY_POINTS
+from vectorize_pipelines.stores import ENTRY_POINTS, conformance
+from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters import And, Equal, Filter, Not
 from vectorize_pipelines.stores.protocol import VectorStore, Written
 from vectorize_pipelines.stores.weaviate import WeaviateStore
