@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def weaviate(place: Path) -> list[Figure]:
         store = WeaviateStore(StoreSettings(kind="weaviate", url=server.url, grpc_port=server.grpc_port))
         own, bare = [], []
         for number in range(ROUNDS):
-            own.append(_seconds(lambda number=number: _load(store, f"own{number}", records)))  # type: ignore[misc]
+            own.append(_seconds(partial(_load, store, f"own{number}", records)))
             bare.append(_bare_load(store, f"bare{number}", records))
         share = min(bare) / min(own)
         rates = f"{ROWS / min(own):,.0f} rows/s, the client {ROWS / min(bare):,.0f}"
@@ -114,8 +115,8 @@ def _searches(store: WeaviateStore, name: str) -> tuple[float, float]:
         assert len(hits) == LIMIT
 
     for query in queries:
-        through.append(_seconds(lambda query=query: own(query)))  # type: ignore[misc]
-        directly.append(_seconds(lambda query=query: bare(query)))  # type: ignore[misc]
+        through.append(_seconds(partial(own, query)))
+        directly.append(_seconds(partial(bare, query)))
     return statistics.median(through), statistics.median(directly)
 
 

@@ -55,7 +55,20 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class QdrantSettings(_Section):
+_BATCH_ROWS = "rows of one request that writes"
+_CONCURRENCY = "requests of an upsert that are under way at a time"
+
+
+class _ServerSettings(_Section):
+    """What the stores that are servers have in common. Shards and replicas are those of new collections."""
+
+    shards: int | None = Field(None, ge=1, description="shards of a collection; null: one a node")
+    replicas: int = Field(1, ge=1, description="copies of each shard")
+    retries: int = Field(5, ge=0, description="further attempts where the server is away or overloaded")
+    retry_seconds: float = Field(0.5, gt=0, description="pause before the first of them; each next is twice as long")
+
+
+class QdrantSettings(_ServerSettings):
     """Qdrant. What shapes a collection counts when it is created; in a folder only `distance` and the rows count."""
 
     distance: Literal["cosine", "dot", "euclid"] = Field("cosine", description="what makes vectors near")
@@ -72,8 +85,6 @@ class QdrantSettings(_Section):
     )
     vectors_on_disk: bool = Field(False, description="vectors are read from disk, not kept in memory")
     payload_on_disk: bool = Field(True, description="fields are read from disk, but for the indexed ones")
-    shards: int | None = Field(None, ge=1, description="null: as many as the cluster has nodes")
-    replication_factor: int = Field(1, ge=1, description="copies of each shard")
     write_consistency_factor: int = Field(1, ge=1, description="copies that must have a write before it is done")
     indexing_threshold: int = Field(10_000, ge=1, description="kB of vectors of a segment from which on it is indexed")
     bulk_rows: int = Field(
@@ -86,15 +97,13 @@ class QdrantSettings(_Section):
         pattern=r"^(metadata\.[A-Za-z0-9_-]+|source_id|partition|run_id|modality)$",
         description="rows are laid out by it for searches within one tenant, e.g. metadata.tenant",
     )
-    upload_rows: int = Field(512, ge=1, description="rows in a request")
-    uploads: int = Field(2, ge=1, description="requests under way at once")
-    timeout_seconds: float = Field(60.0, gt=0, description="of a request")
-    retries: int = Field(5, ge=0, description="further attempts where the server is away or overloaded")
-    retry_seconds: float = Field(0.2, gt=0, description="pause before the first of them; doubled for each other")
+    batch_rows: int = Field(512, ge=1, description=_BATCH_ROWS)
+    concurrency: int = Field(2, ge=1, description=_CONCURRENCY)
+    timeout_seconds: float = Field(60.0, gt=0, description="limit for a request")
     ca_certificate: Path | None = Field(None, description="PEM file that vouches for an https:// server")
 
 
-class WeaviateSettings(_Section):
+class WeaviateSettings(_ServerSettings):
     """What only Weaviate knows. Distance, index and shards are those of new collections; the rest holds for every call.
 
     https in `store.url` is TLS for HTTP and gRPC.
@@ -112,10 +121,8 @@ class WeaviateSettings(_Section):
     connect_seconds: float = Field(5.0, gt=0, description="limit for opening the store")
     query_seconds: float = Field(60.0, gt=0, description="limit for a query, a count or a deletion's look-up")
     write_seconds: float = Field(120.0, gt=0, description="limit for a batch of writes, and for a deletion")
-    retries: int = Field(5, ge=0, description="how often what failed is tried again")
-    retry_seconds: float = Field(0.5, gt=0, description="pause before the first retry; each next one is twice as long")
-    batch_rows: int = Field(250, ge=1, description="rows of one request")
-    concurrency: int = Field(4, ge=1, description="requests of an upsert that are under way at a time")
+    batch_rows: int = Field(250, ge=1, description=_BATCH_ROWS)
+    concurrency: int = Field(4, ge=1, description=_CONCURRENCY)
     consistency: Literal["ONE", "QUORUM", "ALL"] | None = Field(
         None, description="how many replicas confirm a write or answer a query; null: the server's default"
     )
@@ -135,8 +142,6 @@ class WeaviateSettings(_Section):
         None, ge=0, description="candidates compared again uncompressed; null: the server's"
     )
     training_limit: int = Field(100_000, ge=1, description="rows from which pq and sq learn their compression")
-    shards: int | None = Field(None, ge=1, description="shards of a collection; null: one a node")
-    replicas: int = Field(1, ge=1, description="copies of each shard")
 
 
 class StoreSettings(_Section):

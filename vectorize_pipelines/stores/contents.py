@@ -4,7 +4,10 @@ What a store cannot hold beyond that, and its own types, are the store's affair.
 """
 
 import math
+import re
+import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +16,10 @@ import pyarrow.compute as pc
 
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import ModelMismatchError, StoreError
-from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.records import ID_NAMESPACE, record_schema
 from vectorize_pipelines.stores.protocol import Collection
+
+_UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
 def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> None:
@@ -59,6 +64,27 @@ def checked_records(records: pa.Table, dimension: int) -> pa.Table:
     _check_ids(rows["id"])
     _check_vectors(rows)
     return rows
+
+
+def row_uuid(record_id: str) -> str:
+    """The UUID of a record, for stores whose rows go by one: a uuid5 itself, as the pipeline's are, else made of it.
+
+    So the UUIDs of a collection are spread evenly, whatever its ids.
+    """
+    return record_id if _UUID5.fullmatch(record_id) else str(uuid.uuid5(ID_NAMESPACE, record_id))
+
+
+def timestamp_text(time: datetime) -> str:
+    """RFC 3339 in UTC, to the microsecond; the texts sort as the timestamps do."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def vectors_of(records: pa.Table) -> npt.NDArray[np.float32]:
+    """The vectors, of shape (records, dimension), without copying where they lie in one piece."""
+    column = records["vector"]
+    # Not `.values`, which ignores where a sliced column begins.
+    components: npt.NDArray[np.float32] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return components.reshape(records.num_rows, column.type.list_size)
 
 
 def _check_ids(ids: pa.ChunkedArray) -> None:

@@ -42,7 +42,9 @@ from vectorize_pipelines.errors import (
 )
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.stores.contents import check_model, checked_query, result_schema
-from vectorize_pipelines.stores.filters import Filter, In
+from vectorize_pipelines.stores.failures import failure_text, no_such_collection, without_credentials
+from vectorize_pipelines.stores.filter_operands import parts
+from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
 from vectorize_pipelines.stores.lancedb_maintenance import (
@@ -140,7 +142,7 @@ class LanceDBStore(VectorStore):
     ) -> None:
         """`local` says that every writer of the location takes the locks; `open` knows what to pass."""
         self._location = location
-        self._shown_location = _without_credentials(location)
+        self._shown_location = without_credentials(location)
         self._locks = locks
         self._local = local
         self._maintenance = maintenance or Maintenance()
@@ -220,7 +222,7 @@ class LanceDBStore(VectorStore):
         deleted = 0
         with self._explained(f"deleting from {name!r}", "some of the rows may be gone"):
             physical = self._physical(name)
-            for condition in [to_sql(part) for part in _parts(where)]:
+            for condition in [to_sql(part) for part in parts(where, VALUES_DELETED_TOGETHER)]:
                 with self._locked(physical):
                     table = self._table(physical)
                     matching: int = table.count_rows(condition)
@@ -399,10 +401,7 @@ class LanceDBStore(VectorStore):
             raise self._not_found(physical) from error
 
     def _not_found(self, name: str) -> CollectionNotFoundError:
-        known = ", ".join(sorted(self._table_names() | set(self._aliases()))) or "none"
-        return CollectionNotFoundError(
-            f"there is no collection or alias {name!r} in {self._shown_location}; there are: {known}"
-        )
+        return no_such_collection(name, self._shown_location, self._table_names() | set(self._aliases()))
 
     def _table_names(self) -> set[str]:
         return {name for name in self._all_table_names() if not name.startswith("_")}
@@ -487,24 +486,7 @@ class LanceDBStore(VectorStore):
         except _FAILURES as error:
             reason = _reason(error)
             advice = next((text for sign, text in _ADVICE if sign in reason), "")
-            parts = [f"{doing} failed in {self._shown_location}", state, advice, reason]
-            raise StoreError("; ".join(part for part in parts if part)) from error
-
-
-def _parts(where: Filter) -> Iterator[Filter]:
-    """Filters that together match the same rows, none of them with a long list of values."""
-    if not isinstance(where, In) or len(where.values) <= VALUES_DELETED_TOGETHER:
-        yield where
-        return
-    for first in range(0, len(where.values), VALUES_DELETED_TOGETHER):
-        yield In(where.field, where.values[first : first + VALUES_DELETED_TOGETHER])
-
-
-def _without_credentials(location: str) -> str:
-    if "://" not in location:
-        return location
-    parts = urlsplit(location)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+            raise StoreError(failure_text(doing, self._shown_location, state, advice, reason)) from error
 
 
 def _reason(error: BaseException) -> str:

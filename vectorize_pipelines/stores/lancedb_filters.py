@@ -13,23 +13,28 @@ Values are terms (see `metadata_terms`), so every filter on metadata is a compar
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from typing import assert_never
 
 import pyarrow as pa
 
-from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.records import TIMESTAMP
+from vectorize_pipelines.stores.filter_operands import (
+    METADATA,
+    check_depth,
+    check_text_field,
+    integer,
+    integer_bounds,
+    is_text,
+    moment,
+    record_field,
+)
 from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
 from vectorize_pipelines.stores.metadata_terms import (
-    METADATA,
     SEPARATOR,
     compared_term,
     entries_of,
     escape,
-    integer_bounds,
-    is_number,
     term,
     term_bounds,
     term_prefix,
@@ -37,11 +42,6 @@ from vectorize_pipelines.stores.metadata_terms import (
 )
 
 METADATA_TERMS = "metadata_terms"
-
-# DataFusion's parser gives up at about fifty levels of brackets.
-_DEEPEST_NESTING = 32
-
-_FIELDS = {field.name: field for field in record_schema(1) if field.name not in ("metadata", "vector")}
 
 
 def to_sql(where: Filter) -> str:
@@ -67,10 +67,9 @@ def text_value_sql(field: str) -> tuple[str, Callable[[str], str | None]]:
 
     Raises `StoreError` for a field that no record has or that holds no text.
     """
+    check_text_field(field)
     if field.startswith(METADATA):
         return _metadata_value(field), text_of
-    if not pa.types.is_string(_record_field(field).type):
-        raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
     return f"`{field}`", lambda value: value
 
 
@@ -82,8 +81,7 @@ def _expression(where: Filter, negated: bool, depth: int) -> str:
     while isinstance(where, Not):
         negated, where = not negated, where.filter
     if isinstance(where, And | Or):
-        if depth == _DEEPEST_NESTING:
-            raise StoreError(f"the filter nests And and Or more than {_DEEPEST_NESTING} deep; flatten it")
+        check_depth(depth)
         conjunction = isinstance(where, And) != negated
         parts = [_expression(part, negated, depth + 1) for part in where.filters]
         return _joined(parts, conjunction)
@@ -158,7 +156,7 @@ def _operand(field: str) -> _Operand:
         value = _metadata_value(field)
         # Missing entries read as the empty text, which no term is.
         return _Operand(value, (f"{value} <> ''", f"{value} = ''"), _term_literal, _term_bounds, _term_prefix)
-    column = _record_field(field)
+    column = record_field(field)
     exists = (f"`{field}` IS NOT NULL", f"`{field}` IS NULL") if column.nullable else None
     sql = f"`{field}`"
     if pa.types.is_string(column.type):
@@ -168,12 +166,6 @@ def _operand(field: str) -> _Operand:
     # The least value is left out: as a literal it would overflow before its sign is applied.
     largest = 2 ** (column.type.bit_width - 1) - 1
     return _Operand(sql, exists, partial(_integer_literal, largest), partial(_integer_bounds, largest), _no_prefix)
-
-
-def _record_field(field: str) -> pa.Field:
-    if field not in _FIELDS:
-        raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
-    return _FIELDS[field]
 
 
 def _no_prefix(_: str) -> None:
@@ -187,25 +179,17 @@ def _plain_bounds(literal: Callable[[Scalar], str | None], where: Range) -> tupl
 
 
 def _text_literal(value: Scalar) -> str | None:
-    """Unpaired surrogates, which Python's file names may hold, are no text that a store can have."""
-    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
-        return None
-    return "'" + value.replace("'", "''") + "'"
+    return "'" + value.replace("'", "''") + "'" if is_text(value) else None
 
 
 def _timestamp_literal(value: Scalar) -> str | None:
-    if not isinstance(value, datetime):
-        return None
-    if value.tzinfo is None:
-        raise StoreError(f"the filter's timestamp {value} has no time zone; give one, e.g. datetime.UTC")
-    microseconds = pa.scalar(value.astimezone(UTC), pa.timestamp("us", tz="UTC")).value
-    return f"to_timestamp_micros({microseconds})"
+    time = moment(value)
+    return None if time is None else f"to_timestamp_micros({pa.scalar(time, TIMESTAMP).value})"
 
 
 def _integer_literal(largest: int, value: Scalar) -> str | None:
-    if not is_number(value) or not abs(value) <= largest or value != int(value):
-        return None
-    return str(int(value))
+    whole = integer(largest, value)
+    return None if whole is None else str(whole)
 
 
 def _integer_bounds(largest: int, where: Range) -> tuple[str | None, str | None] | None:

@@ -7,21 +7,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-import pyarrow as pa
-
-from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.stores.filter_operands import METADATA, moment, record_field
 from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
-from vectorize_pipelines.stores.metadata_terms import METADATA, compared_term, entries_of
-
-_FIELDS = {field.name: field for field in record_schema(1) if field.name not in ("metadata", "vector")}
-
-
-def record_field(field: str) -> pa.Field:
-    """The record's own field of this name; raises `StoreError` for one that no record has, and for vectors."""
-    if field not in _FIELDS:
-        raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
-    return _FIELDS[field]
+from vectorize_pipelines.stores.metadata_terms import compared_term, entries_of
 
 
 def check_filter(where: Filter) -> None:
@@ -38,14 +26,8 @@ def check_filter(where: Filter) -> None:
     for value in _operands(where):
         if in_metadata:
             compared_term(value)
-        elif isinstance(value, datetime) and value.tzinfo is None:
-            raise StoreError(f"the filter's timestamp {value} has no time zone; give one, e.g. datetime.UTC")
-
-
-def check_text_field(field: str) -> None:
-    """Raises `StoreError` where values of a field cannot be counted, because no record has it or it holds no text."""
-    if not field.startswith(METADATA) and not pa.types.is_string(record_field(field).type):
-        raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
+        else:
+            moment(value)
 
 
 def matches(where: Filter, record: Mapping[str, Any]) -> bool:

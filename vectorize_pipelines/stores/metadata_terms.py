@@ -14,12 +14,11 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, TypeGuard
+from typing import Any
 
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.filters import Range, Scalar
 
-METADATA = "metadata."
 #: No term holds it: a store may set terms off by it.
 SEPARATOR = "\x1f"
 _ESCAPE = "\x1e"
@@ -91,28 +90,6 @@ def text_of(term: str) -> str | None:
 def escape(text: str) -> str:
     """Order and prefixes stay what they are: U+001E followed by digits sorts between U+001D and U+0020."""
     return _RESERVED.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
-
-
-def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a filter's value is a number; true and false are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def integer_bounds(largest: int, where: Range) -> tuple[int, int] | None:
-    """The bounds for a field that holds integers of at most this magnitude; None where nothing lies between.
-
-    A bound between two integers moves up to the next one, one that is open or outside to the end of the type.
-    """
-    ends: list[int] = []
-    for bound, opened in ((where.at_least, -largest), (where.below, largest + 1)):
-        if bound is None:
-            ends.append(opened)
-        elif not is_number(bound) or math.isnan(bound):
-            return None
-        else:
-            ends.append(math.ceil(min(max(bound, -largest), largest + 1)))
-    lower, upper = ends
-    return (lower, upper) if lower < upper else None
 
 
 def _ordered_number(value: float) -> str:

@@ -35,7 +35,9 @@ from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import CollectionNotFoundError, StoreError
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.stores.contents import check_model, checked_query, checked_records, result_schema
-from vectorize_pipelines.stores.filters import Filter, In
+from vectorize_pipelines.stores.failures import no_such_collection
+from vectorize_pipelines.stores.filter_operands import parts
+from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import Collection, VectorStore, Written, physical_name
 from vectorize_pipelines.stores.qdrant_collections import (
     DIMENSION,
@@ -163,11 +165,11 @@ class QdrantStore(VectorStore):
 
     def delete(self, name: str, where: Filter) -> int:
         deleted = 0
-        parts = [self._translated(part) for part in _parts(where)]
+        conditions = [self._translated(part) for part in parts(where, _IDS_TOGETHER)]
         with self._connection.explained(f"deleting from {name!r}", "some of the rows may be gone"), self._writing:
             physical = self._physical(name)
-            for part in parts:
-                deleted += self._delete(physical, part)
+            for condition in conditions:
+                deleted += self._delete(physical, condition)
         return deleted
 
     def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> pa.Table:
@@ -292,10 +294,7 @@ class QdrantStore(VectorStore):
 
     def _not_found(self, name: str) -> CollectionNotFoundError:
         physicals, aliases = self._names()
-        known = ", ".join(sorted(physicals | set(aliases))) or "none"
-        return CollectionNotFoundError(
-            f"there is no collection or alias {name!r} in {self._connection.location}; there are: {known}"
-        )
+        return no_such_collection(name, self._connection.location, physicals | set(aliases))
 
     def _create(self, spec: EncoderSpec, physical: str) -> None:
         """Another process may come first: then its collection stands."""
@@ -447,12 +446,3 @@ def _matching(points: list[Any], condition: Translated) -> list[Any]:
     if condition.rest is None:
         return points
     return [point for point in points if lets_through(condition.rest, point.payload or {})]
-
-
-def _parts(where: Filter) -> Iterator[Filter]:
-    """Filters that together match the same rows, none of them with a very long list of values."""
-    if not isinstance(where, In) or len(where.values) <= _IDS_TOGETHER:
-        yield where
-        return
-    for first in range(0, len(where.values), _IDS_TOGETHER):
-        yield In(where.field, where.values[first : first + _IDS_TOGETHER])

@@ -49,7 +49,7 @@ def creation(spec: EncoderSpec, physical: str, settings: "QdrantSettings") -> di
         "quantization_config": _quantization(settings),
         "on_disk_payload": settings.payload_on_disk,
         "shard_number": settings.shards,
-        "replication_factor": settings.replication_factor,
+        "replication_factor": settings.replicas,
         "write_consistency_factor": settings.write_consistency_factor,
         "metadata": {
             MODEL: spec.name,

@@ -6,11 +6,9 @@ memory; it locks the folder to one process, in which the stores on one folder sh
 """
 
 import atexit
-import logging
 import math
 import sqlite3
 import threading
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,17 +19,15 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, StoreError, VectorizeError
+from vectorize_pipelines.stores.failures import failure_text, without_credentials
+from vectorize_pipelines.stores.servers import attempted, check_version, pauses, revealed, server_address
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import QdrantSettings, StoreSettings
 
-logger = logging.getLogger(__name__)
-
 #: The first server with matches of prefixes, which filters need.
 OLDEST_SERVER = (1, 19)
 _GRPC_PORT = 6334
-_LONGEST_PAUSE = 10.0
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 # gRPC's codes of what may pass: the server is away, starting, out of time or overloaded; a shard changes its leader.
 _PASSING = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
@@ -58,7 +54,8 @@ class Connection:
     def __init__(self, settings: "StoreSettings", home: Path):
         """Raises `SettingsError` for a URL that is not for Qdrant or a certificate that cannot be read."""
         self._settings: QdrantSettings = settings.qdrant
-        self._secret = None if settings.api_key is None else settings.api_key.get_secret_value()
+        self._pauses = pauses(self._settings.retries, self._settings.retry_seconds)
+        self._secret: str | None = None
         location = settings.url or str(home / "qdrant")
         parts = urlsplit(location)
         scheme = parts.scheme if "://" in location else ""
@@ -67,14 +64,11 @@ class Connection:
             path = Path(url2pathname(parts.path)) if scheme else Path(location)
             self._folder = path.expanduser().absolute()
             self.location = str(self._folder)
-        elif scheme in ("http", "https") and parts.hostname:
-            self._url = f"{scheme}://{parts.netloc.rpartition('@')[2]}"
-            self.location = self._url
-            self._grpc_port = settings.grpc_port or _GRPC_PORT
         else:
-            raise SettingsError(
-                f"store.url: {scheme}:// is not for qdrant; give http://host:6333 or https://… for a server, or a path"
-            )
+            address = server_address(location, "a Qdrant server", "http://host:6333")
+            self._secret = revealed(settings.api_key, address)
+            self.location = without_credentials(location)
+            self._grpc_port = settings.grpc_port or _GRPC_PORT
         with self.explained("opening"):
             self.client: Any = _LOCAL_CLIENTS.take(self._folder) if self.local else self._connected()
 
@@ -103,16 +97,7 @@ class Connection:
         return str(grpc.UpdateStatus.Name(answer.result.status)).lower()
 
     def _repeated(self, function: Callable[[], Any]) -> Any:
-        pause = self._settings.retry_seconds
-        for _ in range(self._settings.retries):
-            try:
-                return function()
-            except Exception as error:
-                if _code(error) not in _PASSING:
-                    raise
-                time.sleep(getattr(error, "retry_after_s", None) or min(pause, _LONGEST_PAUSE))
-                pause *= 2
-        return function()
+        return attempted(function, self._pauses, lambda error: _code(error) in _PASSING)
 
     def close(self) -> None:
         """Ends the connection; a folder is released with the last store on it."""
@@ -139,14 +124,10 @@ class Connection:
 
     def _failure(self, error: BaseException, code: str | None, doing: str, state: str) -> StoreError:
         """Without the client's own error as its cause, which may show the request's headers, and so the key."""
-        reason = _reason(error)
-        if self._secret:
-            reason = reason.replace(self._secret, "***")
         where = self.location if self.local else f"{self.location} (gRPC port {self._grpc_port})"
         advice = _ADVICE.get(code or "", "")
-        parts = (f"{doing} failed in {where}", state, advice, reason)
         kind = CollectionNotFoundError if is_not_found(error) else StoreError
-        return kind("; ".join(part for part in parts if part))
+        return kind(failure_text(doing, where, state, advice, _reason(error), self._secret))
 
     def _connected(self) -> Any:
         from qdrant_client import QdrantClient
@@ -159,28 +140,24 @@ class Connection:
                 raise SettingsError(
                     f"store.qdrant.ca_certificate: {self._settings.ca_certificate} cannot be read: {error.strerror}"
                 ) from error
-        if self._secret and self._url.startswith("http:") and urlsplit(self._url).hostname not in _THIS_MACHINE:
-            logger.warning("the key goes to %s unencrypted; give the server TLS and use https://", self.location)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Api key is used with an insecure connection")
             self.client = QdrantClient(
-                url=self._url,
+                url=self.location,
                 grpc_port=self._grpc_port,
                 prefer_grpc=True,
                 api_key=self._secret,
                 timeout=math.ceil(self._settings.timeout_seconds),
                 grpc_options=options,
-                check_compatibility=False,  # asks through REST, in a thread: `_check_version` does it through gRPC
+                check_compatibility=False,  # asks through REST, in a thread: `check_version` does it through gRPC
             )
-        self._check_version(self.call("info").version)
-        self.call("get_collections")  # unlike the version it needs the key
+        try:
+            check_version("Qdrant", self.location, self.call("info").version, OLDEST_SERVER)
+            self.call("get_collections")  # unlike the version it needs the key
+        except BaseException:
+            self.client.close()
+            raise
         return self.client
-
-    def _check_version(self, version: str) -> None:
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        if numbers < OLDEST_SERVER:
-            oldest = ".".join(map(str, OLDEST_SERVER))
-            raise StoreError(f"the server in {self.location} is Qdrant {version}; {oldest} or later is needed")
 
 
 def is_not_found(error: BaseException) -> bool:

@@ -18,27 +18,32 @@ Conditions are written for the server. Where the client's local mode differs (it
 server compares doubles, and matches a float against no integer), no condition here depends on the difference.
 """
 
-import re
-import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, assert_never
 
 import pyarrow as pa
 
-from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import ID_NAMESPACE, RECORD_FIELDS, record_schema
-from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
-from vectorize_pipelines.stores.matching import check_text_field, matches, record_field, value_of
-from vectorize_pipelines.stores.metadata_terms import (
+from vectorize_pipelines.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.stores.contents import row_uuid
+from vectorize_pipelines.stores.filter_operands import (
     METADATA,
+    check_depth,
+    check_text_field,
+    integer,
+    integer_bounds,
+    is_text,
+    moment,
+    record_field,
+)
+from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
+from vectorize_pipelines.stores.matching import matches, value_of
+from vectorize_pipelines.stores.metadata_terms import (
     SEPARATOR,
     compared_term,
     entries_of,
     escape,
-    integer_bounds,
-    is_number,
     term,
     term_bounds,
     term_prefix,
@@ -48,14 +53,11 @@ METADATA_TERMS = "metadata_terms"
 METADATA_JSON = "metadata_json"
 PARTITION_HEAD, PARTITION_TAIL = "partition_head", "partition_tail"
 
-# What prost, with which the server decodes messages, takes is a hundred levels; And and Or take two each.
-_DEEPEST_NESTING = 32
 _BYTES_OF_A_NUMBER = 6
 _EXACT_IN_A_DOUBLE = 2**53
 # The characters of an ordered number, at its first place and at all others.
 _SIGNS, _DIGITS = "/0123", "0123456789:"
 
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIMESTAMPS = tuple(field.name for field in record_schema(1) if pa.types.is_timestamp(field.type))
 _PLAIN_FIELDS = frozenset(RECORD_FIELDS) - {*_TIMESTAMPS, "metadata"}
 
@@ -89,11 +91,6 @@ def translated(where: Filter | None, tenant_field: str | None = None) -> Transla
     return Translated(whole, None, ()) if exact else Translated(whole, where, tuple(sorted(_payload_keys(where))))
 
 
-def point_id(record_id: str) -> str:
-    """Qdrant's ids are UUIDs: those of this project are, another text becomes one."""
-    return record_id if _UUID.fullmatch(record_id) else str(uuid.uuid5(ID_NAMESPACE, record_id))
-
-
 def text_payload_key(field: str) -> str:
     """The payload key that holds a text field, or the metadata.
 
@@ -125,11 +122,6 @@ def ordered_numbers(partition: str) -> tuple[int, int]:
     return _number(digits[:_BYTES_OF_A_NUMBER]), _number(digits[_BYTES_OF_A_NUMBER:])
 
 
-def timestamp_text(moment: datetime) -> str:
-    """The form in which Qdrant takes and indexes timestamps, to the microsecond."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
 # ---- conditions
 
 
@@ -149,8 +141,7 @@ class _Translator:
         while isinstance(where, Not):
             negated, where = not negated, where.filter
         if isinstance(where, And | Or):
-            if depth == _DEEPEST_NESTING:
-                raise StoreError(f"the filter nests And and Or more than {_DEEPEST_NESTING} deep; flatten it")
+            check_depth(depth)
             parts = [self.condition(part, negated, depth + 1) for part in where.filters]
             conjunction = isinstance(where, And) != negated
             return self._joined([part for part, _ in parts], conjunction), all(exact for _, exact in parts)
@@ -166,7 +157,7 @@ class _Translator:
         if isinstance(where, Exists) or (isinstance(where, Range) and where.at_least is None and where.below is None):
             return self._exists(column), True
         if where.field == "id" and isinstance(where, Equal | In):
-            ids = [point_id(value) for value in _texts(_values(where))]
+            ids = [row_uuid(value) for value in _texts(_values(where))]
             return self._models.HasIdCondition(has_id=ids), True
         if pa.types.is_string(column.type):
             return self._text(where, column)
@@ -207,11 +198,11 @@ class _Translator:
             return self._nothing
         if isinstance(where, Range):
             bounds = {"gte": where.at_least, "lt": where.below}
-            given = {name: _moment(bound) for name, bound in bounds.items() if bound is not None}
+            given = {name: moment(bound) for name, bound in bounds.items() if bound is not None}
             if None in given.values():
                 return self._nothing
             return self._moments(where.field, **given)
-        moments = [moment for value in _values(where) if (moment := _moment(value)) is not None]
+        moments = [time for value in _values(where) if (time := moment(value)) is not None]
         return self._joined([self._moments(where.field, gte=one, lte=one) for one in moments], conjunction=False)
 
     def _integer(self, where: Equal | In | Range | Prefix, column: pa.Field) -> tuple[Any, bool]:
@@ -230,9 +221,7 @@ class _Translator:
             if all(abs(bound) <= _EXACT_IN_A_DOUBLE for bound in given.values()):
                 return self._range(column.name, **given), True
             return self._exists(column), False
-        whole = [
-            int(value) for value in _values(where) if is_number(value) and abs(value) <= largest and value % 1 == 0
-        ]
+        whole = [number for value in _values(where) if (number := integer(largest, value)) is not None]
         return self._any_of(column.name, whole), True
 
     def _metadata(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:
@@ -312,20 +301,7 @@ def _values(where: Equal | In) -> tuple[Scalar, ...]:
 
 
 def _texts(values: Iterable[Scalar]) -> list[str]:
-    """Unpaired surrogates, which Python's file names may hold, are no text that a store can have."""
-    return [
-        value
-        for value in values
-        if isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
-    ]
-
-
-def _moment(value: Scalar) -> datetime | None:
-    if not isinstance(value, datetime):
-        return None
-    if value.tzinfo is None:
-        raise StoreError(f"the filter's timestamp {value} has no time zone; give one, e.g. datetime.UTC")
-    return value.astimezone(UTC)
+    return [value for value in values if is_text(value)]
 
 
 def _is_short(bound: str) -> bool:

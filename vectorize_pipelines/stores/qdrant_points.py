@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.stores.contents import row_uuid, timestamp_text, vectors_of
 from vectorize_pipelines.stores.metadata_terms import entries_of
 from vectorize_pipelines.stores.qdrant_filters import (
     METADATA_JSON,
@@ -27,9 +28,7 @@ from vectorize_pipelines.stores.qdrant_filters import (
     PARTITION_HEAD,
     PARTITION_TAIL,
     ordered_numbers,
-    point_id,
     terms_of,
-    timestamp_text,
 )
 
 #: Payload key of the length of a vector that was written with another length than 1.
@@ -50,7 +49,7 @@ class Points:
     def __init__(self, records: pa.Table, *, unit_length: bool):
         self._records = records
         self._unit_length = unit_length
-        self.ids = [point_id(one) for one in records["id"].to_pylist()]
+        self.ids = [row_uuid(one) for one in records["id"].to_pylist()]
         self._metadata: dict[str, tuple[Any, list[str]]] = {}
         for text in records["metadata"].to_pylist():
             if text not in self._metadata:
@@ -61,7 +60,7 @@ class Points:
         for first in range(0, self._records.num_rows, rows):
             piece = self._records.slice(first, rows).combine_chunks()
             payloads = [self._payload(fields) for fields in piece.select(list(RECORD_FIELDS)).to_pylist()]
-            vectors = _vectors(piece)
+            vectors = vectors_of(piece)
             if self._unit_length:
                 vectors = _with_unit_length(vectors, payloads)
             yield self.ids[first : first + rows], vectors, payloads
@@ -110,13 +109,6 @@ def _vector_column(points: Sequence[Any], payloads: Sequence[Mapping[str, Any]],
         if LENGTH in payload:
             vectors[index] *= np.float32(payload[LENGTH])
     return pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=field.type)
-
-
-def _vectors(piece: pa.Table) -> npt.NDArray[np.float32]:
-    column = piece["vector"]
-    components = column.chunk(0).flatten() if column.num_chunks else pa.array([], pa.float32())
-    vectors: npt.NDArray[np.float32] = components.to_numpy(zero_copy_only=False)
-    return vectors.reshape(piece.num_rows, column.type.list_size)
 
 
 def _with_unit_length(vectors: npt.NDArray[np.float32], payloads: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:

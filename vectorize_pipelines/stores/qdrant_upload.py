@@ -36,10 +36,10 @@ class Upload:
     def write(self, points: Points) -> None:
         """Writes all points; raises the first failure, once no request is under way any more."""
         self._records = len(points.ids)
-        depth = 1 if self._connection.local else self._settings.uploads
-        with ThreadPoolExecutor(depth, "qdrant-upload") as pool:
+        depth = 1 if self._connection.local else self._settings.concurrency
+        with ThreadPoolExecutor(depth, "vectorize-qdrant") as pool:
             under_way: set[Future[None]] = set()
-            for piece in points.pieces(self._settings.upload_rows):
+            for piece in points.pieces(self._settings.batch_rows):
                 ready = self._local_points(*piece) if self._connection.local else self._grpc_points(*piece)
                 under_way.add(pool.submit(self._send, ready))
                 if len(under_way) > depth:

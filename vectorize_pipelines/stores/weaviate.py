@@ -29,19 +29,20 @@ from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import RECORD_FIELDS
 from vectorize_pipelines.stores.contents import check_model, checked_query, checked_records, result_schema
+from vectorize_pipelines.stores.failures import without_credentials
+from vectorize_pipelines.stores.filter_operands import METADATA
 from vectorize_pipelines.stores.filters import Filter
-from vectorize_pipelines.stores.metadata_terms import METADATA, text_of
+from vectorize_pipelines.stores.metadata_terms import text_of
 from vectorize_pipelines.stores.protocol import Collection, VectorStore, Written, physical_name
+from vectorize_pipelines.stores.servers import attempted, pauses
 from vectorize_pipelines.stores.weaviate_catalogue import Catalogue
 from vectorize_pipelines.stores.weaviate_collections import Described, add_metadata_properties
 from vectorize_pipelines.stores.weaviate_connection import (
     DEFAULT_URL,
-    attempted,
     connect,
     explained,
     failures,
-    pauses,
-    shown,
+    may_pass,
 )
 from vectorize_pipelines.stores.weaviate_filters import (
     ID_PROPERTY,
@@ -94,9 +95,9 @@ class WeaviateStore(VectorStore):
     def __init__(self, settings: "StoreSettings") -> None:
         self._settings = settings
         self._own = settings.weaviate
-        self._place = shown(settings.url or DEFAULT_URL)
+        self._place = without_credentials(settings.url or DEFAULT_URL)
         self._secret = None if settings.api_key is None else settings.api_key.get_secret_value()
-        self._pauses = pauses(settings)
+        self._pauses = pauses(self._own.retries, self._own.retry_seconds)
         self._known: dict[str, tuple[float, Described]] = {}
         with self._explained("opening"):
             self._client = connect(settings)
@@ -231,7 +232,7 @@ class WeaviateStore(VectorStore):
         `seconds`.
         """
         started = time.perf_counter()
-        with self._explained(f"looking after {name!r}"):
+        with self._explained(f"maintaining {name!r}", "its rows are unchanged"):
             found = self._catalogue.resolved(name)
             rows = count(self._catalogue.native(found), True, self._attempt)
             nodes = self._attempt(lambda: self._client.cluster.nodes(collection=found.native, output="verbose"))
@@ -384,7 +385,7 @@ class WeaviateStore(VectorStore):
     # ---- calls
 
     def _attempt(self, call: Callable[[], Any]) -> Any:
-        return attempted(call, self._pauses)
+        return attempted(call, self._pauses, may_pass)
 
     def _explained(self, doing: str, state: str = "") -> AbstractContextManager[None]:
         return explained(self._place, self._secret, doing, state)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.errors import CollectionNotFoundError, StoreError
+from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.contents import check_model
+from vectorize_pipelines.stores.failures import no_such_collection
 from vectorize_pipelines.stores.protocol import Collection
 from vectorize_pipelines.stores.weaviate_collections import Described, create, described
 from vectorize_pipelines.stores.weaviate_texts import collection_name, own_name
@@ -70,10 +71,7 @@ class Catalogue:
         found = self.found(name)
         if found is None:
             known = {own.physical for own in self.all_described().values()} | self.aliases().keys()
-            raise CollectionNotFoundError(
-                f"there is no collection or alias {name!r} in {self._place}; there are: "
-                f"{', '.join(sorted(known)) or 'none'}"
-            )
+            raise no_such_collection(name, self._place, known)
         self.check_tenancy(name, found)
         return found
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import record_schema
-from vectorize_pipelines.stores.metadata_terms import METADATA
+from vectorize_pipelines.stores.filter_operands import METADATA
 from vectorize_pipelines.stores.weaviate_filters import property_of
 from vectorize_pipelines.stores.weaviate_rows import UNINDEXED, VECTOR
 from vectorize_pipelines.stores.weaviate_texts import collection_name

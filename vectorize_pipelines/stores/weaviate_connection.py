@@ -1,20 +1,20 @@
 """Opens Weaviate's client as the settings say, and says in words what it failed with. Called by the `weaviate` modules.
 
 The client retries a gRPC call that found no server four times, for a minute, whatever it is told. Here calls wait for
-the server instead (`waitForReady`), as long as their time limit lasts, and `attempted` decides what is tried again.
+the server instead (`waitForReady`), as long as their time limit lasts, and `may_pass` says what is tried again.
 """
 
 import json
 import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING
 
-from vectorize_pipelines.errors import SettingsError, StoreError, VectorizeError
+from vectorize_pipelines.errors import StoreError, VectorizeError
+from vectorize_pipelines.stores.failures import failure_text, without_credentials
+from vectorize_pipelines.stores.servers import check_version, revealed, server_address
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
@@ -22,17 +22,13 @@ if TYPE_CHECKING:
 
     from vectorize_pipelines.settings import StoreSettings
 
-Result = TypeVar("Result")
-
 DEFAULT_URL = "http://localhost:8080"
 DEFAULT_GRPC_PORT = 50051
 #: Aliases came with 1.32, the operator Not with 1.33.
-LEAST_VERSION = (1, 33)
+OLDEST_SERVER = (1, 33)
 
 #: Weaviate's cloud serves gRPC under a host name of its own, on the port of HTTPS.
 _CLOUD_DOMAINS = (".weaviate.cloud", ".weaviate.network")
-
-_LONGEST_PAUSE = 30.0
 
 # What a server that is starting, stopping, out of reach or overloaded answers; the same call may succeed later.
 _PASSING = ("unavailable", "failed to connect", "connection reset", "connection refused", "socket closed", "rst_stream",
@@ -58,28 +54,18 @@ _ADVICE = (
 )  # fmt: skip
 
 
-def shown(url: str) -> str:
-    """The URL without what may be secret in it."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-
-
 def connect(settings: "StoreSettings") -> "WeaviateClient":
     """A connected client of a server that is recent enough.
 
-    Raises `SettingsError` for a URL that cannot be one of Weaviate's and where its client is not installed, and
-    otherwise what the client raises.
+    Raises `SettingsError` for a URL that cannot be one of Weaviate's, and otherwise what the client raises.
     """
-    try:
-        import weaviate
-        from weaviate.classes.init import AdditionalConfig, Auth, Timeout
-    except ImportError as error:
-        raise SettingsError(
-            f"store.kind: 'weaviate' needs the package weaviate-client (`uv pip install weaviate-client`): {error}"
-        ) from error
+    import weaviate
+    from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+
     _quieten()
 
-    url = _checked_url(settings.url or DEFAULT_URL)
+    url = server_address(settings.url or DEFAULT_URL, "a Weaviate server", "http://host:8080")
+    key = revealed(settings.api_key, url)
     own, secure = settings.weaviate, url.scheme == "https"
     host = url.hostname or ""
     in_cloud = host.endswith(_CLOUD_DOMAINS)
@@ -90,7 +76,7 @@ def connect(settings: "StoreSettings") -> "WeaviateClient":
         grpc_host=own.grpc_host or (f"grpc-{host}" if in_cloud else host),
         grpc_port=settings.grpc_port or (443 if in_cloud else DEFAULT_GRPC_PORT),
         grpc_secure=secure,
-        auth_credentials=None if settings.api_key is None else Auth.api_key(settings.api_key.get_secret_value()),
+        auth_credentials=None if key is None else Auth.api_key(key),
         additional_config=AdditionalConfig(
             timeout=Timeout(init=own.connect_seconds, query=own.query_seconds, insert=own.write_seconds),
             trust_env=own.trust_environment,
@@ -100,7 +86,8 @@ def connect(settings: "StoreSettings") -> "WeaviateClient":
         skip_init_checks=True,
     )
     try:
-        _check_server(client, shown(settings.url or DEFAULT_URL))
+        place = without_credentials(settings.url or DEFAULT_URL)
+        check_version("Weaviate", place, client.get_meta()["version"], OLDEST_SERVER)
     except BaseException:
         client.close()
         raise
@@ -112,20 +99,6 @@ def _quieten() -> None:
     logging.getLogger("weaviate-client").setLevel(logging.CRITICAL)
     if logging.getLogger("httpx").level == logging.NOTSET:
         logging.getLogger("httpx").setLevel(logging.WARNING)
-
-
-def _checked_url(url: str) -> SplitResult:
-    try:
-        parts = urlsplit(url)
-        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
-    except ValueError:
-        complete = False
-    if not complete or parts.path.strip("/") or parts.username or parts.password:
-        raise SettingsError(
-            "store.url: Weaviate's address has the form http://host:8080 or https://host, without a path; "
-            "the key is given as store.api_key, the gRPC port as store.grpc_port"
-        )
-    return parts
 
 
 def _grpc_config(certificates_of_environment: bool) -> "GrpcConfig":
@@ -141,31 +114,6 @@ def _grpc_config(certificates_of_environment: bool) -> "GrpcConfig":
     file = os.environ.get("SSL_CERT_FILE") if certificates_of_environment else None
     credentials = None if file is None else grpc.ssl_channel_credentials(Path(file).read_bytes())
     return GrpcConfig(channel_options=options, credentials=credentials)
-
-
-def _check_server(client: "WeaviateClient", place: str) -> None:
-    version = client.get_meta()["version"]
-    if tuple(int(part) for part in version.split(".")[:2]) < LEAST_VERSION:
-        least = ".".join(map(str, LEAST_VERSION))
-        raise StoreError(f"the Weaviate in {place} is {version}; version {least} is the oldest that will do: update it")
-
-
-def attempted(call: Callable[[], Result], pauses: Sequence[float]) -> Result:
-    """What the call gives, tried again after each of the pauses (seconds) while its failure is one that may pass."""
-    for pause in pauses:
-        try:
-            return call()
-        except failures() as error:
-            if not may_pass(error):
-                raise
-        time.sleep(pause)
-    return call()
-
-
-def pauses(settings: "StoreSettings") -> Sequence[float]:
-    """The pauses between attempts, in seconds."""
-    own = settings.weaviate
-    return [min(_LONGEST_PAUSE, own.retry_seconds * 2**attempt) for attempt in range(own.retries)]
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -186,7 +134,7 @@ def may_pass(error: BaseException) -> bool:
         return False  # it waited for the server as long as it may
     if isinstance(error, httpx.TransportError | WeaviateConnectionError | WeaviateRetryError):
         return True
-    return passing_reason(str(error))
+    return isinstance(error, failures()) and passing_reason(str(error))
 
 
 def passing_reason(reason: str) -> bool:
@@ -206,9 +154,8 @@ def explained(place: str, secret: str | None, doing: str, state: str = "") -> It
         reason = _reason(error)
         lowered = reason.lower()
         advice = next((text for signs, text in _ADVICE if any(sign in lowered for sign in signs)), "")
-        parts = [f"{doing} failed in {place}", state, advice, _without_secret(reason, secret)]
         # Not `from error`: the client's errors carry the request, and the request the key.
-        raise StoreError("; ".join(part for part in parts if part)[:2_000]) from None
+        raise StoreError(failure_text(doing, place, state, advice, reason, secret)) from None
 
 
 def _reason(error: BaseException) -> str:
@@ -221,7 +168,3 @@ def _reason(error: BaseException) -> str:
             said.append(text)
         behind = behind.__cause__ or behind.__context__
     return ": ".join(said) or type(error).__name__
-
-
-def _without_secret(reason: str, secret: str | None) -> str:
-    return reason.replace(secret, "…") if secret else reason

@@ -7,22 +7,24 @@ sort as they do, integers as integers. Each name of metadata has a property of i
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias, assert_never
 
 import pyarrow as pa
 
-from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import record_schema
-from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
-from vectorize_pipelines.stores.metadata_terms import (
+from vectorize_pipelines.stores.contents import timestamp_text
+from vectorize_pipelines.stores.filter_operands import (
     METADATA,
-    compared_term,
+    check_depth,
+    check_text_field,
+    integer,
     integer_bounds,
-    is_number,
-    term_bounds,
-    term_prefix,
+    is_text,
+    moment,
+    record_field,
 )
+from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
+from vectorize_pipelines.stores.metadata_terms import compared_term, term_bounds, term_prefix
 from vectorize_pipelines.stores.weaviate_texts import after_prefix, property_name, written
 
 if TYPE_CHECKING:
@@ -36,11 +38,6 @@ ID_PROPERTY = "record_id"
 
 #: Weaviate keeps numbers as doubles.
 LARGEST_INTEGER = 2**53
-
-# The answer to a deeper filter would have to be kept within limits that protobuf sets to messages.
-_DEEPEST_NESTING = 32
-
-_FIELDS = {field.name: field for field in record_schema(1) if field.name not in ("metadata", "vector")}
 
 
 def condition(where: Filter, has_property: Callable[[str], bool]) -> "Condition":
@@ -82,11 +79,8 @@ def conjunction(conditions: "list[Condition]") -> "Condition":
 
 def text_property(field: str) -> str:
     """The property of a field whose values are texts; raises `StoreError` for any other field."""
-    if field.startswith(METADATA):
-        return property_name(field.removeprefix(METADATA))
-    if not pa.types.is_string(_record_field(field).type):
-        raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
-    return property_of(field)
+    check_text_field(field)
+    return property_name(field.removeprefix(METADATA)) if field.startswith(METADATA) else property_of(field)
 
 
 def property_of(field: str) -> str:
@@ -94,18 +88,12 @@ def property_of(field: str) -> str:
     return ID_PROPERTY if field == "id" else field
 
 
-def timestamp_text(value: datetime) -> str:
-    """The timestamp as it is written, to the microsecond; the texts sort as the timestamps do."""
-    return value.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-
-
 def _condition(where: Filter, has_property: Callable[[str], bool], depth: int) -> "Condition":
     negated = False
     while isinstance(where, Not):
         negated, where = not negated, where.filter
     if isinstance(where, And | Or):
-        if depth == _DEEPEST_NESTING:
-            raise StoreError(f"the filter nests And and Or more than {_DEEPEST_NESTING} deep; flatten it")
+        check_depth(depth)
         parts = [_condition(part, has_property, depth + 1) for part in where.filters]
         matching = conjunction(parts) if isinstance(where, And) else _disjunction(parts)
     else:
@@ -193,7 +181,7 @@ def _comparison(where: Equal | In | Range | Prefix | Exists, has_property: Calla
 
 
 def _record_operand(field: str) -> _Operand:
-    column = _record_field(field)
+    column = record_field(field)
     name = property_of(field)
     if pa.types.is_string(column.type):
         return _Operand(name, column.nullable, _written_text, _bounds_by(_written_text), _text_prefix)
@@ -201,13 +189,7 @@ def _record_operand(field: str) -> _Operand:
         return _Operand(name, column.nullable, _written_timestamp, _bounds_by(_written_timestamp), _no_prefix)
     largest = min(2 ** (column.type.bit_width - 1) - 1, LARGEST_INTEGER)
 
-    def integer(value: Scalar) -> int | None:
-        return int(value) if is_number(value) and abs(value) <= largest and value == int(value) else None
-
-    def bounds(where: Range) -> tuple[int, int] | None:
-        return integer_bounds(largest, where)
-
-    return _Operand(name, column.nullable, integer, bounds, _no_prefix)
+    return _Operand(name, column.nullable, partial(integer, largest), partial(integer_bounds, largest), _no_prefix)
 
 
 def _metadata_operand(field: str) -> _Operand:
@@ -219,12 +201,6 @@ def _metadata_operand(field: str) -> _Operand:
         return _text_prefix(term_prefix(text))
 
     return _Operand(property_name(field.removeprefix(METADATA)), True, _written_term, bounds, prefix)
-
-
-def _record_field(field: str) -> pa.Field:
-    if field not in _FIELDS:
-        raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
-    return _FIELDS[field]
 
 
 def _bounds_by(
@@ -239,18 +215,12 @@ def _bounds_by(
 
 
 def _written_text(value: Scalar) -> str | None:
-    """Unpaired surrogates, which Python's file names may hold, are no text that a store can have."""
-    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
-        return None
-    return written(value)
+    return written(value) if is_text(value) else None
 
 
 def _written_timestamp(value: Scalar) -> str | None:
-    if not isinstance(value, datetime):
-        return None
-    if value.tzinfo is None:
-        raise StoreError(f"the filter's timestamp {value} has no time zone; give one, e.g. datetime.UTC")
-    return timestamp_text(value)
+    time = moment(value)
+    return None if time is None else timestamp_text(time)
 
 
 def _written_term(value: Scalar) -> str | None:

@@ -1,22 +1,20 @@
 """Records as Weaviate's objects, and back. Called by `weaviate`.
 
 An object has the record's fields as properties (`id` as `record_id`), what of its metadata is indexed as further
-ones (see `weaviate_filters`), and a UUID: the record's id where that is a UUID of version 5, as the pipeline's are.
+ones (see `weaviate_filters`), and a UUID (see `contents.row_uuid`).
 """
 
-import re
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import TIMESTAMP, record_schema
+from vectorize_pipelines.stores.contents import row_uuid, vectors_of
 from vectorize_pipelines.stores.metadata_terms import entries_of, term
 from vectorize_pipelines.stores.weaviate_filters import ID_PROPERTY, LARGEST_INTEGER, property_of
 from vectorize_pipelines.stores.weaviate_texts import property_name, read, written, written_column
@@ -33,14 +31,6 @@ _RECORD_SCHEMA = pa.schema([field for field in record_schema(1) if field.name !=
 _TIMESTAMPS = frozenset(field.name for field in _RECORD_SCHEMA if pa.types.is_timestamp(field.type))
 _INTEGERS = frozenset(field.name for field in _RECORD_SCHEMA if pa.types.is_integer(field.type))
 _HIT_SCHEMA = _RECORD_SCHEMA.append(pa.field("score", pa.float32()))
-
-_UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
-_NAMESPACE = uuid.UUID("0d5fe7a5-8a3e-5b0e-8c2e-3c9f7a1b6d21")
-
-
-def object_uuid(record_id: str) -> str:
-    """The UUID of a record's object."""
-    return record_id if _UUID5.fullmatch(record_id) else str(uuid.uuid5(_NAMESPACE, record_id))
 
 
 def metadata_entries(records: pa.Table) -> list[Mapping[str, Any]]:
@@ -69,10 +59,10 @@ def objects(
 
     columns = {property_of(name): _written_values(records[name]) for name in records.schema.names if name != "vector"}
     names = list(columns)
-    vectors = _matrix(records["vector"])
+    vectors = vectors_of(records)
     return [
         DataObject(
-            uuid=object_uuid(record_id),
+            uuid=row_uuid(record_id),
             properties={name: value for name, value in zip(names, values, strict=True) if value is not None}
             | _metadata_properties(own, indexed),
             vector=vector,
@@ -89,12 +79,6 @@ def _written_values(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_string(column.type):
         return list(written_column(column).to_pylist())
     return list(column.to_pylist())
-
-
-def _matrix(vectors: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    flat = vectors.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    matrix: npt.NDArray[np.float32] = flat.reshape(len(vectors), -1)
-    return matrix
 
 
 def _metadata_properties(entries: Mapping[str, Any], indexed: Mapping[str, str]) -> dict[str, Any]:

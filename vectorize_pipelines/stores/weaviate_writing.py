@@ -80,7 +80,8 @@ def _refused(native: "Native[Any, Any]", request: "Sequence[DataObject[Any, None
 def remove(native: "Native[Any, Any]", matching: "Condition", pauses: Sequence[float]) -> int:
     """Deletes what matches and gives how many that were; the server takes some thousands at a time.
 
-    Raises `StoreError` where the server goes on finding rows that it does not delete.
+    Raises `StoreError` where the server goes on finding rows that it does not delete, and what the client raises: a
+    call that fails is not tried again here, since nobody could count what it has deleted.
     """
     from weaviate.classes.query import Filter
 
