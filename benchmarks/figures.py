@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vectorize_pipelines.settings import PROJECT_ROOT
 
-#: Plots, and the tables beside them; not under version control.
+#: Where plots lie; not under version control.
 RESULTS = PROJECT_ROOT / "benchmarks" / ".results"
 
 

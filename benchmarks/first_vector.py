@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from benchmarks.figures import Figure, python
+from benchmarks.figures import Figure, ProcessFailedError, python
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
 
@@ -56,5 +56,7 @@ def _until_printed(arguments: tuple[str, ...], home: Path) -> tuple[float, str]:
             lines.append(line)
             seconds = time.perf_counter() - started
     if process.returncode or not lines:
-        raise SystemExit(f"{' '.join(arguments)} ended with {process.returncode} and printed {len(lines)} lines")
+        raise ProcessFailedError(
+            f"{' '.join(arguments)} ended with {process.returncode} and printed {len(lines)} lines"
+        )
     return seconds, "".join(lines)

@@ -34,7 +34,7 @@ def run(place: Path) -> list[Figure]:
     rows = [[labels[name], f"{rate:.1f}", how[name]] for name, rate in rates.items()]
     print(table(["", "images/s", "how"], rows))
     print(f"\ncosine between the two, whose scaling of JPEGs differs: {agreement}")
-    plot = bars({labels[name]: rate for name, rate in rates.items()}, "images/s", RESULTS / "images.svg")
+    plot = bars({labels[name]: rate for name, rate in rates.items()}, "images/s", RESULTS / "images.png")
     print(f"\nplot: {plot}\n")
     times = rates["ours"] / rates["open_clip"]
     measured = f"{times:.1f} times ({rates['ours']:.1f} and {rates['open_clip']:.1f} images/s)"

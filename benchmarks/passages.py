@@ -41,17 +41,14 @@ def write_documents(folder: Path, count: int, passages_each: int, words: int) ->
         (folder / f"{n:06}.txt").write_text("\n\n".join(own), encoding="utf-8")
 
 
-def passages_of_tokens(count: int) -> list[str]:
+def passages_of_tokens(count: int, cache_directory: Path) -> list[str]:
     """`count` different passages of 155 tokens on average and 20 to 250, as cutting documents to 256 tokens gives.
 
     Most are near the limit and the tail is towards the short ones. None has to be cut again, special tokens included.
+    `cache_directory` is where the tokenizer is kept. Fewer passages are the first of more.
     """
     random_numbers = random.Random(SEED)
     lengths = [round(random_numbers.triangular(20, 250, 195)) for _ in range(count)]
     long_enough = passages(count, words=300)
-    made = []
-    for text, tokens, length in zip(
-        long_enough, load_tokenizer(DEFAULT_TEXT_MODEL).offsets(long_enough), lengths, strict=True
-    ):
-        made.append(text[: tokens[length - 1][1]])
-    return made
+    offsets = load_tokenizer(DEFAULT_TEXT_MODEL, cache_directory=cache_directory).offsets(long_enough)
+    return [text[: tokens[length - 1][1]] for text, tokens, length in zip(long_enough, offsets, lengths, strict=True)]

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 #: Passages on which candidates are compared.
-TRIAL = 128
+TRIAL = 96
 
 
 @dataclass(frozen=True)

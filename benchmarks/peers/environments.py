@@ -1,12 +1,13 @@
 """An environment for each peer, made of its locked requirements where it is missing. Called by `encoders.py`.
 
 They lie in `benchmarks/.peers`, not under version control. A lock is made anew, here for LlamaIndex, by
-uv pip compile --python-version 3.11 -c benchmarks/peers/constraints.txt \\
-    benchmarks/peers/llamaindex/requirements.in -o benchmarks/peers/llamaindex/requirements.txt
+cd benchmarks/peers && uv pip compile --python-version 3.11 -c constraints.txt \\
+    llamaindex/requirements.in -o llamaindex/requirements.txt
 """
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 from benchmarks.figures import process
@@ -22,7 +23,7 @@ def interpreter(peer: str) -> Path:
     environment = ENVIRONMENTS / peer
     python, installed = environment / "bin" / "python", environment / "installed.txt"
     if not (installed.is_file() and installed.read_text() == requirements.read_text()):
-        process(_uv(), "venv", "--quiet", "--clear", environment)
+        process(_uv(), "venv", "--quiet", "--clear", "--python", sys.executable, environment)
         process(_uv(), "pip", "install", "--quiet", "--no-deps", "--python", python, "--requirements", requirements)
         shutil.copy(requirements, installed)
     return python
