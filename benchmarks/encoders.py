@@ -171,4 +171,4 @@ def _show(rows: Sequence[Row]) -> None:
         if row.remark:
             print(f"\n{row.system}, {row.setting}: {row.remark}")
     labels = {next(cells(row)): row.rate for row in rows if row.rate}
-    print(f"\nplot: {bars(labels, 'texts/s', RESULTS / 'encoders.svg')}\n")
+    print(f"\nplot: {bars(labels, 'texts/s', RESULTS / 'encoders.png')}\n")
