@@ -45,4 +45,4 @@ bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)
 
 clean: ## remove environment, caches and state
-	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers benchmarks/.results

@@ -4,7 +4,8 @@ import random
 import re
 from pathlib import Path
 
-from vectorize_pipelines.settings import PROJECT_ROOT
+from vectorize_pipelines.encoders import load_tokenizer
+from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, PROJECT_ROOT
 
 SEED = 7
 
@@ -38,3 +39,16 @@ def write_documents(folder: Path, count: int, passages_each: int, words: int) ->
     for n in range(count):
         own = made[n * passages_each : (n + 1) * passages_each]
         (folder / f"{n:06}.txt").write_text("\n\n".join(own), encoding="utf-8")
+
+
+def passages_of_tokens(count: int, cache_directory: Path) -> list[str]:
+    """`count` different passages of 155 tokens on average and 20 to 250, as cutting documents to 256 tokens gives.
+
+    Most are near the limit and the tail is towards the short ones. None has to be cut again, special tokens included.
+    `cache_directory` is where the tokenizer is kept. Fewer passages are the first of more.
+    """
+    random_numbers = random.Random(SEED)
+    lengths = [round(random_numbers.triangular(20, 250, 195)) for _ in range(count)]
+    long_enough = passages(count, words=300)
+    offsets = load_tokenizer(DEFAULT_TEXT_MODEL, cache_directory=cache_directory).offsets(long_enough)
+    return [text[: tokens[length - 1][1]] for text, tokens, length in zip(long_enough, offsets, lengths, strict=True)]

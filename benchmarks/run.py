@@ -13,40 +13,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks import encoders, first_vector, flat, images, stores
+from benchmarks.figures import Figure, ProcessFailedError, python
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
 
 FILES = 50_000
 ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What was measured, and what it was to be; `met` compares the two."""
-
-    name: str
-    measured: str
-    wanted: str
-    met: bool
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, whose output is looked at only when it fails."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT_ROOT,
-        env={**os.environ, **environment},
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return done
 
 
 def pipeline_run(folder: Path, home: Path, kind: str) -> dict[str, Any]:
@@ -163,6 +139,11 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "start-up": start_up,
     "memory": memory,
     "throughput": throughput,
+    "encoders": encoders.run,
+    "images": images.run,
+    "first-vector": first_vector.run,
+    "flat": flat.run,
+    "stores": stores.run,
     "demo": demo,
 }
 
@@ -176,6 +157,8 @@ def main() -> None:
         place = Path(tempfile.mkdtemp(prefix="vectorize-bench-"))
         try:
             figures += BENCHMARKS[name](place)
+        except ProcessFailedError as error:
+            figures.append(Figure(name, f"not measured: {error}", "a measurement", met=False))
         finally:
             shutil.rmtree(place, ignore_errors=True)
     width = max(len(figure.name) for figure in figures)

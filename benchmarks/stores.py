@@ -1,11 +1,9 @@
-"""Measures a store server against its bare client, both on the same server: `python -m benchmarks.stores`.
+"""Measures a store server against its bare client, both on the same server. Called by `run.py`.
 
 Every figure is a ratio of the protocol's call and the client's own best one, taken in turn in one run.
 """
 
 import statistics
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from benchmarks.run import Figure
+from benchmarks.figures import Figure
 from tests.servers.weaviate import Server
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores.conformance.records import many, spec
@@ -39,7 +37,7 @@ def passages() -> pa.Table:
     return records.set_column(records.schema.get_field_index("text"), records.schema.field("text"), texts)
 
 
-def weaviate(place: Path) -> list[Figure]:
+def run(place: Path) -> list[Figure]:
     """Loading and searching through the protocol, against the client's own calls on equal collections."""
     records = passages()
     with Server(place) as server:
@@ -50,11 +48,13 @@ def weaviate(place: Path) -> list[Figure]:
             bare.append(_bare_load(store, f"bare{number}", records))
         share = min(bare) / min(own)
         rates = f"{ROWS / min(own):,.0f} rows/s, the client {ROWS / min(bare):,.0f}"
-        figures = [Figure("store-load weaviate", f"{share:.0%} of the client's rate ({rates})", "≥ 80 %", share >= 0.8)]
+        figures = [
+            Figure("stores: load into Weaviate", f"{share:.0%} of the client's rate ({rates})", "≥ 80 %", share >= 0.8)
+        ]
         through, directly = _searches(store, "own0")
         ratio = through / directly
         measured = f"{ratio:.2f} times the client's p50 ({through * 1e3:.2f} ms, {directly * 1e3:.2f} ms)"
-        figures.append(Figure("store-search weaviate", measured, "≤ 1.2 times", ratio <= 1.2))
+        figures.append(Figure("stores: search in Weaviate", measured, "≤ 1.2 times", ratio <= 1.2))
         store.close()
     return figures
 
@@ -124,15 +124,3 @@ def _seconds(call: Callable[[], None]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started
-
-
-def main() -> None:
-    with tempfile.TemporaryDirectory(prefix="vectorize-bench-") as place:
-        figures = weaviate(Path(place))
-    for figure in figures:
-        print(f"{'ok ' if figure.met else 'MISSED'} {figure.name:24}  {figure.measured}  (wanted {figure.wanted})")
-    sys.exit(0 if all(figure.met for figure in figures) else 1)
-
-
-if __name__ == "__main__":
-    main()
