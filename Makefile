@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo dev test lint bench clean
+.PHONY: help setup demo dev test lint servers bench clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,7 +35,10 @@ lint: setup ## style and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-test: lint ## everything that has to pass: lint, types, definitions, tests
+servers: setup ## build the servers that tests run against: minutes, once a machine
+	@$(RUN) python -m tests.servers.weaviate
+
+test: lint servers ## everything that has to pass: lint, types, definitions, tests
 	$(RUN) pytest
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md

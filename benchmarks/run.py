@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoders, first_vector, flat, images
+from benchmarks import encoders, first_vector, flat, images, stores
 from benchmarks.figures import Figure, ProcessFailedError, python
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
@@ -143,6 +143,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "images": images.run,
     "first-vector": first_vector.run,
     "flat": flat.run,
+    "stores": stores.run,
     "demo": demo,
 }
 

@@ -44,7 +44,18 @@ def test_the_lower_half_imports_neither_dagster_nor_the_upper_half(file: Path) -
         assert not any(name == each or name.startswith(each + ".") for each in above), f"{file} imports {name}"
 
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "openvino", "lancedb", "pandas", "matplotlib")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "openvino",
+    "lancedb",
+    "weaviate",
+    "grpc",
+    "qdrant_client",
+    "pandas",
+    "matplotlib",
+)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,10 @@ HEAVY = ("torch", "transformers", "sentence_transformers", "openvino", "lancedb"
         ("vectorize_pipelines.pipeline.documents", (*HEAVY, "dagster")),
         ("vectorize_pipelines.cli", (*HEAVY, "dagster")),
         # The code server and the sensors: Dagster and pandas (a type of the IO manager), but no model and no store.
-        ("vectorize_pipelines.definitions", ("torch", "transformers", "sentence_transformers", "openvino", "lancedb")),
+        (
+            "vectorize_pipelines.definitions",
+            ("torch", "transformers", "sentence_transformers", "openvino", "lancedb", "weaviate", "qdrant_client"),
+        ),
     ],
 )
 def test_importing_is_light(module: str, heavy: tuple[str, ...]) -> None:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.stores.records import COLLECTION, Row, row, spec, table
 from vectorize_pipelines.encoders.protocol import Encoder
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.quality import (
@@ -23,6 +22,7 @@ from vectorize_pipelines.pipeline.quality import (
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.manifest import ManifestEntry
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, row, spec, table
 from vectorize_pipelines.stores.protocol import VectorStore
 
 DIMENSION = 4

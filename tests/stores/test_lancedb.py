@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.stores import conformance, writers
-from tests.stores.records import COLLECTION, many, row, spec, stored, table
+from tests.stores import writers
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
-from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores import conformance, open_store
+from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters import Equal, In
 from vectorize_pipelines.stores.lancedb import LanceDBStore
 from vectorize_pipelines.stores.lancedb_maintenance import Maintenance

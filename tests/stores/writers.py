@@ -1,11 +1,12 @@
-"""What the LanceDB tests run in processes of their own, started with `spawn`."""
+"""What the tests of stores run in processes of their own, started with `spawn`."""
 
+import itertools
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from tests.stores.records import COLLECTION, many, spec
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.conformance.records import COLLECTION, many, spec
 from vectorize_pipelines.stores.lancedb import LanceDBStore
 from vectorize_pipelines.stores.protocol import VectorStore
 
@@ -45,3 +46,14 @@ def upsert_until_killed(home: Path, first_batch: int, answers: Connection) -> No
         number += 1
         if number % 5 == 0:
             store.maintain(COLLECTION)
+
+
+def upsert_to_qdrant_until_killed(home: Path, answers: Connection) -> None:
+    """Writes batch after batch to Qdrant's local mode and answers each one's number once it is stored."""
+    from vectorize_pipelines.stores.qdrant import QdrantStore
+
+    store = QdrantStore.open(StoreSettings(kind="qdrant"), home)
+    store.ensure_collection(COLLECTION, spec())
+    for number in itertools.count():
+        store.upsert(COLLECTION, many(BATCH_ROWS, first=number * BATCH_ROWS))
+        answers.send(number)

@@ -41,7 +41,10 @@ from vectorize_pipelines.errors import (
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
-from vectorize_pipelines.stores.filters import Filter, In
+from vectorize_pipelines.stores.contents import check_model, checked_query, result_schema
+from vectorize_pipelines.stores.failures import failure_text, no_such_collection, without_credentials
+from vectorize_pipelines.stores.filter_operands import parts
+from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
 from vectorize_pipelines.stores.lancedb_maintenance import (
@@ -56,12 +59,10 @@ from vectorize_pipelines.stores.lancedb_tables import (
     DIMENSION,
     MODEL,
     PRIMARY_KEY,
-    check_model,
-    checked_query,
     dimension_of,
     is_collection,
     prepared,
-    result_schema,
+    revision_of,
     scored,
     table_schema,
 )
@@ -141,7 +142,7 @@ class LanceDBStore(VectorStore):
     ) -> None:
         """`local` says that every writer of the location takes the locks; `open` knows what to pass."""
         self._location = location
-        self._shown_location = _without_credentials(location)
+        self._shown_location = without_credentials(location)
         self._locks = locks
         self._local = local
         self._maintenance = maintenance or Maintenance()
@@ -160,7 +161,7 @@ class LanceDBStore(VectorStore):
             if found is None:
                 with self._locked(ALIASES):
                     found = self._standing(named) or self._made(named, spec, physical_name(name, spec))
-            check_model(found, self._table(found.physical), spec)
+            check_model(found, revision_of(self._table(found.physical)), spec)
         return found
 
     def collection(self, name: str) -> Collection:
@@ -221,7 +222,7 @@ class LanceDBStore(VectorStore):
         deleted = 0
         with self._explained(f"deleting from {name!r}", "some of the rows may be gone"):
             physical = self._physical(name)
-            for condition in [to_sql(part) for part in _parts(where)]:
+            for condition in [to_sql(part) for part in parts(where, VALUES_DELETED_TOGETHER)]:
                 with self._locked(physical):
                     table = self._table(physical)
                     matching: int = table.count_rows(condition)
@@ -234,7 +235,7 @@ class LanceDBStore(VectorStore):
         condition = to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = result_schema(table, columns)
+            schema = result_schema(dimension_of(table), columns)
             found = table.search().where(condition).select(schema.names).limit(None).to_arrow()
             return found.cast(schema)
 
@@ -244,7 +245,7 @@ class LanceDBStore(VectorStore):
         condition = None if where is None else to_sql(where)
         with self._explained(f"reading from {name!r}"):
             table = self._table(self._physical(name))
-            schema = result_schema(table, columns)
+            schema = result_schema(dimension_of(table), columns)
         return self._batches(name, table, schema, condition, batch_rows)
 
     def count(self, name: str, where: Filter | None = None) -> int:
@@ -283,7 +284,7 @@ class LanceDBStore(VectorStore):
             # No upper limit of probes: a filter that leaves few rows must not lose them with their partitions.
             query = query.distance_type("cosine").minimum_nprobes(_PROBES).maximum_nprobes(0)
             nearest = _where(query.refine_factor(_REFINEMENT), condition).limit(limit).select(list(_SEARCH_COLUMNS))
-            return scored(nearest.to_arrow(), result_schema(table, RECORD_FIELDS))
+            return scored(nearest.to_arrow(), result_schema(dimension_of(table), RECORD_FIELDS))
 
     # ---- care
 
@@ -400,10 +401,7 @@ class LanceDBStore(VectorStore):
             raise self._not_found(physical) from error
 
     def _not_found(self, name: str) -> CollectionNotFoundError:
-        known = ", ".join(sorted(self._table_names() | set(self._aliases()))) or "none"
-        return CollectionNotFoundError(
-            f"there is no collection or alias {name!r} in {self._shown_location}; there are: {known}"
-        )
+        return no_such_collection(name, self._shown_location, self._table_names() | set(self._aliases()))
 
     def _table_names(self) -> set[str]:
         return {name for name in self._all_table_names() if not name.startswith("_")}
@@ -425,7 +423,7 @@ class LanceDBStore(VectorStore):
     def _made(self, named: str, spec: EncoderSpec, physical: str) -> Collection:
         """The collection behind a name that stood for none; an older one without an alias is taken up again."""
         self._create(physical, table_schema(spec))
-        check_model(self._describe(named, physical), self._table(physical), spec)
+        check_model(self._describe(named, physical), revision_of(self._table(physical)), spec)
         if named != physical:
             self._write_alias(named, physical)
         return self._describe(named, physical)
@@ -488,24 +486,7 @@ class LanceDBStore(VectorStore):
         except _FAILURES as error:
             reason = _reason(error)
             advice = next((text for sign, text in _ADVICE if sign in reason), "")
-            parts = [f"{doing} failed in {self._shown_location}", state, advice, reason]
-            raise StoreError("; ".join(part for part in parts if part)) from error
-
-
-def _parts(where: Filter) -> Iterator[Filter]:
-    """Filters that together match the same rows, none of them with a long list of values."""
-    if not isinstance(where, In) or len(where.values) <= VALUES_DELETED_TOGETHER:
-        yield where
-        return
-    for first in range(0, len(where.values), VALUES_DELETED_TOGETHER):
-        yield In(where.field, where.values[first : first + VALUES_DELETED_TOGETHER])
-
-
-def _without_credentials(location: str) -> str:
-    if "://" not in location:
-        return location
-    parts = urlsplit(location)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+            raise StoreError(failure_text(doing, self._shown_location, state, advice, reason)) from error
 
 
 def _reason(error: BaseException) -> str:

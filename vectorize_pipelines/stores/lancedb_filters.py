@@ -8,39 +8,40 @@ separator U+001F:
     {"author": "Le Guin", "year": 1974, "tags": ["a", "b"]}
     ␟.author␟sLe Guin␟.year␟n2500031974␟.tags␟x␟
 
-A value begins with its type, and within a type texts sort as the values do, so every filter on metadata is a
-comparison of texts. A null has no entry; lists and objects are only known to exist.
+Values are terms (see `metadata_terms`), so every filter on metadata is a comparison of texts.
 """
 
-import json
-import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from decimal import Decimal
 from functools import partial
-from typing import Any, TypeGuard, assert_never
+from typing import assert_never
 
 import pyarrow as pa
 
-from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.records import TIMESTAMP
+from vectorize_pipelines.stores.filter_operands import (
+    METADATA,
+    check_depth,
+    check_text_field,
+    integer,
+    integer_bounds,
+    is_text,
+    moment,
+    record_field,
+)
 from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range, Scalar
+from vectorize_pipelines.stores.metadata_terms import (
+    SEPARATOR,
+    compared_term,
+    entries_of,
+    escape,
+    term,
+    term_bounds,
+    term_prefix,
+    text_of,
+)
 
 METADATA_TERMS = "metadata_terms"
-
-_METADATA = "metadata."
-_SEPARATOR = "\x1f"
-_ESCAPE = "\x1e"
-_BOOLEAN, _NUMBER, _TEXT, _OTHER = "b", "n", "s", "x"
-_RESERVED = re.compile("[\x1e\x1f\ud800-\udfff]")
-_ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
-
-# DataFusion's parser gives up at about fifty levels of brackets.
-_DEEPEST_NESTING = 32
-
-_FIELDS = {field.name: field for field in record_schema(1) if field.name not in ("metadata", "vector")}
 
 
 def to_sql(where: Filter) -> str:
@@ -66,10 +67,9 @@ def text_value_sql(field: str) -> tuple[str, Callable[[str], str | None]]:
 
     Raises `StoreError` for a field that no record has or that holds no text.
     """
-    if field.startswith(_METADATA):
-        return _metadata_value(field), _decode_text
-    if not pa.types.is_string(_record_field(field).type):
-        raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
+    check_text_field(field)
+    if field.startswith(METADATA):
+        return _metadata_value(field), text_of
     return f"`{field}`", lambda value: value
 
 
@@ -81,8 +81,7 @@ def _expression(where: Filter, negated: bool, depth: int) -> str:
     while isinstance(where, Not):
         negated, where = not negated, where.filter
     if isinstance(where, And | Or):
-        if depth == _DEEPEST_NESTING:
-            raise StoreError(f"the filter nests And and Or more than {_DEEPEST_NESTING} deep; flatten it")
+        check_depth(depth)
         conjunction = isinstance(where, And) != negated
         parts = [_expression(part, negated, depth + 1) for part in where.filters]
         return _joined(parts, conjunction)
@@ -153,11 +152,11 @@ class _Operand:
 
 
 def _operand(field: str) -> _Operand:
-    if field.startswith(_METADATA):
+    if field.startswith(METADATA):
         value = _metadata_value(field)
         # Missing entries read as the empty text, which no term is.
         return _Operand(value, (f"{value} <> ''", f"{value} = ''"), _term_literal, _term_bounds, _term_prefix)
-    column = _record_field(field)
+    column = record_field(field)
     exists = (f"`{field}` IS NOT NULL", f"`{field}` IS NULL") if column.nullable else None
     sql = f"`{field}`"
     if pa.types.is_string(column.type):
@@ -167,12 +166,6 @@ def _operand(field: str) -> _Operand:
     # The least value is left out: as a literal it would overflow before its sign is applied.
     largest = 2 ** (column.type.bit_width - 1) - 1
     return _Operand(sql, exists, partial(_integer_literal, largest), partial(_integer_bounds, largest), _no_prefix)
-
-
-def _record_field(field: str) -> pa.Field:
-    if field not in _FIELDS:
-        raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
-    return _FIELDS[field]
 
 
 def _no_prefix(_: str) -> None:
@@ -186,40 +179,24 @@ def _plain_bounds(literal: Callable[[Scalar], str | None], where: Range) -> tupl
 
 
 def _text_literal(value: Scalar) -> str | None:
-    """Unpaired surrogates, which Python's file names may hold, are no text that a store can have."""
-    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
-        return None
-    return "'" + value.replace("'", "''") + "'"
+    return "'" + value.replace("'", "''") + "'" if is_text(value) else None
 
 
 def _timestamp_literal(value: Scalar) -> str | None:
-    if not isinstance(value, datetime):
-        return None
-    if value.tzinfo is None:
-        raise StoreError(f"the filter's timestamp {value} has no time zone; give one, e.g. datetime.UTC")
-    microseconds = pa.scalar(value.astimezone(UTC), pa.timestamp("us", tz="UTC")).value
-    return f"to_timestamp_micros({microseconds})"
+    time = moment(value)
+    return None if time is None else f"to_timestamp_micros({pa.scalar(time, TIMESTAMP).value})"
 
 
 def _integer_literal(largest: int, value: Scalar) -> str | None:
-    if not _is_number(value) or not abs(value) <= largest or value != int(value):
-        return None
-    return str(int(value))
+    whole = integer(largest, value)
+    return None if whole is None else str(whole)
 
 
 def _integer_bounds(largest: int, where: Range) -> tuple[str | None, str | None] | None:
-    """A bound between two integers moves up to the next one; a bound outside the type is open or unreachable."""
-    ends: list[int] = []
-    for bound, opened in ((where.at_least, -largest), (where.below, largest + 1)):
-        if bound is None:
-            ends.append(opened)
-        elif not _is_number(bound) or math.isnan(bound):
-            return None
-        else:
-            ends.append(math.ceil(min(max(bound, -largest), largest + 1)))
-    lower, upper = ends
-    if lower >= upper:
+    bounds = integer_bounds(largest, where)
+    if bounds is None:
         return None
+    lower, upper = bounds
     return str(lower), str(upper) if upper <= largest else None
 
 
@@ -228,101 +205,28 @@ def _integer_bounds(largest: int, where: Range) -> tuple[str | None, str | None]
 
 def _metadata_value(field: str) -> str:
     """SQL for the term of one entry, the empty text where it is missing. What follows `metadata.` is one name."""
-    name = _text_literal(f"{_SEPARATOR}.{_escape(field.removeprefix(_METADATA))}{_SEPARATOR}")
-    return f"split_part(split_part({METADATA_TERMS}, {name}, 2), '{_SEPARATOR}', 1)"
+    name = _text_literal(f"{SEPARATOR}.{escape(field.removeprefix(METADATA))}{SEPARATOR}")
+    return f"split_part(split_part({METADATA_TERMS}, {name}, 2), '{SEPARATOR}', 1)"
 
 
 def _term_literal(value: Scalar) -> str | None:
-    term = _term(_comparable(value))
+    term = compared_term(value)
     return None if term is None else _text_literal(term)
 
 
 def _term_prefix(prefix: str) -> str | None:
-    return _text_literal(_TEXT + _escape(prefix))
+    return _text_literal(term_prefix(prefix))
 
 
 def _term_bounds(where: Range) -> tuple[str | None, str | None] | None:
-    terms = [_term(_comparable(bound)) for bound in (where.at_least, where.below) if bound is not None]
-    if None in terms or len({term[0] for term in terms if term}) > 1:
-        return None
-    kind = next(term[0] for term in terms if term)
-    after = iter(terms)
-    lower = kind if where.at_least is None else next(after)
-    upper = chr(ord(kind) + 1) if where.below is None else next(after)
-    return _text_literal(lower or ""), _text_literal(upper or "")
-
-
-def _comparable(value: Scalar) -> Scalar:
-    if isinstance(value, datetime):
-        raise StoreError(
-            f"the filter compares metadata with the timestamp {value}; metadata is JSON, which has none: "
-            f"compare with the text that was written, e.g. {value.isoformat()!r}"
-        )
-    return value
+    bounds = term_bounds(where)
+    return None if bounds is None else (_text_literal(bounds[0]), _text_literal(bounds[1]))
 
 
 def _terms(text: str) -> str:
-    try:
-        entries = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"metadata is not valid JSON ({error}): {text[:200]!r}") from error
-    if not isinstance(entries, dict):
-        raise StoreError(f"metadata is not a JSON object: {text[:200]!r}")
     written = [
-        f"{_SEPARATOR}.{_escape(name)}{_SEPARATOR}{term}"
-        for name, value in entries.items()
-        if (term := _term(value)) is not None
+        f"{SEPARATOR}.{escape(name)}{SEPARATOR}{one}"
+        for name, value in entries_of(text).items()
+        if (one := term(value)) is not None
     ]
-    return "".join(written) + _SEPARATOR if written else ""
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def _term(value: Any) -> str | None:
-    """None for null, and for a number that is none."""
-    match value:
-        case None:
-            return None
-        case bool():
-            return f"{_BOOLEAN}{int(value)}"
-        case int() | float():
-            return None if value != value else _NUMBER + _ordered_number(value)
-        case str():
-            return _TEXT + _escape(value)
-        case _:
-            return _OTHER
-
-
-def _ordered_number(value: float) -> str:
-    """A text that sorts as the number does, exactly, whatever its size; 1 and 1.0 are the same.
-
-    Sign, decimal exponent, digits. For negative numbers exponent and digits are complemented, and closed by a
-    character above all digits, so that of -1.2 and -1.23 the shorter one comes after.
-    """
-    if value in (math.inf, -math.inf):
-        return "3" if value > 0 else "/"
-    exact = Decimal(int(value)) if value == int(value) else Decimal(repr(value))
-    if not exact:
-        return "1"
-    digits = "".join(map(str, exact.as_tuple().digits)).rstrip("0")
-    magnitude = f"{exact.adjusted() + 50_000:05d}{digits}"
-    if value > 0:
-        return f"2{magnitude}"
-    return "0" + "".join(str(9 - int(digit)) for digit in magnitude) + ":"
-
-
-def _is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _escape(text: str) -> str:
-    """Order and prefixes stay what they are: U+001E followed by digits sorts between U+001D and U+0020."""
-    return _RESERVED.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
-
-
-def _decode_text(term: str) -> str | None:
-    if not term.startswith(_TEXT):
-        return None
-    return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), term[len(_TEXT) :])
+    return "".join(written) + SEPARATOR if written else ""

@@ -1,19 +1,14 @@
 """What a collection's table looks like in LanceDB, and what may go into it. Called by `lancedb`."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.errors import ModelMismatchError, StoreError
 from vectorize_pipelines.records import record_schema
+from vectorize_pipelines.stores.contents import checked_records
 from vectorize_pipelines.stores.lancedb_filters import METADATA_TERMS, terms_column
-from vectorize_pipelines.stores.protocol import Collection
 
 #: Field metadata by which LanceDB knows the column that merges must keep distinct.
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
@@ -41,83 +36,23 @@ def dimension_of(table: Any) -> int:
     return int(table.schema.field("vector").type.list_size)
 
 
-def check_model(collection: Collection, table: Any, spec: EncoderSpec) -> None:
-    """Raises `ModelMismatchError` where the collection holds vectors of another model than the spec's.
-
-    A model of the same revision under another name, e.g. a local copy, gives the same vectors and is let in.
-    """
-    same_model = spec.name == collection.model or spec.revision.encode() == table.schema.metadata[REVISION]
-    if same_model and spec.dimension == collection.dimension:
-        return
-    raise ModelMismatchError(
-        f"the collection {collection.name!r} ({collection.physical} in {collection.location}) holds vectors of "
-        f"{collection.model} with {collection.dimension} dimensions, not of {spec.name} with {spec.dimension}; "
-        "use another collection, or embed this one again with the new model"
-    )
-
-
-def result_schema(table: Any, columns: Sequence[str]) -> pa.Schema:
-    """The record's own types for these columns. Raises `StoreError` for a column that no record has.
-
-    Results are cast to it: LanceDB forgets that a vector's components are never null.
-    """
-    schema = record_schema(dimension_of(table))
-    unknown = [column for column in columns if column not in schema.names]
-    if unknown or not columns:
-        raise StoreError(f"no such columns: {unknown}; a record has {', '.join(schema.names)}")
-    return pa.schema([schema.field(column) for column in columns])
+def revision_of(table: Any) -> str:
+    """Revision of the model whose vectors a collection's table holds."""
+    revision: bytes = table.schema.metadata[REVISION]
+    return revision.decode()
 
 
 def prepared(records: pa.Table, dimension: int) -> pa.Table:
     """The records as the table takes them, without copying; raises `StoreError` for what it must not take."""
-    schema = record_schema(dimension)
-    if records.schema.names != schema.names:
-        raise StoreError(f"records have the columns {records.schema.names}; they must be {schema.names}")
-    given = records.schema.field("vector").type
-    if not pa.types.is_fixed_size_list(given) or given.list_size != dimension:
-        raise StoreError(f"vectors are {given}; the collection's have {dimension} components")
-    rows = records.cast(schema)
-    for field in schema:
-        if not field.nullable and rows[field.name].null_count:
-            raise StoreError(f"{rows[field.name].null_count} records have no {field.name!r}, which every record has")
-    _check_ids(rows["id"])
-    _check_vectors(rows)
+    rows = checked_records(records, dimension)
     return rows.append_column(pa.field(METADATA_TERMS, pa.string(), nullable=False), terms_column(rows["metadata"]))
 
 
-def _check_ids(ids: pa.ChunkedArray) -> None:
-    if pc.count_distinct(ids).as_py() == len(ids):
-        return
-    repeated = next(entry["values"] for entry in pc.value_counts(ids).to_pylist() if entry["counts"] > 1)
-    raise StoreError(f"the id {repeated!r} occurs more than once in a call")
-
-
-def _check_vectors(rows: pa.Table) -> None:
-    for batch in rows.select(["id", "vector"]).to_batches():
-        # Not `.values`, which ignores where a sliced batch begins.
-        components = batch.column("vector").flatten()
-        finite = np.isfinite(components.to_numpy(zero_copy_only=False))
-        if not finite.all():
-            index = int(np.argmin(finite)) // (len(components) // batch.num_rows)
-            row = batch.column("id")[index].as_py()
-            raise StoreError(f"the vector of {row!r} is not finite: check the model and its precision")
-
-
-def checked_query(vector: npt.NDArray[np.float32], dimension: int, name: str) -> npt.NDArray[np.float32]:
-    """The query, of shape (dimension,); raises `StoreError` where no cosine can be taken with it."""
-    if vector.shape != (dimension,):
-        raise StoreError(
-            f"the query vector has the shape {vector.shape}, but vectors of {name!r} have {dimension} components; "
-            "encode the query with the collection's model"
-        )
-    length = float(np.linalg.norm(vector))
-    if not math.isfinite(length) or length == 0:
-        raise StoreError(f"the query vector has the length {length}: it points nowhere")
-    return np.ascontiguousarray(vector, dtype=np.float32)
-
-
 def scored(nearest: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Hits with cosine distances, as hits with `score`, best first and then by id."""
+    """Hits with cosine distances, as hits with `score`, best first and then by id.
+
+    They are cast to the schema: LanceDB forgets what is never null.
+    """
     score = pc.cast(pc.subtract(pa.scalar(1.0, pa.float32()), nearest["_distance"]), pa.float32())
     hits = nearest.select(schema.names).cast(schema).append_column("score", score)
     return hits.sort_by([("score", "descending"), ("id", "ascending")])

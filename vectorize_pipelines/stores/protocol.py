@@ -1,7 +1,7 @@
 """What every vector store provides, and what the rest of the project may rely on.
 
 Stores live beside this file or plug in through the entry point group `vectorize_pipelines.stores`; `open_store`
-in the package's `__init__` picks one. `tests/stores/conformance.py` is the suite that each of them passes.
+in the package's `__init__` picks one. `conformance` is the suite that each of them passes.
 """
 
 from abc import ABC, abstractmethod

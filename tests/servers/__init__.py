@@ -1,0 +1,1 @@
+"""Real servers for tests: how each is had on this machine, started and ended."""

@@ -1,0 +1,178 @@
+"""A real Weaviate for tests: built once a machine from its Go module, started on free ports.
+
+`python -m tests.servers.weaviate` builds it: that takes minutes, and a test has a limit of time. Nothing here knows the
+project's own code.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+import filelock
+
+VERSION = "1.39.0"
+_MODULE = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{VERSION}"
+_READY_SECONDS = 60.0
+_BUILD_SECONDS = 1800.0
+_STOP_SECONDS = 20.0
+_PORTS = ("CLUSTER_GOSSIP_BIND_PORT", "CLUSTER_DATA_BIND_PORT", "RAFT_PORT", "RAFT_INTERNAL_RPC_PORT", "GRPC_PORT")
+
+
+class UnavailableError(Exception):
+    """The server cannot be had on this machine; the message says why."""
+
+
+def binary() -> Path:
+    """The server's program, built (minutes) where it has not been. Any number of processes may call it at once.
+
+    Raises `UnavailableError` where there is no Go, or where it cannot build it.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vectorize-pipelines" / "servers"
+    program = folder / f"weaviate-{VERSION}" / "weaviate-server"
+    if program.exists():
+        return program
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        raise UnavailableError("there is no Go to build Weaviate with, and VECTORIZE_TEST_WEAVIATE_URL names no server")
+    program.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(program.parent / "build.lock", timeout=_BUILD_SECONDS):
+        if not program.exists():
+            _build(go, program)
+    return program
+
+
+def _build(go: str, program: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=program.parent) as place:
+        environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": place}
+        done = subprocess.run(
+            [go, "install", _MODULE], env=environment, capture_output=True, text=True, check=False, cwd=place
+        )
+        if done.returncode:
+            raise UnavailableError(f"`go install {_MODULE}` failed: {done.stderr.strip()[-1000:]}")
+        (Path(place) / program.name).replace(program)
+
+
+@dataclass
+class Server:
+    """A server with its data in `folder`. Starting it again after `kill` or `stop` finds that data, at the same ports.
+
+    `environment` is laid over what the server is configured by; see Weaviate's list of environment variables.
+    """
+
+    folder: Path
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
+        self._port = _free_ports(1)[0]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it is reached by HTTP."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def grpc_port(self) -> int:
+        """Where it is reached by gRPC."""
+        return self._ports["GRPC_PORT"]
+
+    def start(self) -> None:
+        """Starts the server, unless it runs, and waits until it answers. Raises `RuntimeError` with its log if not."""
+        if self._process is not None:
+            return
+        log = self.folder / "weaviate.log"
+        environment = {
+            "PATH": os.environ.get("PATH", ""),
+            "PERSISTENCE_DATA_PATH": str(self.folder / "data"),
+            "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
+            "CLUSTER_HOSTNAME": "node1",
+            "CLUSTER_ADVERTISE_ADDR": "127.0.0.1",
+            "RAFT_BOOTSTRAP_EXPECT": "1",
+            # Alone in its cluster, the server would wait five to ten seconds for a leader before it elects itself.
+            "RAFT_HEARTBEAT_TIMEOUT": "1",
+            "RAFT_ELECTION_TIMEOUT": "1",
+            "RAFT_TIMEOUTS_MULTIPLIER": "1",
+            "DISABLE_TELEMETRY": "true",
+            "GO_PROFILING_DISABLE": "true",
+            "LOG_LEVEL": "warning",
+            **{name: str(port) for name, port in self._ports.items()},
+            **self.environment,
+        }
+        command = [str(binary()), "--host", "127.0.0.1", "--port", str(self._port), "--scheme", "http"]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder
+            )
+        deadline = time.monotonic() + _READY_SECONDS
+        while not self._is_ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"Weaviate does not start: {log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """Ends it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Ends it in good order."""
+        self._end(signal.SIGTERM)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(number)
+        try:
+            self._process.wait(_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
+
+    def _is_ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.url}/v1/.well-known/ready", timeout=1) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+
+def _free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def main() -> None:
+    """Builds the server. Where it cannot be had, its tests are left out, which is a failure only where CI is set."""
+    try:
+        binary()
+    except UnavailableError as error:
+        print(f"tests on Weaviate are left out: {error}", file=sys.stderr)
+        sys.exit(os.environ.get("CI") == "true")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""What stores that are servers have in common: address, key, and calls that are tried again.
+
+Called by the modules of `qdrant` and `weaviate`.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+from urllib.parse import SplitResult, urlsplit
+
+from pydantic import SecretStr
+
+from vectorize_pipelines.errors import SettingsError, StoreError
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_LONGEST_PAUSE = 30.0
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+
+
+def server_address(url: str, store: str, example: str) -> SplitResult:
+    """The parts of `store.url`; raises `SettingsError`, without showing it, for what is no server's address."""
+    try:
+        parts = urlsplit(url)
+        complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        complete = False
+    if not complete or parts.path.strip("/") or parts.query or parts.username or parts.password:
+        raise SettingsError(
+            f"store.url: the address of {store} has the form {example} or https://…, without a path; "
+            "the key is given as store.api_key, the gRPC port as store.grpc_port"
+        )
+    return parts
+
+
+def revealed(key: SecretStr | None, address: SplitResult) -> str | None:
+    """The key as the client takes it; warns where it would cross a network unencrypted."""
+    if key is None:
+        return None
+    if address.scheme == "http" and address.hostname not in _THIS_MACHINE:
+        logger.warning("the key goes to http://%s unencrypted; give the server TLS and use https://", address.netloc)
+    return key.get_secret_value()
+
+
+def check_version(product: str, place: str, version: str, oldest: tuple[int, int]) -> None:
+    """Raises `StoreError` for a server that is older than this. What follows the second number does not count."""
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < oldest:
+        least = ".".join(map(str, oldest))
+        raise StoreError(f"the server in {place} is {product} {version}; {least} or later is needed: update it")
+
+
+def pauses(retries: int, first: float) -> Sequence[float]:
+    """The pauses before each further attempt, in seconds: each twice as long as the one before, none over 30."""
+    return [min(_LONGEST_PAUSE, first * 2**attempt) for attempt in range(retries)]
+
+
+def attempted(call: Callable[[], Result], pauses: Sequence[float], may_pass: Callable[[Exception], bool]) -> Result:
+    """What the call gives, tried again after each of the pauses (seconds) while its failure is one that may pass.
+
+    A failure that says itself when to come back (`retry_after_s`, as Qdrant's client does) is taken at its word.
+    """
+    for pause in pauses:
+        try:
+            return call()
+        except Exception as error:
+            if not may_pass(error):
+                raise
+            asked: float | None = getattr(error, "retry_after_s", None)
+        time.sleep(asked or pause)
+    return call()
