@@ -44,6 +44,10 @@ class UnknownModelError(VectorizeError):
     exit_code = 4
 
 
+class DeviceMemoryError(VectorizeError):
+    """A single text does not fit into a device's memory, with nothing else of ours there but the model."""
+
+
 class StoreError(VectorizeError):
     """The vector store refused or failed; nothing of the batch in hand has been acknowledged."""
 

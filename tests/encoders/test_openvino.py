@@ -263,7 +263,7 @@ def test_graph_that_differs_is_refused_and_auto_goes_on(
     model = plain_model("bert")
     monkeypatch.setattr(export_module, "compare", measured_as(float32=OFF))
     encoder = load(model, tmp_path, "auto")
-    assert encoder.choice.engine == "sentence-transformers"
+    assert encoder.choice.engine == "torch"
     assert "mean cosine 0.970000, worst 0.900000" in encoder.choice.reason
     with pytest.raises(SettingsError, match=r"0\.97"):
         load(model, tmp_path)
@@ -291,7 +291,7 @@ def test_want_of_memory_is_not_remembered(
     model = plain_model("bert")
     with monkeypatch.context() as patch:
         patch.setattr(export_module, "_convert", lambda _: (_ for _ in ()).throw(MemoryError("bad_alloc")))
-        assert load(model, tmp_path, "auto").choice.engine == "sentence-transformers"
+        assert load(model, tmp_path, "auto").choice.engine == "torch"
     assert exports(tmp_path) == []
     assert load(model, tmp_path, "auto").choice.engine == "openvino"
 

@@ -21,6 +21,7 @@ from vectorize_pipelines.errors import SettingsError, VectorizeError
 ENGINES = {
     "open_clip": "vectorize_pipelines.encoders.open_clip:OpenClipEngine",
     "openvino": "vectorize_pipelines.encoders.openvino:OpenVinoEngine",
+    "torch": "vectorize_pipelines.encoders.torch:TorchEngine",
     "sentence-transformers": "vectorize_pipelines.encoders.sentence_transformers:SentenceTransformersEngine",
 }
 
@@ -33,12 +34,16 @@ class EngineRefusedError(VectorizeError):
 class LoadRequest:
     """What is to be loaded. The model is looked for, and its configuration read, when an engine first asks.
 
-    device  resolved: never `auto`
+    device        resolved: never `auto`
+    precision     auto, or the one to compute in where the engine finds it equal
+    token_budget  tokens that one batch may have, padding included; None: the engine's own
     """
 
     name: str
     device: str
     cache_directory: Path
+    precision: str = "auto"
+    token_budget: int | None = None
 
     @cached_property
     def located(self) -> LocatedModel:
