@@ -4,15 +4,15 @@ import random
 import re
 from pathlib import Path
 
-from vectorize_pipelines.settings import PROJECT_ROOT
+#: By this file's place: a GPU machine that only measures encoders need not have what the settings import.
+CORPUS = Path(__file__).resolve().parent.parent / "examples" / "corpus"
 
 SEED = 7
 
 
 def sentences() -> list[str]:
     """Sentences of the English Markdown and text files of the example corpus."""
-    corpus = PROJECT_ROOT / "examples" / "corpus"
-    files = [*sorted(corpus.rglob("*.md")), *sorted(corpus.rglob("*.txt"))]
+    files = [*sorted(CORPUS.rglob("*.md")), *sorted(CORPUS.rglob("*.txt"))]
     text = "\n".join(file.read_text(encoding="utf-8") for file in files if ".zh." not in file.name)
     found = re.split(r"(?<=[.!?])\s+|\n{2,}", text)
     return [" ".join(sentence.split()) for sentence in found if len(sentence) > 30]

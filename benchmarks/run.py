@@ -13,25 +13,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure, report
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
 
 FILES = 50_000
 ROUNDS = 5
-
-
-@dataclass(frozen=True)
-class Figure:
-    """What was measured, and what it was to be; `met` compares the two."""
-
-    name: str
-    measured: str
-    wanted: str
-    met: bool
 
 
 def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -178,10 +168,7 @@ def main() -> None:
             figures += BENCHMARKS[name](place)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    width = max(len(figure.name) for figure in figures)
-    for figure in figures:
-        print(f"{'ok ' if figure.met else 'MISSED'} {figure.name:{width}}  {figure.measured}  (wanted {figure.wanted})")
-    sys.exit(0 if all(figure.met for figure in figures) else 1)
+    sys.exit(report(figures))
 
 
 if __name__ == "__main__":

@@ -339,7 +339,7 @@ def test_torch_in_16_bits_is_taken_only_where_it_is_equal(
 ) -> None:
     model = locate_clip(str(clip("plain")), cache_directory)
     request = LoadRequest(str(clip("plain")), "cpu", cache_directory)
-    monkeypatch.setattr(engine_module, "_fast_precision", lambda device: precision)
+    monkeypatch.setattr(engine_module, "torch_precisions", lambda device: (precision, "float32"))
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.MEAN_COSINE", 0.9)
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.WORST_COSINE", 0.9)
     lenient = TorchTowers(model, request)
