@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vectorize_pipelines.encoders.batching import TokenBudget, remembered_budget
 from vectorize_pipelines.encoders.devices import device_kind
-from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest
+from vectorize_pipelines.encoders.engines import WORKING_BYTES, Engine, EngineRefusedError, LoadRequest
 from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.sentence_transformers import require_texts
@@ -25,7 +25,7 @@ from vectorize_pipelines.errors import UnknownModelError
 #: Tokens of a batch. On the CPU as measured best for OpenVINO; the others keep a large chip busy and fit a small one.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 
-#: What torch and the libraries around it take beside weights and batches.
+#: What torch and the libraries around it take beside weights and batches, without those that make the reference.
 LIBRARY_BYTES = 512 * 2**20
 
 #: Modules of sentence-transformers that the forward pass computes, in the orders in which it does.
@@ -54,16 +54,17 @@ class TorchEngine(Engine):
 
     def memory_needed(self, request: LoadRequest) -> int:
         folder = measured_folder(request)
-        precision = (folder.precisions(request.precision) or {}).get(PART, "float32")
-        width = 4 if precision == "float32" else 2
+        precision = (folder.precisions(request.precision) or {PART: request.precision})[PART]
+        on_cpu = device_kind(request.device) == "cpu"
+        width = 2 if precision in {"bfloat16", "float16"} else 4  # auto may have to go on to float32
         full = 4 * count_parameters(self.weight_files(request))
-        weights = full * width // 4
-        if device_kind(request.device) == "cpu":  # where they are read in float32 before they are converted
-            weights += full if width < 4 or not folder.complete else 0
-        elif not folder.complete:  # the reference comes before our own
-            weights = full
+        if not folder.complete:  # the reference is loaded first, on the CPU beside the weights that were read
+            weights, libraries = (2 * full if on_cpu else full), WORKING_BYTES
+        else:  # on the CPU those that are converted lie beside those that were read
+            read = full if on_cpu and precision != "float32" else 0
+            weights, libraries = full * width // 4 + read, LIBRARY_BYTES
         batch = activation_bytes(shape(request.layout.transformer_directory), _batch_tokens(request), width)
-        return weights + batch + LIBRARY_BYTES
+        return weights + batch + libraries
 
     def load(self, request: LoadRequest, reason: str) -> Encoder:
         return TorchEncoder(request, reason)
