@@ -45,4 +45,4 @@ bench-gpu: setup ## measure the engine torch on an NVIDIA GPU: see benchmarks/RE
 	@$(RUN) python -m benchmarks.gpu
 
 clean: ## remove environment, caches and state
-	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers benchmarks/.results

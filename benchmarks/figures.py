@@ -1,7 +1,17 @@
-"""A figure with its bound, and the table of them that every benchmark ends with."""
+"""What every benchmark gives and uses: figures with their bounds, and processes of their own. Called by `run.py` and `gpu.py`."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+#: By this file's place: a GPU machine that only measures encoders need not have what the settings import.
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+#: Where plots lie; not under version control.
+RESULTS = PROJECT_ROOT / "benchmarks" / ".results"
 
 
 @dataclass(frozen=True)
@@ -20,3 +30,41 @@ def report(figures: Sequence[Figure]) -> int:
     for figure in figures:
         print(f"{'ok ' if figure.met else 'MISSED'} {figure.name:{width}}  {figure.measured}  (wanted {figure.wanted})")
     return 0 if all(figure.met for figure in figures) else 1
+
+
+class ProcessFailedError(Exception):
+    """A process that was to be measured failed; the message has the end of what it wrote to stderr."""
+
+
+def process(*command: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """A process of its own, whose output is looked at only when it fails. Raises `ProcessFailedError`."""
+    done = subprocess.run(
+        command,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=PROJECT_ROOT,
+        env={**os.environ, **environment},
+    )
+    if done.returncode:
+        written = " ".join(map(str, command))
+        raise ProcessFailedError(
+            f"{written} ended with {done.returncode}:\n{done.stderr[-3000:] or done.stdout[-3000:]}"
+        )
+    return done
+
+
+def python(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """`process` with the Python that runs this."""
+    return process(sys.executable, *arguments, stdin=stdin, **environment)
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Columns as wide as they need to be; the first is set left, the others right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    lines = []
+    for row in [header, ["─" * width for width in widths], *rows]:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

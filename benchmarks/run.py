@@ -16,27 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.figures import Figure, report
+from benchmarks import encoders, first_vector, flat, images
+from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
 
 FILES = 50_000
 ROUNDS = 5
-
-
-def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own, whose output is looked at only when it fails."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=PROJECT_ROOT,
-        env={**os.environ, **environment},
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(arguments)} failed:\n{done.stderr[-3000:]}")
-    return done
 
 
 def pipeline_run(folder: Path, home: Path, kind: str) -> dict[str, Any]:
@@ -153,6 +139,10 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "start-up": start_up,
     "memory": memory,
     "throughput": throughput,
+    "encoders": encoders.run,
+    "images": images.run,
+    "first-vector": first_vector.run,
+    "flat": flat.run,
     "demo": demo,
 }
 
@@ -166,6 +156,8 @@ def main() -> None:
         place = Path(tempfile.mkdtemp(prefix="vectorize-bench-"))
         try:
             figures += BENCHMARKS[name](place)
+        except ProcessFailedError as error:
+            figures.append(Figure(name, f"not measured: {error}", "a measurement", met=False))
         finally:
             shutil.rmtree(place, ignore_errors=True)
     sys.exit(report(figures))

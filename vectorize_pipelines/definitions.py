@@ -3,21 +3,21 @@
 import dagster as dg
 
 from vectorize_pipelines.assets import checks, from_files
-from vectorize_pipelines.jobs import embed_corpus, report_corpus
+from vectorize_pipelines.jobs import embed_corpus, embed_gallery, report_corpus
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.schedules import reconcile_corpus
-from vectorize_pipelines.sensors.new_files import new_corpus_files
+from vectorize_pipelines.schedules import reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
 _vector_store = VectorStoreResource()
 
 defs = dg.Definitions(
-    assets=[from_files.corpus_embeddings, from_files.corpus_report],
-    asset_checks=[checks.sound_vectors, checks.rows_match_manifest, checks.canary_recall],
-    jobs=[embed_corpus, report_corpus],
-    schedules=[reconcile_corpus],
-    sensors=[new_corpus_files, failed_runs],
+    assets=[from_files.corpus_embeddings, from_files.corpus_report, from_files.gallery_embeddings],
+    asset_checks=checks.CHECKS,
+    jobs=[embed_corpus, embed_gallery, report_corpus],
+    schedules=[reconcile_corpus, reconcile_gallery],
+    sensors=[new_corpus_files, new_gallery_files, failed_runs],
     resources={
         "encoder": EncoderResource(),
         "vector_store": _vector_store,

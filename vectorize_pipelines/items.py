@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeAlias
 
 JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
@@ -25,7 +26,8 @@ class Item:
 
     source_id    request id, or the path or URI of the document it is part of
     item_index   position in a batch request; chunk number in a document
-    text         the text to embed; None for an image, whose content lies under `uri`
+    text         the text to embed; None for an image
+    content      an image: its file, or its bytes where it does not lie on this machine
     uri          where the source can be read again
     page         1-based page of a paged document, else None
     start, end   what was embedded, in characters of the extracted text: `extracted[start:end] == text`
@@ -46,6 +48,7 @@ class Item:
     start: int | None = None
     end: int | None = None
     tokens: int = 0
+    content: Path | bytes | None = None
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
 

@@ -17,6 +17,12 @@ embed_corpus = dg.define_asset_job(
     description="Brings the collection of the configured corpus up to date and checks it.",
 )
 
+embed_gallery = dg.define_asset_job(
+    "embed_gallery",
+    selection=dg.AssetSelection.assets("gallery_embeddings"),
+    description="Brings the collection of the configured gallery up to date and checks it.",
+)
+
 report_corpus = dg.define_asset_job(
     "report_corpus",
     selection=dg.AssetSelection.assets("corpus_report"),

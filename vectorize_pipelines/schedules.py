@@ -2,17 +2,24 @@
 
 import dagster as dg
 
-from vectorize_pipelines.jobs import embed_corpus
-from vectorize_pipelines.sensors.new_files import drain_request, watched
+from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
 
 
-@dg.schedule(
-    job=embed_corpus,
-    cron_schedule="0 3 * * *",
-    execution_timezone="UTC",
-    description="Holds the manifest against store and folder once a day, deletions included.",
-    default_status=dg.DefaultScheduleStatus.RUNNING if watched() else dg.DefaultScheduleStatus.STOPPED,
-)
-def reconcile_corpus(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-    """A drain run that trusts nothing."""
-    return drain_request(reconcile=True)
+def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"reconcile_{folder.name}",
+        job=folder.job,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        description="Holds the manifest against store and folder once a day, deletions included.",
+        default_status=dg.DefaultScheduleStatus.RUNNING if folder.watched() else dg.DefaultScheduleStatus.STOPPED,
+    )
+    def reconcile(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        """A drain run that trusts nothing."""
+        return folder.drain_request(reconcile=True)
+
+    return reconcile
+
+
+reconcile_corpus = _reconciling(CORPUS)
+reconcile_gallery = _reconciling(GALLERY)

@@ -117,6 +117,16 @@ class CorpusSettings(_Section):
     exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
 
 
+class GallerySettings(_Section):
+    """The folder of images behind the asset `gallery_embeddings`."""
+
+    path: str | None = Field(None, description="a folder, a file or any fsspec URL")
+    collection: str = Field("gallery", pattern=COLLECTION_NAME, description="the collection it is stored in")
+    watch: bool = Field(True, description="sensor and schedule are on from the start, where there is a path")
+    include: Names = Field((), description="patterns of what is taken; empty: supported formats")
+    exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
+
+
 class DocumentSettings(_Section):
     """Reading and cutting documents; the limits are per file."""
 
@@ -182,6 +192,7 @@ class Settings(_Section):
     models: ModelsSettings = ModelsSettings()
     encoder: EncoderSettings = EncoderSettings()
     corpus: CorpusSettings = CorpusSettings()
+    gallery: GallerySettings = GallerySettings()
     documents: DocumentSettings = DocumentSettings()
     images: ImageSettings = ImageSettings()
     partitions: PartitionSettings = PartitionSettings()

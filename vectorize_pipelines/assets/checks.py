@@ -1,20 +1,20 @@
-"""The checks of `corpus_embeddings`. Each blocks what is downstream of it when it fails.
+"""The checks of the assets from files. Each blocks what is downstream of it when it fails.
 
 In a run of the asset, `sound_vectors` and `canary_recall` look at the rows that it wrote, or, where it wrote none, at
 those of a replay's days. `rows_match_manifest` looks at the sources of the rows that it wrote and at those of a
 replay's days; at everything where the run reconciles. Executed on their own, all look at the whole collection.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import dagster as dg
 
 from vectorize_pipelines import home
-from vectorize_pipelines.assets.from_files import CorpusConfig, corpus_embeddings
+from vectorize_pipelines.assets.from_files import FolderConfig, corpus_embeddings, gallery_embeddings
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.partitions import Window, days_in, window_of
 from vectorize_pipelines.pipeline import quality
@@ -36,6 +36,26 @@ RECONCILE = (
 
 
 @dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What the settings say of an asset; `dimension` None is the model's own."""
+
+    collection: str
+    model: str
+    dimension: int | None
+
+
+_FromSettings: TypeAlias = Callable[[Settings], _Defaults]
+
+
+def _corpus_defaults(settings: Settings) -> _Defaults:
+    return _Defaults(settings.corpus.collection, settings.models.text, settings.models.dimension)
+
+
+def _gallery_defaults(settings: Settings) -> _Defaults:
+    return _Defaults(settings.gallery.collection, settings.models.image, None)
+
+
+@dataclass(frozen=True, slots=True)
 class _Scope:
     """What the checks of a run look at.
 
@@ -44,16 +64,13 @@ class _Scope:
     """
 
     settings: Settings
-    config: CorpusConfig
+    config: FolderConfig
     collection: str
+    model: str
+    dimension: int | None
     run_id: str
     embeds: bool
     window: Window | None
-
-    @property
-    def model(self) -> str:
-        """Its name."""
-        return self.config.model or self.settings.models.text
 
     def rows(self, store: VectorStore) -> tuple[bool, Filter | None]:
         """Whether there is anything to look at, and the filter of it; None is the whole collection."""
@@ -75,15 +92,18 @@ class _Scope:
         return sources
 
 
-def _scope(context: dg.AssetCheckExecutionContext) -> _Scope:
+def _scope(context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings) -> _Scope:
     settings = load_settings()
+    default = defaults(settings)
     ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
-    config = CorpusConfig(**ops.get(corpus_embeddings.op.name, {}).get("config", {}))
-    embeds = _embeds(context.run)
+    config = FolderConfig(**ops.get(asset.op.name, {}).get("config", {}))
+    embeds = _embeds(context.run, asset)
     return _Scope(
         settings,
         config,
-        config.collection or settings.corpus.collection,
+        config.collection or default.collection,
+        config.model or default.model,
+        default.dimension,
         context.run.run_id,
         embeds,
         _window(context.run) if embeds and config.mode == "replay" else None,
@@ -97,89 +117,107 @@ def _window(run: dg.DagsterRun) -> Window | None:
     return window_of(dg.PartitionKeyRange(first, last)) if first and last else None
 
 
-def _embeds(run: dg.DagsterRun) -> bool:
+def _embeds(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> bool:
     """Checks run on their own when they alone are selected, or are all that a re-execution has to do again."""
     if run.step_keys_to_execute is not None:
-        return corpus_embeddings.op.name in run.step_keys_to_execute
+        return asset.op.name in run.step_keys_to_execute
     if not run.asset_selection:
         return not run.asset_check_selection  # neither: the whole job
-    return corpus_embeddings.key in run.asset_selection
+    return asset.key in run.asset_selection
 
 
-@dg.asset_check(asset=corpus_embeddings, blocking=True)
-def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
-    """Every vector has the model's dimension, finite numbers and, for a normalising model, length 1."""
-    with explained():
-        store = vector_store.open()
-        scope = _scope(context)
-        anything, where = scope.rows(store)
-        if not anything:
-            return _nothing_written()
-        dimension = scope.settings.models.dimension
-        spec = describe_model(scope.model, dimension=dimension, cache_directory=home.model_cache(scope.settings))
-        report = quality.inspect_vectors(store, scope.collection, where, spec.dimension, normalized=spec.normalized)
-    return dg.AssetCheckResult(
-        passed=report.bad == 0,
-        metadata={
-            "rows": report.rows,
-            "wrong_dimension": report.wrong_dimension,
-            "not_finite": report.not_finite,
-            "not_unit": report.not_unit,
-        },
-    )
+def _sound_vectors(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, blocking=True)
+    def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
+        """Every vector has the model's dimension, finite numbers and, for a normalising model, length 1."""
+        with explained():
+            store = vector_store.open()
+            scope = _scope(context, asset, defaults)
+            anything, where = scope.rows(store)
+            if not anything:
+                return _nothing_written()
+            cache = home.model_cache(scope.settings)
+            spec = describe_model(scope.model, dimension=scope.dimension, cache_directory=cache)
+            report = quality.inspect_vectors(store, scope.collection, where, spec.dimension, normalized=spec.normalized)
+        return dg.AssetCheckResult(
+            passed=report.bad == 0,
+            metadata={
+                "rows": report.rows,
+                "wrong_dimension": report.wrong_dimension,
+                "not_finite": report.not_finite,
+                "not_unit": report.not_unit,
+            },
+        )
+
+    return sound_vectors
 
 
-@dg.asset_check(asset=corpus_embeddings, blocking=True)
-def rows_match_manifest(
-    context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource
-) -> dg.AssetCheckResult:
-    """The store has as many rows of a file as the manifest says."""
-    with explained():
-        store = vector_store.open()
-        scope = _scope(context)
-        with closing(Manifest.open(home.manifest_file(scope.settings, scope.collection))) as manifest:
-            entries = manifest.entries()
-        expected = {name: entry.rows for name, entry in entries.items() if entry.rows}
-        looked_at = scope.sources(store, entries.values())
-        if looked_at is not None:
-            expected = {name: rows for name, rows in expected.items() if name in looked_at}
-        stored = store.count_by(scope.collection, "source_id")
-    differing = quality.differing_sources(stored, expected)
-    return dg.AssetCheckResult(
-        passed=not differing,
-        description=RECONCILE.format(count=len(differing)) if differing else None,
-        metadata={
-            "sources": len(expected),
-            "rows_expected": sum(expected.values()),
-            "rows_stored": sum(stored.get(name, 0) for name in expected),
-            "differing": len(differing),
-            "examples": [f"{name}: {rows[0]} instead of {rows[1]}" for name, rows in sorted(differing.items())[:SHOWN]],
-        },
-    )
+def _rows_match_manifest(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, blocking=True)
+    def rows_match_manifest(
+        context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource
+    ) -> dg.AssetCheckResult:
+        """The store has as many rows of a file as the manifest says."""
+        with explained():
+            store = vector_store.open()
+            scope = _scope(context, asset, defaults)
+            with closing(Manifest.open(home.manifest_file(scope.settings, scope.collection))) as manifest:
+                entries = manifest.entries()
+            expected = {name: entry.rows for name, entry in entries.items() if entry.rows}
+            looked_at = scope.sources(store, entries.values())
+            if looked_at is not None:
+                expected = {name: rows for name, rows in expected.items() if name in looked_at}
+            stored = store.count_by(scope.collection, "source_id")
+        differing = quality.differing_sources(stored, expected)
+        return dg.AssetCheckResult(
+            passed=not differing,
+            description=RECONCILE.format(count=len(differing)) if differing else None,
+            metadata={
+                "sources": len(expected),
+                "rows_expected": sum(expected.values()),
+                "rows_stored": sum(stored.get(name, 0) for name in expected),
+                "differing": len(differing),
+                "examples": [
+                    f"{name}: {rows[0]} instead of {rows[1]}" for name, rows in sorted(differing.items())[:SHOWN]
+                ],
+            },
+        )
+
+    return rows_match_manifest
 
 
-@dg.asset_check(asset=corpus_embeddings, blocking=True)
-def canary_recall(
-    context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
-) -> dg.AssetCheckResult:
-    """A passage's own text finds it at rank 1."""
-    with explained():
-        store = vector_store.open()
-        scope = _scope(context)
-        anything, where = scope.rows(store)
-        if not anything:
-            return _nothing_written()
-        with encoder.lease(scope.model, scope.settings.models.dimension) as loaded:
-            report = quality.canary_recall(store, scope.collection, loaded, where)
-    return dg.AssetCheckResult(
-        passed=report.sampled == 0 or report.recall >= LEAST_RECALL,
-        metadata={
-            "sampled": report.sampled,
-            **({"recall": report.recall} if report.sampled else {}),
-            "missed": list(report.missed[:SHOWN]),
-        },
-    )
+def _canary_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset, blocking=True)
+    def canary_recall(
+        context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
+    ) -> dg.AssetCheckResult:
+        """A row's own content, encoded anew, finds it at rank 1."""
+        with explained():
+            store = vector_store.open()
+            scope = _scope(context, asset, defaults)
+            anything, where = scope.rows(store)
+            if not anything:
+                return _nothing_written()
+            with encoder.lease(scope.model, scope.dimension) as loaded:
+                report = quality.canary_recall(store, scope.collection, loaded, where)
+        return dg.AssetCheckResult(
+            passed=report.sampled == 0 or report.recall >= LEAST_RECALL,
+            metadata={
+                "sampled": report.sampled,
+                **({"recall": report.recall} if report.sampled else {}),
+                "missed": list(report.missed[:SHOWN]),
+            },
+        )
+
+    return canary_recall
 
 
 def _nothing_written() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description="The run wrote nothing: nothing new to check.")
+
+
+CHECKS = [
+    check(asset, defaults)
+    for asset, defaults in ((corpus_embeddings, _corpus_defaults), (gallery_embeddings, _gallery_defaults))
+    for check in (_sound_vectors, _rows_match_manifest, _canary_recall)
+]

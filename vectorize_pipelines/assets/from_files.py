@@ -1,4 +1,6 @@
-"""Assets from files: `corpus_embeddings` (documents) and the example downstream of it, `corpus_report`."""
+"""Assets from files: `corpus_embeddings` (documents), `corpus_report` (the example downstream of it) and
+`gallery_embeddings` (images).
+"""
 
 import re
 from functools import partial
@@ -14,6 +16,7 @@ from vectorize_pipelines.errors import SettingsError, SourceError
 from vectorize_pipelines.partitions import Window, daily, days_in, window_of
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
+from vectorize_pipelines.pipeline.images import READER_VERSION, ImageReader, gallery_path, gallery_source
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
@@ -24,8 +27,8 @@ from vectorize_pipelines.sources.files import normalised_root
 OWNERS = ("team:embeddings",)
 
 
-class CorpusConfig(dg.Config):
-    """What a run of `corpus_embeddings` may be told; empty fields take what the settings say."""
+class FolderConfig(dg.Config):
+    """What a run of an asset from files may be told; empty fields take what the settings say."""
 
     mode: Literal["replay", "drain"] = Field(
         "replay", description="replay: the files of the run's days; drain: whatever differs from the manifest"
@@ -36,14 +39,17 @@ class CorpusConfig(dg.Config):
     collection: str = Field("", description="the collection it is stored in")
     model: str = Field("", description="the model it is embedded with")
 
-    def request(self, settings: Settings, window: Window, run_id: str) -> FolderRequest:
-        """The request that this configuration makes of a run; `SettingsError` where no collection can be named so."""
-        collection = self.collection or settings.corpus.collection
+    def request(self, collection: str, model: str, window: Window, run_id: str) -> FolderRequest:
+        """The request that this configuration makes of a run, the settings' collection and model being given.
+
+        Raises `SettingsError` where no collection can be named so.
+        """
+        collection = self.collection or collection
         if not re.fullmatch(COLLECTION_NAME, collection):
             raise SettingsError(f"collection {collection!r} in the run's config {COLLECTION_RULE}")
         return FolderRequest(
             collection=collection,
-            model=self.model or settings.models.text,
+            model=self.model or model,
             mode=self.mode,
             window=window,
             run_id=run_id,
@@ -58,15 +64,16 @@ def _code_version(settings: Settings) -> str:
     return f"{settings.models.text} {chunker_fingerprint(documents.chunk_tokens or 0, documents.overlap_tokens)}"
 
 
-def _shown_path(settings: Settings) -> str:
+def _shown_path(path: str | None) -> str:
     """The path as the UI may show it: one that holds credentials fails the run, not the loading of this module."""
     try:
-        return normalised_root(settings.corpus.path)
+        return normalised_root(path) if path is not None else "not set"
     except SourceError:
         return "refused; `vectorize doctor` says why"
 
 
 _settings = load_settings()
+_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @dg.asset(
@@ -74,28 +81,58 @@ _settings = load_settings()
     partitions_def=daily,
     backfill_policy=dg.BackfillPolicy.single_run(),
     io_manager_key="vector_store_io_manager",
-    metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _shown_path(_settings)},
+    metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _shown_path(_settings.corpus.path)},
     code_version=_code_version(_settings),
     pool="gpu",
-    retry_policy=dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS),
+    retry_policy=_RETRIES,
     kinds={"python", _settings.store.kind},
     owners=OWNERS,
     group_name="files",
 )
 def corpus_embeddings(
     context: dg.AssetExecutionContext,
-    config: CorpusConfig,
+    config: FolderConfig,
     encoder: EncoderResource,
     vector_store: VectorStoreResource,
 ) -> EmbeddingStream:
     """Opens the corpus for this run's window; the IO manager reads the stream and writes it."""
     with explained():
         settings = load_settings()
-        request = config.request(settings, window_of(context.partition_key_range), context.run.run_id)
+        window = window_of(context.partition_key_range)
+        request = config.request(settings.corpus.collection, settings.models.text, window, context.run.run_id)
         source = corpus_source(settings, config.path or settings.corpus.path)
         reader = DocumentReader(settings, request.model)
         lease = partial(encoder.lease, dimension=reader.spec.dimension)
         return open_folder(settings, request, source, reader, vector_store.open(), lease)
+
+
+@dg.asset(
+    description="The images of the configured folder or bucket as vectors, one row an image.",
+    partitions_def=daily,
+    backfill_policy=dg.BackfillPolicy.single_run(),
+    io_manager_key="vector_store_io_manager",
+    metadata={COLLECTION_METADATA: _settings.gallery.collection, "path": _shown_path(_settings.gallery.path)},
+    code_version=f"{_settings.models.image} reader=image/{READER_VERSION}",
+    pool="gpu",
+    retry_policy=_RETRIES,
+    kinds={"python", _settings.store.kind},
+    owners=OWNERS,
+    group_name="files",
+)
+def gallery_embeddings(
+    context: dg.AssetExecutionContext,
+    config: FolderConfig,
+    encoder: EncoderResource,
+    vector_store: VectorStoreResource,
+) -> EmbeddingStream:
+    """Opens the gallery for this run's window; the IO manager reads the stream and writes it."""
+    with explained():
+        settings = load_settings()
+        window = window_of(context.partition_key_range)
+        request = config.request(settings.gallery.collection, settings.models.image, window, context.run.run_id)
+        source = gallery_source(settings, config.path or gallery_path(settings))
+        reader = ImageReader(settings, request.model)
+        return open_folder(settings, request, source, reader, vector_store.open(), encoder.lease)
 
 
 @dg.asset(

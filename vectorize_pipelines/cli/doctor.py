@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 import click
@@ -17,6 +17,9 @@ import click
 from vectorize_pipelines import home
 from vectorize_pipelines.errors import ModelNotFetchedError, SettingsError, VectorizeError
 from vectorize_pipelines.settings import LEGACY_WITHOUT_EFFECT, Settings, load_settings
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.pipeline.folder import Comparison
 
 CONNECT_SECONDS = 3.0
 LEAST_FREE_BYTES = 2**30
@@ -164,26 +167,41 @@ def _mebibytes(count: int) -> str:
 def _corpus(settings: Settings) -> Iterator[Finding]:
     from vectorize_pipelines.pipeline.documents import compare_corpus
 
-    comparison = compare_corpus(settings)
+    yield from _folder("corpus", settings.corpus.path, compare_corpus(settings))
+
+
+def _gallery(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.encoders import find_model
+    from vectorize_pipelines.pipeline.images import compare_gallery
+
+    path = settings.gallery.path
+    if path is None:
+        yield Finding("gallery", "off", "not configured", "VECTORIZE_GALLERY__PATH=/a/folder/of/images names a folder")
+        return
+    find_model(settings.models.image, cache_directory=home.model_cache(settings))  # or comparing would fetch it
+    yield from _folder("gallery", path, compare_gallery(settings))
+
+
+def _folder(name: str, path: str, comparison: "Comparison") -> Iterator[Finding]:
     failed = sum(1 for entry in comparison.unchanged if entry.error_class)
     detail = (
-        f"the asset's folder {settings.corpus.path}: {len(comparison.unchanged)} files up to date, "
+        f"the asset's folder {path}: {len(comparison.unchanged)} files up to date, "
         f"{len(comparison.changed)} to read, "
         f"{len(comparison.vanished)} gone"
     )
     if failed or comparison.unreadable:
         yield Finding(
-            "corpus",
+            name,
             "warning",
             f"{detail}; {failed} could not be embedded, {len(comparison.unreadable)} could not be looked at",
-            f"`vectorize ingest {settings.corpus.path}` lists them with their reasons",
+            f"`vectorize ingest {path}` lists them with their reasons",
         )
     else:
-        yield Finding("corpus", "ok", detail)
-    scheme = urlsplit(settings.corpus.path).scheme
+        yield Finding(name, "ok", detail)
+    scheme = urlsplit(path).scheme
     package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(scheme)
     if package and importlib.util.find_spec(package) is None:
-        yield Finding("corpus", "error", f"{scheme}:// needs the package {package}", f"`uv pip install {package}`")
+        yield Finding(name, "error", f"{scheme}:// needs the package {package}", f"`uv pip install {package}`")
 
 
 def _kafka(settings: Settings) -> Iterator[Finding]:
@@ -226,6 +244,7 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("model memory", _memory),
     ("gpus", _gpus),
     ("corpus", _corpus),
+    ("gallery", _gallery),
     ("kafka", _kafka),
     ("redis", _redis),
     ("alerts", _alerts),

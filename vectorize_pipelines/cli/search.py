@@ -1,13 +1,15 @@
-"""`vectorize search`: the passages nearest to a question. Does not import Dagster."""
+"""`vectorize search`: the passages or images nearest to a text or an image. Does not import Dagster."""
 
 import json
 import shutil
 import textwrap
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
 
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
@@ -17,8 +19,16 @@ _OWN_FIELDS = frozenset(RECORD_FIELDS) - {"metadata"}
 
 
 @click.command()
-@click.argument("query")
-@click.option("--collection", help="Collection to search.  [default: the setting corpus.collection]")
+@click.argument("query", required=False)
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Search by an image instead of a text, among what was embedded with a model of images.",
+)
+@click.option(
+    "--collection",
+    help="Collection to search.  [default: the setting corpus.collection, for an image gallery.collection]",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=5, show_default=True, help="Hits to show.")
 @click.option(
     "--filter",
@@ -28,20 +38,34 @@ _OWN_FIELDS = frozenset(RECORD_FIELDS) - {"metadata"}
     help="Only records with this value; a record's own field or one of its metadata. Several must all hold.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
-def command(query: str, collection: str | None, limit: int, filters: tuple[str, ...], as_json: bool) -> None:
-    """Find the passages nearest to QUERY, best first, with their cosine similarity."""
-    if not query.strip():
+def command(
+    query: str | None, image: Path | None, collection: str | None, limit: int, filters: tuple[str, ...], as_json: bool
+) -> None:
+    """Find the passages or images nearest to QUERY, best first, with their cosine similarity.
+
+    A collection of images is searched by a text, too: `vectorize search --collection gallery "a red car"`.
+    """
+    if image is not None and query is not None:
+        raise click.UsageError("give QUERY or --image, not both")
+    content = image if image is not None else (query or "")
+    if isinstance(content, str) and not content.strip():
         raise click.BadParameter("there is nothing to search for", param_hint="QUERY")
     where = all_of([parse_filter(text) for text in filters])
     settings = load_settings()
     store = open_store(settings.store, settings.home)
-    found = store.collection(collection or settings.corpus.collection)
+    default = settings.corpus if image is None else settings.gallery
+    found = store.collection(collection or default.collection)
 
     from vectorize_pipelines.encoders.configured import lease_configured
 
     with lease_configured(settings, found.model, found.dimension) as encoder:
-        vector = encoder.encode([query], "query")[0]
-    hits = store.search(found.name, vector, limit, where).to_pylist()
+        try:
+            vectors, errors = encoder.encode_each([content], "query")
+        except ItemError as error:
+            raise click.UsageError(f"{found.name}: {error}") from error
+    if errors:
+        raise click.UsageError(f"{content}: {errors[0]}")
+    hits = store.search(found.name, vectors[0], limit, where).to_pylist()
     for hit in hits:
         hit["metadata"] = json.loads(hit["metadata"])
     if as_json:
@@ -112,5 +136,7 @@ def _print(rank: int, hit: dict[str, Any]) -> None:
         place += f", row {hit['metadata']['row']}"
     width = min(shutil.get_terminal_size().columns, 120)
     click.secho(f"{rank}. {hit['score']:.3f}  {place}", bold=True)
-    passage = textwrap.wrap(" ".join((hit["text"] or "").split()), width - 5, max_lines=4, placeholder=" …")
+    if hit["text"] is None:
+        return
+    passage = textwrap.wrap(" ".join(hit["text"].split()), width - 5, max_lines=4, placeholder=" …")
     click.echo(textwrap.indent("\n".join(passage), "     "))

@@ -14,15 +14,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
-from stat import S_ISREG
 
 from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemoryError
 from vectorize_pipelines.documents.parsing import parse, too_large
 from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.errors import ItemError, UnreadableFileError
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import content_hash
 from vectorize_pipelines.settings import DocumentSettings
+from vectorize_pipelines.sources.content import read_content
 
 PARENT_CHECK_SECONDS = 1.0
 #: Beyond the parent's own limit: this alarm is for a process whose parent is gone.
@@ -58,38 +57,11 @@ def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
 
 
 def read_bytes(uri: str, settings: DocumentSettings) -> bytes:
-    """The file's bytes; a plain path is opened directly, anything else through fsspec.
-
-    Raises `UnreadableFileError`, or `TooLargeError` after `max_file_bytes`.
-    """
-    limit = settings.max_file_bytes + 1
-    content = _read_remote(uri, limit) if "://" in uri else _read_local(Path(uri), limit)
-    if len(content) == limit:
+    """The file's bytes. Raises `UnreadableFileError`, or `TooLargeError` after `max_file_bytes`."""
+    content = read_content(uri, settings.max_file_bytes + 1)
+    if len(content) > settings.max_file_bytes:
         raise too_large(settings)
     return content
-
-
-def _read_local(path: Path, limit: int) -> bytes:
-    try:
-        if not S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for its writer
-            raise UnreadableFileError("is no regular file; exclude it")
-        with path.open("rb") as file:
-            return file.read(limit)
-    except OSError as error:
-        raise UnreadableFileError(f"cannot be read: {error.strerror or error}") from error
-
-
-def _read_remote(uri: str, limit: int) -> bytes:
-    import fsspec
-
-    try:
-        with fsspec.open(uri, "rb") as file:
-            return bytes(file.read(limit))
-    except MemoryError:
-        raise
-    except Exception as error:  # every file system has exceptions of its own
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UnreadableFileError(f"cannot be read: {reason}") from error
 
 
 def serve(connection: Connection, handler: Handler, settings: DocumentSettings) -> None:

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from PIL import Image
 
+#: Files that are taken for images, by their names.
+SUPPORTED_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+)
+
 #: What is decoded. Pillow knows more formats; those are rare, and each is more code that reads hostile bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 
@@ -107,6 +112,23 @@ def decode(
             image.draft(None, (side, side))  # does nothing but for JPEGs
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """What an image's header says: its format as Pillow names it, and its size in pixels as it is stored."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+    """Reads the header and decodes nothing. Raises as `decode`, as far as the header shows it."""
+    data = _read(content, limits)
+    with _opened(data) as image:
+        _check_size(image.size, limits)
+        return ImageHeader(image.format or "", image.width, image.height)
 
 
 def _read(content: bytes | Path, limits: ImageLimits) -> bytes:

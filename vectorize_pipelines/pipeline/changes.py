@@ -4,7 +4,7 @@ Sources make these, `pipeline.stream` carries them out. `receipt` is the source'
 `acknowledge` once the store holds what the change asked for, and not before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TypeAlias
@@ -18,12 +18,17 @@ Receipt: TypeAlias = object
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """The source holds exactly these items now; rows of others are stale and go after these are written."""
+    """The source holds exactly these items now; rows of others are stale and go after these are written.
+
+    refused  for a source of a single item that the encoder may refuse, as it does an image that cannot be decoded:
+             what to acknowledge in place of `receipt` then; what the store holds of an earlier version stays
+    """
 
     source_id: str
     occurred_at: datetime
     items: Sequence[Item]
     receipt: Receipt
+    refused: Callable[[ItemError], Receipt] | None = None
 
 
 @dataclass(frozen=True, slots=True)

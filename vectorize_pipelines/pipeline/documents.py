@@ -41,6 +41,8 @@ def compare_corpus(settings: Settings) -> Comparison:
 class DocumentReader:
     """A `pipeline.folder.Reader` of documents. Making one loads no model and starts no process."""
 
+    may_refuse = False
+
     def __init__(self, settings: Settings, model: str):
         """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model."""
         self._settings = settings

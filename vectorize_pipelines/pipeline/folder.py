@@ -50,12 +50,14 @@ class Reader(Protocol):
     model        fingerprint of model and way of cutting, as it is written into the records
     fingerprint  `model` and every setting that decides what is read out of a file
     limits       the settings by which a file may be refused
+    may_refuse   whether a file is a single item, which the encoder may refuse when it looks at its content
     """
 
     spec: EncoderSpec
     model: str
     fingerprint: str
     limits: str
+    may_refuse: bool
 
     def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
         """Reads (file, known content hash) in order, some way ahead. Called once, in the reading thread."""
@@ -309,16 +311,20 @@ def _change(file: SourceFile, reading: Reading | ItemError, reader: Reader, rows
         fingerprint=reader.fingerprint,
         rows=rows,
     )
-    if isinstance(reading, ItemError):
-        failed = replace(
+
+    def failed(error: ItemError) -> ManifestEntry:
+        return replace(
             entry,
             fingerprint=f"{reader.fingerprint} {reader.limits}",
-            error_class=type(reading).__name__,
-            error_message=str(reading),
-            retryable=reading.retryable,
+            error_class=type(error).__name__,
+            error_message=str(error),
+            retryable=error.retryable,
         )
-        return Failed(file.source_id, file.occurred_at, reading, failed)
-    entry = replace(entry, content_hash=reading.content_hash)
+
+    if isinstance(reading, ItemError):
+        return Failed(file.source_id, file.occurred_at, reading, failed(reading))
+    done = replace(entry, content_hash=reading.content_hash)
     if reading.items is None:
-        return Touched(file.source_id, file.occurred_at, entry)
-    return Changed(file.source_id, file.occurred_at, reading.items, replace(entry, rows=len(reading.items)))
+        return Touched(file.source_id, file.occurred_at, done)
+    done = replace(done, rows=len(reading.items))
+    return Changed(file.source_id, file.occurred_at, reading.items, done, failed if reader.may_refuse else None)

@@ -9,11 +9,13 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Item, Modality
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -21,8 +23,10 @@ from vectorize_pipelines.records import RECORD_FIELDS, record_id
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.protocol import VectorStore
 
-#: Changes whose rows are looked up together.
+#: Changes that bring no items, and are looked up together.
 CHANGES_TOGETHER = 64
+#: Bytes of content that a group of changes may carry: of it, a few plans wait between the stages.
+BYTES_TOGETHER = 64 * 2**20
 
 _StoredRow: TypeAlias = dict[str, Any]
 
@@ -43,7 +47,8 @@ class PlannedRow:
 class Plan:
     """One batch's worth of work: sources to announce, rows to write, then rows to delete, then receipts to give back.
 
-    `sources` are those of which something is written or deleted.
+    sources    those of which something is written or deleted
+    refusable  by source id, the changes whose one item the encoder may refuse
     """
 
     sources: list[str] = field(default_factory=list)
@@ -53,6 +58,7 @@ class Plan:
     receipts: list[Receipt] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     failures: list[Failure] = field(default_factory=list)
+    refusable: dict[str, Changed] = field(default_factory=dict)
 
 
 class Planner:
@@ -77,13 +83,17 @@ class Planner:
         encode and as slow to write as many.
         """
         group: list[Change] = []
-        items = 0
+        items = others = size = 0
         for change in changes:
             group.append(change)
-            items += len(change.items) if isinstance(change, Changed) else 0
-            if items >= rows_together() or len(group) >= CHANGES_TOGETHER:
+            if isinstance(change, Changed):
+                items += len(change.items)
+                size += sum(len(item.content) for item in change.items if isinstance(item.content, bytes))
+            else:
+                others += 1
+            if items >= rows_together() or others >= CHANGES_TOGETHER or size >= BYTES_TOGETHER:
                 yield from self._plan_group(group, rows_together())
-                group, items = [], 0
+                group, items, others, size = [], 0, 0, 0
         if group:
             yield from self._plan_group(group, rows_together())
 
@@ -123,6 +133,8 @@ class Planner:
     ) -> None:
         """Adds what comes with a source's last row: stale rows, the receipt, the counts."""
         plan.receipts.append(change.receipt)
+        if isinstance(change, Changed) and change.refused is not None:
+            plan.refusable[change.source_id] = change
         wanted = {self._id(item) for item in items}
         for id_, row in existing.items():
             day = plan.totals.of(row["partition"])  # a row that moves to another day changes this one too
@@ -132,6 +144,17 @@ class Planner:
         day = plan.totals.of(self._days.of(change.occurred_at))
         day.documents += 1
         day.chunks += len(items)
+
+    def refuse(self, plan: Plan, source_id: str, error: ItemError) -> None:
+        """Takes a source out of a plan: the encoder refused its item. Raises `error` where that is not foreseen."""
+        change = plan.refusable.get(source_id)
+        if change is None or change.refused is None:
+            raise error
+        plan.receipts[plan.receipts.index(change.receipt)] = change.refused(error)
+        plan.rows = [row for row in plan.rows if row.item.source_id != source_id]
+        day = plan.totals.of(self._days.of(change.occurred_at))
+        day.chunks -= len(change.items)
+        self._count_failure(plan, change, error)
 
     def _id(self, item: Item) -> str:
         return record_id(self._collection, item.source_id, item.item_index)
@@ -143,10 +166,13 @@ class Planner:
             plan.sources.append(change.source_id)
             plan.vanished.append(change.source_id)
             return
+        plan.totals.of(self._days.of(change.occurred_at)).documents += 1
+        self._count_failure(plan, change, change.error)
+
+    def _count_failure(self, plan: Plan, change: Changed | Failed, error: ItemError) -> None:
         day = self._days.of(change.occurred_at)
-        failure = Failure(change.source_id, day, type(change.error).__name__, str(change.error))
+        failure = Failure(change.source_id, day, type(error).__name__, str(error))
         plan.failures.append(failure)
-        plan.totals.of(day).documents += 1
         plan.totals.of(day).failed += 1
         plan.totals.of(day).errors[failure.error_class] += 1
 
@@ -221,6 +247,7 @@ def _restamped(rows: Iterable[_StoredRow], occurred_at: datetime) -> list[Item]:
             page=row["page"],
             start=row["start"],
             end=row["end"],
+            content=Path(row["uri"]) if row["modality"] == Modality.IMAGE and "://" not in row["uri"] else None,
             metadata=row["metadata"],
         )
         for row in rows

@@ -13,7 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.errors import UnreadableFileError
+from vectorize_pipelines.items import Modality, content_hash
 from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.sources.manifest import ManifestEntry
 from vectorize_pipelines.stores.filters import Equal, Filter, In, Range
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -23,6 +26,8 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 #: How far from 1 the length of a normalised vector may be: float32, and stores that keep half precision.
 NORM_TOLERANCE = 1e-3
 CANARIES = 32
+#: A larger image is no canary.
+LARGEST_CANARY_BYTES = 16 * 2**20
 #: How far from a canary's own score the best one may be: the stored vector was encoded in another batch.
 SCORE_TOLERANCE = 1e-3
 
@@ -81,25 +86,39 @@ class CanaryReport:
 
 
 def canary_recall(store: VectorStore, collection: str, encoder: Encoder, where: Filter | None) -> CanaryReport:
-    """Encodes the texts of some rows, the first by id among those that match, and looks whether each finds itself.
+    """Encodes the content of some rows, the first by id among those that match, and looks whether each finds itself.
 
-    A row of the same content counts as itself: the same passage may stand in several documents. So does a row that
-    scores as the canary's own vector does: texts that differ only in what the tokenizer drops have one vector.
+    An image is read again from its URI; one that cannot be, or is another by now, is left out. A row of the same
+    content counts as itself: the same passage may stand in several documents. So does a row that scores as the
+    canary's own vector does: texts that differ only in what the tokenizer drops have one vector.
     """
     canaries: list[dict[str, str]] = []
-    for batch in store.scan(collection, ("id", "source_id", "content_hash", "text"), where):
-        rows = [row for row in batch.to_pylist() if row["text"]]
+    for batch in store.scan(collection, ("id", "source_id", "content_hash", "text", "modality", "uri"), where):
+        rows = [row for row in batch.to_pylist() if row["text"] or row["modality"] == Modality.IMAGE]
         canaries = sorted([*canaries, *rows], key=lambda row: row["id"])[:CANARIES]
+    contents = {row["id"]: content for row in canaries if (content := _content(row)) is not None}
+    canaries = [row for row in canaries if row["id"] in contents]
     if not canaries:
         return CanaryReport(0, ())
     stored = _vectors(store, collection, [row["id"] for row in canaries])
-    vectors = encoder.encode([row["text"] for row in canaries])
+    vectors = encoder.encode([contents[row["id"]] for row in canaries])
     missed = []
     for row, vector in zip(canaries, vectors, strict=True):
         hits = store.search(collection, vector, 1).to_pylist()
         if not hits or not _finds(hits[0], row, _cosine(vector, stored.get(row["id"]))):
             missed.append(row["source_id"])
     return CanaryReport(len(canaries), tuple(missed))
+
+
+def _content(row: Mapping[str, str]) -> str | bytes | None:
+    """What a row was made from, if it can still be had."""
+    if row["modality"] != Modality.IMAGE:
+        return row["text"]
+    try:
+        data = read_content(row["uri"], LARGEST_CANARY_BYTES)
+    except UnreadableFileError:
+        return None
+    return data if content_hash(data) == row["content_hash"] else None
 
 
 def _vectors(store: VectorStore, collection: str, ids: Sequence[str]) -> dict[str, Vector]:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import compress
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,6 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Change, Receipt
 from vectorize_pipelines.pipeline.planning import Plan, PlannedRow, Planner
@@ -164,20 +167,29 @@ class EmbeddingStream:
         if to_encode:
             if self.encoder is None:
                 self.encoder = leases.enter_context(self.lease_encoder())
-            vectors[to_encode] = self._encode_rows(self.encoder, plan, [plan.rows[n] for n in to_encode])
+            rows = [plan.rows[n] for n in to_encode]
+            vectors[to_encode], refused = self._encode_rows(self.encoder, plan, rows)
+            kept = [row.item.source_id not in refused for row in plan.rows]
+            for source_id, error in refused.items():
+                self.planner.refuse(plan, source_id, error)
+            vectors, made = vectors[kept], list(compress(made, kept))
         return vectors, made
 
-    def _encode_rows(self, encoder: Encoder, plan: Plan, rows: Sequence[PlannedRow]) -> npt.NDArray[np.float32]:
+    def _encode_rows(
+        self, encoder: Encoder, plan: Plan, rows: Sequence[PlannedRow]
+    ) -> tuple[npt.NDArray[np.float32], dict[str, ItemError]]:
+        """The rows' vectors, and by source id what the encoder refused."""
         started = time.perf_counter()
-        vectors = encoder.encode([_content(row) for row in rows])
+        vectors, errors = encoder.encode_each([_content(row) for row in rows])
         seconds = time.perf_counter() - started
-        for row in rows:
+        for n, row in enumerate(rows):
             totals = plan.totals.of(row.day)
-            totals.encoded += 1
-            totals.tokens += row.item.tokens
             totals.encode_seconds += seconds / len(rows)
+            if n not in errors:
+                totals.encoded += 1
+                totals.tokens += row.item.tokens
         self._adapt(len(rows), seconds)
-        return vectors
+        return vectors, {rows[n].item.source_id: error for n, error in errors.items()}
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Sizes the batches to come by how long this one took."""
@@ -206,10 +218,11 @@ class EmbeddingStream:
         )
 
 
-def _content(row: PlannedRow) -> str:
-    if row.item.text is None:
-        raise ValueError(f"{row.item.source_id} has no text to encode")
-    return row.item.text
+def _content(row: PlannedRow) -> str | Path | bytes:
+    content = row.item.content if row.item.text is None else row.item.text
+    if content is None:
+        raise ValueError(f"{row.item.source_id} has neither text nor content to encode")
+    return content
 
 
 def _weights(plan: Plan) -> Mapping[str, int]:

@@ -1,17 +1,24 @@
-"""The sensor for new, changed and deleted files of the corpus."""
+"""The sensors for new, changed and deleted files, of the corpus and of the gallery."""
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from vectorize_pipelines.dead_runs import close_dead_runs
 from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, embed_corpus
+from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, embed_corpus, embed_gallery
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline.documents import compare_corpus
-from vectorize_pipelines.settings import CorpusSettings, load_settings
+from vectorize_pipelines.pipeline.folder import Comparison
+from vectorize_pipelines.pipeline.images import compare_gallery
+from vectorize_pipelines.settings import CorpusSettings, GallerySettings, Settings, load_settings
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 #: How long the same work is left alone after a run that did not get it done: doubled each time, up to an hour.
 FIRST_PAUSE_SECONDS = 60.0
@@ -35,54 +42,82 @@ class _Cursor:
     not_before: float = 0.0
 
 
-def watched() -> bool:
-    """Whether sensor and schedule are on from the start; the example that is the default corpus is not watched."""
-    corpus = load_settings().corpus
-    return corpus.watch and corpus.path != CorpusSettings().path
+@dataclass(frozen=True, slots=True)
+class WatchedFolder:
+    """A folder whose asset is kept up to date.
 
+    name     as in the names of sensor and schedule
+    asset    the asset that a drain run embeds it with, `job` the job of such a run
+    section  its settings; what is configured by default, an example or nothing, is not watched
+    compare  finds what a drain run would have to do
+    """
 
-def drain_request(*, reconcile: bool = False) -> dg.RunRequest:
-    """A drain run of the configured corpus."""
-    collection = load_settings().corpus.collection
-    config = {"mode": "drain", "reconcile": reconcile}
-    return dg.RunRequest(
-        partition_key=today(),
-        run_config={"ops": {"corpus_embeddings": {"config": config}}},
-        tags={MODE_TAG: "drain", COLLECTION_TAG: collection},
-    )
+    name: str
+    asset: str
+    job: "UnresolvedAssetJobDefinition"
+    section: Callable[[Settings], CorpusSettings | GallerySettings]
+    compare: Callable[[Settings], Comparison]
 
+    def watched(self) -> bool:
+        """Whether sensor and schedule are on from the start."""
+        section = self.section(load_settings())
+        return section.watch and section.path != type(section)().path
 
-@dg.sensor(
-    job=embed_corpus,
-    minimum_interval_seconds=30,
-    description="Launches a drain run when the corpus differs from what was embedded. Reads no file.",
-    default_status=dg.DefaultSensorStatus.RUNNING if watched() else dg.DefaultSensorStatus.STOPPED,
-)
-def new_corpus_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
-    """No run key: those of failed runs would keep the work from being tried again."""
-    try:
-        settings = load_settings()
-        close_dead_runs(context.instance, settings)
-        if _drain_is_under_way(context.instance, settings.corpus.collection):
-            return dg.SkipReason("A drain run of the corpus is under way.")
-        comparison = compare_corpus(settings)
-    except VectorizeError as error:
-        return dg.SkipReason(f"{error}")
-    if not comparison.changed and not comparison.vanished:
-        return dg.SkipReason(f"{len(comparison.unchanged)} files, all unchanged.")
-    last = _Cursor(**json.loads(context.cursor)) if context.cursor else _Cursor()
-    digest, now = comparison.digest(), time.time()
-    if digest == last.digest and now < last.not_before:
-        return dg.SkipReason(
-            f"The same {len(comparison.changed)} changed and {len(comparison.vanished)} vanished files were left by "
-            f"the last run; the next try is in {last.not_before - now:.0f} s."
+    def drain_request(self, *, reconcile: bool = False) -> dg.RunRequest:
+        """A drain run of the configured folder."""
+        config = {"mode": "drain", "reconcile": reconcile}
+        return dg.RunRequest(
+            partition_key=today(),
+            run_config={"ops": {self.asset: {"config": config}}},
+            tags={MODE_TAG: "drain", COLLECTION_TAG: self.section(load_settings()).collection},
         )
-    launches = last.launches + 1 if digest == last.digest else 1
-    pause = min(FIRST_PAUSE_SECONDS * 2 ** (launches - 1), LONGEST_PAUSE_SECONDS)
-    cursor = _Cursor(digest, launches, now + pause)
-    return dg.SensorResult(run_requests=[drain_request()], cursor=json.dumps(asdict(cursor)))
+
+    def drain_is_under_way(self, instance: dg.DagsterInstance, collection: str) -> bool:
+        """Whether a drain run of this collection has not ended."""
+        tags = {MODE_TAG: "drain", COLLECTION_TAG: collection}
+        return instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=_UNFINISHED, tags=tags)) > 0
 
 
-def _drain_is_under_way(instance: dg.DagsterInstance, collection: str) -> bool:
-    tags = {MODE_TAG: "drain", COLLECTION_TAG: collection}
-    return instance.get_runs_count(dg.RunsFilter(job_name=embed_corpus.name, statuses=_UNFINISHED, tags=tags)) > 0
+CORPUS = WatchedFolder("corpus", "corpus_embeddings", embed_corpus, lambda settings: settings.corpus, compare_corpus)
+GALLERY = WatchedFolder(
+    "gallery", "gallery_embeddings", embed_gallery, lambda settings: settings.gallery, compare_gallery
+)
+
+
+def _new_files(folder: WatchedFolder) -> dg.SensorDefinition:
+    @dg.sensor(
+        name=f"new_{folder.name}_files",
+        job=folder.job,
+        minimum_interval_seconds=30,
+        description=f"Launches a drain run when the {folder.name} differs from what was embedded. Reads no file.",
+        default_status=dg.DefaultSensorStatus.RUNNING if folder.watched() else dg.DefaultSensorStatus.STOPPED,
+    )
+    def new_files(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        """No run key: those of failed runs would keep the work from being tried again."""
+        try:
+            settings = load_settings()
+            close_dead_runs(context.instance, settings)
+            if folder.drain_is_under_way(context.instance, folder.section(settings).collection):
+                return dg.SkipReason(f"A drain run of the {folder.name} is under way.")
+            comparison = folder.compare(settings)
+        except VectorizeError as error:
+            return dg.SkipReason(f"{error}")
+        if not comparison.changed and not comparison.vanished:
+            return dg.SkipReason(f"{len(comparison.unchanged)} files, all unchanged.")
+        last = _Cursor(**json.loads(context.cursor)) if context.cursor else _Cursor()
+        digest, now = comparison.digest(), time.time()
+        if digest == last.digest and now < last.not_before:
+            return dg.SkipReason(
+                f"The same {len(comparison.changed)} changed and {len(comparison.vanished)} vanished files were left "
+                f"by the last run; the next try is in {last.not_before - now:.0f} s."
+            )
+        launches = last.launches + 1 if digest == last.digest else 1
+        pause = min(FIRST_PAUSE_SECONDS * 2 ** (launches - 1), LONGEST_PAUSE_SECONDS)
+        cursor = _Cursor(digest, launches, now + pause)
+        return dg.SensorResult(run_requests=[folder.drain_request()], cursor=json.dumps(asdict(cursor)))
+
+    return new_files
+
+
+new_corpus_files = _new_files(CORPUS)
+new_gallery_files = _new_files(GALLERY)

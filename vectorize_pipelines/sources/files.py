@@ -90,6 +90,14 @@ class FileSource:
             return self._list_remote()
         return self._list_local()
 
+    def has_any(self) -> bool:
+        """Whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
+        if "://" in self.root or not Path(self.root).is_dir():
+            names = self.list().files
+            return any(name != self.root or self._takes(name.rsplit("/", 1)[-1]) for name in names)
+        start = len(self.root.rstrip("/")) + 1
+        return any(self._takes(entry.path[start:]) for entry in _walk(self.root, self._exclude, {}))
+
     def _takes(self, relative: str) -> bool:
         if self._exclude.match_file(relative):
             return False

@@ -1,0 +1,64 @@
+"""A folder of images on the command line: ingested, searched by image and by text, and what is bad among it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Vectorize
+from tests.encoders.tiny_clips import build_clip
+from tests.images.pictures import encoded, photo
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four photographs and half a one."""
+    monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", str(build_clip(tmp_path / "clip")))
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(4):
+        (folder / f"{number}.jpg").write_bytes(encoded(photo(number, 160, 120), "JPEG"))
+    (folder / "half.jpg").write_bytes(encoded(photo(9, 160, 120), "JPEG")[:1500])
+    return folder
+
+
+def test_images_are_ingested_and_found(vectorize: Vectorize, pictures: Path) -> None:
+    done = vectorize("ingest", pictures, "--json")
+    assert done.code == 6, done.err
+    assert (done.json["collection"], done.json["encoded"], done.json["failed"]) == ("gallery", 4, 1)
+    (failure,) = done.json["failures"]
+    assert (failure["source"], failure["error"]) == (str(pictures / "half.jpg"), "CorruptImageError")
+
+    hits = vectorize("search", "--image", pictures / "2.jpg", "--limit", 1, "--json").json
+    assert [hit["uri"] for hit in hits] == [str(pictures / "2.jpg")]
+    assert hits[0]["score"] > 0.999
+
+    by_text = vectorize("search", "--collection", "gallery", "--limit", 9, "--json", "a lighthouse at dusk")
+    assert len(by_text.json) == 4
+    filtered = vectorize("search", "--collection", "gallery", "--filter", "name=3.jpg", "--json", "a lighthouse").json
+    assert [hit["metadata"]["name"] for hit in filtered] == ["3.jpg"]
+    shown = vectorize("search", "--image", pictures / "2.jpg", "--limit", 1)
+    assert shown.out.startswith("1. 1.000")
+    assert str(pictures / "2.jpg") in shown.out
+
+    for file in pictures.iterdir():
+        file.unlink()
+    emptied = vectorize("ingest", pictures, "--json").json
+    assert (emptied["collection"], emptied["deleted"]) == ("gallery", 4)
+
+
+def test_what_cannot_be_searched_by_says_why(vectorize: Vectorize, pictures: Path, tmp_path: Path) -> None:
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "note.txt").write_text("The lamp burns paraffin.")
+    (documents / "lamp.jpg").write_bytes((pictures / "1.jpg").read_bytes())
+    assert vectorize("ingest", documents, "--json").json["collection"] == "corpus"
+    assert vectorize("ingest", documents, "--kind", "images", "--json").json["collection"] == "gallery"
+
+    broken = vectorize("search", "--image", pictures / "half.jpg")
+    assert broken.code == 2
+    assert "half.jpg: cannot be decoded as JPEG" in broken.err
+    wrong = vectorize("search", "--collection", "corpus", "--image", pictures / "1.jpg")
+    assert wrong.code == 2
+    assert "text" in wrong.err
+    assert vectorize("search", "lamp", "--image", pictures / "1.jpg").code == 2
+    assert vectorize("search").code == 2
