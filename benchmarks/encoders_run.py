@@ -49,14 +49,14 @@ def ceiling(source: Path) -> Outcome:
     """One stream a core, each fed by a thread that has nothing else to do."""
     request = LoadRequest(DEFAULT_TEXT_MODEL, "cpu", default_cache_directory())
     export = exported(request)
-    tokenizer = export_tokenizer(request, export.directory)
+    tokenizer = export_tokenizer(request, export.folder.directory)
     streams = physical_cores()
     settings = {
         "INFERENCE_PRECISION_HINT": PRECISION_HINTS[export.precision],
         "NUM_STREAMS": str(streams),
         "INFERENCE_NUM_THREADS": str(streams),
     }
-    compiled = import_openvino().Core().compile_model(str(export.directory / "model.xml"), "CPU", settings)
+    compiled = import_openvino().Core().compile_model(str(export.folder.directory / "model.xml"), "CPU", settings)
 
     def prepared(texts: Sequence[str]) -> list[tuple[TokenBatch, list[Any]]]:
         batches = token_batches(texts, lambda window: tokenizer.ids(window, ""), TokenBudget(BATCH_TOKENS))

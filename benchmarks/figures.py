@@ -1,4 +1,4 @@
-"""What every benchmark gives and uses: figures with their bounds, and processes of their own. Called by `run.py` and `gpu.py`."""
+"""What every benchmark gives and uses: figures with their bounds, and processes of their own. Called by all of them."""
 
 import os
 import subprocess
