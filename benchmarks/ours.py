@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmarks.figures import python
 
+#: A table is held whole while it is embedded; what is measured here is what a run needs beside that.
+LINES_OF_A_TABLE = 1_000
+
 
 @dataclass(frozen=True)
 class Texts:
@@ -19,14 +22,16 @@ class Texts:
 
 
 def lay_out(place: Path, warm_up: Sequence[str], passages: Sequence[str], *, files: bool = True) -> Texts:
-    """Texts in JSON, a text file each, and as lines of one JSON Lines file; `files` leaves the second form out."""
+    """Texts in JSON, a text file each, and as lines of JSON Lines files; `files` leaves the second form out."""
     texts = Texts(place / "texts.json", place / "files", place / "table")
     place.mkdir()
     texts.json.write_text(json.dumps({"warm_up": warm_up, "passages": passages}), encoding="utf-8")
     for name, chosen in (("warm_up", warm_up), ("passages", passages)):
         (texts.table / name).mkdir(parents=True)
         lines = [json.dumps({"text": text}) for text in chosen]
-        (texts.table / name / "texts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        for start in range(0, len(lines), LINES_OF_A_TABLE):
+            table = texts.table / name / f"texts-{start:06}.jsonl"
+            table.write_text("\n".join(lines[start : start + LINES_OF_A_TABLE]), encoding="utf-8")
         (texts.files / name).mkdir(parents=True)
         for number, text in enumerate(chosen if files else ()):
             (texts.files / name / f"{number:06}.txt").write_text(text, encoding="utf-8")
