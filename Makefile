@@ -9,7 +9,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo dev test lint servers bench clean
+.PHONY: help setup demo dev test lint servers bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -43,6 +43,9 @@ test: lint servers ## everything that has to pass: lint, types, definitions, tes
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)
+
+bench-gpu: setup ## measure the engine torch on an NVIDIA GPU: see benchmarks/README.md
+	@$(RUN) python -m benchmarks.gpu
 
 clean: ## remove environment, caches and state
 	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers benchmarks/.results

@@ -1,12 +1,14 @@
-"""What every benchmark gives and uses: figures with their bounds, and processes of their own. Called by `run.py`."""
+"""What every benchmark gives and uses: figures with their bounds, and processes of their own. Called by all of them."""
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from vectorize_pipelines.settings import PROJECT_ROOT
+#: By this file's place: a GPU machine that only measures encoders need not have what the settings import.
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
 #: Where plots lie; not under version control.
 RESULTS = PROJECT_ROOT / "benchmarks" / ".results"
@@ -20,6 +22,14 @@ class Figure:
     measured: str
     wanted: str
     met: bool
+
+
+def report(figures: Sequence[Figure]) -> int:
+    """Prints a line for each; gives the exit code: 1 where one is missed."""
+    width = max(len(figure.name) for figure in figures)
+    for figure in figures:
+        print(f"{'ok ' if figure.met else 'MISSED'} {figure.name:{width}}  {figure.measured}  (wanted {figure.wanted})")
+    return 0 if all(figure.met for figure in figures) else 1
 
 
 class ProcessFailedError(Exception):

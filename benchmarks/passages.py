@@ -4,8 +4,7 @@ import random
 import re
 from pathlib import Path
 
-from vectorize_pipelines.encoders import load_tokenizer
-from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, PROJECT_ROOT
+from benchmarks.figures import PROJECT_ROOT
 
 SEED = 7
 
@@ -47,6 +46,9 @@ def passages_of_tokens(count: int, cache_directory: Path) -> list[str]:
     Most are near the limit and the tail is towards the short ones. None has to be cut again, special tokens included.
     `cache_directory` is where the tokenizer is kept. Fewer passages are the first of more.
     """
+    from vectorize_pipelines.encoders import load_tokenizer
+    from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
+
     random_numbers = random.Random(SEED)
     lengths = [round(random_numbers.triangular(20, 250, 195)) for _ in range(count)]
     long_enough = passages(count, words=300)

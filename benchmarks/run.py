@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import encoders, first_vector, flat, images, stores
-from benchmarks.figures import Figure, ProcessFailedError, python
+from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
 
@@ -161,10 +161,7 @@ def main() -> None:
             figures.append(Figure(name, f"not measured: {error}", "a measurement", met=False))
         finally:
             shutil.rmtree(place, ignore_errors=True)
-    width = max(len(figure.name) for figure in figures)
-    for figure in figures:
-        print(f"{'ok ' if figure.met else 'MISSED'} {figure.name:{width}}  {figure.measured}  (wanted {figure.wanted})")
-    sys.exit(0 if all(figure.met for figure in figures) else 1)
+    sys.exit(report(figures))
 
 
 if __name__ == "__main__":

@@ -54,6 +54,15 @@ class ModelTooLargeError(VectorizeError):
     exit_code = 4
 
 
+class DeviceMemoryError(VectorizeError):
+    """A single text does not fit into the memory that a loaded model leaves; said while it is encoded.
+
+    Memory may be free another time.
+    """
+
+    exit_code = 4
+
+
 class StoreError(VectorizeError):
     """The vector store refused or failed; nothing of the batch in hand has been acknowledged."""
 

@@ -60,6 +60,34 @@ def test_a_model_is_exported_once_and_listed(vectorize: Vectorize, model: Path, 
     assert str(model) in vectorize("models", "list").out
 
 
+def test_what_the_engine_torch_measured_is_listed(
+    vectorize: Vectorize, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for role in ("TEXT", "IMAGE"):
+        monkeypatch.setenv(f"VECTORIZE_MODELS__{role}", str(model))
+    monkeypatch.setenv("VECTORIZE_ENCODER__DEVICE", "cpu")
+    monkeypatch.setenv("VECTORIZE_ENCODER__ENGINE", "torch")
+    done = vectorize("models", "prefetch", "--json")
+    assert done.code == 0, done.err
+    assert "this happens once" in done.err
+    (row,) = done.json
+    assert (row["engine"], row["device"], row["export"]) == ("torch", "cpu", None)
+    assert any(each["precision"] == row["precision"] and each["equal"] for each in row["measured"])
+    assert all(", torch " in each["machine"] for each in row["measured"])
+    doctor = {finding["name"]: finding for finding in vectorize("doctor", "--json").json}
+    assert f"torch on cpu in {row['precision']}" in doctor["model"]["detail"]
+    assert "mean cosine" in doctor["model"]["detail"]
+
+    assert vectorize("models", "export", model).code == 0
+    row = by_name(vectorize("models", "list", "--json").json)[str(model)]
+    assert (row["engine"], Path(row["export"]).parent.name) == ("torch", "exports")
+    assert {each["machine"].rpartition(", ")[2].partition(" ")[0] for each in row["measured"]} == {"openvino", "torch"}
+    for name in ("MODELS__TEXT", "MODELS__IMAGE", "ENCODER__ENGINE"):
+        monkeypatch.delenv(f"VECTORIZE_{name}")
+    others = by_name(vectorize("models", "list", "--json").json)
+    assert others[str(model)]["origin"] == "export"
+
+
 def test_two_exports_at_once_make_one(vectorize: Vectorize, model: Path) -> None:
     command = [*COMMAND, "models", "export", str(model), "--json"]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -62,7 +62,7 @@ def test_making_an_export_takes_more_than_loading_it(plain_model: Callable[[str]
     model = str(plain_model("bert"))
     before = forecast_load(model, "cpu", "openvino", cache_directory=tmp_path)
     assert before[0].precision == ""
-    assert "exports and measures" in before[0].reason
+    assert "makes it ready and measures it" in before[0].reason
     loaded = load_encoder(model, "cpu", "openvino", cache_directory=tmp_path)
     after = forecast_load(model, "cpu", "openvino", cache_directory=tmp_path)
     assert after[1] < before[1]

@@ -21,6 +21,7 @@ from tests.images.pictures import encoded, photo
 from vectorize_pipelines.encoders import describe_model, encoder_cache, lease_encoder, load_encoder
 from vectorize_pipelines.encoders import open_clip as engine_module
 from vectorize_pipelines.encoders import open_clip_export as export_module
+from vectorize_pipelines.encoders.devices import torch_precisions
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.open_clip import OpenClipEncoder, TorchTowers
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, pretrained_models, recognises
@@ -326,7 +327,7 @@ def test_where_openvino_does_not_reproduce_a_model_torch_runs_it(
     samples = export_module.reference_vectors
     monkeypatch.setattr(export_module, "reference_vectors", lambda *arguments: samples(*arguments)[:, ::-1].copy())
     encoder = load_encoder(str(clip("quick-gelu")), "cpu", cache_directory=tmp_path)
-    assert encoder.choice.precision == "float32"
+    assert encoder.choice.precision in torch_precisions("cpu")
     assert "torch runs it, because OpenVINO does not: its image vectors are not equal" in encoder.choice.reason
     shown = [picture for _, picture in PICTURES.values()]
     assert_equal(encoder.encode([*FILES, *TEXTS]), reference(clip("quick-gelu"), [*shown, *TEXTS]))
@@ -339,7 +340,7 @@ def test_torch_in_16_bits_is_taken_only_where_it_is_equal(
 ) -> None:
     model = locate_clip(str(clip("plain")), cache_directory)
     request = LoadRequest(str(clip("plain")), "cpu", cache_directory)
-    monkeypatch.setattr(engine_module, "_fast_precision", lambda device: precision)
+    monkeypatch.setattr(engine_module, "torch_precisions", lambda device: (precision, "float32"))
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.MEAN_COSINE", 0.9)
     monkeypatch.setattr("vectorize_pipelines.encoders.equality.WORST_COSINE", 0.9)
     lenient = TorchTowers(model, request)

@@ -16,7 +16,7 @@ from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_models import WIDTH, write_json
 from vectorize_pipelines.encoders import Encoder, engines, load_encoder
 from vectorize_pipelines.encoders import export as export_module
-from vectorize_pipelines.encoders import export_folder as folder_module
+from vectorize_pipelines.encoders import measured_folder as folder_module
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare
 from vectorize_pipelines.encoders.openvino import OpenVinoEncoder
@@ -84,8 +84,10 @@ def test_dense_layer_after_pooling(plain_model: Callable[[str], Path], cache_dir
 
     modules = [Transformer(str(plain_model("mpnet"))), Pooling(WIDTH, "cls"), Dense(WIDTH, 20)]
     SentenceTransformer(modules=modules, device="cpu").save(str(tmp_path))
-    assert load(tmp_path, cache_directory).spec.dimension == 20
-    assert agreement(tmp_path, cache_directory, TEXTS).equal
+    encoder = load_encoder(str(tmp_path), "cpu", "openvino", precision="float32", cache_directory=cache_directory)
+    assert encoder.spec.dimension == 20
+    reference = load(tmp_path, cache_directory, "sentence-transformers")
+    assert compare(encoder.encode(TEXTS), reference.encode(TEXTS)).equal
 
 
 def test_bundled_model_on_many_passages(cache_directory: Path) -> None:
@@ -183,7 +185,9 @@ def test_export_is_made_once_by_processes_that_start_together(
     assert [process.returncode for process in processes] == [0, 0], logs
     assert sum(log.count("this happens once") for log in logs) == 1
     (export,) = exports(tmp_path)
-    assert {"model.xml", "model.bin", "export.json", "measurement.json"} <= {path.name for path in export.iterdir()}
+    assert {"model.xml", "model.bin", "description.json", "measurement.json"} <= {
+        path.name for path in export.iterdir()
+    }
 
 
 @pytest.mark.parametrize("damage", ["cut", "garbled", "gone"])
@@ -220,7 +224,7 @@ def test_another_cpu_measures_again_without_torch(
     model = plain_model("bert")
     load(model, tmp_path)
     (export,) = exports(tmp_path)
-    monkeypatch.setattr(folder_module, "cpu_identity", lambda: "another CPU")
+    monkeypatch.setattr(folder_module, "device_identity", lambda _: "another CPU")
     monkeypatch.setattr(export_module, "_write_files", lambda *_: pytest.fail("exported again"))
     load(model, tmp_path)
     measured = json.loads((export / "measurement.json").read_text())
@@ -249,7 +253,7 @@ def test_reduced_precision_only_where_it_was_measured_equal(
     bf16: Agreement,
     precision: str,
 ) -> None:
-    monkeypatch.setattr(folder_module, "native_precisions", lambda: ("bfloat16", "float32"))
+    monkeypatch.setattr(export_module, "native_precisions", lambda: ("bfloat16", "float32"))
     monkeypatch.setattr(export_module, "compare", measured_as(bfloat16=bf16, float32=SAME))
     choice = load(plain_model("bert"), tmp_path).choice
     assert choice.precision == precision
@@ -263,7 +267,7 @@ def test_graph_that_differs_is_refused_and_auto_goes_on(
     model = plain_model("bert")
     monkeypatch.setattr(export_module, "compare", lambda *_: OFF)
     encoder = load(model, tmp_path, "auto")
-    assert encoder.choice.engine == "sentence-transformers"
+    assert encoder.choice.engine == "torch"
     assert "mean cosine 0.970000, worst 0.900000" in encoder.choice.reason
     with pytest.raises(SettingsError, match=r"0\.97"):
         load(model, tmp_path)
@@ -291,7 +295,7 @@ def test_want_of_memory_is_not_remembered(
     model = plain_model("bert")
     with monkeypatch.context() as patch:
         patch.setattr(export_module, "_convert", lambda _: (_ for _ in ()).throw(MemoryError("bad_alloc")))
-        assert load(model, tmp_path, "auto").choice.engine == "sentence-transformers"
+        assert load(model, tmp_path, "auto").choice.engine == "torch"
     assert exports(tmp_path) == []
     assert load(model, tmp_path, "auto").choice.engine == "openvino"
 

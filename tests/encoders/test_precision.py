@@ -10,8 +10,7 @@ import pytest
 from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_clips import build_clip
 from vectorize_pipelines.encoders import export as export_module
-from vectorize_pipelines.encoders import export_folder as folder_module
-from vectorize_pipelines.encoders import load_encoder, load_tokenizer
+from vectorize_pipelines.encoders import forecast_load, load_encoder, load_tokenizer, torch_precision
 from vectorize_pipelines.encoders import open_clip_export as clip_export_module
 from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.engines import ENGINES
@@ -42,7 +41,7 @@ def test_full_precision_is_not_rounded(plain_model: Callable[[str], Path], cache
 def test_a_reduced_precision_that_is_equal_is_taken(
     plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "native_precisions", lambda: ("bfloat16", "float32"))
+    monkeypatch.setattr(export_module, "native_precisions", lambda: ("bfloat16", "float32"))
     monkeypatch.setattr(export_module, "compare", lambda *_: SAME)
     encoder = load_encoder(str(plain_model("bert")), "cpu", precision="bfloat16", cache_directory=tmp_path)
     assert (encoder.choice.engine, encoder.choice.precision) == ("openvino", "bfloat16")
@@ -51,19 +50,38 @@ def test_a_reduced_precision_that_is_equal_is_taken(
 def test_a_reduced_precision_that_is_not_equal_is_an_error_with_its_figures(
     plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "native_precisions", lambda: ("bfloat16", "float32"))
-    monkeypatch.setattr(export_module, "compare", lambda *_: OFF)
-    for engine in ("auto", "openvino"):
-        with pytest.raises(SettingsError, match=r"in bfloat16.*0\.970000, worst 0\.900000.*recision auto takes"):
-            load_encoder(str(plain_model("bert")), "cpu", engine, precision="bfloat16", cache_directory=tmp_path)
+    monkeypatch.setattr(export_module, "native_precisions", lambda: ("bfloat16", "float32"))
+    monkeypatch.setattr(torch_precision, "torch_precisions", lambda _: ("bfloat16", "float32"))
+    for module in (export_module, torch_precision):
+        monkeypatch.setattr(module, "compare", lambda *_: OFF)
+    said = r"in bfloat16.*0\.970000, worst 0\.900000.*recision auto takes"
+    model = str(plain_model("bert"))
+    for engine in ("auto", "openvino", "torch"):
+        with pytest.raises(SettingsError, match=said):
+            load_encoder(model, "cpu", engine, precision="bfloat16", cache_directory=tmp_path)
+        with pytest.raises(SettingsError, match=said):  # known now, so said without loading
+            forecast_load(model, "cpu", engine, precision="bfloat16", cache_directory=tmp_path)
+
+
+def test_another_engine_may_have_the_precision(
+    plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "native_precisions", lambda: ("float32",))
+    monkeypatch.setattr(torch_precision, "torch_precisions", lambda _: ("bfloat16", "float32"))
+    monkeypatch.setattr(torch_precision, "compare", lambda *_: SAME)
+    choice = load_encoder(str(plain_model("bert")), "cpu", precision="bfloat16", cache_directory=tmp_path).choice
+    assert (choice.engine, choice.precision) == ("torch", "bfloat16")
+    assert "openvino was passed over: this chip computes in float32, not in bfloat16" in choice.reason
 
 
 def test_a_precision_that_the_cpu_has_not(
     plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folder_module, "native_precisions", lambda: ("float32",))
-    with pytest.raises(SettingsError, match="this CPU computes in float32, not in float16"):
-        load_encoder(str(plain_model("bert")), "cpu", "openvino", precision="float16", cache_directory=tmp_path)
+    monkeypatch.setattr(export_module, "native_precisions", lambda: ("float32",))
+    monkeypatch.setattr(torch_precision, "torch_precisions", lambda _: ("float32",))
+    for engine in ("openvino", "torch"):
+        with pytest.raises(SettingsError, match="this chip computes in float32, not in float16"):
+            load_encoder(str(plain_model("bert")), "cpu", engine, precision="float16", cache_directory=tmp_path)
 
 
 def test_an_engine_without_it_refuses_it(plain_model: Callable[[str], Path], cache_directory: Path) -> None:
@@ -85,7 +103,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_clip_in_the_precision_that_is_asked_for(clip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exact = load_encoder(clip, "cpu", precision="float32", cache_directory=tmp_path)
     assert exact.choice.precision == "float32"
-    monkeypatch.setattr(folder_module, "native_precisions", lambda: ("bfloat16", "float32"))
+    monkeypatch.setattr(clip_export_module, "native_precisions", lambda: ("bfloat16", "float32"))
     monkeypatch.setattr(clip_export_module, "compare", lambda *_: OFF)
     with pytest.raises(SettingsError, match=r"image vectors are not equal.*bfloat16: mean cosine 0\.970000"):
         load_encoder(clip, "cpu", precision="bfloat16", cache_directory=tmp_path)

@@ -39,7 +39,7 @@ def export(models: tuple[str, ...], as_json: bool) -> int:
     Exits with 1 where one cannot.
     """
     settings = _verbose(load_settings())
-    from vectorize_pipelines.encoders import describe_model, find_export, load_encoder
+    from vectorize_pipelines.encoders import describe_model, find_measured, load_encoder
     from vectorize_pipelines.encoders.configured import load_options
     from vectorize_pipelines.encoders.inventory import describe_known
 
@@ -48,14 +48,16 @@ def export(models: tuple[str, ...], as_json: bool) -> int:
         describe_model(model, cache_directory=options["cache_directory"])
     encoder = settings.encoder.model_copy(update={"device": "cpu", "engine": "auto"})
     on_cpu = settings.model_copy(update={"encoder": encoder})
-    rows = []
+    rows, usable = [], []
     for model in models:
-        if find_export(model, **options) is not None:
+        folders = find_measured(model, "cpu", **options)
+        if folders:
             click.echo(f"{model}: exporting and measuring", err=True)
             load_encoder(model, "cpu", **options).close()
         rows.append(describe_known(on_cpu, model))
+        usable.append(any(folder.exported and folder.precisions(options["precision"]) for folder in folders))
     _print(rows, as_json=as_json)
-    return 0 if all(row.precision and row.measured for row in rows) else EXIT_NOT_EXPORTED
+    return 0 if all(usable) else EXIT_NOT_EXPORTED
 
 
 @command.command()
@@ -115,7 +117,7 @@ def _print_model(known: "KnownModel") -> None:
         equal = "equal" if each["equal"] else "NOT equal, not used"
         click.echo(
             f"     {each['part']} in {each['precision']}: {equal} "
-            f"(mean cosine {each['mean_cosine']:.6f}, worst {each['worst_cosine']:.6f})"
+            f"(mean cosine {each['mean_cosine']:.6f}, worst {each['worst_cosine']:.6f}; {each['machine']})"
         )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from vectorize_pipelines.encoders.cache import EncoderCache, EncoderKey, encoder_cache, too_large
-from vectorize_pipelines.encoders.devices import free_memory, resolve_device
+from vectorize_pipelines.encoders.devices import device_kind, free_memory, resolve_device
 from vectorize_pipelines.encoders.engines import (
     PRECISIONS,
     Engine,
@@ -21,7 +21,7 @@ from vectorize_pipelines.encoders.engines import (
     load_engine,
     load_with_first,
 )
-from vectorize_pipelines.encoders.export_folder import ExportFolder
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.models import LocatedModel, default_cache_directory
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Tokenizer
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
@@ -42,7 +42,7 @@ __all__ = [
     "describe_model",
     "encoder_cache",
     "engine_names",
-    "find_export",
+    "find_measured",
     "find_model",
     "forecast_load",
     "lease_encoder",
@@ -166,14 +166,15 @@ def forecast_load(
     return forecast(_request(model, device, engine, options, fetch=False), engine)
 
 
-def find_export(model: str, engine: str = "auto", **options: Unpack[LoadOptions]) -> ExportFolder | None:
-    """Where the export lies that running a model on the CPU makes; None where it is run without. Fetches nothing."""
-    request = _request(model, "cpu", engine, options, fetch=False)
-    for each in candidates(model, engine):
-        folder = each.export_folder(request)
-        if folder is not None and each.refusal(request) is None:
-            return folder
-    return None
+def find_measured(model: str, device: str = "auto", **options: Unpack[LoadOptions]) -> list[MeasuredFolder]:
+    """Where lies what the engines for a device make of a model and measure, made or not, best first. Fetches nothing.
+
+    Raises as `load_encoder`, and `ModelNotFetchedError`.
+    """
+    request = _request(model, device, "auto", options, fetch=False)
+    engines = [each for each in candidates(model, "auto") if device_kind(request.device) in each.devices]
+    folders = [each.measured_folder(request) for each in engines if each.refusal(request) is None]
+    return [folder for folder in folders if folder is not None]
 
 
 def find_model(model: str, *, cache_directory: Path | None = None) -> LocatedModel:

@@ -20,8 +20,12 @@ Tokenize = Callable[[Sequence[str]], list[list[int]]]
 #: Texts tokenized at a time: enough to sort by length, few enough not to keep inference waiting.
 WINDOW = 64
 
-#: Texts that lie tokenized before the longest of them are cut into a batch.
+#: Where batches are large, as many more: a window of texts of this length makes a batch.
+WINDOW_TEXT_TOKENS = 32
+
+#: Texts, and batches' worth of tokens, that lie tokenized before the longest of them are cut into a batch.
 LOOK_AHEAD = 192
+LOOK_AHEAD_BATCHES = 2
 
 #: Successful batches after which a budget that memory had forced down is doubled again.
 GROW_AFTER = 50
@@ -40,6 +44,11 @@ class TokenBatch:
 
     positions: list[int]
     ids: list[list[int]]
+
+    @property
+    def size(self) -> int:
+        """Tokens, padding included: what a budget counts."""
+        return len(self.ids) * max(1, *(len(ids) for ids in self.ids))
 
     def padded(self, padding: int) -> tuple[TokenMatrix, TokenMatrix]:
         """Token ids and attention mask, both int64 of shape (texts, longest)."""
@@ -126,14 +135,19 @@ def token_batches(
     # In most languages a token has 3 to 5 bytes. Two batches a stream even out unequal ones.
     share = max(SMALLEST_SHARE, sum(sizes) // 4 // (2 * streams)) if streams > 1 else budget.tokens
     waiting: list[tuple[int, int, list[int]]] = []  # a heap: the longest first
+    waiting_tokens = 0
     taken = 0
     while taken < len(order) or waiting:
-        while taken < len(order) and len(waiting) < LOOK_AHEAD:
-            window = order[taken : taken + WINDOW]
+        tokens = min(budget.tokens, share)
+        while taken < len(order) and (len(waiting) < LOOK_AHEAD or waiting_tokens < LOOK_AHEAD_BATCHES * tokens):
+            window = order[taken : taken + max(WINDOW, tokens // WINDOW_TEXT_TOKENS)]
             taken += len(window)
             for position, ids in zip(window, tokenize([texts[each] for each in window]), strict=True):
                 heapq.heappush(waiting, (-len(ids), position, ids))
-        yield _longest(waiting, min(budget.tokens, share))
+                waiting_tokens += len(ids)
+        batch = _longest(waiting, tokens)
+        waiting_tokens -= sum(len(ids) for ids in batch.ids)
+        yield batch
 
 
 def _longest(waiting: list[tuple[int, int, list[int]]], budget: int) -> TokenBatch:
@@ -143,11 +157,27 @@ def _longest(waiting: list[tuple[int, int, list[int]]], budget: int) -> TokenBat
     return TokenBatch([position for _, position, _ in taken], [ids for _, _, ids in taken])
 
 
+_budgets: dict[tuple[str, str, int], TokenBudget] = {}
+_budgets_lock = threading.Lock()
+
+
+def remembered_budget(model: str, device: str, tokens: int) -> TokenBudget:
+    """The process's budget for a model on a device: what memory taught one encoder of it, the next one knows.
+
+    model   the model's revision
+    tokens  where it starts, and what it grows back to
+    """
+    with _budgets_lock:
+        return _budgets.setdefault((model, device, tokens), TokenBudget(tokens))
+
+
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an engine failed for want of memory, which torch and OpenVINO report as a RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
+        return True
     message = str(error).lower()
-    return isinstance(error, MemoryError) or any(word in message for word in ("bad_alloc", "alloc", "out of memory"))
+    return any(word in message for word in ("bad_alloc", "alloc", "out of memory"))

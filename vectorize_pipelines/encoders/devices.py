@@ -1,11 +1,11 @@
-"""Names of devices, which one `auto` stands for, and what is free on one. Called when an encoder is loaded."""
+"""Devices: their names, which one `auto` stands for, what each is and has free. Called when an encoder is loaded."""
 
 import os
 import platform
 import re
 from pathlib import Path
 
-from vectorize_pipelines.encoders.machine import available_memory
+from vectorize_pipelines.encoders.machine import available_memory, cpu_flags, cpu_identity
 from vectorize_pipelines.errors import SettingsError
 
 DEVICES = ("auto", "cpu", "cuda", "cuda:N", "mps")
@@ -71,6 +71,32 @@ def cuda_devices() -> list[str]:
     if not torch.cuda.is_available():
         return []
     return [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+
+
+def device_identity(device: str) -> str:
+    """Two devices with the same one compute alike: the CPU's identity, or the chip's name and its abilities."""
+    kind = device_kind(device)
+    if kind != "cuda":
+        return cpu_identity() if kind == "cpu" else f"{kind} of {cpu_identity()}"
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(device)
+    return f"{torch.cuda.get_device_name(device)} {major}.{minor}"
+
+
+def torch_precisions(device: str) -> tuple[str, ...]:
+    """What torch computes fast on a device, fastest first; float32 is always the last."""
+    kind = device_kind(device)
+    if kind == "cpu":
+        return ("bfloat16", "float32") if cpu_flags() & {"avx512_bf16", "amx_bf16"} else ("float32",)
+    if kind == "mps":
+        return ("float16", "float32")
+    import torch
+
+    major, _ = torch.cuda.get_device_capability(device)
+    if major >= 8:  # both in the tensor cores; float16 is nearer to float32 but overflows sooner
+        return ("bfloat16", "float16", "float32")
+    return ("float16", "float32") if major == 7 else ("float32",)
 
 
 def free_memory(device: str) -> int:

@@ -22,12 +22,13 @@ from vectorize_pipelines.errors import SettingsError, VectorizeError
 from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
 
 if TYPE_CHECKING:
-    from vectorize_pipelines.encoders.export_folder import ExportFolder
+    from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 
 #: name -> module:class, in the order in which `auto` tries them.
 ENGINES = {
     "open_clip": "vectorize_pipelines.encoders.open_clip:OpenClipEngine",
     "openvino": "vectorize_pipelines.encoders.openvino:OpenVinoEngine",
+    "torch": "vectorize_pipelines.encoders.torch:TorchEngine",
     "sentence-transformers": "vectorize_pipelines.encoders.sentence_transformers:SentenceTransformersEngine",
 }
 
@@ -115,8 +116,8 @@ class Engine(ABC):
         width = 2 if request.precision in {"bfloat16", "float16"} else 4
         return count_parameters(self.weight_files(request)) * width + WORKING_BYTES
 
-    def export_folder(self, request: LoadRequest) -> "ExportFolder | None":
-        """Where the export lies that a load would use, made or not; None where a load exports nothing."""
+    def measured_folder(self, request: LoadRequest) -> "MeasuredFolder | None":
+        """Where lies what a load makes of the model and measures, made or not; None where a load measures nothing."""
         return None
 
     @abstractmethod
@@ -186,8 +187,10 @@ def forecast(request: LoadRequest, engine: str) -> tuple[EngineChoice, int]:
     """
     refused: dict[str, str] = {}
     for each in candidates(request.name, engine):
-        folder = each.export_folder(request)
-        why_not = _refusal(each, request) or (folder.description.get("refusal") if folder else None)
+        why_not = _refusal(each, request)
+        folder = each.measured_folder(request) if why_not is None else None
+        if folder is not None:
+            why_not = folder.refusal(request.precision)
         if why_not is None:
             precision, account = _measured(each, request, folder)
             reason = f"{_reason(each, engine, refused)} {account}".strip()
@@ -196,12 +199,12 @@ def forecast(request: LoadRequest, engine: str) -> tuple[EngineChoice, int]:
     raise _none_left(request, engine, refused)
 
 
-def _measured(engine: Engine, request: LoadRequest, folder: "ExportFolder | None") -> tuple[str, str]:
+def _measured(engine: Engine, request: LoadRequest, folder: "MeasuredFolder | None") -> tuple[str, str]:
     """The precision that a load would use, where that is known, and a sentence on where it is known from."""
     if folder is None:
         return (next(iter(engine.precisions)), "") if len(engine.precisions) == 1 else ("", "")
     if not folder.complete:
-        return "", "Its first use exports and measures it."
+        return "", "Its first use makes it ready and measures it."
     chosen = folder.precisions(request.precision)
     if chosen is None:
         return "", "Its next use measures it on this machine."

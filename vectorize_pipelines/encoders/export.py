@@ -1,6 +1,6 @@
 """Exporting a model to OpenVINO, once: graph, tokenizer, and proof that both give the model's own vectors.
 
-An export is an `ExportFolder` in `<cache directory>/exports/`, with these files beside its own:
+An export is a `MeasuredFolder` in `<cache directory>/exports/`, with these files beside its own:
 
     model.xml, model.bin  the graph, pooling and normalisation included
     tokenizer.json        the tokenizer as sentence-transformers uses it
@@ -14,14 +14,15 @@ import hashlib
 import logging
 import warnings
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import EngineRefusedError, LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
-from vectorize_pipelines.encoders.export_folder import ExportFolder, openvino_version
-from vectorize_pipelines.encoders.openvino_graph import Graph, import_openvino
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
+from vectorize_pipelines.encoders.openvino_graph import Graph, import_openvino, native_precisions
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Export:
     precision  in which it is to be run here
     """
 
-    folder: ExportFolder
+    folder: MeasuredFolder
     padding: int
     precision: str
 
@@ -73,19 +74,22 @@ def exported(request: LoadRequest) -> Export:
         if "refusal" in description:
             raise EngineRefusedError(description["refusal"])
         precision = folder.fastest_equal(
-            PART, request.precision, lambda precision: _measured(request, folder, description["padding"], precision)
+            PART,
+            request.precision,
+            native_precisions(),
+            lambda precision: _measured(request, folder, description["padding"], precision),
         )
     except OSError as error:
         raise EngineRefusedError(f"its export to {folder.directory} failed: {error}") from error
     return Export(folder, description["padding"], precision)
 
 
-def export_folder(request: LoadRequest) -> ExportFolder:
+def export_folder(request: LoadRequest) -> MeasuredFolder:
     """Where the export of a model lies. The key is its content: the same weights under two names share an export."""
     spec = request.spec
-    decisive = f"{EXPORT_VERSION} {openvino_version()} {spec.max_length} {spec.dimension} {spec.pooling}"
+    decisive = f"{EXPORT_VERSION} {version('openvino')} {spec.max_length} {spec.dimension} {spec.pooling}"
     key = f"{spec.revision}-{hashlib.blake2b(decisive.encode(), digest_size=4).hexdigest()}"
-    return ExportFolder(request.cache_directory / "exports" / key)
+    return MeasuredFolder(request.cache_directory / "exports" / key, "openvino", "cpu")
 
 
 def export_tokenizer(request: LoadRequest, directory: Path) -> ModelTokenizer:
@@ -95,7 +99,7 @@ def export_tokenizer(request: LoadRequest, directory: Path) -> ModelTokenizer:
 
 
 def _write_files_or_refuse(request: LoadRequest, directory: Path) -> dict[str, Any]:
-    """What export.json will say. That a graph cannot be exported is remembered; want of memory or disk is not."""
+    """What description.json will say. That a graph cannot be exported is remembered; want of memory or disk is not."""
     from vectorize_pipelines.encoders.sentence_transformers import SentenceTransformersEncoder
 
     logger.info("exporting %s for OpenVINO; this happens once", request.name)
@@ -123,9 +127,7 @@ def _write_files(encoder: "SentenceTransformersEncoder", directory: Path) -> int
     tokenizer = encoder.model.tokenizer
     source = tokenizer.backend_tokenizer.to_str()
     (directory / "tokenizer.json").write_text(source, encoding="utf-8")
-    texts = sample_texts(encoder.spec.max_length)
-    reference = [encoder.encode([text]) for text in texts]  # one by one: together all would be as long as the longest
-    np.save(directory / "reference.npy", np.vstack(reference))
+    np.save(directory / "reference.npy", encoder.sample_vectors())
     openvino.save_model(_convert(encoder), directory / "model.xml", compress_to_fp16=False)
     return int(tokenizer.pad_token_id or 0)
 
@@ -163,7 +165,7 @@ def _convert(encoder: "SentenceTransformersEncoder") -> Any:
     return graph
 
 
-def _measured(request: LoadRequest, folder: ExportFolder, padding: int, precision: str) -> Agreement:
+def _measured(request: LoadRequest, folder: MeasuredFolder, padding: int, precision: str) -> Agreement:
     """How near the export's vectors of the sample come to sentence-transformers' in this precision, here."""
     import numpy as np
 

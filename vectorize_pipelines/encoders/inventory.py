@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vectorize_pipelines import home
-from vectorize_pipelines.encoders import describe_model, find_export, find_model, forecast_load
+from vectorize_pipelines.encoders import describe_model, find_measured, find_model, forecast_load
 from vectorize_pipelines.encoders.configured import load_options
 from vectorize_pipelines.encoders.engines import named
-from vectorize_pipelines.encoders.export_folder import ExportFolder, known_exports
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder, known_folders
 from vectorize_pipelines.encoders.models import BUNDLED, LocatedModel, cached_models, locate_model
 from vectorize_pipelines.encoders.open_clip_models import cached_clip_models
 from vectorize_pipelines.errors import ModelNotFetchedError, VectorizeError
@@ -26,7 +26,7 @@ class KnownModel:
     model         its name
     configured    the settings that name it: `models.text`, `models.image`
     origin        `bundled`, `directory`, `cache`; `hub` where it would have to be fetched, `export` where only an
-                  export of it is there, `unknown` where it cannot be found
+                  export or a measurement of it is there, `unknown` where it cannot be found
     location      its folder, or the file of its weights
     size          bytes that this takes
     engine        what would run it, and where: on the device of the settings for a configured model, else on the CPU
@@ -35,7 +35,8 @@ class KnownModel:
     memory        bytes that loading it would take, estimated
     export        folder of its export
     export_size   bytes that this takes
-    measured      for each part and precision of the export: how near it came to the model's own vectors here
+    measured      for each chip and version of what computes on it, part and precision: how near it came to the model's
+                  own vectors
     """
 
     model: str
@@ -55,30 +56,45 @@ class KnownModel:
 
 
 def known_models(settings: Settings) -> list[KnownModel]:
-    """The models of the settings, the bundled ones, those in the hub's caches, and those that were exported."""
+    """The models of the settings, the bundled ones, those in the hub's caches, and those of which something is kept."""
     found: dict[str, KnownModel] = {}
+    shown: dict[str, set[Path]] = {}
     for role, model in (("models.text", settings.models.text), ("models.image", settings.models.image)):
-        known = describe_known(settings, model)
+        known, folders = _described(settings, model)
         roles = (*found[known.model].configured, role) if known.model in found else (role,)
         found[known.model] = replace(known, configured=roles)
+        shown[known.model] = {folder.directory for folder in folders}
     for located in _on_disk():
         size = _size(located.directory)
         row = KnownModel(located.name, origin=located.origin, location=str(located.directory), size=size)
         found.setdefault(located.name, row)
-    for folder in known_exports(home.model_cache(settings)):
-        if any(known.export == str(folder.directory) for known in found.values()):
+    revisions: dict[str, Any] = {}
+    for folder in known_folders(home.model_cache(settings)):
+        model, revision = (
+            str(folder.description.get("model", folder.directory.name)),
+            folder.description.get("revision"),
+        )
+        if folder.directory in shown.get(model, ()):
             continue
-        model = str(folder.description.get("model", folder.directory.name))
-        if model in found and found[model].export is None:
-            found[model] = _with_export(found[model], folder)
+        first = model in found and model not in shown and revisions.setdefault(model, revision) == revision
+        if first and not (folder.exported and found[model].export):
+            found[model] = _with_folder(found[model], folder)
         else:
             reason = "of another revision, or by another version: may be deleted" if model in found else ""
-            found[str(folder.directory)] = _with_export(KnownModel(model, origin="export", reason=reason), folder)
+            row = KnownModel(model, origin="export", reason=reason)
+            if not folder.exported:
+                row = replace(row, location=str(folder.directory), size=folder.size)
+            found[str(folder.directory)] = _with_folder(row, folder)
     return list(found.values())
 
 
 def describe_known(settings: Settings, model: str) -> KnownModel:
     """What is known of one model, run as the settings say."""
+    return _described(settings, model)[0]
+
+
+def _described(settings: Settings, model: str) -> tuple[KnownModel, list[MeasuredFolder]]:
+    """What is known of one model, and the folders that this is known from."""
     options = load_options(settings)
     device, engine = settings.encoder.device, settings.encoder.engine
     try:
@@ -92,23 +108,30 @@ def describe_known(settings: Settings, model: str) -> KnownModel:
             dimension=spec.dimension,
         )
     except ModelNotFetchedError as error:
-        return KnownModel(model, origin="hub", reason=str(error))
+        return KnownModel(model, origin="hub", reason=str(error)), []
     except VectorizeError as error:
-        return KnownModel(model, reason=str(error))
+        return KnownModel(model, reason=str(error)), []
     try:
         choice, memory = forecast_load(model, device, engine, **options)
+        on_device = find_measured(model, device, **options)
     except VectorizeError as error:
-        return replace(known, reason=str(error))
-    known = replace(
-        known,
-        engine=choice.engine,
-        device=choice.device,
-        precision=choice.precision or None,
-        reason=choice.reason,
-        memory=memory,
-    )
-    folder = find_export(model, **options)
-    return known if folder is None or not folder.complete else _with_export(known, folder)
+        known, on_device = replace(known, reason=str(error)), []
+    else:
+        known = replace(
+            known,
+            engine=choice.engine,
+            device=choice.device,
+            precision=choice.precision or None,
+            reason=choice.reason,
+            memory=memory,
+        )
+    folders = {
+        (folder.directory, folder.machine): folder for folder in (*on_device, *find_measured(model, "cpu", **options))
+    }
+    complete = [folder for folder in folders.values() if folder.complete]
+    for folder in complete:
+        known = _with_measured(known, folder)
+    return known, complete
 
 
 def _on_disk() -> Iterator[LocatedModel]:
@@ -119,22 +142,27 @@ def _on_disk() -> Iterator[LocatedModel]:
     yield from (located for located in cached_models() if located.directory not in folders)
 
 
-def _with_export(known: KnownModel, folder: ExportFolder) -> KnownModel:
+def _with_folder(known: KnownModel, folder: MeasuredFolder) -> KnownModel:
+    """A model that was not described, with what a folder says of it."""
     description, chosen = folder.description, folder.precisions("auto")
-    return replace(
+    known = replace(
         known,
         engine=known.engine or description.get("engine"),
         device=known.device or "cpu",
         precision=known.precision or (named(chosen) if chosen else None),
         reason=known.reason or str(description.get("refusal", "")),
-        export=str(folder.directory),
-        export_size=folder.size,
-        measured=tuple(
-            {"part": part, "precision": precision, **asdict(agreement), "equal": agreement.equal}
-            for part, by_precision in folder.measured.items()
-            for precision, agreement in by_precision.items()
-        ),
     )
+    return _with_measured(known, folder)
+
+
+def _with_measured(known: KnownModel, folder: MeasuredFolder) -> KnownModel:
+    measured = tuple(
+        {"machine": folder.machine, "part": part, "precision": precision, **asdict(agreement), "equal": agreement.equal}
+        for part, by_precision in folder.measured.items()
+        for precision, agreement in by_precision.items()
+    )
+    known = replace(known, measured=(*known.measured, *measured))
+    return replace(known, export=str(folder.directory), export_size=folder.size) if folder.exported else known
 
 
 def _size(path: Path) -> int:

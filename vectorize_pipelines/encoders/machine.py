@@ -1,4 +1,4 @@
-"""What this machine computes with: CPU cores, the CPU's identity, free memory. Called before and while models load."""
+"""What this machine computes with: cores, what the CPU is and can do, free memory. Called by loads and by engines."""
 
 import hashlib
 import os
@@ -27,9 +27,7 @@ def physical_cores() -> int:
 @cache
 def cpu_identity() -> str:
     """Model of the CPU and what its instruction set can do: two CPUs with the same one compute alike."""
-    described = _read(Path("/proc/cpuinfo")).partition("\n\n")[0]
-    fields = dict(line.split(":", 1) for line in described.splitlines() if ":" in line)
-    facts = {name.strip(): value.strip() for name, value in fields.items()}
+    facts = _cpu_facts()
     names = ("model name", "cpu family", "model", "stepping", "flags", "Features")
     known = [facts[name] for name in names if name in facts]
     name = facts.get("model name") or platform.processor() or platform.machine()
@@ -66,6 +64,19 @@ def _groups_leave(root: Path) -> Iterator[int]:
                 yield max(0, int(most) - int(used) + (int(dropped[1]) if dropped else 0))
             if folder == top:
                 break
+
+
+def cpu_flags() -> frozenset[str]:
+    """Names of the CPU's instruction sets as Linux gives them, e.g. `avx512_bf16`; empty where it does not."""
+    facts = _cpu_facts()
+    return frozenset((facts.get("flags") or facts.get("Features") or "").split())
+
+
+@cache
+def _cpu_facts() -> dict[str, str]:
+    described = _read(Path("/proc/cpuinfo")).partition("\n\n")[0]
+    fields = dict(line.split(":", 1) for line in described.splitlines() if ":" in line)
+    return {name.strip(): value.strip() for name, value in fields.items()}
 
 
 def _logical_cores() -> list[int]:

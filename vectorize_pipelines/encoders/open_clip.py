@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, out_of_memory, token_batches
-from vectorize_pipelines.encoders.devices import device_kind
+from vectorize_pipelines.encoders.devices import device_kind, torch_precisions
 from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest, named
 from vectorize_pipelines.encoders.equality import Agreement, compare
-from vectorize_pipelines.encoders.export_folder import ExportFolder
 from vectorize_pipelines.encoders.machine import physical_cores
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.models import LocatedModel, hub_caches
 from vectorize_pipelines.encoders.open_clip_export import (
     TOWERS,
@@ -93,12 +93,12 @@ class OpenClipEngine(Engine):
         return [_located(request).weights]
 
     def memory_needed(self, request: LoadRequest) -> int:
-        folder = self.export_folder(request)
+        folder = self.measured_folder(request)
         if folder is None:
             return super().memory_needed(request)
         return openvino_memory(count_parameters(self.weight_files(request)), exported=folder.complete)
 
-    def export_folder(self, request: LoadRequest) -> ExportFolder | None:
+    def measured_folder(self, request: LoadRequest) -> MeasuredFolder | None:
         if device_kind(request.device) != "cpu":
             return None
         return export_folder(self.describe(request).revision, request.cache_directory)
@@ -259,7 +259,7 @@ def _fastest_equal(model: ClipModel, loaded: Any, request: LoadRequest) -> tuple
     """
     samples: dict[str, Any] = {"image": sample_pixels(model.preprocessing), "text": sample_ids(model)}
     wanted = {tower: reference_vectors(loaded, tower, samples[tower], model.preprocessing) for tower in TOWERS}
-    precision = _fast_precision(request.device) if request.precision == "auto" else request.precision
+    precision = torch_precisions(request.device)[0] if request.precision == "auto" else request.precision
     if precision != "float32":
         name = OPEN_CLIP_PRECISIONS[precision]
         modules = tower_modules(load_model(model, request.device, name), model.preprocessing, name)
@@ -273,15 +273,6 @@ def _fastest_equal(model: ClipModel, loaded: Any, request: LoadRequest) -> tuple
             figures = "; ".join(f"{tower} tower: {agreement}" for tower, agreement in found.items())
             raise EngineRefusedError(f"its vectors in {precision} are not equal to the model's own ({figures})")
     return "float32", tower_modules(loaded.to(request.device), model.preprocessing)
-
-
-def _fast_precision(device: str) -> str:
-    """bfloat16 on CUDA from Ampere on, float16 before and on MPS; float32 on a CPU."""
-    import torch
-
-    if device_kind(device) == "cuda":
-        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
-    return "float16" if device_kind(device) == "mps" else "float32"
 
 
 def _run_module(module: Any, batch: "npt.NDArray[np.generic]", device: str) -> Vectors:

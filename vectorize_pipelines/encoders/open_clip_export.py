@@ -1,12 +1,13 @@
 """CLIP's towers as torch modules, and their export to OpenVINO, measured against open_clip's float32 result.
 
-Called by the engine `open_clip`. An export is an `ExportFolder` in `<cache directory>/open_clip/`, named by the model's
-revision, with these files beside its own:
+Called by the engine `open_clip`. An export is a `MeasuredFolder` in `<cache directory>/open_clip/`, named by the
+model's revision, with these files beside its own:
 
     image.xml, text.xml (and .bin)   the towers; pixels or token ids in, unit vectors out
     samples.npz                      built-in samples and open_clip's own float32 vectors of them
 
-export.json says as `short_texts` whether the text tower takes texts without their padding. It is read without torch.
+description.json says as `short_texts` whether the text tower takes texts without their padding. It is read without
+torch.
 """
 
 import contextlib
@@ -23,10 +24,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.engines import EngineRefusedError
 from vectorize_pipelines.encoders.equality import Agreement, compare, sample_texts
-from vectorize_pipelines.encoders.export_folder import ExportFolder
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.open_clip_models import CONFIG_FILE, ClipModel
 from vectorize_pipelines.encoders.open_clip_tokenizer import clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import import_openvino
+from vectorize_pipelines.encoders.openvino_graph import import_openvino, native_precisions
 from vectorize_pipelines.encoders.protocol import Vectors
 from vectorize_pipelines.encoders.weights import is_torchscript
 from vectorize_pipelines.errors import UnknownModelError
@@ -156,12 +157,12 @@ def _short_text(loaded: Any, ids: Any) -> Any:
     return projection(pooled) if isinstance(projection, torch.nn.Linear) else pooled @ projection
 
 
-def export_folder(revision: str, cache_directory: Path) -> ExportFolder:
+def export_folder(revision: str, cache_directory: Path) -> MeasuredFolder:
     """Where the export of the model of this revision lies, made or not."""
-    return ExportFolder(cache_directory / "open_clip" / f"{revision}-{EXPORT_VERSION}")
+    return MeasuredFolder(cache_directory / "open_clip" / f"{revision}-{EXPORT_VERSION}", "openvino", "cpu")
 
 
-def make_export(model: ClipModel, revision: str, folder: ExportFolder) -> None:
+def make_export(model: ClipModel, revision: str, folder: MeasuredFolder) -> None:
     """Makes the export unless it is there; other processes wait meanwhile.
 
     Raises `UnknownModelError` where the model cannot be loaded, `EngineRefusedError` where OpenVINO cannot convert.
@@ -279,7 +280,7 @@ def padded(batch: TokenBatch, length: int) -> Ids:
     return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
 
 
-def measured_precisions(folder: ExportFolder, wanted: str, compiled: Callable[[str, str], Any]) -> dict[str, str]:
+def measured_precisions(folder: MeasuredFolder, wanted: str, compiled: Callable[[str, str], Any]) -> dict[str, str]:
     """For each tower the precision to run it in: the fastest that is equal to float32 here, or the one that is wanted.
 
     `compiled(tower, precision)` gives the compiled tower. Raises `EngineRefusedError` where none is equal.
@@ -291,4 +292,5 @@ def measured_precisions(folder: ExportFolder, wanted: str, compiled: Callable[[s
         with np.load(folder.directory / "samples.npz") as samples:
             return compare(compiled(tower, precision)(samples[tower])[0], samples[f"{tower}_vectors"])
 
-    return {tower: folder.fastest_equal(tower, wanted, partial(agreement, tower)) for tower in TOWERS}
+    native = native_precisions()
+    return {tower: folder.fastest_equal(tower, wanted, native, partial(agreement, tower)) for tower in TOWERS}

@@ -10,7 +10,7 @@ from pathlib import Path
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest
 from vectorize_pipelines.encoders.export import Export, export_folder, export_tokenizer, exported
-from vectorize_pipelines.encoders.export_folder import ExportFolder
+from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, Graph, openvino_memory
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.sentence_transformers import require_texts
@@ -37,7 +37,7 @@ class OpenVinoEngine(Engine):
             return "it does not cover pooling that leaves the prompt out"
         return None
 
-    def export_folder(self, request: LoadRequest) -> ExportFolder:
+    def measured_folder(self, request: LoadRequest) -> MeasuredFolder:
         return export_folder(request)
 
     def memory_needed(self, request: LoadRequest) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines import Engine, LoadRequest
+from vectorize_pipelines.encoders.equality import sample_texts
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.tokenizer import encodable
 from vectorize_pipelines.errors import ItemError, UnknownModelError
@@ -61,6 +62,13 @@ class SentenceTransformersEncoder(Encoder):
             return np.empty((0, self.spec.dimension), dtype=np.float32)
         with self._lock:
             return np.ascontiguousarray(self._encode(texts, purpose, self._batch_size), dtype=np.float32)
+
+    def sample_vectors(self) -> Vectors:
+        """What other engines are held against: vectors of `equality.sample_texts`."""
+        import numpy as np
+
+        # One by one: together all would be as long as the longest.
+        return np.vstack([self.encode([text]) for text in sample_texts(self.spec.max_length)])
 
     @property
     def memory_bytes(self) -> int:

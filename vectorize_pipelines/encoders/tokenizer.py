@@ -81,17 +81,25 @@ class ModelTokenizer:
         `prompt` takes the place of the documents' prompt.
         """
         prompt = self.prompt if prompt is None else prompt
-        encodings = self._encode([prompt + text for text in texts] if prompt else texts)
-        if self.max_length is not None:
-            for encoding in encodings:
-                encoding.truncate(max(0, self.max_length - self._added))
-        return [self._tokenizer.post_process(encoding, None, True).ids for encoding in encodings]
+        texts = [prompt + text for text in texts] if prompt else texts
+        longest = float("inf") if self.max_length is None else self.max_length
+        # Special tokens are added while encoding: doing so afterwards takes a sixth of the time again.
+        encoded = [encoding.ids for encoding in self._encode(texts, special_tokens=True)]
+        return [ids if len(ids) <= longest else self._truncated(text) for text, ids in zip(texts, encoded, strict=True)]
 
-    def _encode(self, texts: Sequence[str]) -> "list[Encoding]":
+    def _truncated(self, text: str) -> list[int]:
+        """The ids of a text that is too long: the text is cut, not the special tokens behind it."""
+        (encoding,) = self._encode([text])
+        encoding.truncate(max(0, (self.max_length or 0) - self._added))
+        return list(self._tokenizer.post_process(encoding, None, True).ids)
+
+    def _encode(self, texts: Sequence[str], *, special_tokens: bool = False) -> "list[Encoding]":
+        """With special tokens for their ids, else for offsets, which the fast way of encoding leaves out."""
         texts = [encodable(text) for text in texts]
         if len(texts) >= PARALLEL_FROM_TEXTS and (os.cpu_count() or 1) >= PARALLEL_FROM_CORES:
-            return self._tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+            encode = self._tokenizer.encode_batch_fast if special_tokens else self._tokenizer.encode_batch
+            return encode(texts, add_special_tokens=special_tokens)
+        return [self._tokenizer.encode(text, add_special_tokens=special_tokens) for text in texts]
 
     def _lower_case_first(self) -> None:
         from tokenizers import normalizers

@@ -26,8 +26,8 @@ import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import Encoder
 from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Change, Receipt
-from vectorize_pipelines.pipeline.overlap import prefetch
 from vectorize_pipelines.pipeline.planning import Plan, PlannedRow, Planner
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import record_schema

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorize_pipelines.pipeline.overlap import prefetch
+from vectorize_pipelines.overlap import prefetch
 
 
 def numbers(upto: int, closed: threading.Event | None = None) -> Generator[int, None, None]:
