@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from tqdm import tqdm
 
+from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.home import manifest_file, use_dagster_home
 from vectorize_pipelines.pipeline.totals import DayTotals
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
@@ -100,10 +101,13 @@ def _kind(settings: Settings, path: str) -> str:
     from vectorize_pipelines.pipeline.documents import corpus_source
     from vectorize_pipelines.pipeline.images import gallery_source
 
-    if corpus_source(settings, path).has_any():
-        return "documents"
     gallery = gallery_source(settings, path)
-    return "images" if gallery.has_any() or _embedded(settings, gallery) else "documents"
+    try:
+        if corpus_source(settings, path).has_any():
+            return "documents"
+        return "images" if gallery.has_any() or _embedded(settings, gallery) else "documents"
+    except SourceError:
+        return "documents"  # the run, which cannot read it either, has the error in its result
 
 
 def _embedded(settings: Settings, source: FileSource) -> bool:
