@@ -27,7 +27,7 @@ class Item:
     source_id    request id, or the path or URI of the document it is part of
     item_index   position in a batch request; chunk number in a document
     text         the text to embed; None for an image
-    content      an image: its file, or its bytes where it does not lie on this machine
+    content      an image: its bytes, or its file
     uri          where the source can be read again
     page         1-based page of a paged document, else None
     start, end   what was embedded, in characters of the extracted text: `extracted[start:end] == text`

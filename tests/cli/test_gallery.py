@@ -62,3 +62,31 @@ def test_what_cannot_be_searched_by_says_why(vectorize: Vectorize, pictures: Pat
     assert "text" in wrong.err
     assert vectorize("search", "lamp", "--image", pictures / "1.jpg").code == 2
     assert vectorize("search").code == 2
+
+
+def test_what_was_embedded_of_a_path_decides_what_is_brought_up_to_date(vectorize: Vectorize, pictures: Path) -> None:
+    note = pictures / "note.txt"
+    note.write_text("The lamp burns paraffin.")
+    assert vectorize("ingest", pictures, "--json").json["collection"] == "corpus"
+    note.unlink()
+    gone = vectorize("ingest", pictures, "--json").json
+    assert (gone["collection"], gone["deleted"]) == ("corpus", 1)
+
+    first = vectorize("ingest", pictures, "--collection", "photos", "--json").json
+    assert (first["collection"], first["encoded"]) == ("photos", 4)
+    note.write_text("The lamp burns paraffin.")
+    (pictures / "0.jpg").unlink()
+    again = vectorize("ingest", pictures, "--collection", "photos", "--json").json
+    assert (again["collection"], again["deleted"], again["skipped"]) == ("photos", 1, 3)
+    for file in pictures.glob("*.jpg"):
+        file.unlink()
+    assert vectorize("ingest", pictures, "--collection", "photos", "--json").json["deleted"] == 3
+
+
+def test_both_kinds_of_one_path_are_told_apart_by_the_user(vectorize: Vectorize, pictures: Path) -> None:
+    (pictures / "note.txt").write_text("The lamp burns paraffin.")
+    vectorize("ingest", pictures, "--kind", "documents")
+    vectorize("ingest", pictures, "--kind", "images")
+    refused = vectorize("ingest", pictures)
+    assert refused.code == 2
+    assert "--kind" in refused.err

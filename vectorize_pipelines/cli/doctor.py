@@ -167,22 +167,25 @@ def _mebibytes(count: int) -> str:
 def _corpus(settings: Settings) -> Iterator[Finding]:
     from vectorize_pipelines.pipeline.documents import compare_corpus
 
-    yield from _folder("corpus", settings.corpus.path, compare_corpus(settings))
+    yield from _folder("corpus", settings.corpus.path, lambda: compare_corpus(settings))
 
 
 def _gallery(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.encoders import find_model
     from vectorize_pipelines.pipeline.images import compare_gallery
 
     path = settings.gallery.path
     if path is None:
         yield Finding("gallery", "off", "not configured", "VECTORIZE_GALLERY__PATH=/a/folder/of/images names a folder")
         return
-    find_model(settings.models.image, cache_directory=home.model_cache(settings))  # or comparing would fetch it
-    yield from _folder("gallery", path, compare_gallery(settings))
+    yield from _folder("gallery", path, lambda: compare_gallery(settings))
 
 
-def _folder(name: str, path: str, comparison: "Comparison") -> Iterator[Finding]:
+def _folder(name: str, path: str, compare: "Callable[[], Comparison]") -> Iterator[Finding]:
+    try:
+        comparison = compare()
+    except ModelNotFetchedError as error:
+        yield Finding(name, "warning", f"{path}: {error}", "`vectorize models prefetch`, or the first run, fetches it")
+        return
     failed = sum(1 for entry in comparison.unchanged if entry.error_class)
     detail = (
         f"the asset's folder {path}: {len(comparison.unchanged)} files up to date, "

@@ -44,7 +44,8 @@ FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "to
     type=click.Choice(["auto", *KINDS]),
     default="auto",
     show_default=True,
-    help="What is embedded. auto: documents, or images where there are images and no documents.",
+    help="What is embedded. auto: what was embedded of PATH before; else documents, or images where there are no "
+    "documents.",
 )
 @click.option(
     "--collection",
@@ -70,7 +71,7 @@ def command(
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     path = normalised_root(path)
-    images = (_kind(settings, path) if kind == "auto" else kind) == "images"
+    images = (_kind(settings, path, collection) if kind == "auto" else kind) == "images"
     asset, section, default_model = (
         ("gallery_embeddings", settings.gallery, settings.models.image)
         if images
@@ -96,27 +97,34 @@ def _model_name(model: str) -> str:
     return os.path.normpath(Path(model).absolute()) if Path(model).is_dir() else model
 
 
-def _kind(settings: Settings, path: str) -> str:
-    """What lies there: images where there are images, or were, and no documents."""
+def _kind(settings: Settings, path: str, collection: str | None) -> str:
+    """What was embedded of a path before; else what lies there: images where there are images and no documents.
+
+    Raises `click.UsageError` where both were embedded.
+    """
     from vectorize_pipelines.pipeline.documents import corpus_source
     from vectorize_pipelines.pipeline.images import gallery_source
 
-    gallery = gallery_source(settings, path)
+    documents, images = corpus_source(settings, path), gallery_source(settings, path)
+    had_documents = _embedded(settings, collection or settings.corpus.collection, documents)
+    had_images = _embedded(settings, collection or settings.gallery.collection, images)
+    if had_documents and had_images:
+        raise click.UsageError(f"documents and images of {path} have been embedded: say which by --kind, one by one")
+    if had_documents or had_images:
+        return "images" if had_images else "documents"
     try:
-        if corpus_source(settings, path).has_any():
-            return "documents"
-        return "images" if gallery.has_any() or _embedded(settings, gallery) else "documents"
+        return "images" if not documents.has_any() and images.has_any() else "documents"
     except SourceError:
         return "documents"  # the run, which cannot read it either, has the error in its result
 
 
-def _embedded(settings: Settings, source: FileSource) -> bool:
-    """Whether the gallery's collection has files of this source."""
-    file = manifest_file(settings, settings.gallery.collection)
+def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
+    """Whether the collection has files of this source."""
+    file = manifest_file(settings, collection)
     if not file.exists():
         return False
     with contextlib.closing(Manifest.open(file)) as manifest:
-        return any(source.holds(name) for name in manifest.entries())
+        return any(source.takes(name) for name in manifest.entries() if source.holds(name))
 
 
 def _execute(settings: Settings, asset: str, config: dict[str, Any]) -> "dg.ExecuteInProcessResult":

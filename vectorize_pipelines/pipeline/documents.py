@@ -33,8 +33,11 @@ def corpus_source(settings: Settings, path: str) -> FileSource:
 
 
 def compare_corpus(settings: Settings) -> Comparison:
-    """What a drain run of the configured corpus would find to do; reads no file and asks no store."""
-    reader = DocumentReader(settings, settings.models.text)
+    """What a drain run of the configured corpus would find to do; reads no file, asks no store and fetches no model.
+
+    Raises `ModelNotFetchedError` where the model is not on this machine.
+    """
+    reader = DocumentReader(settings, settings.models.text, fetch=False)
     return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
@@ -43,12 +46,14 @@ class DocumentReader:
 
     may_refuse = False
 
-    def __init__(self, settings: Settings, model: str):
-        """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model."""
+    def __init__(self, settings: Settings, model: str, *, fetch: bool = True):
+        """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model.
+
+        With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
+        """
         self._settings = settings
-        self.spec = describe_model(
-            model, dimension=settings.models.dimension, cache_directory=home.model_cache(settings)
-        )
+        cache = home.model_cache(settings)
+        self.spec = describe_model(model, dimension=settings.models.dimension, cache_directory=cache, fetch=fetch)
         limits = self._chunk_limits()
         self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
         self.fingerprint = f"{self.model} {_reading(settings.documents)}"

@@ -8,7 +8,6 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Self
 
 from vectorize_pipelines import home
@@ -45,9 +44,13 @@ def gallery_path(settings: Settings) -> str:
 
 
 def compare_gallery(settings: Settings) -> Comparison:
-    """What a drain run of the configured gallery would find to do; reads no file and asks no store."""
+    """What a drain run of the configured gallery would find to do; reads no file, asks no store and fetches no model.
+
+    Raises `ModelNotFetchedError` where the model is not on this machine.
+    """
     source = gallery_source(settings, gallery_path(settings))
-    return compare_folder(settings, settings.gallery.collection, source, ImageReader(settings, settings.models.image))
+    reader = ImageReader(settings, settings.models.image, fetch=False)
+    return compare_folder(settings, settings.gallery.collection, source, reader)
 
 
 class ImageReader:
@@ -55,9 +58,12 @@ class ImageReader:
 
     may_refuse = True
 
-    def __init__(self, settings: Settings, model: str):
-        """Raises `UnknownModelError`, and `SettingsError` where the model takes no images."""
-        self.spec = describe_model(model, cache_directory=home.model_cache(settings))
+    def __init__(self, settings: Settings, model: str, *, fetch: bool = True):
+        """Raises `UnknownModelError`, and `SettingsError` where the model takes no images.
+
+        With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
+        """
+        self.spec = describe_model(model, cache_directory=home.model_cache(settings), fetch=fetch)
         if Modality.IMAGE not in self.spec.modalities:
             raise SettingsError(f"{model} takes no images; choose a CLIP model in models.image, such as ViT-B/32")
         self.model = self.spec.fingerprint
@@ -110,7 +116,6 @@ class ImageReader:
         if digest == known_hash:
             return Reading(digest, None)
         header = read_header(data, self._limits)
-        remote = "://" in file.source_id
         item = Item(
             source_id=file.source_id,
             item_index=0,
@@ -119,7 +124,7 @@ class ImageReader:
             uri=file.source_id,
             content_hash=digest,
             occurred_at=file.occurred_at,
-            content=data if remote else Path(file.source_id),
+            content=data,  # not the path: the file may be another one by the time it is decoded
             metadata={
                 "name": os.path.basename(file.source_id),  # noqa: PTH119 (may be a URI)
                 "format": header.format.lower(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from vectorize_pipelines.dead_runs import close_dead_runs
-from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.errors import ModelNotFetchedError, VectorizeError
 from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, embed_corpus, embed_gallery
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline.documents import compare_corpus
@@ -100,17 +100,18 @@ def _new_files(folder: WatchedFolder) -> dg.SensorDefinition:
             if folder.drain_is_under_way(context.instance, folder.section(settings).collection):
                 return dg.SkipReason(f"A drain run of the {folder.name} is under way.")
             comparison = folder.compare(settings)
+            if not comparison.changed and not comparison.vanished:
+                return dg.SkipReason(f"{len(comparison.unchanged)} files, all unchanged.")
+            digest = comparison.digest()
+            work = f"The same {len(comparison.changed)} changed and {len(comparison.vanished)} vanished files were left"
+        except ModelNotFetchedError as error:  # by the run, which may take as long as that takes
+            digest, work = f"not fetched: {error}", "The model was not fetched"
         except VectorizeError as error:
             return dg.SkipReason(f"{error}")
-        if not comparison.changed and not comparison.vanished:
-            return dg.SkipReason(f"{len(comparison.unchanged)} files, all unchanged.")
         last = _Cursor(**json.loads(context.cursor)) if context.cursor else _Cursor()
-        digest, now = comparison.digest(), time.time()
+        now = time.time()
         if digest == last.digest and now < last.not_before:
-            return dg.SkipReason(
-                f"The same {len(comparison.changed)} changed and {len(comparison.vanished)} vanished files were left "
-                f"by the last run; the next try is in {last.not_before - now:.0f} s."
-            )
+            return dg.SkipReason(f"{work} by the last run; the next try is in {last.not_before - now:.0f} s.")
         launches = last.launches + 1 if digest == last.digest else 1
         pause = min(FIRST_PAUSE_SECONDS * 2 ** (launches - 1), LONGEST_PAUSE_SECONDS)
         cursor = _Cursor(digest, launches, now + pause)

@@ -84,6 +84,10 @@ class FileSource:
         """Whether a file of this name would belong to this source, were it there."""
         return source_id == self.root or source_id.startswith(self.root.rstrip("/") + "/")
 
+    def takes(self, source_id: str) -> bool:
+        """Whether a file of this source is one that the patterns take, by its name alone."""
+        return self._takes(source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1])
+
     def list(self) -> Listing:
         """Raises `SourceError` where the root does not exist or cannot be read at all."""
         if "://" in self.root:
@@ -94,7 +98,7 @@ class FileSource:
         """Whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
         if "://" in self.root or not Path(self.root).is_dir():
             names = self.list().files
-            return any(name != self.root or self._takes(name.rsplit("/", 1)[-1]) for name in names)
+            return any(self.takes(name) for name in names)
         start = len(self.root.rstrip("/")) + 1
         return any(self._takes(entry.path[start:]) for entry in _walk(self.root, self._exclude, {}))
 

@@ -10,6 +10,7 @@ import math
 import sqlite3
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -71,6 +72,9 @@ class Connection:
             self._grpc_port = settings.grpc_port or _GRPC_PORT
         with self.explained("opening"):
             self.client: Any = _LOCAL_CLIENTS.take(self._folder) if self.local else self._connected()
+        if self.local:  # with the store, which a run does not close, or the folder would stay locked after it
+            self._release = weakref.finalize(self, _LOCAL_CLIENTS.give_back, self._folder)
+            self._release.atexit = False  # `_close_all` does
 
     def call(self, method: str, **arguments: Any) -> Any:
         """What the client's method returns. Raises what it raises once retries are used up, for `explained`."""
@@ -102,7 +106,7 @@ class Connection:
     def close(self) -> None:
         """Ends the connection; a folder is released with the last store on it."""
         if self.local:
-            _LOCAL_CLIENTS.give_back(self._folder)
+            self._release()
         else:
             self.client.close()
 

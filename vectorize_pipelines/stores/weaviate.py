@@ -135,11 +135,11 @@ class WeaviateStore(VectorStore):
 
     def set_alias(self, name: str, physical: str) -> None:
         with self._explained(f"pointing the alias {name!r} at {physical!r}"):
-            self._catalogue.turn_alias(name, self._catalogue.resolved(physical).native)
+            self._catalogue.turn_alias(name, self._catalogue.physical(physical).native)
 
     def drop(self, physical: str) -> None:
         with self._explained(f"dropping {physical!r}"):
-            native = self._catalogue.resolved(physical).native
+            native = self._catalogue.physical(physical).native
             for alias in self._client.alias.list_all(collection=native):
                 self._client.alias.delete(alias_name=alias)
             self._client.collections.delete(native)

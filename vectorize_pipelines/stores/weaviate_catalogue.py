@@ -75,6 +75,13 @@ class Catalogue:
         self.check_tenancy(name, found)
         return found
 
+    def physical(self, name: str) -> Described:
+        """`resolved` for a physical name alone: an alias is no collection that could be dropped or pointed at."""
+        found = self.resolved(name)
+        if found.physical != name:
+            raise no_such_collection(name, self._place, {own.physical for own in self.all_described().values()})
+        return found
+
     def check_tenancy(self, name: str, found: Described) -> None:
         """Raises `StoreError` where calls have to name a tenant and the settings do not, or the other way round."""
         if found.multi_tenant != (self._own.tenant is not None):

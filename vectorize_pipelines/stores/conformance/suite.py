@@ -105,6 +105,14 @@ class Collections(_OnOneStore):
         store.ensure_collection(COLLECTION, spec())
         assert store.count(COLLECTION) == 0
 
+    def test_an_alias_is_no_collection_that_can_be_dropped_or_pointed_at(self, store: VectorStore) -> None:
+        store.upsert(COLLECTION, many(2))
+        with pytest.raises(CollectionNotFoundError, match=COLLECTION):
+            store.drop(COLLECTION)
+        with pytest.raises(CollectionNotFoundError, match=COLLECTION):
+            store.set_alias("other", COLLECTION)
+        assert store.count(COLLECTION) == 2
+
     def test_an_alias_cannot_point_at_nothing(self, store: VectorStore) -> None:
         with pytest.raises(CollectionNotFoundError, match="missing"):
             store.set_alias("other", "missing")
