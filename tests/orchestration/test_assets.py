@@ -227,7 +227,7 @@ def test_a_document_changed_during_the_day_keeps_one_row_a_chunk(instance: dg.Da
 def test_a_store_that_fails_once_is_tried_again_and_the_figures_are_those_of_the_whole_run(
     instance: dg.DagsterInstance, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for n in range(100):
+    for n in range(200):
         write_document(corpus, f"{n}.md", f"Note {n} tells of storm number {n}.", n % 3)
     really = stream_module.write_batch
     written: list[int] = []
@@ -243,6 +243,6 @@ def test_a_store_that_fails_once_is_tried_again_and_the_figures_are_those_of_the
     assert result.success
     assert [event for event in result.all_events if event.event_type_value == "STEP_RESTARTED"]
     encoded = sum(metadata(instance, day.isoformat())["encoded"] for day in DAYS)
-    assert encoded == 103
+    assert encoded == 203
     store = open_store(load_settings().store, load_settings().home)
-    assert store.count("corpus") == 103
+    assert store.count("corpus") == 203
