@@ -126,8 +126,8 @@ class SQLiteEmbeddingCache:
                     "insert or replace into vectors (key, vector, used) values (?, ?, ?)", rows
                 )
             if self._pragma("page_count") * PAGE_BYTES > self._max_bytes:  # the limit was higher once
-                self._connection.execute("pragma incremental_vacuum").fetchall()
-                self._connection.execute("pragma wal_checkpoint").fetchall()
+                # Every step of this vacuum frees a page, and `execute` takes one step only.
+                self._connection.executescript("pragma incremental_vacuum; pragma wal_checkpoint;")
         except sqlite3.DatabaseError as error:
             raise self._failure(error) from None
 
