@@ -27,6 +27,11 @@ def model_cache(settings: Settings) -> Path:
     return settings.encoder.cache_directory or settings.home / "encoders"
 
 
+def embedding_cache(settings: Settings) -> Path:
+    """Vectors of earlier runs, by model and content."""
+    return settings.home / "cache" / "embeddings.sqlite"
+
+
 def run_locks(settings: Settings) -> Path:
     """The folder of the locks that runs of `vectorize ingest` hold while their processes live."""
     return settings.home / "locks" / "runs"

@@ -259,6 +259,20 @@ class PartitionSettings(_Section):
     )
 
 
+def _on_or_off(value: Any) -> Any:
+    """YAML reads a bare `on` or `off` as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+class CacheSettings(_Section):
+    """Vectors kept by model and content, so that the same content is not encoded again."""
+
+    enabled: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
+        "auto", description="auto: a run leaves the embedding cache alone once it costs more than it saves"
+    )
+    max_bytes: int = Field(2**30, ge=2**20, description="size of the cache; what was used longest ago goes first")
+
+
 class AlertSettings(_Section):
     """Who hears of failed runs."""
 
@@ -290,6 +304,7 @@ class Settings(_Section):
     images: ImageSettings = ImageSettings()
     partitions: PartitionSettings = PartitionSettings()
     pipeline: PipelineSettings = PipelineSettings()
+    cache: CacheSettings = CacheSettings()
     alerts: AlertSettings = AlertSettings()
 
 

@@ -139,12 +139,14 @@ def shared_parsers(parsers: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(documents_module, "ParserPool", Shared)
 
 
-def install(home: Path) -> Installation:
+def install(home: Path, cache: str = "off") -> Installation:
+    """Without the embedding cache, what is encoded shows what the store and the manifest were able to say."""
     settings = load_settings(
         {
             "VECTORIZE_HOME": str(home),
             "VECTORIZE_DOCUMENTS__CHUNK_TOKENS": "32",
             "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0",
+            "VECTORIZE_CACHE__ENABLED": cache,
         }
     )
     folder = home / "docs"

@@ -21,7 +21,9 @@ from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
+from vectorize_pipelines.pipeline.embedding_cache import SQLiteEmbeddingCache
 from vectorize_pipelines.pipeline.planning import Planner
+from vectorize_pipelines.pipeline.reuse import VectorReuse
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.settings import Settings
@@ -184,6 +186,7 @@ def open_folder(
             dimension=reader.spec.dimension,
             run_id=request.run_id,
             lease_encoder=lambda: lease_encoder(request.model),
+            reuse=_reuse(settings, reader.spec, force=request.force),
             announce=manifest.forget,
             acknowledge=_acknowledge(manifest),
             settings=settings.pipeline,
@@ -195,6 +198,17 @@ def open_folder(
             interrupt=reader.close,
             reported=manifest.days_reported,
         )
+
+
+def _reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:
+    """What the run need not encode; opens nothing yet."""
+    cache = settings.cache
+    if cache.enabled == "off":
+        return VectorReuse(spec.fingerprint, None, mode="on", force=force)
+    file = home.embedding_cache(settings)
+    return VectorReuse(
+        spec.fingerprint, lambda: SQLiteEmbeddingCache(file, cache.max_bytes), mode=cache.enabled, force=force
+    )
 
 
 def _lock(file: Path, resources: ExitStack) -> None:

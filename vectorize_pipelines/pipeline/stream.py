@@ -29,6 +29,7 @@ from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Change, Receipt
 from vectorize_pipelines.pipeline.planning import Plan, PlannedRow, Planner
+from vectorize_pipelines.pipeline.reuse import VectorReuse, content_key
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import record_schema
 from vectorize_pipelines.settings import PipelineSettings
@@ -87,6 +88,7 @@ class EmbeddingStream:
     dimension: int
     run_id: str
     lease_encoder: Callable[[], AbstractContextManager[Encoder]]
+    reuse: VectorReuse
     announce: Callable[[Sequence[str]], None]
     acknowledge: Callable[[Sequence[Receipt], Iterable[str]], None]
     settings: PipelineSettings
@@ -131,6 +133,7 @@ class EmbeddingStream:
         """Runs in the encoding thread."""
         with ExitStack() as leases:
             leases.callback(plans.close)
+            leases.callback(self.reuse.close)
             for plan in plans:
                 yield self._batch(plan, leases)
 
@@ -165,22 +168,76 @@ class EmbeddingStream:
             else:
                 to_encode.append(n)
         if to_encode:
-            if self.encoder is None:
-                self.encoder = leases.enter_context(self.lease_encoder())
-            rows = [plan.rows[n] for n in to_encode]
-            vectors[to_encode], refused = self._encode_rows(self.encoder, plan, rows)
+            before = self.reuse.seconds
+            refused = self._fill(plan, to_encode, vectors, leases)
+            plan.totals.spread("cache", self.reuse.seconds - before, Counter(plan.rows[n].day for n in to_encode))
             kept = [row.item.source_id not in refused for row in plan.rows]
             for source_id, error in refused.items():
                 self.planner.refuse(plan, source_id, error)
             vectors, made = vectors[kept], list(compress(made, kept))
         return vectors, made
 
+    def _fill(
+        self, plan: Plan, positions: Sequence[int], vectors: npt.NDArray[np.float32], leases: ExitStack
+    ) -> dict[str, ItemError]:
+        """Fills in the vectors of these rows, each content encoded once; by source id, what the encoder refused.
+
+        A refusal is not shared, nor is the vector of a file that has changed meanwhile: the rows of the same content
+        are encoded by themselves then, and those refused have each its own error.
+        """
+        waiting: dict[bytes, list[int]] = {}
+        for n in positions:
+            waiting.setdefault(content_key(plan.rows[n].item), []).append(n)
+        self._take_known(plan, waiting, vectors)
+        if not waiting:
+            return {}
+        refused, seconds = self._encode_rows(plan, [rows[0] for rows in waiting.values()], vectors, leases)
+        firsts = {key: plan.rows[rows[0]].item for key, rows in waiting.items()}
+        encoded = {
+            key: (item, vectors[waiting[key][0]].copy())
+            for key, item in firsts.items()
+            if item.source_id not in refused
+        }
+        shareable = self.reuse.keep(encoded, seconds)
+        apart: list[int] = []
+        for key, (first, *others) in waiting.items():
+            if key in shareable:
+                self._share(plan, others, vectors, vectors[first])
+            else:
+                apart += others
+        if apart:
+            refused |= self._encode_rows(plan, apart, vectors, leases)[0]
+        return refused
+
+    def _take_known(self, plan: Plan, waiting: dict[bytes, list[int]], vectors: npt.NDArray[np.float32]) -> None:
+        """Fills in what the run or the cache has, and takes it out of `waiting` (rows by content)."""
+        recent = self.reuse.recent(list(waiting))
+        cached = self.reuse.cached([key for key in waiting if key not in recent])
+        for key, vector in recent.items():
+            self._share(plan, waiting.pop(key), vectors, vector)
+        for key, vector in cached.items():
+            first, *others = waiting.pop(key)
+            vectors[first] = vector
+            plan.totals.of(plan.rows[first].day).cache_hits += 1
+            self._share(plan, others, vectors, vector)
+
+    def _share(
+        self, plan: Plan, rows: Sequence[int], vectors: npt.NDArray[np.float32], vector: npt.NDArray[np.float32]
+    ) -> None:
+        """Gives these rows the vector of another one."""
+        for n in rows:
+            vectors[n] = vector
+            plan.totals.of(plan.rows[n].day).deduplicated += 1
+
     def _encode_rows(
-        self, encoder: Encoder, plan: Plan, rows: Sequence[PlannedRow]
-    ) -> tuple[npt.NDArray[np.float32], dict[str, ItemError]]:
-        """The rows' vectors, and by source id what the encoder refused."""
+        self, plan: Plan, positions: Sequence[int], vectors: npt.NDArray[np.float32], leases: ExitStack
+    ) -> tuple[dict[str, ItemError], float]:
+        """Encodes these rows; by source id what the encoder refused, and the seconds that it took."""
+        if self.encoder is None:
+            self.encoder = leases.enter_context(self.lease_encoder())
+        rows = [plan.rows[n] for n in positions]
         started = time.perf_counter()
-        vectors, errors = encoder.encode_each([_content(row) for row in rows])
+        vectors[positions], errors = self.encoder.encode_each([_content(row) for row in rows])
         seconds = time.perf_counter() - started
         for n, row in enumerate(rows):
             totals = plan.totals.of(row.day)
@@ -189,7 +246,7 @@ class EmbeddingStream:
                 totals.encoded += 1
                 totals.tokens += row.item.tokens
         self._adapt(len(rows), seconds)
-        return vectors, {rows[n].item.source_id: error for n, error in errors.items()}
+        return {rows[n].item.source_id: error for n, error in errors.items()}, seconds
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Sizes the batches to come by how long this one took."""

@@ -13,6 +13,8 @@ class DayTotals:
     documents  source documents dealt with, those found unchanged included
     chunks     their items
     encoded    items that went through the encoder
+    cache_hits items whose vector the embedding cache had
+    deduplicated  items of the same content as another one of the run, whose vector they took
     deleted    rows deleted
     failed     source documents that could not be embedded
     tokens     of what was encoded
@@ -23,17 +25,20 @@ class DayTotals:
     documents: int = 0
     chunks: int = 0
     encoded: int = 0
+    cache_hits: int = 0
+    deduplicated: int = 0
     deleted: int = 0
     failed: int = 0
     tokens: int = 0
     read_seconds: float = 0.0
     encode_seconds: float = 0.0
+    cache_seconds: float = 0.0
     write_seconds: float = 0.0
     errors: Counter[str] = field(default_factory=Counter)
 
     @property
     def skipped(self) -> int:
-        """Items that did not have to be encoded: unchanged, or with a vector that the store had already."""
+        """Items that did not have to be encoded: unchanged, or with a vector that was there already."""
         return max(0, self.chunks - self.encoded)
 
     def add(self, other: Self) -> None:
@@ -82,10 +87,13 @@ class Totals(dict[str, DayTotals]):
         for day, totals in self.items():
             done[day] = DayTotals(
                 encoded=totals.encoded,
+                deduplicated=totals.deduplicated,
+                cache_hits=totals.cache_hits,
                 deleted=totals.deleted,
                 tokens=totals.tokens,
                 read_seconds=totals.read_seconds,
                 encode_seconds=totals.encode_seconds,
+                cache_seconds=totals.cache_seconds,
                 write_seconds=totals.write_seconds,
             )
         return done

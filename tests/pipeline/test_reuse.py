@@ -1,0 +1,373 @@
+"""Each content is encoded once, and whatever is reused, every row has the vector of its own content."""
+
+import logging
+import multiprocessing
+import sqlite3
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.encoders.tiny_clips import build_clip
+from tests.pipeline.test_corpus import DAY, Installation, install, paragraphs, parsers, shared_parsers
+from tests.pipeline.test_gallery import REFUSED_RED, Gallery, picture
+from vectorize_pipelines import home
+from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.items import Item, Modality, content_hash
+from vectorize_pipelines.pipeline import reuse as reuse_module
+from vectorize_pipelines.pipeline.embedding_cache import EmbeddingCacheError, SQLiteEmbeddingCache, Vector
+from vectorize_pipelines.pipeline.reuse import JUDGED_AFTER_ROWS, VectorReuse, content_key
+from vectorize_pipelines.pipeline.stream import write_batch
+from vectorize_pipelines.settings import load_settings
+
+__all__ = ["parsers", "shared_parsers"]  # fixtures
+
+LIMIT = 2**20
+WORDS = ("caf\u00e9", "tea", "rum", "milk")
+
+
+def vector(seed: int, dimension: int = 384) -> Vector:
+    return np.random.default_rng(seed).normal(size=dimension).astype(np.float32)
+
+
+def key(number: int) -> bytes:
+    return number.to_bytes(16)
+
+
+def text_item(text: str) -> Item:
+    return Item("source", 0, Modality.TEXT, text, None, content_hash(text), datetime.now(UTC))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "embeddings.sqlite"
+
+
+@pytest.fixture
+def installation(tmp_path: Path, shared_parsers: None) -> Installation:
+    return install(tmp_path / "installation", cache="auto")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_clip(tmp_path_factory.mktemp("models") / "clip"))
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, clip: str) -> Gallery:
+    return Gallery(tmp_path / "installation", clip)
+
+
+def test_the_same_content_is_encoded_once_in_a_run_and_not_again_in_the_next(installation: Installation) -> None:
+    for n in range(3):
+        installation.write(f"{n}.md", paragraphs(1))
+    first = installation.run().totals.sum()
+    assert (first.chunks, first.encoded, first.deduplicated, first.cache_hits) == (3, 1, 2, 0)
+    installation.write("other.md", paragraphs(1, 2))
+    installation.store.drop(installation.store.collections()[0].physical)
+    second = installation.run().totals.sum()
+    assert (second.chunks, second.encoded, second.deduplicated, second.cache_hits) == (5, 1, 3, 1)
+    assert second.cache_seconds > 0
+    assert len(installation.encoder.texts) == 2
+    assert len(installation.rows()) == 5
+
+
+def test_with_force_everything_is_encoded_anew(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1, 2))
+    installation.run()
+    totals = installation.run(force=True).totals.sum()
+    assert (totals.encoded, totals.cache_hits) == (2, 0)
+
+
+def test_a_run_with_nothing_to_encode_opens_no_cache(installation: Installation) -> None:
+    installation.write("a.md", paragraphs(1))
+    installation.run()
+    file = home.embedding_cache(installation.settings)
+    file.unlink()
+    installation.run()
+    assert not file.exists()
+
+
+def test_texts_that_differ_before_normalisation_keep_vectors_of_their_own(installation: Installation) -> None:
+    installation.write("composed.md", "A caf\u00e9 by the harbour.")
+    installation.write("decomposed.md", "A cafe\u0301 by the harbour.")
+    assert installation.run().totals.sum().encoded == 2
+    installation.rows()  # holds each vector against its text
+
+
+@hypothesis_settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+@given(
+    runs=st.lists(
+        st.tuples(
+            st.dictionaries(st.sampled_from(["a.md", "b.md", "c.md", "d.md"]), st.sampled_from(WORDS), min_size=1),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=4,
+    ),
+    rows_together=st.integers(1, 3),
+    remembered=st.integers(1, 3),
+)
+def test_whatever_repeats_every_row_has_the_vector_of_its_own_content(
+    runs: list[tuple[dict[str, str], bool]],
+    rows_together: int,
+    remembered: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_parsers: None,
+) -> None:
+    installation = install(tmp_path_factory.mktemp("runs") / "installation", cache="on")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reuse_module, "REMEMBERED", remembered)
+        for number, (files, force) in enumerate(runs):
+            for name, word in files.items():
+                # Equal but for Unicode normalisation: other content to this project, unless it is the same file's.
+                form: Literal["NFC", "NFD"] = "NFC" if name in ("a.md", "b.md") else "NFD"
+                text = unicodedata.normalize(form, f"Of {word} they drink much.")
+                installation.write(name, text, DAY.replace(minute=number))
+            with installation.open(force=force) as stream:
+                stream._rows_together = rows_together
+                for batch in stream:
+                    write_batch(installation.store, "corpus", batch)
+            assert installation.rows()
+    if not any(force for _, force in runs):
+        assert len(installation.encoder.texts) == len(set(installation.encoder.texts))
+
+
+def test_duplicates_of_a_refused_image_are_refused_each(gallery: Gallery) -> None:
+    for name in ("a", "b", "c"):
+        (gallery.folder / f"{name}.png").write_bytes(picture(REFUSED_RED, 1))
+    for name in ("d", "e"):
+        (gallery.folder / f"{name}.png").write_bytes(picture(1, 1))
+    stream = gallery.run()
+    totals = stream.totals.sum()
+    assert (totals.documents, totals.failed, totals.encoded, totals.deduplicated) == (5, 3, 1, 1)
+    assert sorted(Path(each.source_id).name for each in stream.failures) == ["a.png", "b.png", "c.png"]
+    again = gallery.run().totals.sum()
+    assert (again.failed, again.encoded) == (3, 0)
+    assert set(gallery.vectors()) == {"d.png", "e.png"}
+
+
+def test_the_vector_of_an_image_that_changed_meanwhile_is_given_to_no_other(
+    gallery: Gallery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changing, other = gallery.folder / "a.png", gallery.folder / "b.png"
+    before, after = picture(1, 2), picture(3, 4)
+    changing.write_bytes(before)
+    other.write_bytes(before)
+    really = gallery.encoder.encode_each
+
+    def changed_first(items: Sequence[object], *rest: object) -> object:
+        changing.write_bytes(after)
+        return really(items, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(gallery.encoder, "encode_each", changed_first)
+    gallery.run()
+    assert np.array_equal(gallery.vectors()["b.png"], gallery.encoder.vector(before))
+    with_cache = SQLiteEmbeddingCache(home.embedding_cache(gallery.settings), LIMIT)
+    cached = with_cache.get(gallery.encoder.spec.fingerprint, [bytes.fromhex(content_hash(before))])
+    with_cache.close()
+    assert all(np.array_equal(each, gallery.encoder.vector(before)) for each in cached.values())
+
+
+def test_a_damaged_cache_fails_no_run_and_is_made_anew(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = home.embedding_cache(installation.settings)
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"no database" * 1000)
+    installation.write("a.md", paragraphs(1))
+    installation.write("b.md", paragraphs(2))
+    assert installation.run().totals.sum().encoded == 2
+    assert [record.message for record in caplog.records if "damaged" in record.message]
+    assert not file.exists()
+    assert installation.run(force=True).totals.sum().encoded == 2
+    assert file.read_bytes().startswith(b"SQLite format 3")
+
+
+def test_a_locked_cache_fails_no_run(
+    installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorize_pipelines.pipeline.embedding_cache.BUSY_SECONDS", 0.0)
+    installation.write("a.md", paragraphs(1))
+    installation.run()
+    other = sqlite3.connect(home.embedding_cache(installation.settings), isolation_level=None)
+    other.execute("begin immediate")
+    installation.write("b.md", paragraphs(2, 3))
+    assert installation.run().totals.sum().encoded == 2
+    other.close()
+    assert len([record for record in caplog.records if "going on without" in record.message]) == 1
+    assert len(installation.rows()) == 3
+
+
+def test_a_cache_of_another_model_is_never_used(file: Path) -> None:
+    cache = SQLiteEmbeddingCache(file, LIMIT)
+    cache.put("one", {key(1): vector(1)})
+    assert cache.get("other", [key(1)]) == {}
+    cache.put("other", {key(1): vector(2)})
+    assert np.array_equal(cache.get("one", [key(1)])[key(1)], vector(1))
+    assert np.array_equal(cache.get("other", [key(1)])[key(1)], vector(2))
+    cache.close()
+
+
+def test_a_vector_whose_bytes_were_damaged_is_not_there(file: Path) -> None:
+    cache = SQLiteEmbeddingCache(file, LIMIT)
+    cache.put("model", {key(n): vector(n) for n in range(3)})
+    cache.close()
+    with sqlite3.connect(file) as damage:
+        damage.execute("update vectors set vector = zeroblob(length(vector)) where id = 1")
+        damage.execute("update vectors set vector = (select vector from vectors where id = 3) where id = 2")
+    damage.close()
+    cache = SQLiteEmbeddingCache(file, LIMIT)
+    assert list(cache.get("model", [key(n) for n in range(3)])) == [key(2)]
+    cache.close()
+
+
+@pytest.mark.parametrize("dimension", [64, 384, 3072])
+def test_the_file_stays_below_its_limit_and_the_oldest_go_first(file: Path, dimension: int) -> None:
+    time = 0.0
+    cache = SQLiteEmbeddingCache(file, LIMIT, now=lambda: time)
+    cache.put("model", {key(0): vector(0, dimension)})
+    together = LIMIT // (40 * dimension)
+    number = 0
+    for batch in range(60):
+        time += 7200
+        assert key(0) in cache.get("model", [key(0)]), "what is used stays"
+        new = range(batch * together + 1, (batch + 1) * together + 1)
+        cache.put("model", {key(n): vector(n, dimension) for n in new})
+        number = new[-1]
+        assert file.stat().st_size <= LIMIT
+    there = [n for n in range(1, number + 1) if cache.get("model", [key(n)])]
+    assert there == list(range(there[0], number + 1)), "those that are left are the latest"
+    assert there[0] > 1
+    assert len(there) * dimension * 4 > LIMIT / 3
+    cache.close()
+    smaller = SQLiteEmbeddingCache(file, LIMIT // 2, now=lambda: time)
+    smaller.put("model", {key(10**6): vector(0, dimension)})
+    smaller.close()
+    assert file.stat().st_size <= LIMIT // 2
+
+
+def _puts_and_gets(file: Path, name: int) -> None:
+    cache = SQLiteEmbeddingCache(file, LIMIT)
+    for n in range(40):
+        cache.put("model", {key(n): vector(n), key(1000 * name + n): vector(1000 * name + n)})
+        found = cache.get("model", [key(m) for m in range(n + 1)])
+        assert len(found) == n + 1
+        assert all(np.array_equal(each, vector(int.from_bytes(which))) for which, each in found.items())
+    cache.close()
+
+
+def test_several_processes_use_one_file(file: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_puts_and_gets, args=(file, name)) for name in (1, 2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    cache = SQLiteEmbeddingCache(file, LIMIT)
+    assert len(cache.get("model", [key(1000 * name + n) for name in (1, 2) for n in range(40)])) == 80
+    cache.close()
+
+
+class TimedCache:
+    """A cache in memory of which every call takes so many seconds by the clock."""
+
+    def __init__(self, seconds: float, fails: bool = False) -> None:
+        self.clock = 0.0
+        self.calls = 0
+        self._seconds = seconds
+        self._fails = fails
+        self._vectors: dict[bytes, Vector] = {}
+
+    def _call(self) -> None:
+        self.clock += self._seconds
+        self.calls += 1
+        if self._fails:
+            raise EmbeddingCacheError("away")
+
+    def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+        self._call()
+        return {each: self._vectors[each] for each in hashes if each in self._vectors}
+
+    def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
+        self._call()
+        self._vectors.update(vectors)
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+def batches(reuse: VectorReuse, encode_seconds: float, *, known: int = 0) -> Iterator[int]:
+    """Batches of 500 rows, encoded in so many seconds each; of each, `known` rows are of a text of their own again."""
+    number = 0
+    while True:
+        items = [text_item(f"again {n}") for n in range(known)] + [
+            text_item(f"text {number} {n}") for n in range(500 - known)
+        ]
+        by_key = {content_key(item): item for item in items}
+        found = reuse.cached(list(by_key))
+        encoded = {each: (item, vector(1)) for each, item in by_key.items() if each not in found}
+        reuse.keep(encoded, encode_seconds)
+        number += 1
+        yield number
+
+
+@pytest.mark.parametrize(
+    ("mode", "cache_seconds", "encode_seconds", "known", "stays"),
+    [
+        ("auto", 0.01, 5.0, 0, True),  # a first run: no hits, but filling costs next to nothing
+        ("auto", 0.01, 0.1, 0, False),  # 20 % of the encoding for nothing
+        ("auto", 0.01, 0.1, 250, True),  # pays by its hits
+        ("auto", 0.01, 0.001, 250, False),  # an encoder faster than the cache
+        ("on", 0.01, 0.001, 0, True),
+    ],
+)
+def test_auto_turns_the_cache_off_where_it_does_not_pay(
+    mode: Literal["auto", "on"],
+    cache_seconds: float,
+    encode_seconds: float,
+    known: int,
+    stays: bool,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    cache = TimedCache(cache_seconds)
+    reuse = VectorReuse("model", lambda: cache, mode=mode, clock=lambda: cache.clock)
+    running = batches(reuse, encode_seconds, known=known)
+    for _ in range(JUDGED_AFTER_ROWS // 500):
+        number = next(running)
+        assert cache.calls == 2 * number, "not judged before"
+    before = cache.calls
+    next(running)
+    assert (cache.calls > before) is stays
+    assert bool([record for record in caplog.records if "cache off" in record.message]) is not stays
+
+
+def test_a_cache_that_fails_is_asked_once_and_the_run_still_shares(caplog: pytest.LogCaptureFixture) -> None:
+    cache = TimedCache(0.0, fails=True)
+    reuse = VectorReuse("model", lambda: cache)
+    item = text_item("one")
+    assert reuse.cached([content_key(item)]) == {}
+    assert reuse.keep({content_key(item): (item, vector(1))}, 1.0) == {content_key(item)}
+    assert reuse.cached([key(2)]) == {}
+    assert list(reuse.recent([content_key(item)])) == [content_key(item)]
+    assert cache.calls == 1
+    assert len(caplog.records) == 1
+
+
+def test_on_and_off_are_words_in_yaml_too(tmp_path: Path) -> None:
+    for written, meant in (("off", "off"), ("on", "on"), ("auto", "auto")):
+        (tmp_path / "vectorize.yaml").write_text(f"cache: {{enabled: {written}}}\n")
+        assert load_settings({}, tmp_path).cache.enabled == meant
+    with pytest.raises(SettingsError, match=r"cache\.enabled"):
+        load_settings({"VECTORIZE_CACHE__ENABLED": "perhaps"}, tmp_path)

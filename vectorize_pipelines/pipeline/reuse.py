@@ -1,0 +1,176 @@
+"""Encodes each content once: what this run has encoded already, and what the embedding cache holds.
+
+Called by `pipeline.stream` in its encoding thread, between the rows whose vectors the store has and the encoder: no
+content that is found here is tokenized or decoded. A content is known by a hash of its exact bytes, not by the
+record's `content_hash`: that one is the same for texts which differ before Unicode normalisation, and a tokenizer may
+tell them apart.
+"""
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from vectorize_pipelines.items import Item
+from vectorize_pipelines.pipeline.embedding_cache import EmbeddingCache, EmbeddingCacheError, Vector
+
+logger = logging.getLogger(__name__)
+
+#: Vectors of this run that are at hand; 6 MiB at 384 dimensions.
+REMEMBERED = 4096
+#: Rows looked up before the cache is judged, and the share of the encoding time that it may cost on balance.
+JUDGED_AFTER_ROWS = 2000
+TOLERATED_SHARE = 0.05
+
+
+def content_key(item: Item) -> bytes:
+    """16 bytes that stand for exactly what the encoder is given.
+
+    A file is known by the bytes that were read when its item was made: `VectorReuse.keep` makes sure that the encoder
+    saw the same ones. Raises `ValueError` for an item with neither text nor content.
+    """
+    if item.text is not None:
+        data = item.text.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(data, digest_size=16, person=b"text").digest()
+    if isinstance(item.content, bytes):
+        return hashlib.blake2b(item.content, digest_size=16).digest()
+    if item.content is None:
+        raise ValueError(f"{item.source_id} has neither text nor content to encode")
+    return bytes.fromhex(item.content_hash)
+
+
+class VectorReuse:
+    """The vectors that a run need not make again, for one model. Used by one thread.
+
+    `open_cache` is called once there is something to encode; None: no cache. With `force` nothing is taken from the
+    cache, but what is encoded replaces what it held. A cache that fails is left alone for the rest of the run.
+
+    With `mode` `auto` it measures itself. Cost: the seconds that looking up, checking and storing take. Saving: rows
+    found in the cache, times the mean seconds in which this run encoded a row. After `JUDGED_AFTER_ROWS` rows, once
+    the cost exceeds the saving by more than `TOLERATED_SHARE` of the time spent encoding, the cache is left alone for
+    the rest of the run, and images in files, which have to be read again to be checked, are no longer compared. So a
+    first run, which finds nothing, fills the cache where that is cheap beside encoding, and an encoder as fast as
+    the cache is not slowed down. A run that encodes nothing is not judged: there is nothing to compare with.
+    """
+
+    def __init__(
+        self,
+        fingerprint: str,
+        open_cache: Callable[[], EmbeddingCache] | None,
+        *,
+        mode: Literal["auto", "on"] = "auto",
+        force: bool = False,
+        clock: Callable[[], float] = time.perf_counter,
+    ):
+        """`fingerprint` is the model's own, whatever way documents are cut; `clock` gives seconds."""
+        self._fingerprint = fingerprint
+        self._open_cache = open_cache
+        self._mode = mode
+        self._force = force
+        self._clock = clock
+        self._cache: EmbeddingCache | None = None
+        self._recent: OrderedDict[bytes, Vector] = OrderedDict()
+        self._checks_files = True
+        self._looked_up = self._hits = self._encoded = 0
+        self._encode_seconds = 0.0
+        self.seconds = 0.0
+
+    def recent(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Key -> vector, for contents that this run had before."""
+        found = {key: self._recent[key] for key in keys if key in self._recent}
+        for key in found:
+            self._recent.move_to_end(key)
+        return found
+
+    def cached(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Key -> vector, for contents that the cache holds."""
+        started = self._clock()
+        found: dict[bytes, Vector] = {}
+        if keys and self._opened() and not self._force:
+            found = self._attempt(lambda cache: cache.get(self._fingerprint, keys)) or {}
+        self._looked_up += len(keys)
+        self._hits += len(found)
+        self._remember(found)
+        self.seconds += self._clock() - started
+        return found
+
+    def keep(self, encoded: Mapping[bytes, tuple[Item, Vector]], encode_seconds: float) -> set[bytes]:
+        """Takes what was just encoded, in how many seconds; gives the keys whose vectors other rows may share.
+
+        A file that is not the one its item was made from, any more, is left out: its vector may be of either.
+        """
+        started = self._clock()
+        trusted = {key: vector for key, (item, vector) in encoded.items() if self._is_of_its_item(item)}
+        self._remember(trusted)
+        if trusted and self._opened():
+            self._attempt(lambda cache: cache.put(self._fingerprint, trusted))
+        self._encoded += len(encoded)
+        self._encode_seconds += encode_seconds
+        self.seconds += self._clock() - started
+        self._judge()
+        return set(trusted)
+
+    def close(self) -> None:
+        """Lets go of the cache."""
+        if self._cache is not None:
+            self._cache.close()
+        self._cache = self._open_cache = None
+
+    def _opened(self) -> bool:
+        """Whether there is a cache, which is opened where it is not yet."""
+        if self._cache is None and self._open_cache is not None:
+            try:
+                self._cache = self._open_cache()
+            except EmbeddingCacheError as error:
+                self._give_up(error)
+        return self._cache is not None
+
+    def _attempt(self, call: Callable[[EmbeddingCache], dict[bytes, Vector] | None]) -> dict[bytes, Vector] | None:
+        assert self._cache is not None, "called where _opened() said so"
+        try:
+            return call(self._cache)
+        except EmbeddingCacheError as error:
+            self._give_up(error)
+            return None
+
+    def _give_up(self, error: EmbeddingCacheError) -> None:
+        logger.warning("going on without the embedding cache: %s", error)
+        self.close()
+
+    def _remember(self, vectors: Mapping[bytes, Vector]) -> None:
+        self._recent.update(vectors)
+        while len(self._recent) > REMEMBERED:
+            self._recent.popitem(last=False)
+
+    def _is_of_its_item(self, item: Item) -> bool:
+        if not isinstance(item.content, Path):
+            return True
+        if not self._checks_files:
+            return False
+        try:
+            with item.content.open("rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+        except OSError:
+            return False
+        return digest.hexdigest() == item.content_hash
+
+    def _judge(self) -> None:
+        """Turns the cache off where it does not pay."""
+        if self._mode != "auto" or self._looked_up < JUDGED_AFTER_ROWS or not self._encoded:
+            return
+        saved = self._hits * self._encode_seconds / self._encoded
+        if self._checks_files and self.seconds - saved > TOLERATED_SHARE * self._encode_seconds:
+            logger.info(
+                "embedding cache off for the rest of this run: it took %.2f s for %d rows and saved %.2f s by %d hits, "
+                "while encoding took %.2f s (cache.enabled is auto)",
+                self.seconds,
+                self._looked_up,
+                saved,
+                self._hits,
+                self._encode_seconds,
+            )
+            self._checks_files = False
+            self.close()
