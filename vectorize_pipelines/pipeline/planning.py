@@ -125,7 +125,7 @@ class Planner:
             old = usable.get(id_)
             if old is None or old["content_hash"] != item.content_hash:
                 yield PlannedRow(id_, item, day, donors.get(item.content_hash))
-            elif not _is_right(old, item, day):
+            elif not is_right(old, item, day):
                 yield PlannedRow(id_, item, day, id_)
 
     def _finish(
@@ -216,7 +216,7 @@ class Planner:
         }
 
 
-def _is_right(row: _StoredRow, item: Item, day: str) -> bool:
+def is_right(row: _StoredRow, item: Item, day: str) -> bool:
     """Whether a stored row of the same content says the same of the item in every other field."""
     return (
         row["occurred_at"] == item.occurred_at
