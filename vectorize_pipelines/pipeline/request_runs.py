@@ -1,0 +1,94 @@
+"""Opens the streams of runs over messages: draining a topic, replaying days, one request by itself.
+
+Called by the assets from Kafka and by the job for a single request.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
+
+from vectorize_pipelines.items import Modality
+from vectorize_pipelines.ledger import RequestLedger
+from vectorize_pipelines.messaging.callbacks import CallbackDelivery
+from vectorize_pipelines.messaging.control import Cancellations
+from vectorize_pipelines.messaging.events import EventProducer
+from vectorize_pipelines.messaging.outcomes import OutcomeProducer
+from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.pipeline.request_report import Report, TopicReport
+from vectorize_pipelines.pipeline.request_stream import Ending, LeaseEncoder, RequestStream
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.sources.kafka import DrainSource, ReplaySource, Shard
+from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.versions import SourceVersions
+
+
+@dataclass(frozen=True, slots=True)
+class DrainRequest:
+    """What a drain run is to do.
+
+    once         ends when nothing is outstanding, and does not wait for more
+    should_stop  asked every second; a reason why the run is to end now, or None
+    """
+
+    modality: Modality
+    run_id: str
+    shard: Shard = Shard()
+    once: bool = False
+    force: bool = False
+    should_stop: Callable[[], str | None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRequest:
+    """What a replay run is to do. `window`: first and last day, both included."""
+
+    modality: Modality
+    run_id: str
+    window: tuple[date, date]
+    force: bool = False
+
+
+def open_drain(
+    settings: Settings, request: DrainRequest, store: VectorStore, lease_encoder: LeaseEncoder
+) -> RequestStream:
+    """The stream of what lies behind the committed offsets of a shard, and of what arrives while it runs.
+
+    It fences an earlier run of the same shard. Raises `KafkaError`, `LedgerError`, and `SettingsError` where Kafka is
+    not configured.
+    """
+    kafka = settings.kafka
+    with ExitStack() as resources:
+        # First of all: what the earlier run left open has to be settled before its offsets are read.
+        outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}", request.run_id)
+        resources.callback(outcomes.close)
+        source = DrainSource(kafka, request.modality, request.shard)
+        ledger = _closing(resources, RequestLedger.open(settings))
+        report = TopicReport(
+            ledger,
+            request.modality,
+            request.run_id,
+            _closing(resources, Cancellations(kafka)),
+            outcomes=outcomes,
+            events=_closing(resources, EventProducer(kafka)),
+            callbacks=_closing(resources, CallbackDelivery.open(settings)),
+            group_metadata=source.group_metadata(),
+        )
+        drain = kafka.drain
+        return RequestStream(
+            settings,
+            request.modality,
+            request.run_id,
+            source=source,
+            store=store,
+            versions=_closing(resources, SourceVersions.open(settings)),
+            report=report,
+            lease_encoder=lease_encoder,
+            ending=Ending(
+                0 if request.once else drain.idle_seconds, drain.max_seconds, _end_of_today(), request.should_stop
+            ),
+            days=_days(settings),
+            force=request.force,
+            resources=resources.pop_all(),
+        )
