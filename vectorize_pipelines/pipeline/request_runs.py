@@ -3,11 +3,13 @@
 Called by the assets from Kafka and by the job for a single request.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
+from math import inf
+from typing import Protocol, TypeVar
 
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger
@@ -92,3 +94,51 @@ def open_drain(
             force=request.force,
             resources=resources.pop_all(),
         )
+
+
+def open_replay(
+    settings: Settings, request: ReplayRequest, store: VectorStore, lease_encoder: LeaseEncoder
+) -> RequestStream:
+    """The stream of everything whose time lies in the window; commits no offset and answers nobody.
+
+    Raises as `open_drain`.
+    """
+    kafka = settings.kafka
+    with ExitStack() as resources:
+        source = ReplaySource(kafka, request.modality, request.window, settings.partitions.start)
+        cancellations = _closing(resources, Cancellations(kafka))
+        ledger = _closing(resources, RequestLedger.open(settings))
+        return RequestStream(
+            settings,
+            request.modality,
+            request.run_id,
+            source=source,
+            store=store,
+            versions=_closing(resources, SourceVersions.open(settings)),
+            report=Report(ledger, request.modality, request.run_id, cancellations),
+            lease_encoder=lease_encoder,
+            ending=Ending(0, inf, datetime.max.replace(tzinfo=UTC)),
+            days=_days(settings),
+            force=request.force,
+            resources=resources.pop_all(),
+        )
+
+
+class _HasClose(Protocol):
+    def close(self) -> None: ...
+
+
+_Closable = TypeVar("_Closable", bound=_HasClose)
+
+
+def _closing(resources: ExitStack, closable: _Closable) -> _Closable:
+    resources.callback(closable.close)
+    return closable
+
+
+def _days(settings: Settings) -> Days:
+    return Days(settings.partitions.start, datetime.now(UTC).date())
+
+
+def _end_of_today() -> datetime:
+    return datetime.combine(datetime.now(UTC).date() + timedelta(days=1), time_of_day(), UTC)

@@ -3,6 +3,7 @@
 Called by `pipeline.request_stream` in its reading thread.
 """
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,11 +28,16 @@ from vectorize_pipelines.pipeline.documents import Cutting
 from vectorize_pipelines.pipeline.images import image_item
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import COLLECTION_CHARACTERS, Settings
-from vectorize_pipelines.sources.fetching import FetchPolicy, fetch, split_integrity
+from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
 from vectorize_pipelines.stores.protocol import VectorStore, model_slug
 
 if TYPE_CHECKING:
     from confluent_kafka import Message
+
+_ANNOUNCED = re.compile(
+    r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
+    re.ASCII,
+)
 
 #: URIs are fetched side by side: that waits more than it computes.
 FETCHING_THREADS = 8
@@ -171,7 +177,7 @@ class RequestReader:
 
     def __init__(self, settings: Settings):
         self._settings = settings
-        self._policy = FetchPolicy.of(settings)
+        self._policy = FetchPolicy.of(settings.uris)
         self._image_limits = ImageLimits(settings.images.max_file_bytes, settings.images.max_pixels)
         self._parsers = ParserPool(settings.documents)
         self._threads = ThreadPoolExecutor(FETCHING_THREADS, thread_name_prefix="fetch")
@@ -205,12 +211,12 @@ class RequestReader:
             return content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         images = item.modality is Modality.IMAGE
         limit = self._image_limits.max_bytes if images else self._settings.documents.max_file_bytes
-        uri, integrity = split_integrity(item.content)
+        uri, checksum, size = announced(item.content)
         drain = self._settings.kafka.drain
         for attempt in range(1, drain.attempts + 1):
             work.attempts = max(work.attempts, attempt)
             try:
-                return fetch(uri, self._policy, limit=limit, integrity=integrity)
+                return fetch(uri, self._policy, limit=limit, checksum=checksum, size=size)
             except ItemError as error:
                 if not error.retryable or attempt == drain.attempts:
                     raise
@@ -246,7 +252,7 @@ class RequestReader:
             work.models.append(work.target.spec.fingerprint)
             return
         named = isinstance(item.content, str) and not item.content.startswith("data:")
-        uri = split_integrity(str(item.content))[0] if named else at
+        uri = announced(str(item.content))[0] if named else at
         if item.modality is Modality.IMAGE:
             work.items.append(
                 image_item(
@@ -284,6 +290,18 @@ class RequestReader:
             except SettingsError as error:  # the chunk length does not fit this model
                 raise UnusableModelError(str(error)) from error
         return self._cuttings[key]
+
+
+def announced(uri: str) -> tuple[str, str | None, int | None]:
+    """A URI without what its fragment announces of the content: `#sha256=HEX&size=BYTES`, either or both.
+
+    Gives the checksum as `sources.fetching.fetch` takes it, and the size in bytes.
+    """
+    found = _ANNOUNCED.search(uri)
+    if found is None:
+        return uri, None, None
+    checksum = f"{found['algorithm']}:{found['digest'].lower()}" if found["digest"] else None
+    return uri[: found.start()], checksum, int(found["size"]) if found["size"] else None
 
 
 def occurred(origin: Origin) -> datetime:
