@@ -35,8 +35,9 @@ lint: setup ## style and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-servers: setup ## build the servers that tests run against: minutes, once a machine
+servers: setup ## the servers that tests run against: what is missing is built (minutes, once a machine) or named
 	@$(RUN) python -m tests.servers.weaviate
+	@$(RUN) python -m tests.servers.postgresql
 
 test: lint servers ## everything that has to pass: lint, types, definitions, tests
 	$(RUN) pytest
