@@ -75,3 +75,13 @@ class CollectionNotFoundError(StoreError):
 
 class ModelMismatchError(StoreError):
     """A collection holds vectors of another model than the one asked for."""
+
+
+class KafkaError(VectorizeError):
+    """The Kafka cluster refused, failed or cannot be reached. The same call may succeed another time."""
+
+    exit_code = 7
+
+
+class KafkaNotConfiguredError(SettingsError):
+    """No cluster is named in the settings."""
