@@ -133,7 +133,10 @@ def image_item(
     index: int = 0,
     metadata: Mapping[str, JsonValue] | None = None,
 ) -> Item:
-    """An image's bytes, of which `digest` is the content hash, as an item; `metadata` wins over what the image says. Raises `ItemError`s of `images`."""
+    """An image's bytes, of which `digest` is the content hash, as an item.
+
+    `metadata` wins over what the image says. Raises `ItemError`s of `images`.
+    """
     header = read_header(data, limits)
     return Item(
         source_id=source_id,

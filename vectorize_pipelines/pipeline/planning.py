@@ -30,7 +30,7 @@ BYTES_TOGETHER = 64 * 2**20
 
 _StoredRow: TypeAlias = dict[str, Any]
 
-_FIELDS_BUT_TEXT = tuple(name for name in RECORD_FIELDS if name not in ("text", "run_id", "embedded_at"))
+FIELDS_BUT_TEXT = tuple(name for name in RECORD_FIELDS if name not in ("text", "run_id", "embedded_at"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ class Planner:
             return found
         touched = tuple(change.source_id for change in group if isinstance(change, Touched))
         others = tuple(change.source_id for change in group if isinstance(change, Changed))
-        for sources, columns in ((touched, (*_FIELDS_BUT_TEXT, "text")), (others, _FIELDS_BUT_TEXT)):
+        for sources, columns in ((touched, (*FIELDS_BUT_TEXT, "text")), (others, FIELDS_BUT_TEXT)):
             if sources:
                 for row in self._store.fetch(self._collection, In("source_id", sources), columns).to_pylist():
                     row["metadata"] = json.loads(row["metadata"])
