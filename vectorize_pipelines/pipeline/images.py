@@ -117,7 +117,7 @@ class ImageReader:
         if digest == known_hash:
             return Reading(digest, None)
         item = image_item(
-            data, self._limits, source_id=file.source_id, uri=file.source_id, occurred_at=file.occurred_at
+            data, digest, self._limits, source_id=file.source_id, uri=file.source_id, occurred_at=file.occurred_at
         )
         return Reading(digest, [item])
 
