@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -65,6 +65,19 @@ class InvalidMessageError(ItemError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.task_id = task_id
+
+
+class ReceivedMessage(Protocol):
+    """A message as confluent_kafka gives it, once it is known to be none of its errors."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+    def timestamp(self) -> tuple[int, int]:
+        """What kind of time it is, and the time in milliseconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)

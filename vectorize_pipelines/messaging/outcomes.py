@@ -7,17 +7,18 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.errors import ItemError, KafkaError
 from vectorize_pipelines.messaging.clients import kafka_error, producer
 from vectorize_pipelines.messaging.dead_letters import dead_letter_headers
 from vectorize_pipelines.messaging.events import ResultEvent
+from vectorize_pipelines.messaging.messages import ReceivedMessage
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    import confluent_kafka
+    from confluent_kafka import Producer
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class FencedError(KafkaError):
 class DeadLetter:
     """A message that cannot be dealt with, and why; `attempts` counts the tries, also those before a replay."""
 
-    message: "confluent_kafka.Message"
+    message: ReceivedMessage
     error: ItemError
     attempts: int = 1
 
@@ -61,10 +62,11 @@ class OutcomeProducer:
     def __init__(self, settings: KafkaSettings, shard_name: str, run_id: str):
         """Fences the shard's earlier producers and ends what they left open. Raises `KafkaError`."""
         self._settings = settings
+        self._seconds = settings.request_seconds
         self._names = TopicNames(settings.topic_prefix)
         self._run_id = run_id
         self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}")
-        self._insist("taking over the shard", lambda: self._producer.init_transactions(self._settings.request_seconds))
+        self._insist("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
     def send(self, outcomes: Outcomes, group_metadata: object) -> None:
         """Everything, or nothing. Raises `FencedError`, and `KafkaError` where the brokers stay away."""
@@ -89,37 +91,22 @@ class OutcomeProducer:
             self._insist("beginning a transaction", self._producer.begin_transaction)
             self._produce(outcomes)
             self._send_offsets(outcomes.positions, group_metadata)
-            self._insist("committing a transaction", lambda: self._producer.commit_transaction(self._settings.request_seconds))
+            self._insist("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
                 raise self._failure("writing the results", error) from None
             logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
-            self._insist("aborting a transaction", lambda: self._producer.abort_transaction(self._settings.request_seconds))
+            self._insist("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
             return False
         return True
 
     def _produce(self, outcomes: Outcomes) -> None:
         for event in outcomes.events:
-            self._put(self._names.results, event.task_id.encode("utf-8", "replace"), event.to_json())
+            put(self._producer, self._names.results, event_key(event), event.to_json())
         for letter in outcomes.dead_letters:
             message = letter.message
             headers = dead_letter_headers(message, letter.error, attempts=letter.attempts, run_id=self._run_id)
-            self._put(self._names.dead_letter, message.key(), message.value(), headers)
-
-    def _put(
-        self,
-        topic: str,
-        key: bytes | None,
-        value: bytes | None,
-        headers: list[tuple[str, bytes | None]] | None = None,
-    ) -> None:
-        while True:
-            try:
-                self._producer.produce(topic, value=value, key=key, headers=headers or [])
-            except BufferError:
-                self._producer.poll(0.1)  # the queue is full: wait until some of it has been sent
-            else:
-                return
+            put(self._producer, self._names.dead_letter, message.key(), message.value(), headers=headers)
 
     def _send_offsets(self, positions: Mapping[tuple[str, int], int], group_metadata: object) -> None:
         from confluent_kafka import TopicPartition
@@ -128,7 +115,7 @@ class OutcomeProducer:
             offsets = [TopicPartition(*place, offset) for place, offset in positions.items()]
             self._insist(
                 "committing offsets",
-                lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._settings.request_seconds),
+                lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._seconds),
             )
 
     def _insist(self, doing: str, call: Callable[[], object]) -> None:
@@ -154,3 +141,48 @@ class OutcomeProducer:
         if error.args[0].code() in (Codes._FENCED, Codes.PRODUCER_FENCED, Codes.INVALID_PRODUCER_EPOCH):
             return FencedError("another run has taken over this part of the topic: this one ends, and loses nothing")
         return kafka_error(self._settings, doing, error)
+
+
+class EventProducer:
+    """Sends events of what is under way, which need not wait for a transaction. Used by one thread.
+
+    Such an event may come twice, or be missing where the brokers were away: what counts is the final one.
+    """
+
+    def __init__(self, settings: KafkaSettings):
+        """Raises `KafkaNotConfiguredError`."""
+        self._settings = settings
+        self._topic = TopicNames(settings.topic_prefix).results
+        self._producer = producer(settings)
+        self._lost = 0
+
+    def send(self, events: Sequence[ResultEvent]) -> None:
+        """Returns once they are queued."""
+        for event in events:
+            put(self._producer, self._topic, event_key(event), event.to_json(), on_delivery=self._delivered)
+        self._producer.poll(0)
+
+    def close(self) -> None:
+        """Waits until what was queued is sent, or has failed."""
+        self._producer.flush(self._settings.request_seconds)
+        if self._lost:
+            logger.warning("%d events of requests under way could not be sent", self._lost)
+
+    def _delivered(self, error: object, message: object) -> None:
+        self._lost += error is not None
+
+
+def event_key(event: ResultEvent) -> bytes:
+    """The key of an event's message."""
+    return event.task_id.encode("utf-8", "replace")
+
+
+def put(client: "Producer", topic: str, key: bytes | None, value: bytes | None, **further: Any) -> None:
+    """`produce`, waiting for room where the client's queue is full."""
+    while True:
+        try:
+            client.produce(topic, value=value, key=key, **further)
+        except BufferError:
+            client.poll(0.1)
+        else:
+            return

@@ -1,33 +1,31 @@
 """What is told of requests, and to whom: the ledger, and in a drain run also Kafka and those who asked to be called.
 
-Called by `pipeline.request_stream`: `taken_up` before anything is done, `finished` once the store has what it is to have.
+Called by `pipeline.request_stream`: `taken_up` before anything is done, `finished` once the store has all that it is
+to have.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger, RequestRow
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery, CallbackRow
 from vectorize_pipelines.messaging.control import Cancellations
-from vectorize_pipelines.messaging.events import EventProducer, ResultEvent
-from vectorize_pipelines.messaging.outcomes import DeadLetter, OutcomeProducer, Outcomes
+from vectorize_pipelines.messaging.events import ResultEvent
+from vectorize_pipelines.messaging.messages import ReceivedMessage
+from vectorize_pipelines.messaging.outcomes import DeadLetter, EventProducer, OutcomeProducer, Outcomes
 from vectorize_pipelines.pipeline.requests import Work, occurred
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.sources.kafka import Place
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
 
 
 @dataclass(frozen=True, slots=True)
 class Poison:
     """A message that is no request. `task_id` is None where it could not be read."""
 
-    message: "Message"
+    message: ReceivedMessage
     error: ItemError
     task_id: str | None
     day: str

@@ -15,13 +15,12 @@ from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.messaging.control import Cancellations
-from vectorize_pipelines.messaging.events import EventProducer
-from vectorize_pipelines.messaging.outcomes import OutcomeProducer
+from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.request_report import Report, TopicReport
 from vectorize_pipelines.pipeline.request_stream import Ending, LeaseEncoder, RequestStream
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.sources.kafka import DrainSource, ReplaySource, Shard
+from vectorize_pipelines.sources.kafka import WHOLE, DrainSource, ReplaySource, Shard
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import SourceVersions
 
@@ -36,7 +35,7 @@ class DrainRequest:
 
     modality: Modality
     run_id: str
-    shard: Shard = Shard()
+    shard: Shard = WHOLE
     once: bool = False
     force: bool = False
     should_stop: Callable[[], str | None] = lambda: None

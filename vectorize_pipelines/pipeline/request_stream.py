@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,14 @@ import numpy.typing as npt
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin, Request, Tombstone, decode
+from vectorize_pipelines.messaging.messages import (
+    InvalidMessageError,
+    Origin,
+    ReceivedMessage,
+    Request,
+    Tombstone,
+    decode,
+)
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
@@ -40,10 +47,7 @@ from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.kafka import MessageSource, Place
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.protocol import VectorStore
-from vectorize_pipelines.versions import SourceVersions
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
+from vectorize_pipelines.versions import Known, SourceVersions
 
 logger = logging.getLogger(__name__)
 
@@ -184,8 +188,8 @@ class RequestStream(EmbeddingStream):
         figures = self.figures()
         waited = max(0.0, time.time() - self.counts.newest_ms / 1000) if self.counts.newest_ms else 0.0
         return (
-            f"{figures['messages']} messages ({figures['messages_per_second']} a second), about {figures['lag']} waiting, "
-            f"the last one taken was {waited:.1f} s old; {figures['dead_letters']} dead letters; "
+            f"{figures['messages']} messages ({figures['messages_per_second']} a second), about {figures['lag']} "
+            f"waiting, the last one taken was {waited:.1f} s old; {figures['dead_letters']} dead letters; "
             f"at {self._report.standing() or 'the beginning'}{self._why_ended and '; ended: ' + self._why_ended}"
         )
 
@@ -230,7 +234,7 @@ class RequestStream(EmbeddingStream):
             return "the day has ended"
         return ending.should_stop()
 
-    def _unit(self, messages: "Sequence[Message]", positions: Mapping[Place, int]) -> Unit:
+    def _unit(self, messages: Sequence[ReceivedMessage], positions: Mapping[Place, int]) -> Unit:
         unit = Unit(positions=positions)
         for message in messages:
             key, value = message.key(), message.value()
@@ -306,13 +310,16 @@ class RequestStream(EmbeddingStream):
             if work.state is RequestState.PROCESSING and work.target is not None:
                 groups.setdefault(work.target.collection, []).append(work)
         for collection, works in groups.items():
-            yield self._group(collection, works)
+            known = self._sources.known(collection, [work.request.task_id for work in works])
+            live = [work for work in works if not _is_superseded(work, known)]
+            if live:
+                yield self._group(collection, live, known)
 
-    def _group(self, collection: str, works: Sequence[Work]) -> EmbeddingBatch:
+    def _group(self, collection: str, works: Sequence[Work], known: Mapping[str, Known]) -> EmbeddingBatch:
         totals = Totals()
         target = works[0].target
         assert target is not None, "works without a target are in no group"
-        vectors, made = self._vectors(collection, target, works, totals)
+        vectors, made = self._vectors(collection, target, works, known, totals)
         kept = [work.error is None for work in works for _ in work.items]
         live = [work for work in works if work.error is None]
         items = [item for work in live for item in work.items]
@@ -325,13 +332,11 @@ class RequestStream(EmbeddingStream):
             [model for work in live for model in work.models],
             run_id=self._run_id,
         )
-        write = RequestWrite(
-            self._store, self._versions, self._sources, live, records, totals, self._report.cancelled
-        )
+        write = RequestWrite(self._store, self._versions, self._sources, live, records, totals, self._report.cancelled)
         return self._batch(collection, write.announce, records)
 
     def _vectors(
-        self, collection: str, target: Target, works: Sequence[Work], totals: Totals
+        self, collection: str, target: Target, works: Sequence[Work], known: Mapping[str, Known], totals: Totals
     ) -> tuple[npt.NDArray[np.float32], list[datetime]]:
         """A vector for every item of the works, in order, and when each was made; what is refused fails its work."""
         owners = [work for work in works for _ in work.items]
@@ -339,7 +344,7 @@ class RequestStream(EmbeddingStream):
         models = [model for work in works for model in work.models]
         vectors = np.empty((len(items), target.spec.dimension), dtype=np.float32)
         made = [datetime.now(UTC)] * len(items)
-        stored = {} if self._force else self._stored(collection, works)
+        stored = {} if self._force else self._stored(collection, works, known)
         left: list[int] = []
         for n, item in enumerate(items):
             found = stored.get((item.source_id, item.content_hash, models[n]))
@@ -353,10 +358,11 @@ class RequestStream(EmbeddingStream):
             owners[left[place]].fail(error)
         return vectors, made
 
-    def _stored(self, collection: str, works: Sequence[Work]) -> Mapping[tuple[str, str, str], tuple[Any, datetime]]:
+    def _stored(
+        self, collection: str, works: Sequence[Work], known: Mapping[str, Known]
+    ) -> Mapping[tuple[str, str, str], tuple[Any, datetime]]:
         """(task id, content, model) -> vector and when it was made, of what the store has of these requests."""
-        names = [work.request.task_id for work in works]
-        asked = self._sources.may_have_rows(collection, names, self._sources.known(collection, names))
+        asked = self._sources.may_have_rows(collection, [work.request.task_id for work in works], known)
         if not asked:
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
@@ -439,6 +445,15 @@ class RequestStream(EmbeddingStream):
 
 def _version(work: Work) -> tuple[int, str, int, int]:
     return work.request.origin.version
+
+
+def _is_superseded(work: Work, known: Mapping[str, Known]) -> bool:
+    """Whether a newer message has been dealt with; ends the request then. Looked at once more when rows are written."""
+    found = known.get(work.request.task_id)
+    if found is None or found.version <= work.request.origin.version:
+        return False
+    work.state = RequestState.COMPLETED
+    return True
 
 
 def _supersede(work: Work, newer: Request) -> None:

@@ -27,7 +27,8 @@ from vectorize_pipelines.versions import Known, SourceVersions, Version
 
 _Row: TypeAlias = dict[str, Any]
 
-#: Noted of a collection that was empty when its first request came: all its rows' versions are known. No task has this id.
+#: Noted of a collection that was empty when its first request came: all its rows' versions are known. No task has
+#: this id.
 _COMPLETE = ""
 _COMPLETE_VERSION: Version = (0, "", 0, 0)
 
@@ -144,9 +145,7 @@ class RequestWrite:
                 mask.append(row is None or not right or not is_right(row, item, work.day))
         return mask
 
-    def _stale(
-        self, work: Work, existing: Mapping[str, Mapping[str, _Row]], batch: EmbeddingBatch
-    ) -> "Sequence[_Row]":
+    def _stale(self, work: Work, existing: Mapping[str, Mapping[str, _Row]], batch: EmbeddingBatch) -> "Sequence[_Row]":
         """Rows that the request's `task_id` has and should not have any more; counts what there is."""
         day = batch.totals.of(work.day)
         day.documents += 1

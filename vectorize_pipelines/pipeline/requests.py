@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from vectorize_pipelines import home
 from vectorize_pipelines.documents.pool import ParserPool
@@ -23,16 +22,13 @@ from vectorize_pipelines.errors import (
 )
 from vectorize_pipelines.images.decoding import ImageLimits
 from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
-from vectorize_pipelines.messaging.messages import InlineDocument, Origin, Request, RequestItem
+from vectorize_pipelines.messaging.messages import InlineDocument, Origin, ReceivedMessage, Request, RequestItem
 from vectorize_pipelines.pipeline.documents import Cutting
 from vectorize_pipelines.pipeline.images import image_item
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import COLLECTION_CHARACTERS, Settings
 from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
 from vectorize_pipelines.stores.protocol import VectorStore, model_slug
-
-if TYPE_CHECKING:
-    from confluent_kafka import Message
 
 _ANNOUNCED = re.compile(
     r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
@@ -74,7 +70,7 @@ class Work:
     """
 
     request: Request
-    message: "Message | None"
+    message: ReceivedMessage | None
     day: str
     target: Target | None = None
     items: list[Item] = field(default_factory=list)

@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, cast
 
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import consumer, kafka_errors
+from vectorize_pipelines.messaging.clients import consumer, insisted, kafka_errors
 from vectorize_pipelines.messaging.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
-    from confluent_kafka import Consumer, Message, TopicPartition
+    from confluent_kafka import Consumer
+
+    from vectorize_pipelines.messaging.messages import ReceivedMessage
 
 #: (topic, partition)
 Place: TypeAlias = tuple[str, int]
@@ -28,6 +30,7 @@ Place: TypeAlias = tuple[str, int]
 #: A wait on one lane holds up the other one, so it is short.
 LANE_WAIT_SECONDS = 0.02
 MILLISECONDS = 1000
+_TELL_ENDS: dict[str, Any] = {"enable.partition.eof": True}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,10 @@ class Shard:
         return f"{self.index}/{self.count}"
 
 
+#: The shard of a run that owns everything.
+WHOLE = Shard()
+
+
 @dataclass(slots=True)
 class Polled:
     """Messages in the order in which they were read, and where reading stands after them.
@@ -61,7 +68,7 @@ class Polled:
                marks); empty for a source whose offsets are never committed
     """
 
-    messages: "Sequence[Message]" = ()
+    messages: "Sequence[ReceivedMessage]" = ()
     positions: Mapping[Place, int] = field(default_factory=dict)
 
 
@@ -149,18 +156,18 @@ class _Lane:
     def __init__(self, settings: KafkaSettings, topic: str, shard: Shard):
         from confluent_kafka import TopicPartition
 
-        self.consumer = consumer(settings, **{"enable.partition.eof": True})
+        self.consumer = consumer(settings, **_TELL_ENDS)
         self.lost = 0
         self._settings = settings
         self._seconds = settings.request_seconds
         self._topic = topic
         self._ended: set[Place] = set()
         self._positions: dict[Place, int] = {}
-        with kafka_errors(settings, f"reading the offsets of {topic}"):
-            owned = [
-                TopicPartition(topic, number) for number in _partitions(self.consumer, topic, self._seconds) if shard.owns(number)
-            ]
-            committed = self.consumer.committed(owned, timeout=self._seconds) if owned else []
+        doing = f"reading the offsets of {topic}"
+        with kafka_errors(settings, doing):
+            numbers = _partitions(self.consumer, topic, self._seconds)
+            owned = [TopicPartition(topic, number) for number in numbers if shard.owns(number)]
+            committed = insisted(settings, doing, lambda: self.consumer.committed(owned, timeout=self._seconds))
             for partition in committed:
                 low, _ = self.consumer.get_watermark_offsets(partition, timeout=self._seconds)
                 if partition.offset >= 0:
@@ -173,11 +180,10 @@ class _Lane:
         if not self._positions:
             return Polled()
         with kafka_errors(self._settings, f"reading {self._topic}"):
-            given = self.consumer.consume(most, timeout=wait_seconds)
-            messages, moved = _sorted_out(given, self._ended)
-        positions = {place: offset for place, offset in moved.items() if offset > self._positions[place]}
-        self._positions.update(positions)
-        return Polled(messages, positions)
+            polled = _read(self.consumer, most, wait_seconds, self._ended)
+        moved = {place: offset for place, offset in polled.positions.items() if offset > self._positions[place]}
+        self._positions.update(moved)
+        return Polled(polled.messages, moved)
 
     def at_end(self) -> bool:
         return len(self._ended) == len(self._positions)
@@ -208,7 +214,7 @@ class ReplaySource(MessageSource):
         self._times = range(begin, _milliseconds(window[1] + timedelta(days=1)))
         self._open_ended = window[1] >= datetime.now(UTC).date()
         create_topics(settings)
-        self._consumer = consumer(settings, **{"enable.partition.eof": True})
+        self._consumer = consumer(settings, **_TELL_ENDS)
         self._left: dict[Place, int] = {}  # the partitions that are still read, and where to stop
         self._at: dict[Place, int] = {}
         with kafka_errors(settings, "looking for the messages of the days"):
@@ -236,17 +242,16 @@ class ReplaySource(MessageSource):
     def poll(self, most: int) -> Polled:
         if not self._left:
             return Polled()
-        ended: set[Place] = set()
         with kafka_errors(self._settings, "reading the messages of the days"):
-            messages, moved = _sorted_out(self._consumer.consume(most, timeout=LANE_WAIT_SECONDS), ended)
+            polled = _read(self._consumer, most, LANE_WAIT_SECONDS, set())
         ends = dict(self._left)
-        self._at.update(moved)
-        for place, offset in moved.items():
+        self._at.update(polled.positions)
+        for place, offset in polled.positions.items():
             if place in self._left and offset >= self._left[place]:
                 del self._left[place]
-        return Polled([message for message in messages if self._wanted(message, ends)])
+        return Polled([message for message in polled.messages if self._wanted(message, ends)])
 
-    def _wanted(self, message: "Message", ends: Mapping[Place, int]) -> bool:
+    def _wanted(self, message: "ReceivedMessage", ends: Mapping[Place, int]) -> bool:
         end = ends.get((message.topic(), message.partition()))
         milliseconds = message.timestamp()[1]
         in_days = milliseconds in self._times or (self._open_ended and milliseconds >= self._times.stop)
@@ -269,21 +274,22 @@ def _partitions(client: "Consumer", topic: str, seconds: float) -> list[int]:
 def _cached_end(client: "Consumer", place: Place) -> int:
     from confluent_kafka import TopicPartition
 
-    partition: TopicPartition = TopicPartition(*place)
-    return max(0, client.get_watermark_offsets(partition, cached=True)[1])
+    _, end = client.get_watermark_offsets(TopicPartition(*place), cached=True)
+    return max(0, end)
 
 
-def _sorted_out(given: "Sequence[Message]", ended: set[Place]) -> "tuple[list[Message], dict[Place, int]]":
+def _read(client: "Consumer", most: int, wait_seconds: float, ended: set[Place]) -> Polled:
     """The messages, and the next offset of each partition; `ended` gains and loses the partitions that are at an end.
 
     Raises `KafkaException` for an error that came in a message's place.
     """
     from confluent_kafka import KafkaError, KafkaException
 
-    messages: list[Message] = []
+    messages: list[ReceivedMessage] = []
     positions: dict[Place, int] = {}
-    for message in given:
-        error = message.error()
+    for given in client.consume(most, timeout=wait_seconds):
+        error = given.error()
+        message = cast("ReceivedMessage", given)
         place = (message.topic(), message.partition())
         if error is None:
             messages.append(message)
@@ -294,7 +300,7 @@ def _sorted_out(given: "Sequence[Message]", ended: set[Place]) -> "tuple[list[Me
             ended.add(place)
         else:
             raise KafkaException(error)
-    return messages, positions
+    return Polled(messages, positions)
 
 
 def _milliseconds(day: date) -> int:
