@@ -16,7 +16,7 @@ from vectorize_pipelines.messaging.control import Cancellations
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import ReceivedMessage
 from vectorize_pipelines.messaging.outcomes import DeadLetter, EventProducer, OutcomeProducer, Outcomes
-from vectorize_pipelines.pipeline.requests import Work, occurred
+from vectorize_pipelines.pipeline.requests import Work
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.sources.kafka import Place
 
@@ -45,8 +45,11 @@ class Report:
         self._run_id = run_id
         self._cancellations = cancellations
 
-    def taken_up(self, works: Sequence[Work]) -> None:
-        """Called for each unit before anything is done for it. Raises `KafkaError` and `LedgerError`."""
+    def taken_up(self, works: Sequence[Work], *, noted: bool) -> None:
+        """Called for each unit before anything is done for it. Raises `KafkaError` and `LedgerError`.
+
+        `noted`: whether the unit takes so long that the ledger should say that it is being processed.
+        """
         if self._cancellations is not None:
             self._cancellations.refresh()
 
@@ -70,7 +73,7 @@ class Report:
             request_id=request.task_id,
             state=work.state,
             modality=self._modality,
-            submitted_at=occurred(origin),
+            submitted_at=work.occurred_at,
             topic=origin.topic,
             partition=origin.partition,
             offset=origin.offset,
@@ -110,9 +113,10 @@ class TopicReport(Report):
         self._group_metadata = group_metadata
         self._positions: dict[Place, int] = {}
 
-    def taken_up(self, works: Sequence[Work]) -> None:
-        super().taken_up(works)
-        self._ledger.record([self._row(work) for work in works])
+    def taken_up(self, works: Sequence[Work], *, noted: bool) -> None:
+        super().taken_up(works, noted=noted)
+        if noted:
+            self._ledger.record([self._row(work) for work in works])
         self._events.send([self._event(work) for work in works])
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:

@@ -8,14 +8,16 @@
 A unit is some consecutive messages, which are acknowledged together. `pipeline.request_runs` makes the stream.
 """
 
+import gc
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,9 @@ logger = logging.getLogger(__name__)
 SECONDS_PER_BATCH = 0.5
 #: How often is looked whether the run is to end.
 LOOK_SECONDS = 1.0
+MILLISECONDS_OF_A_DAY = 86_400_000
+#: A request that takes longer is noted as being processed; of a faster one the note would come late.
+NOTED_SECONDS = 1.0
 #: Rows of a message that is not a text, as long as none has been seen.
 ROWS_EXPECTED = 8.0
 #: A run that goes on for a day may meet any number; all of them are in the dead letters.
@@ -147,6 +152,7 @@ class RequestStream(EmbeddingStream):
         self._begun = time.monotonic()
         self._why_ended = ""
         self._lag = 0
+        self._known_days: dict[int, str] = {}
         # A document has many chunks, and content that is held while it waits: the first ones are few.
         self._rows_each = 1.0 if modality is Modality.TEXT else ROWS_EXPECTED
         self.collection = self._targets.default_collection
@@ -157,7 +163,8 @@ class RequestStream(EmbeddingStream):
         units = prefetch(self._units(), depth, "vectorize-read")
         batches = prefetch(self._encoded(units), depth, "vectorize-encode")
         self._resources.callback(batches.close)
-        yield from batches
+        with _rare_collections():
+            yield from batches
 
     def close(self) -> None:
         self._reader.close()
@@ -236,26 +243,38 @@ class RequestStream(EmbeddingStream):
 
     def _unit(self, messages: Sequence[ReceivedMessage], positions: Mapping[Place, int]) -> Unit:
         unit = Unit(positions=positions)
+        now = datetime.now(UTC)
         for message in messages:
             key, value = message.key(), message.value()
             origin = Origin(message.topic(), message.partition(), message.offset(), message.timestamp()[1])
+            occurred_at = occurred(origin)
+            day = self._day(origin.timestamp_ms, occurred_at)
             try:
                 request = decode(value, key, origin, self._modality)
             except InvalidMessageError as error:
-                unit.poison.append(Poison(message, error, error.task_id, self._day(origin)))
+                unit.poison.append(Poison(message, error, error.task_id, day))
             else:
                 if isinstance(request, Tombstone):
                     unit.tombstones.append(request)
                 else:
-                    unit.works.append(Work(request, message, self._day(origin)))
+                    unit.works.append(Work(request, message, day, occurred_at, now))
         return unit
 
-    def _day(self, origin: Origin) -> str:
-        return self._days.of(occurred(origin))
+    def _day(self, milliseconds: int, occurred_at: datetime) -> str:
+        """The partition of a message; most are of the same few days."""
+        number = milliseconds // MILLISECONDS_OF_A_DAY
+        if number not in self._known_days:
+            self._known_days[number] = self._days.of(occurred_at)
+        return self._known_days[number]
+
+    def _takes_long(self, unit: Unit) -> bool:
+        """Whether it is worth noting that the unit is being processed; yes where it is not known."""
+        seconds = max((each.seconds_per_row for each in self._encoders.values()), default=inf)
+        return sum(len(work.request.items) for work in unit.works) * self._rows_each * seconds > NOTED_SECONDS
 
     def _read(self, unit: Unit, started: float) -> None:
         """Everything that comes before the encoder, for the requests that still count."""
-        self._report.taken_up(unit.works)
+        self._report.taken_up(unit.works, noted=self._takes_long(unit))
         newest: dict[tuple[str, str], Work] = {}
         for work in unit.works:
             if self._report.cancelled(work):
@@ -291,7 +310,7 @@ class RequestStream(EmbeddingStream):
         """Deletions, then one batch for each collection; the last one acknowledges the unit."""
         batches = [*self._deletions(unit), *self._groups(unit)]
         if not batches:
-            batches = [self._batch(self.collection, lambda batch: None)]
+            batches = [self._batch(self.collection, _nothing_to_announce)]
         batches[-1].acknowledge = partial(self._acknowledge, unit, batches)
         yield from batches
 
@@ -392,9 +411,9 @@ class RequestStream(EmbeddingStream):
         announce: Callable[[EmbeddingBatch], None],
         records: Any = NO_RECORDS,
     ) -> EmbeddingBatch:
-        batch = EmbeddingBatch(
+        return EmbeddingBatch(
             collection=collection,
-            announce=lambda: announce(batch),
+            announce=announce,
             records=records,
             stale=[],
             totals=Totals(),
@@ -402,17 +421,17 @@ class RequestStream(EmbeddingStream):
             acknowledge=lambda: None,
             exclusive=lambda: self._versions.exclusive(collection),
         )
-        return batch
 
     # The writer's thread
 
-    def _acknowledge(self, unit: Unit, batches: Sequence[EmbeddingBatch]) -> None:
+    def _acknowledge(self, unit: Unit, batches: list[EmbeddingBatch]) -> None:
         """The unit's outcomes are told, its offsets committed; only then do its figures count."""
         self._report.finished(unit.works, unit.poison, unit.positions)
         self.totals.spread("read", unit.read_seconds, Counter(work.day for work in unit.works))
         for batch in batches:
             self.totals.merge(batch.totals)
             self.touched.update(batch.totals)
+        batches.clear()  # the last of them refers to this list: without it all of them go at once
         for work in unit.works:
             self._count(work)
         for poison in unit.poison:
@@ -441,6 +460,25 @@ class RequestStream(EmbeddingStream):
         self.touched.add(day)
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append(failure)
+
+
+def _nothing_to_announce(batch: EmbeddingBatch) -> None:
+    """Of a batch that only acknowledges."""
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Has Python look for cyclic garbage a hundredth as often.
+
+    What a unit makes goes without it, as soon as the unit has been acknowledged; meanwhile the search would go through
+    all of that several hundred times, a quarter of what messages cost without a model.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(100 * 700, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def _version(work: Work) -> tuple[int, str, int, int]:

@@ -8,6 +8,7 @@ to change is noted there before it changes: a run that is killed in between find
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -16,7 +17,7 @@ import pyarrow as pa
 from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.messaging.messages import Tombstone
 from vectorize_pipelines.pipeline.planning import FIELDS_BUT_TEXT, is_right
-from vectorize_pipelines.pipeline.requests import Work, occurred
+from vectorize_pipelines.pipeline.requests import Work
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch
 from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import record_schema
@@ -101,7 +102,8 @@ class RequestWrite:
         batch.totals = Totals()
         batch.totals.merge(self._encoding)
         batch.records = self._records.filter(pa.array(self._mask(live, existing), pa.bool_()))
-        stale = [row["id"] for work in live for row in self._stale(work, existing, batch)]
+        _count(live, batch.totals)
+        stale = [row["id"] for work in live for row in _stale(work, existing, batch.totals)]
         batch.stale = [In("id", tuple(stale))] if stale else []
 
     def _existing(self, collection: str, names: Sequence[str]) -> dict[str, dict[str, _Row]]:
@@ -124,7 +126,7 @@ class RequestWrite:
         if name in known:
             if known[name].version > version:
                 return False
-        elif any(row["occurred_at"] > occurred(work.request.origin) for row in existing.get(name, {}).values()):
+        elif any(row["occurred_at"] > work.occurred_at for row in existing.get(name, {}).values()):
             return False  # the versions were lost; a message of the same millisecond is taken for the same one
         work.vectors = len(work.items)
         return True
@@ -145,18 +147,26 @@ class RequestWrite:
                 mask.append(row is None or not right or not is_right(row, item, work.day))
         return mask
 
-    def _stale(self, work: Work, existing: Mapping[str, Mapping[str, _Row]], batch: EmbeddingBatch) -> "Sequence[_Row]":
-        """Rows that the request's `task_id` has and should not have any more; counts what there is."""
-        day = batch.totals.of(work.day)
-        day.documents += 1
-        day.chunks += len(work.items)
-        rows = existing.get(work.request.task_id, {})
-        stale = [row for row in rows.values() if row["item_index"] >= len(work.items)]
-        for row in rows.values():
-            batch.totals.of(row["partition"])  # a row that moves to another day changes that one too
-        for row in stale:
-            batch.totals.of(row["partition"]).deleted += 1
-        return stale
+
+def _count(works: Sequence[Work], totals: Totals) -> None:
+    """Counts requests and their rows, by day."""
+    for day, requests in Counter(work.day for work in works).items():
+        totals.of(day).documents += requests
+    for work in works:
+        totals[work.day].chunks += len(work.items)
+
+
+def _stale(work: Work, existing: Mapping[str, Mapping[str, _Row]], totals: Totals) -> Sequence[_Row]:
+    """Rows that the request's `task_id` has and should not have any more; counts them."""
+    rows = existing.get(work.request.task_id)
+    if not rows:
+        return ()
+    for row in rows.values():
+        totals.of(row["partition"])  # a row that moves to another day changes that one too
+    stale = [row for row in rows.values() if row["item_index"] >= len(work.items)]
+    for row in stale:
+        totals.of(row["partition"]).deleted += 1
+    return stale
 
 
 class Deletion:

@@ -63,6 +63,7 @@ class Work:
 
     message   as it came; None for a request that was no message
     day       the partition of its rows
+    occurred_at, started_at   its own time, and when it was taken up
     target    None until it is known
     models    of each item, the fingerprint that its record carries
     attempts  how often its content was tried to be had
@@ -72,10 +73,11 @@ class Work:
     request: Request
     message: ReceivedMessage | None
     day: str
+    occurred_at: datetime
+    started_at: datetime
     target: Target | None = None
     items: list[Item] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
-    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     state: RequestState = RequestState.PROCESSING
     error: ItemError | None = None
     attempts: int = 1
@@ -186,18 +188,18 @@ class RequestReader:
 
     def read(self, works: Iterable[Work]) -> None:
         """Gives each its items, or its error. `ItemError`s fail the one request that they are of."""
-        reading = [(work, self._begin(work)) for work in works]
+        reading = [(work, self._begin(work.request.items, work)) for work in works]
         for work, contents in reading:
             try:
                 self._finish(work, contents)
             except ItemError as error:
                 work.fail(error)
 
-    def _begin(self, work: Work) -> "list[Future[bytes] | None]":
+    def _begin(self, items: Sequence[RequestItem], work: Work) -> "list[Future[bytes] | None]":
         """The contents that have to be fetched, on their way."""
         return [
             None if item.modality is Modality.TEXT else self._threads.submit(self._content, item, work)
-            for item in work.request.items
+            for item in items
         ]
 
     def _content(self, item: RequestItem, work: Work) -> bytes:
@@ -224,24 +226,18 @@ class RequestReader:
         request, spec = work.request, work.target.spec
         for number, (item, content) in enumerate(zip(request.items, contents, strict=True)):
             try:
-                self._check_model(item, spec)
+                _check_model(item, spec)
                 self._add(work, item, b"" if content is None else content.result())
             except ItemError as error:
                 if len(request.items) == 1:
                     raise
                 raise type(error)(f"data[{number}]: {error}") from error
 
-    def _check_model(self, item: RequestItem, spec: EncoderSpec) -> None:
-        wanted = Modality.IMAGE if item.modality is Modality.IMAGE else Modality.TEXT
-        if wanted not in spec.modalities:
-            takes = ", ".join(sorted(spec.modalities))
-            raise UnusableModelError(f"{spec.name} takes {takes}, not {wanted}: name another model in model_name")
-
     def _add(self, work: Work, item: RequestItem, content: bytes) -> None:
         """Adds the rows of one entry of the request; all are numbered through, from 0."""
         assert work.target is not None, "requests get their targets before their items"
         request, origin = work.request, work.request.origin
-        at, occurred_at, index = place_uri(origin), occurred(origin), len(work.items)
+        at, occurred_at, index = place_uri(origin), work.occurred_at, len(work.items)
         if item.modality is Modality.TEXT:
             text = str(item.content)
             work.items.append(_text_item(request, text, index, at, occurred_at))
@@ -286,6 +282,13 @@ class RequestReader:
             except SettingsError as error:  # the chunk length does not fit this model
                 raise UnusableModelError(str(error)) from error
         return self._cuttings[key]
+
+
+def _check_model(item: RequestItem, spec: EncoderSpec) -> None:
+    wanted = Modality.IMAGE if item.modality is Modality.IMAGE else Modality.TEXT
+    if wanted not in spec.modalities:
+        takes = ", ".join(sorted(spec.modalities))
+        raise UnusableModelError(f"{spec.name} takes {takes}, not {wanted}: name another model in model_name")
 
 
 def announced(uri: str) -> tuple[str, str | None, int | None]:
