@@ -386,7 +386,7 @@ class RequestStream(EmbeddingStream):
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
         table = self._store.fetch(collection, In("source_id", tuple(asked)), columns)
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, table.schema.field("vector").type.list_size)
         rows = table.select(columns[:4]).to_pylist()
         return {
             (row["source_id"], row["content_hash"], row["model"]): (vectors[n], row["embedded_at"])
