@@ -126,3 +126,32 @@ def test_any_history_and_any_order_of_runs_end_in_the_same_rows(history: list[tu
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(settings_in(str(tmp_path)))
+
+
+def one_by_one() -> random.Random:
+    """Has the log give one message at a time, in the order of their sending where they lie in one partition."""
+
+    class First(random.Random):
+        def randint(self, a: int, b: int) -> int:
+            return a
+
+    return First(0)
+
+
+def test_a_deletion_reaches_rows_in_another_collection_that_are_still_on_their_way(world: World) -> None:
+    for n in range(20):
+        world.log.append(Sent(f"t{n}", NORMAL, 0, 0, 0, ("a boat",), collection="other"))
+        world.log.append(Sent(f"t{n}", NORMAL, 0, 0, 1, None))
+    check_settled(world, one_by_one())
+    assert not [place for place in world.rows() if place[0] == "other"]
+
+
+def test_a_deletion_and_a_replay_of_what_it_deletes_side_by_side(world: World) -> None:
+    for n in range(30):
+        world.log.append(Sent(f"t{n}", NORMAL, 0, 0, 0, ("a boat",), collection="other"))
+    world.log.committed.update({(NORMAL, 0): 30})
+    for n in range(30):
+        world.log.append(Sent(f"t{n}", NORMAL, 0, 0, 1, None))
+    chance = one_by_one()
+    perform(world, ("both", (0, DAYS), None, None), chance)
+    check_settled(world, chance)

@@ -208,7 +208,13 @@ class Planner:
             return {}
         columns = ("id", "content_hash", "embedded_at", "vector")
         table = self._store.fetch(self._collection, In("id", tuple(wanted)), columns)
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, table.schema.field("vector").type.list_size)
+        vectors = (
+            table["vector"]
+            .combine_chunks()
+            .flatten()
+            .to_numpy()
+            .reshape(table.num_rows, table.schema.field("vector").type.list_size)
+        )
         return {
             row["id"]: (vectors[n], row["embedded_at"])
             for n, row in enumerate(table.select(columns[:3]).to_pylist())
