@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.sources.web import Web, answer, serving
+from tests.servers.web import Web, answer, serving
 from vectorize_pipelines import guarded_http
 from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
 from vectorize_pipelines.guarded_http import ContentTooLargeError, parse, refusal

@@ -1,7 +1,7 @@
 """Callbacks: what became of a request is posted to its `callback_url`, at least once, or given up with a reason.
 
 They wait in a table beside the ledger (an outbox), so that one which was promised outlives the process that promised
-it. `CallbackThread` delivers them during a run; a schedule delivers what is left over.
+it. `CallbackDelivery` delivers them during a run; a schedule delivers what is left over.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
@@ -24,6 +24,8 @@ from vectorize_pipelines.database import Database, Text
 from vectorize_pipelines.errors import ItemError, LedgerError, RefusedUriError
 from vectorize_pipelines.guarded_http import Answer, Deadline, exchange, parse
 from vectorize_pipelines.ledger import ERROR_CHARACTERS, microseconds, purge_rows, storable
+from vectorize_pipelines.messaging.events import ResultEvent
+from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.settings import CallbackSettings, Settings
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,9 @@ LONGEST_PAUSE_SECONDS = 3600.0
 WORKERS = 8
 #: Taken together by one process; another one takes them over when it has not finished in time.
 CLAIMED_TOGETHER = 4 * WORKERS
-THREAD_INTERVAL_SECONDS = 5.0
+#: Of looking for those whose pause has ended.
+INTERVAL_SECONDS = 5.0
+CLOSING_SECONDS = 10.0
 _GONE = 410
 
 
@@ -71,18 +75,12 @@ _KEY = ("task_id", "topic", "partition", "offset")
 
 
 @dataclass(frozen=True, slots=True)
-class Callback:
-    """What is to be posted where. The first four name the message; one message has one callback.
+class CallbackRow:
+    """What is to be posted where: the event, as the results topic says it. One message has one callback."""
 
-    body   JSON, posted as it is
-    """
-
-    task_id: str
-    topic: str
-    partition: int
-    offset: int
     url: str
-    body: str
+    event: ResultEvent
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,15 +132,26 @@ class CallbackOutbox:
         """Closes the connections; a second call does nothing."""
         self._database.close()
 
-    def enqueue(self, waiting: Sequence[Callback]) -> None:
+    def enqueue(self, rows: Sequence[CallbackRow]) -> None:
         """Promises callbacks, all or none. One that was promised before, delivered or not, stays as it is."""
         now = self._now_us()
-        rows = [
-            {**asdict(each), "state": CallbackState.WAITING.value, "attempts": 0, "due_us": now} for each in waiting
+        values = [
+            {
+                "task_id": row.event.task_id,
+                "topic": row.origin.topic,
+                "partition": row.origin.partition,
+                "offset": row.origin.offset,
+                "url": row.url,
+                "body": row.event.to_json().decode(),
+                "state": CallbackState.WAITING.value,
+                "attempts": 0,
+                "due_us": now,
+            }
+            for row in rows
         ]
-        if rows:
+        if values:
             with self._database.write() as connection:
-                connection.execute(self._insert, rows)
+                connection.execute(self._insert, values)
 
     def due(self) -> int:
         """How many callbacks could be posted now."""
@@ -180,10 +189,7 @@ class CallbackOutbox:
         return total
 
     def purge(self, finished_before: datetime) -> int:
-        """Forgets callbacks that were delivered or given up before then; gives their number.
-
-        Not those of requests that may still be read from a topic again and answered anew: they would be posted twice.
-        """
+        """Forgets callbacks that were delivered or given up before then; gives their number."""
         old = sa.and_(sa.not_(_waiting()), callbacks.c.finished_us < microseconds(finished_before))
         return purge_rows(self._database, callbacks, old)
 
@@ -217,7 +223,7 @@ class CallbackOutbox:
             for row, outcome in zip(claimed, outcomes, strict=True)
         ]
         columns = ("state", "attempts", "due_us", "finished_us", "error")
-        values = {name: sa.bindparam(f"new_{name}") for name in columns}
+        values: dict[str, Any] = {name: sa.bindparam(f"new_{name}") for name in columns}
         with self._database.write() as connection:
             connection.execute(_update_of_key().values(values), changes)
 
@@ -265,41 +271,58 @@ class CallbackOutbox:
         return _Outcome(CallbackState.WAITING, reason, min(pause, LONGEST_PAUSE_SECONDS))
 
 
-class CallbackThread:
-    """Delivers callbacks beside a run: `with CallbackThread(outbox) as deliveries: … deliveries.wake()`.
+class CallbackDelivery:
+    """Delivers callbacks beside a run, in a thread that starts with the first `deliver_soon`.
 
-    At the end of the block it finishes the ones in hand; what is not due yet is left to the schedule. Where the
-    database fails it logs that and tries again: no callback is lost, since they wait in the table.
+    What is not due when it is closed is left to the schedule. Where the database fails, the thread logs that and tries
+    again: no callback is lost, since they wait in the table.
     """
 
     def __init__(self, outbox: CallbackOutbox):
         self._outbox = outbox
-        self._stop = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="vectorize-callbacks", daemon=True)
+        self._closing = threading.Event()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
         self.total = Deliveries()
 
-    def wake(self) -> None:
-        """There is something to deliver now."""
-        self._wake.set()
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """For an installation. Raises `SettingsError` and `LedgerError`."""
+        return cls(CallbackOutbox.open(settings))
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    def enqueue(self, rows: Sequence[CallbackRow]) -> None:
+        """As `CallbackOutbox.enqueue`; nothing is posted yet. Raises `LedgerError`."""
+        self._outbox.enqueue(rows)
 
-    def __exit__(self, *exception: object) -> None:
-        self._stop.set()
+    def deliver_soon(self) -> None:
+        """What was promised can be kept now."""
         self._wake.set()
-        self._thread.join()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="vectorize-callbacks", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Delivers what is due, for `CLOSING_SECONDS` at most and those in hand, and closes the table."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSING_SECONDS)
+            self._stop.set()
+            self._thread.join()
+        self._outbox.close()
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while True:
+            self._wake.clear()
+            last = self._closing.is_set()
             try:
                 self.total += self._outbox.deliver_due(self._stop)
             except LedgerError as error:
                 logger.warning("callbacks wait: %s", error)
-            self._wake.wait(THREAD_INTERVAL_SECONDS)
-            self._wake.clear()
+            if last:
+                return
+            self._wake.wait(INTERVAL_SECONDS)
 
 
 def signature(secret: str, timestamp: int, body: bytes) -> str:
