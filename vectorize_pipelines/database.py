@@ -120,7 +120,7 @@ class Database:
     def _errors_reported(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, UnicodeEncodeError) as error:
+        except (SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
             raise self.failure(error) from None
 
     def _make_tables(self, metadata: sa.MetaData) -> None:

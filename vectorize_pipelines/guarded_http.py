@@ -95,7 +95,7 @@ def parse(url: str) -> Target:
     path = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
     if parts.query:
         path += "?" + quote(parts.query, safe="/?%:@!$&'()*+,;=~-._[]")
-    return Target(parts.scheme, _host(host), port or PORTS[parts.scheme], path)
+    return Target(parts.scheme, _host(host, parts.netloc.startswith("[")), port or PORTS[parts.scheme], path)
 
 
 def exchange(
@@ -130,7 +130,7 @@ def exchange(
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableFileError(f"cannot be had from {target.host}: {reason[:300]}") from None
     finally:
-        connection.close()
+        connection.finish()
 
 
 def refusal(address: str, allow_private: bool) -> str | None:
@@ -160,9 +160,11 @@ def _meant(address: Address) -> tuple[Address, ...]:
     return (address,)
 
 
-def _host(host: str) -> str:
+def _host(host: str, in_brackets: bool) -> str:
     """A host as it is resolved and sent. Raises `RefusedUriError`."""
-    if ":" in host:
+    if in_brackets or ":" in host:
+        if "%" in host:
+            raise RefusedUriError(f"{host[:100]} names a network of this machine")
         try:
             return str(ipaddress.IPv6Address(host))
         except ValueError:
@@ -194,6 +196,7 @@ class _Connection(http.client.HTTPConnection):
         self._target = target
         self._allow_private = allow_private
         self._deadline = deadline
+        self._response: http.client.HTTPResponse | None = None
         self._watched: socket.socket | None = None
         self._timer: threading.Timer | None = None
         self._cut_off = threading.Event()
@@ -208,13 +211,20 @@ class _Connection(http.client.HTTPConnection):
         if self._target.scheme == "https":
             self.sock = _tls().wrap_socket(self.sock, server_hostname=self._target.host)
 
+    def getresponse(self) -> http.client.HTTPResponse:
+        self._response = super().getresponse()
+        return self._response
+
     def raise_if_cut_off(self) -> None:
         """Raises `UnreadableFileError` once the deadline has passed: what was read may have ended early."""
         if self._cut_off.is_set():
             raise self._deadline.missed()
 
-    def close(self) -> None:
-        super().close()
+    def finish(self) -> None:
+        """Ends everything. Not `close`, which http.client itself calls while an answer is still being read."""
+        self.close()
+        if self._response is not None:
+            self._response.close()
         if self._timer is not None:
             self._timer.cancel()
             self._timer.join()
@@ -285,7 +295,7 @@ def _tls() -> ssl.SSLContext:
 
 def _content(response: http.client.HTTPResponse, limit: int) -> bytes:
     length = response.length
-    if length is not None and length > limit:
+    if length is not None and length > limit and "Content-Encoding" not in response.headers:
         raise ContentTooLargeError(f"is {length:,} bytes; {limit:,} are allowed")
     content = bytearray()
     for part in _decoded(response, limit):

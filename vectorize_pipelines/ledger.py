@@ -163,7 +163,9 @@ class RequestLedger:
     def get(self, request_id: str) -> RequestRow | None:
         """What became of a request; None where nothing is known of it."""
         with self._database.read() as connection:
-            found = connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+            found = connection.execute(
+                sa.select(requests).where(requests.c.request_id == _storable_id(request_id))
+            ).first()
         return None if found is None else _row(found)
 
     def page(self, states: Collection[RequestState] | None = None, limit: int = 50, after: str | None = None) -> Page:
@@ -238,10 +240,15 @@ def storable(text: str | None, characters: int) -> str | None:
     return text[:characters].replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
+def _storable_id(request_id: str) -> str:
+    # A valid request's is printable; that of a message which is none need not be.
+    return request_id if request_id.isprintable() else storable(request_id, len(request_id)) or ""
+
+
 def _values(row: RequestRow) -> tuple[Any, ...]:
     """In the order of the table's columns."""
     return (
-        row.request_id,
+        _storable_id(row.request_id),
         row.state.value,
         row.modality.value,
         row.collection,

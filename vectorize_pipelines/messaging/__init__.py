@@ -1,1 +1,1 @@
-"""Messages in and out of Kafka: what they look like, where they lie, and how they are sent."""
+"""Kafka: messages, topics, results, dead letters, cancellations; and the callbacks that tell of results over HTTP."""

@@ -95,6 +95,11 @@ class Origin:
         return (self.timestamp_ms, self.topic, self.partition, self.offset)
 
 
+def origin_of(message: ReceivedMessage) -> Origin:
+    """Where a message stands."""
+    return Origin(message.topic(), message.partition(), message.offset(), message.timestamp()[1])
+
+
 @dataclass(frozen=True, slots=True)
 class InlineDocument:
     """A document that the message itself holds: text, or bytes where the content type is that of a binary format."""

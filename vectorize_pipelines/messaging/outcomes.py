@@ -9,11 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from vectorize_pipelines.errors import ItemError, KafkaError
+from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.messaging.clients import kafka_error, producer
-from vectorize_pipelines.messaging.dead_letters import dead_letter_headers
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.messages import ReceivedMessage
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
@@ -29,15 +28,6 @@ PAUSE_SECONDS = 0.2
 
 class FencedError(KafkaError):
     """Another run has taken over this run's part of the topic; what it had not acknowledged is that run's work now."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A message that cannot be dealt with, and why; `attempts` counts the tries, also those before a replay."""
-
-    message: ReceivedMessage
-    error: ItemError
-    attempts: int = 1
 
 
 @dataclass(slots=True)
@@ -59,12 +49,11 @@ class OutcomeProducer:
     raise `FencedError`. So a run that was stalled cannot acknowledge what its successor has taken over.
     """
 
-    def __init__(self, settings: KafkaSettings, shard_name: str, run_id: str):
+    def __init__(self, settings: KafkaSettings, shard_name: str):
         """Fences the shard's earlier producers and ends what they left open. Raises `KafkaError`."""
         self._settings = settings
         self._seconds = settings.request_seconds
         self._names = TopicNames(settings.topic_prefix)
-        self._run_id = run_id
         self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}")
         self._insist("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
@@ -104,9 +93,8 @@ class OutcomeProducer:
         for event in outcomes.events:
             put(self._producer, self._names.results, event_key(event), event.to_json())
         for letter in outcomes.dead_letters:
-            message = letter.message
-            headers = dead_letter_headers(message, letter.error, attempts=letter.attempts, run_id=self._run_id)
-            put(self._producer, self._names.dead_letter, message.key(), message.value(), headers=headers)
+            headers = [*letter.headers, *letter.error_headers()]
+            put(self._producer, self._names.dead_letter, letter.key, letter.value, headers=headers)
 
     def _send_offsets(self, positions: Mapping[tuple[str, int], int], group_metadata: object) -> None:
         from confluent_kafka import TopicPartition

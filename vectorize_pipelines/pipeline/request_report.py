@@ -7,18 +7,24 @@ to have.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import Lock
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger, RequestRow
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery, CallbackRow
 from vectorize_pipelines.messaging.control import Cancellations
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.messages import ReceivedMessage
-from vectorize_pipelines.messaging.outcomes import DeadLetter, EventProducer, OutcomeProducer, Outcomes
+from vectorize_pipelines.messaging.messages import ReceivedMessage, origin_of
+from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer, Outcomes
 from vectorize_pipelines.pipeline.requests import Work
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.sources.kafka import Place
+
+#: In which stage a message failed, as its dead letter says it.
+DECODING = "decode"
+EMBEDDING = "embed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +50,20 @@ class Report:
         self._modality = modality
         self._run_id = run_id
         self._cancellations = cancellations
+        self._refreshing = Lock()
 
     def taken_up(self, works: Sequence[Work], *, noted: bool) -> None:
         """Called for each unit before anything is done for it. Raises `KafkaError` and `LedgerError`.
 
         `noted`: whether the unit takes so long that the ledger should say that it is being processed.
         """
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Learns what has been cancelled; called by any thread. Raises `KafkaError`."""
         if self._cancellations is not None:
-            self._cancellations.refresh()
+            with self._refreshing:
+                self._cancellations.refresh()
 
     def cancelled(self, work: Work) -> bool:
         """Whether a request has been cancelled; asked before its content is fetched, and again before it is written."""
@@ -130,11 +142,11 @@ class TopicReport(Report):
         ]
         self._callbacks.enqueue(calls)
         letters = [
-            DeadLetter(work.message, work.error, work.attempts)
+            self._letter(work.message, work.error, EMBEDDING)
             for work in works
             if work.state is RequestState.FAILED and work.error is not None and work.message is not None
         ]
-        letters += [DeadLetter(each.message, each.error) for each in poison]
+        letters += [self._letter(each.message, each.error, DECODING) for each in poison]
         self._outcomes.send(Outcomes(events, letters, positions), self._group_metadata)
         self._positions.update(positions)
         if calls:
@@ -142,6 +154,10 @@ class TopicReport(Report):
 
     def standing(self) -> str:
         return " ".join(f"{topic}/{number}:{offset}" for (topic, number), offset in sorted(self._positions.items()))
+
+    def _letter(self, message: ReceivedMessage, error: ItemError, stage: str) -> DeadLetter:
+        place = origin_of(message)
+        return DeadLetter.of(place, message.key(), message.value(), message.headers(), error, stage, self._run_id)
 
     def _event(self, work: Work) -> ResultEvent:
         error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}

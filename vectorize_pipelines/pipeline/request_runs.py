@@ -62,9 +62,9 @@ def open_drain(
     kafka = settings.kafka
     with ExitStack() as resources:
         # First of all: what the earlier run left open has to be settled before its offsets are read.
-        outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}", request.run_id)
+        outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}")
         resources.callback(outcomes.close)
-        source = DrainSource(kafka, request.modality, request.shard)
+        source = _closing(resources, DrainSource(kafka, request.modality, request.shard))
         ledger = _closing(resources, RequestLedger.open(settings))
         report = TopicReport(
             ledger,
@@ -104,7 +104,7 @@ def open_replay(
     """
     kafka = settings.kafka
     with ExitStack() as resources:
-        source = ReplaySource(kafka, request.modality, request.window, settings.partitions.start)
+        source = _closing(resources, ReplaySource(kafka, request.modality, request.window, settings.partitions.start))
         cancellations = _closing(resources, Cancellations(kafka))
         ledger = _closing(resources, RequestLedger.open(settings))
         return RequestStream(

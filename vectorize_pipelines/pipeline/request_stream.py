@@ -28,10 +28,10 @@ from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.messages import (
     InvalidMessageError,
-    Origin,
     ReceivedMessage,
     Tombstone,
     decode,
+    origin_of,
 )
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Days
@@ -203,27 +203,24 @@ class RequestStream(EmbeddingStream):
 
     def _units(self) -> Generator[Unit, None, None]:
         last_message = last_look = time.monotonic()
-        try:
-            while True:
-                started = time.perf_counter()
-                polled = self._source.poll(self._messages_together())
-                unit = self._unit(polled.messages, polled.positions)
-                now = time.monotonic()
-                if polled.messages:
-                    last_message = now
-                if unit.anything():
-                    self._read(unit, started)
-                    if unit.works:
-                        self._rows_each = max(1.0, sum(len(work.items) for work in unit.works) / len(unit.works))
-                    yield unit
-                if now - last_look >= LOOK_SECONDS or not polled.messages:
-                    last_look = now
-                    self._lag = self._source.lag()
-                    self._why_ended = self._reason_to_end(now, last_message) or ""
-                    if self._why_ended:
-                        return
-        finally:
-            self._source.close()
+        while True:
+            started = time.perf_counter()
+            polled = self._source.poll(self._messages_together())
+            unit = self._unit(polled.messages, polled.positions)
+            now = time.monotonic()
+            if polled.messages:
+                last_message = now
+            if unit.anything():
+                self._read(unit, started)
+                if unit.works:
+                    self._rows_each = max(1.0, sum(len(work.items) for work in unit.works) / len(unit.works))
+                yield unit
+            if now - last_look >= LOOK_SECONDS or not polled.messages:
+                last_look = now
+                self._lag = self._source.lag()
+                self._why_ended = self._reason_to_end(now, last_message) or ""
+                if self._why_ended:
+                    return
 
     def _messages_together(self) -> int:
         """As many as give the encoder a batch, going by how many rows the last ones had."""
@@ -245,7 +242,7 @@ class RequestStream(EmbeddingStream):
         now = datetime.now(UTC)
         for message in messages:
             key, value = message.key(), message.value()
-            origin = Origin(message.topic(), message.partition(), message.offset(), message.timestamp()[1])
+            origin = origin_of(message)
             occurred_at = occurred(origin)
             day = self._day(origin.timestamp_ms, occurred_at)
             try:
@@ -344,7 +341,12 @@ class RequestStream(EmbeddingStream):
             run_id=self._run_id,
         )
         write = RequestWrite(self._store, self._versions, self._sources, live, records, totals, self._report.cancelled)
-        return self._batch(collection, write.announce, records)
+        return self._batch(collection, partial(self._announce, write), records)
+
+    def _announce(self, write: RequestWrite, batch: EmbeddingBatch) -> None:
+        """Runs in the writer's thread: what was cancelled while it was encoded is not written any more."""
+        self._report.refresh()
+        write.announce(batch)
 
     def _vectors(
         self, collection: str, target: Target, works: Sequence[Work], known: Mapping[str, Known], totals: Totals

@@ -66,7 +66,6 @@ class Work:
     occurred_at, started_at   its own time, and when it was taken up
     target    None until it is known
     models    of each item, the fingerprint that its record carries
-    attempts  how often its content was tried to be had
     vectors   rows that the store has of it at the end
     """
 
@@ -80,7 +79,6 @@ class Work:
     models: list[str] = field(default_factory=list)
     state: RequestState = RequestState.PROCESSING
     error: ItemError | None = None
-    attempts: int = 1
     vectors: int = 0
 
     def fail(self, error: ItemError) -> None:
@@ -188,21 +186,18 @@ class RequestReader:
 
     def read(self, works: Iterable[Work]) -> None:
         """Gives each its items, or its error. `ItemError`s fail the one request that they are of."""
-        reading = [(work, self._begin(work.request.items, work)) for work in works]
+        reading = [(work, self._begin(work.request.items)) for work in works]
         for work, contents in reading:
             try:
                 self._finish(work, contents)
             except ItemError as error:
                 work.fail(error)
 
-    def _begin(self, items: Sequence[RequestItem], work: Work) -> "list[Future[bytes] | None]":
+    def _begin(self, items: Sequence[RequestItem]) -> "list[Future[bytes] | None]":
         """The contents that have to be fetched, on their way."""
-        return [
-            None if item.modality is Modality.TEXT else self._threads.submit(self._content, item, work)
-            for item in items
-        ]
+        return [None if item.modality is Modality.TEXT else self._threads.submit(self._content, item) for item in items]
 
-    def _content(self, item: RequestItem, work: Work) -> bytes:
+    def _content(self, item: RequestItem) -> bytes:
         """An image's or a document's bytes. Raises `ItemError`; what may pass is tried again."""
         if isinstance(item.content, InlineDocument):
             content = item.content.content
@@ -212,7 +207,6 @@ class RequestReader:
         uri, checksum, size = announced(item.content)
         drain = self._settings.kafka.drain
         for attempt in range(1, drain.attempts + 1):
-            work.attempts = max(work.attempts, attempt)
             try:
                 return fetch(uri, self._policy, limit=limit, checksum=checksum, size=size)
             except ItemError as error:
