@@ -7,17 +7,16 @@ simple stand-ins. `expected_rows` is the reference: what the store has to hold f
 import json
 import random
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from math import inf
 from typing import Any
 
-from tests.requests.installation import HashEncoder, ledger_rows, stored_rows, vector_of
+from tests.requests.installation import HashEncoder, ledger_rows, stored_rows
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.items import Modality, content_hash
 from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.messaging.messages import ReceivedMessage
@@ -372,6 +371,3 @@ def _row(collection: str, message: Message, sent: Sent, index: int, text: str, m
 def day(number: int) -> date:
     """A day of the histories."""
     return FIRST_DAY + timedelta(days=number)
-
-
-__all__ = ["FIRST_DAY", "NORMAL", "PRIORITY", "TAKEN", "CutOffError", "Faults", "Sent", "Sequence", "World", "vector_of"]

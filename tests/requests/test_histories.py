@@ -1,5 +1,6 @@
 """The rows follow from the messages alone: from no order of runs, no size of batches, no run that was cut off."""
 
+import contextlib
 import random
 import tempfile
 import threading
@@ -61,10 +62,8 @@ def settings_in(folder: str) -> Settings:
 
 
 def cut_off(run: Any, *arguments: Any) -> None:
-    try:
+    with contextlib.suppress(CutOffError):
         run(*arguments)
-    except CutOffError:
-        pass
 
 
 def perform(world: World, step: tuple[Any, ...], chance: random.Random) -> None:

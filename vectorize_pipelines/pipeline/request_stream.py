@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, ModelTooLargeError, SettingsError, UnknownModelError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.messages import (
     InvalidMessageError,
@@ -38,7 +38,7 @@ from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
 from vectorize_pipelines.pipeline.request_report import Poison, Report
 from vectorize_pipelines.pipeline.request_writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
-from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, Work, occurred
+from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, UnusableModelError, Work, occurred
 from vectorize_pipelines.pipeline.reuse import configured_reuse
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -46,6 +46,7 @@ from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.kafka import MessageSource, Place
+from vectorize_pipelines.stores.contents import vectors_of
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import Known, SourceVersions
@@ -366,7 +367,13 @@ class RequestStream(EmbeddingStream):
             else:
                 vectors[n], made[n] = found
         days = [owners[n].day for n in left]
-        vectors[left], refused = self._encoder(target).encode([items[n] for n in left], days, totals)
+        try:
+            vectors[left], refused = self._encoder(target).encode([items[n] for n in left], days, totals)
+        except (UnknownModelError, ModelTooLargeError, SettingsError) as unusable:
+            if target.model == self._targets.default_model:
+                raise
+            # A message named it, and no message behind that one would ever be reached.
+            refused = dict.fromkeys(range(len(left)), UnusableModelError(f"model_name: {unusable}"))
         for place, error in refused.items():
             owners[left[place]].fail(error)
         return vectors, made
@@ -380,13 +387,7 @@ class RequestStream(EmbeddingStream):
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
         table = self._store.fetch(collection, In("source_id", tuple(asked)), columns)
-        vectors = (
-            table["vector"]
-            .combine_chunks()
-            .flatten()
-            .to_numpy()
-            .reshape(table.num_rows, table.schema.field("vector").type.list_size)
-        )
+        vectors = vectors_of(table)
         rows = table.select(columns[:4]).to_pylist()
         return {
             (row["source_id"], row["content_hash"], row["model"]): (vectors[n], row["embedded_at"])

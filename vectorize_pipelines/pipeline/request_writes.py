@@ -132,7 +132,7 @@ class RequestWrite:
         work.vectors = len(work.items)
         return True
 
-    def _not_deleted(self, collection: str, works: Sequence[Work]) -> Sequence[Work]:
+    def _not_deleted(self, collection: str, works: list[Work]) -> list[Work]:
         """Those of the works, noted already, that no deletion has overtaken; ends the others.
 
         A deletion does not hold this collection's lock when it is noted, and looks for the source's collections after
