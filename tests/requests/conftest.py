@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.encoders.tiny_models import build_encoder
 from tests.requests.installation import Installation, install
 from vectorize_pipelines.settings import KafkaSettings
 
@@ -28,3 +29,9 @@ def make_installation(tmp_path: Path, kafka_settings: KafkaSettings) -> MakeInst
 def installation(make_installation: MakeInstallation) -> Installation:
     """The test's installation."""
     return make_installation()
+
+
+@pytest.fixture(scope="session")
+def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small model beside the default one."""
+    return build_encoder(tmp_path_factory.mktemp("models") / "tiny", "bert")

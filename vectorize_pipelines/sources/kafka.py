@@ -171,7 +171,7 @@ class _Lane:
             owned = [TopicPartition(topic, number) for number in numbers if shard.owns(number)]
             committed = insisted(settings, doing, lambda: self.consumer.committed(owned, timeout=self._seconds))
             for partition in committed:
-                low, high = self.consumer.get_watermark_offsets(partition, timeout=self._seconds)
+                low, high = _bounds(settings, self.consumer, partition)
                 if partition.offset > high:  # of a topic that was deleted and made anew
                     partition.offset = low
                 if partition.offset >= 0:
@@ -232,10 +232,14 @@ class ReplaySource(MessageSource):
             for topic in self._topics
             for number in _partitions(self._consumer, topic, self._seconds)
         ]
-        found = self._consumer.offsets_for_times(wanted, timeout=self._seconds) if wanted else []
+        found = insisted(
+            self._settings,
+            "looking for the messages of the days",
+            lambda: self._consumer.offsets_for_times(wanted, timeout=self._seconds) if wanted else [],
+        )
         assigned = []
         for partition in found:
-            low, high = self._consumer.get_watermark_offsets(partition, timeout=self._seconds)
+            low, high = _bounds(self._settings, self._consumer, partition)
             offset = low if begin == _EARLIEST else partition.offset
             if 0 <= offset < high:
                 place = (partition.topic, partition.partition)
@@ -275,6 +279,16 @@ class ReplaySource(MessageSource):
 
 def _partitions(client: "Consumer", topic: str, seconds: float) -> list[int]:
     return sorted(client.list_topics(topic, timeout=seconds).topics[topic].partitions)
+
+
+def _bounds(settings: KafkaSettings, client: "Consumer", partition: Any) -> tuple[int, int]:
+    """The first offset and the next one to be written, as soon as the partition has a leader."""
+    seconds = settings.request_seconds
+    return insisted(
+        settings,
+        f"reading the bounds of {partition.topic}",
+        lambda: client.get_watermark_offsets(partition, timeout=seconds),
+    )
 
 
 def _cached_end(client: "Consumer", place: Place) -> int:
