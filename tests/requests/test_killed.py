@@ -51,25 +51,15 @@ def test_the_broker_restarts_during_a_run(own_server: kafka.Server, tmp_path: Pa
     )
     traffic = Traffic(installation, 1)
     traffic.send(3000)
-    restarts = iter((own_server.restart, own_server.kill))
+    endings = {3: own_server.stop, 12: own_server.kill}
     with installation.open_drain() as stream:
         for number, _ in enumerate(written(installation.store, stream)):
-            if number in (3, 12):
-                thread = threading.Thread(target=next(restarts))
-                thread.start()
-                thread.join(0.2)
-                own_server_again(own_server, thread)
+            if number in endings:
+                endings[number]()
+                starting = threading.Timer(0.5, own_server.start)
+                starting.start()
+    starting.join()
     check_all(traffic)
-
-
-def own_server_again(server: kafka.Server, ending: threading.Thread) -> None:
-    """Starts the broker once it has ended, beside the run."""
-
-    def start() -> None:
-        ending.join()
-        server.start()
-
-    threading.Thread(target=start).start()
 
 
 def test_a_store_that_refuses_for_a_while(make_installation: MakeInstallation, monkeypatch: pytest.MonkeyPatch) -> None:
