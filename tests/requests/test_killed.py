@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import own_kafka_server
-from tests.requests.chaos import kill_runs, portion_settings, run_child, start_child
+from tests.requests.chaos import kill_runs, portion_settings, start_child
 from tests.requests.child import FENCED
 from tests.requests.conftest import MakeInstallation
 from tests.requests.installation import install
@@ -99,27 +99,33 @@ def wait_for(file: Path, child: "subprocess.Popen[bytes]") -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("moment", [("upsert", "before", 3), ("commit", "after", 3)])
+@pytest.mark.parametrize("moment", [("transaction", "before", 3), ("commit", "after", 3), ("upsert", "before", 3)])
 def test_a_run_that_stalls_past_its_transaction_and_comes_back_after_its_successor(
     make_installation: MakeInstallation, moment: tuple[str, str, int]
 ) -> None:
-    installation = make_installation(
-        kafka={"drain": {"batch_messages": 100, "transaction_timeout_seconds": 2}},
-    )
+    installation = make_installation(kafka={"drain": {"batch_messages": 100, "transaction_timeout_seconds": 2}})
     traffic = Traffic(installation, 3)
     traffic.send(1500)
     stalled = start_child(installation, pause_at=moment, pause_seconds=1)
+    successor = None
     try:
         wait_for(installation.settings.home / "paused", stalled)
         os.kill(stalled.pid, signal.SIGSTOP)
         time.sleep(3)  # the transaction's time is over by the broker's clock
-        assert run_child(installation) == 0
-        check_all(traffic)
+        successor = start_child(installation)
+        if moment[0] == "upsert":  # the stalled run holds the collection's lock
+            with pytest.raises(subprocess.TimeoutExpired):
+                successor.wait(6)
+        else:
+            assert successor.wait(60) == 0
+            check_all(traffic)
         os.kill(stalled.pid, signal.SIGCONT)
         assert stalled.wait(60) == FENCED
+        assert successor.wait(60) == 0
     finally:
-        stalled.kill()
-        stalled.wait()
+        for child in filter(None, (stalled, successor)):
+            child.kill()
+            child.wait()
     check_all(traffic)
 
 
