@@ -2,22 +2,31 @@
 
 import dagster as dg
 
-from vectorize_pipelines.assets import checks, from_files
-from vectorize_pipelines.jobs import embed_corpus, embed_gallery, report_corpus
+from vectorize_pipelines.assets import checks, from_files, from_kafka, request_checks
+from vectorize_pipelines.assets.single_request import embed_request
+from vectorize_pipelines.jobs import REQUEST_JOBS, embed_corpus, embed_gallery, report_corpus
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.schedules import reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.sensors.kafka_lag import LAG_SENSORS
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
 _vector_store = VectorStoreResource()
 
 defs = dg.Definitions(
-    assets=[from_files.corpus_embeddings, from_files.corpus_report, from_files.gallery_embeddings],
-    asset_checks=checks.CHECKS,
-    jobs=[embed_corpus, embed_gallery, report_corpus],
+    assets=[
+        from_files.corpus_embeddings,
+        from_files.corpus_report,
+        from_files.gallery_embeddings,
+        from_kafka.text_embeddings,
+        from_kafka.image_embeddings,
+        from_kafka.document_embeddings,
+    ],
+    asset_checks=[*checks.CHECKS, *request_checks.CHECKS],
+    jobs=[embed_corpus, embed_gallery, report_corpus, *(each.job for each in REQUEST_JOBS.values()), embed_request],
     schedules=[reconcile_corpus, reconcile_gallery],
-    sensors=[new_corpus_files, new_gallery_files, failed_runs],
+    sensors=[new_corpus_files, new_gallery_files, *LAG_SENSORS, failed_runs],
     resources={
         "encoder": EncoderResource(),
         "vector_store": _vector_store,

@@ -15,6 +15,7 @@ from vectorize_pipelines.errors import VectorizeError
 #: Command -> (module, what `vectorize --help` says of it).
 COMMANDS = {
     "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
+    "drain": ("drain", "Embed the requests that wait in Kafka."),
     "search": ("search", "Find the passages nearest to a question."),
     "collections": ("collections", "List the collections with model and size."),
     "models": ("models", "Show, fetch and export models."),
@@ -30,7 +31,9 @@ Exit codes:
   3  the source cannot be read
   4  the model cannot be loaded
   5  the vector store failed, or has no such collection
-  6  done, but some files could not be embedded (they are listed)
+  6  done, but some files or requests could not be embedded (they are listed)
+  7  the Kafka cluster failed or cannot be reached
+130  interrupted
 """
 
 

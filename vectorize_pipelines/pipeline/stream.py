@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from typing import Self
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
+from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -136,11 +137,17 @@ def written(store: VectorStore, stream: EmbeddingStream) -> Iterator[EmbeddingBa
         write_batch(store, batch)
         collections.add(batch.collection)
         if number % BATCHES_BETWEEN_MAINTENANCE == 0:
-            store.maintain(batch.collection)
+            _maintain(store, batch.collection)
         yield batch
     if stream.touched:
         for collection in sorted(collections or {stream.collection}):
-            store.maintain(collection)
+            _maintain(store, collection)
+
+
+def _maintain(store: VectorStore, collection: str) -> None:
+    """Nothing is there yet where everything so far was refused."""
+    with suppress(CollectionNotFoundError):
+        store.maintain(collection)
 
 
 class ProgressLog:

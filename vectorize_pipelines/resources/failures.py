@@ -5,9 +5,18 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError, UnknownModelError, VectorizeError
+from vectorize_pipelines.errors import (
+    ItemError,
+    ModelMismatchError,
+    SettingsError,
+    SourceError,
+    UnknownModelError,
+    VectorizeError,
+)
+from vectorize_pipelines.messaging.outcomes import FencedError
 
-_FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError)
+#: A run that was fenced would fence its successor if it were tried again.
+_FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError, ItemError, FencedError)
 
 
 class _Terminated(dg.DagsterExecutionInterruptedError, dg.DagsterError):

@@ -1,0 +1,163 @@
+"""Runs in the foreground: one run of a job in this process, on the project's Dagster instance, seen on the console.
+
+Used by `vectorize ingest` and `vectorize drain`.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vectorize_pipelines.pipeline.totals import DayTotals
+from vectorize_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from vectorize_pipelines.pipeline.stream import EmbeddingStream
+
+LAUNCHED_BY = "cli"
+EXIT_FAILED = 1
+EXIT_SOME_FAILED = 6
+EXIT_INTERRUPTED = 130
+FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
+
+
+def execute(
+    settings: Settings, job: str, op: str, config: Mapping[str, Any], tags: Mapping[str, str]
+) -> "dg.ExecuteInProcessResult":
+    """Executes a job for today's partition; `config` is that of its one op. Failures are in the result."""
+    with large_imports():
+        from dagster import DagsterInstance
+
+        from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
+        from vectorize_pipelines.definitions import defs
+        from vectorize_pipelines.jobs import LAUNCHED_BY_TAG, MAX_RETRIES_TAG
+        from vectorize_pipelines.partitions import today
+
+    run_config: dict[str, Any] = {
+        "ops": {op: {"config": dict(config)}},
+        # Dagster's console log would print every event; errors are printed below, in the words meant for the user.
+        "loggers": {"console": {"config": {"log_level": "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"}}},
+    }
+    with DagsterInstance.get() as instance:
+        close_dead_runs(instance, settings)
+        run_id = str(uuid.uuid4())
+        with run_lock(settings, run_id):
+            return defs.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                partition_key=today(),
+                run_config=run_config,
+                tags={
+                    **tags,
+                    LAUNCHED_BY_TAG: LAUNCHED_BY,
+                    # The daemon has nothing to start this run again with; whoever called the command calls it again.
+                    MAX_RETRIES_TAG: "0",
+                },
+                raise_on_error=False,
+            )
+
+
+@contextlib.contextmanager
+def large_imports() -> Iterator[None]:
+    """For large imports: looking for garbage among what they make, which stays, takes a tenth of the start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+class Console(logging.Handler):
+    """Shows on stderr what the library logs, and how far the stream is: on a terminal by a bar, else line by line.
+
+    Remembers the stream, whose totals the command prints at the end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(logging.DEBUG)
+        self.stream: EmbeddingStream | None = None
+        self._shown_level = logging.getLevelName(settings.log_level)
+        # Dagster puts a pipe in the place of stderr while a run lasts, to keep what is printed.
+        self._stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._bar: tqdm[Any] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = getattr(record, "stream", None)
+        if stream is not None:
+            self.stream = stream
+        if stream is not None and self._stderr.isatty():
+            self._draw(stream)
+        elif record.levelno >= self._shown_level:
+            tqdm.write(record.getMessage(), file=self._stderr)
+            self._stderr.flush()
+
+    def _draw(self, stream: "EmbeddingStream") -> None:
+        done = stream.totals.sum()
+        if self._bar is None:
+            self._bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=self._stderr)
+        self._bar.n = done.documents
+        self._bar.set_postfix_str(f"{done.encoded} chunks encoded")
+
+    def finish(self) -> None:
+        """Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stderr.close()
+
+
+@contextlib.contextmanager
+def show_on_console(settings: Settings) -> Iterator[Console]:
+    """The console, attached before Dagster attaches its own handler, which rewrites the messages that it forwards."""
+    logger = logging.getLogger("vectorize_pipelines")
+    console = Console(settings)
+    logger.addHandler(console)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield console
+    finally:
+        logger.removeHandler(console)
+        console.finish()
+
+
+def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
+    """What went wrong, in the words meant for the user, and the exit code."""
+    messages: list[str] = []
+    exit_code = 0 if result.success else EXIT_FAILED
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            error = event.step_failure_data.error
+            if failure is not None and "exit_code" in failure.metadata:
+                exit_code = int(str(failure.metadata["exit_code"].value))
+                messages.append(failure.description or "")
+            elif error is not None:
+                cause = error.cause or error
+                messages.append(f"{event.step_key}: {cause.message.strip()}")
+    messages.extend(
+        f"check {check.check_name} failed: {check.description or 'see the run in the UI'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    )
+    return messages, exit_code
+
+
+def figures_of(stream: "EmbeddingStream | None") -> dict[str, Any]:
+    """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
+    done = DayTotals() if stream is None else stream.totals.sum()
+    figures: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
+    figures["days"] = [] if stream is None else sorted(stream.touched)
+    figures["failures"] = [
+        {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
+        for failure in (() if stream is None else stream.failures)
+    ]
+    return figures
