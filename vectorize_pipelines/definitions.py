@@ -7,7 +7,8 @@ from vectorize_pipelines.assets.single_request import embed_request
 from vectorize_pipelines.jobs import REQUEST_JOBS, embed_corpus, embed_gallery, report_corpus
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.schedules import reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.retention import deliver_callbacks, retention
+from vectorize_pipelines.schedules import clean_up, reconcile_corpus, reconcile_gallery, waiting_callbacks
 from vectorize_pipelines.sensors.kafka_lag import LAG_SENSORS
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
@@ -24,8 +25,16 @@ defs = dg.Definitions(
         from_kafka.document_embeddings,
     ],
     asset_checks=[*checks.CHECKS, *request_checks.CHECKS],
-    jobs=[embed_corpus, embed_gallery, report_corpus, *(each.job for each in REQUEST_JOBS.values()), embed_request],
-    schedules=[reconcile_corpus, reconcile_gallery],
+    jobs=[
+        embed_corpus,
+        embed_gallery,
+        report_corpus,
+        *(each.job for each in REQUEST_JOBS.values()),
+        embed_request,
+        retention,
+        deliver_callbacks,
+    ],
+    schedules=[reconcile_corpus, reconcile_gallery, clean_up, waiting_callbacks],
     sensors=[new_corpus_files, new_gallery_files, *LAG_SENSORS, failed_runs],
     resources={
         "encoder": EncoderResource(),

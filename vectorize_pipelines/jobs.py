@@ -27,6 +27,7 @@ LAUNCHED_BY_TAG = "vectorize/launched_by"
 #: Dagster's own.
 MAX_RETRIES_TAG = "dagster/max_retries"
 
+#: Of a run that may still be at work.
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,

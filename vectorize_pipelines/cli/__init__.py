@@ -18,6 +18,8 @@ COMMANDS = {
     "drain": ("drain", "Embed the requests that wait in Kafka."),
     "search": ("search", "Find the passages nearest to a question."),
     "collections": ("collections", "List the collections with model and size."),
+    "status": ("status", "Say what became of a request."),
+    "requests": ("requests", "List requests, newest first."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
@@ -33,6 +35,7 @@ Exit codes:
   5  the vector store failed, or has no such collection
   6  done, but some files or requests could not be embedded (they are listed)
   7  the Kafka cluster failed or cannot be reached
+  8  no such request
 130  interrupted
 """
 
