@@ -53,8 +53,8 @@ from vectorize_pipelines.versions import Known, SourceVersions
 
 logger = logging.getLogger(__name__)
 
-#: A batch takes about this long to encode: so long a message of the priority lane may have to wait for those before it.
-SECONDS_PER_BATCH = 0.5
+#: A batch takes at most about this long to encode: so long may a message of the priority lane wait for those before it.
+SECONDS_PER_BATCH = 2.0
 #: How often is looked whether the run is to end.
 LOOK_SECONDS = 1.0
 MILLISECONDS_OF_A_DAY = 86_400_000
