@@ -1,9 +1,10 @@
 """Clients of the Kafka cluster, with security and properties from the settings. Nothing else constructs any."""
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
 from vectorize_pipelines.messaging.config_file import read_config
@@ -18,6 +19,13 @@ log = logging.getLogger(__name__)
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
+
+_RETRY_SECONDS = 0.05
+#: LEADER_NOT_AVAILABLE, NOT_LEADER_FOR_PARTITION, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE,
+#: NOT_COORDINATOR: a topic has just been made, a group is used for the first time, or a broker has gone.
+_MOVING = (5, 6, 14, 15, 16)
+
+T = TypeVar("T")
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
@@ -74,6 +82,34 @@ def admin(settings: KafkaSettings) -> "AdminClient":
 
     with _refused_properties(settings):
         return AdminClient(_common(settings), logger=log)
+
+
+def produce(sender: "Producer", topic: str, **message: Any) -> None:
+    """Hands a message to the producer; waits while its queue is full. Raises `KafkaException`."""
+    while True:
+        try:
+            sender.produce(topic, **message)
+        except BufferError:
+            sender.poll(0.1)
+        else:
+            return
+
+
+def retried(settings: KafkaSettings, doing: str, call: Callable[[], T]) -> T:
+    """What `call` returns, tried again while a leader or coordinator is moving, at most `request_seconds`.
+
+    Raises `KafkaError`.
+    """
+    from confluent_kafka import KafkaException
+
+    deadline = time.monotonic() + settings.request_seconds
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
+                raise kafka_error(settings, doing, error) from None
+            time.sleep(_RETRY_SECONDS)
 
 
 @contextmanager
