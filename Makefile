@@ -36,8 +36,9 @@ lint: setup ## style and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-servers: setup ## build the servers that tests run against: minutes, once a machine
+servers: setup ## the servers that tests run against: what is missing is built (minutes, once a machine) or named
 	@$(RUN) python -m tests.servers.weaviate
+	@$(RUN) python -m tests.servers.postgresql
 	@$(RUN) python -m tests.servers.kafka
 
 kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)

@@ -357,6 +357,51 @@ class CacheSettings(_Section):
     max_bytes: int = Field(2**30, ge=2**20, description="size of the cache; what was used longest ago goes first")
 
 
+class LedgerSettings(_Section):
+    """What became of each request, and which message each source's rows come from."""
+
+    url: SecretStr | None = Field(
+        None, description="postgresql://… or sqlite:///…; null: the database that Dagster uses, or a file beside it"
+    )
+    retention_days: int = Field(30, ge=1, description="so long finished requests and callbacks are remembered")
+
+
+class CallbackSettings(_Section):
+    """Posting what became of a request to its `callback_url`."""
+
+    secret: SecretStr | None = Field(None, description="signs every callback; null: they are not signed")
+    attempts: int = Field(8, ge=1, description="a callback is given up after so many")
+    timeout_seconds: float = Field(10.0, gt=0, description="limit for one attempt, in all")
+    allow_private: bool = Field(False, description="private and loopback addresses may be posted to")
+
+
+class UriSettings(_Section):
+    """From where the content of a request may be fetched."""
+
+    allowed_schemes: Names = Field(
+        ("https", "http"), description="of URIs; s3, gs, … go through fsspec with this installation's credentials"
+    )
+    allowed_hosts: Names = Field(
+        (), description="hosts, *.domains or buckets; empty: every public host, and every bucket of an allowed scheme"
+    )
+    allowed_roots: Names = Field((), description="folders from which local files are read; empty: none")
+    allow_private: bool = Field(False, description="private and loopback addresses may be fetched from")
+    max_bytes: int = Field(100 * 2**20, ge=1, description="a larger content is refused, also once decompressed")
+    timeout_seconds: float = Field(60.0, gt=0, description="limit for one content, redirects included")
+    max_redirects: int = Field(5, ge=0, description="each is checked as the first address is")
+
+
+class RetentionSettings(_Section):
+    """What the daily clean-up removes, beside what `ledger.retention_days` says."""
+
+    runs_days: int | None = Field(
+        None,
+        ge=1,
+        description="finished runs and their events are deleted after so many days, but for the latest of a partition; "
+        "null: kept",
+    )
+
+
 class AlertSettings(_Section):
     """Who hears of failed runs."""
 
@@ -389,6 +434,10 @@ class Settings(_Section):
     partitions: PartitionSettings = PartitionSettings()
     pipeline: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    callbacks: CallbackSettings = CallbackSettings()
+    uris: UriSettings = UriSettings()
+    retention: RetentionSettings = RetentionSettings()
     alerts: AlertSettings = AlertSettings()
 
 

@@ -3,25 +3,11 @@
 import json
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-
-class RequestState(StrEnum):
-    """Where a request stands."""
-
-    PENDING = "pending"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing follows for this message."""
-        return self in (RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED)
+from vectorize_pipelines.request_state import RequestState
 
 
 class _ErrorModel(BaseModel):
