@@ -40,6 +40,7 @@ DEFAULT_TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_IMAGE_MODEL = "ViT-B/32"
 
 COLLECTION_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+COLLECTION_CHARACTERS = 63
 #: The same in words, for messages that begin with the name.
 COLLECTION_RULE = f"must match {COLLECTION_NAME}: lower-case letters, digits, _ and -, a letter first, 63 at most"
 

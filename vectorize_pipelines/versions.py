@@ -5,6 +5,7 @@ Deletions are remembered too, so that replaying an earlier day does not bring ba
 """
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ Version: TypeAlias = tuple[int, str, int, int]
 
 #: In place of a collection: a deletion of the source's rows wherever they are.
 EVERY_COLLECTION = "*"
-#: SQLite's limit of parameters was 999 for long.
-IDS_TOGETHER = 500
+IDS_TOGETHER = 5_000
+_COLUMNS = 'select source_id, timestamp_ms, topic, partition, "offset", deleted from vectorize_versions'
+_LOOK_UP_SQLITE = f"{_COLUMNS} where collection = ? and source_id in (select value from json_each(?))"
+_LOOK_UP_POSTGRESQL = f"{_COLUMNS} where collection = %s and source_id = any(%s)"
 
 metadata = sa.MetaData()
 versions = sa.Table(
@@ -42,7 +45,6 @@ versions = sa.Table(
     sa.Column("deleted", sa.Boolean, nullable=False),
     sqlite_with_rowid=False,
 )
-_VERSION = (versions.c.timestamp_ms, versions.c.topic, versions.c.partition, versions.c.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,13 +196,15 @@ class SourceVersions:
 
     def _look_up(self, source_ids: Collection[str], collections: Sequence[str]) -> Iterator[tuple[str, str, Known]]:
         ids = list(source_ids)
-        query = sa.select(versions.c.source_id, versions.c.collection, *_VERSION, versions.c.deleted)
+        # One parameter for all ids: SQLAlchemy would write a statement anew for every number of them.
+        query = _LOOK_UP_SQLITE if self._database.is_sqlite else _LOOK_UP_POSTGRESQL
         with self._database.read() as connection:
             for start in range(0, len(ids), IDS_TOGETHER):
-                some = versions.c.source_id.in_(ids[start : start + IDS_TOGETHER])
-                for row in connection.execute(query.where(versions.c.collection.in_(collections), some)):
-                    source_id, collection, *version, deleted = row
-                    yield source_id, collection, Known((version[0], version[1], version[2], version[3]), deleted)
+                some = ids[start : start + IDS_TOGETHER]
+                for collection in collections:
+                    parameters = (collection, json.dumps(some) if self._database.is_sqlite else some)
+                    for row in connection.exec_driver_sql(query, parameters):
+                        yield row[0], collection, Known((row[1], row[2], row[3], row[4]), bool(row[5]))
 
 
 @contextmanager

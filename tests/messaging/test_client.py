@@ -10,9 +10,10 @@ from vectorize_pipelines.client import VectorizeClient
 from vectorize_pipelines.errors import KafkaError, SettingsError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.control import Cancellations
-from vectorize_pipelines.messaging.events import RequestState, ResultEvent
+from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin, Request, TaskType, decode
 from vectorize_pipelines.messaging.topics import TopicNames
+from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import KafkaSettings
 
 

@@ -171,7 +171,8 @@ class Server:
         file.write_text("".join(f"{name}={value}\n" for name, value in self._configuration().items()))
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # One that begins with a dash would be taken for an option.
+        cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         scram = [
             f"--add-scram={mechanism}=[name={user},password={password}]"
             for user, password in self.users.items()

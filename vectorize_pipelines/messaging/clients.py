@@ -19,13 +19,10 @@ log = logging.getLogger(__name__)
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
+#: Between two attempts of what a broker may do a moment later.
+PAUSE_SECONDS = 0.1
 
-_RETRY_SECONDS = 0.05
-#: LEADER_NOT_AVAILABLE, NOT_LEADER_FOR_PARTITION, COORDINATOR_LOAD_IN_PROGRESS, COORDINATOR_NOT_AVAILABLE,
-#: NOT_COORDINATOR: a topic has just been made, a group is used for the first time, or a broker has gone.
-_MOVING = (5, 6, 14, 15, 16)
-
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
@@ -95,23 +92,6 @@ def produce(sender: "Producer", topic: str, **message: Any) -> None:
             return
 
 
-def retried(settings: KafkaSettings, doing: str, call: Callable[[], T]) -> T:
-    """What `call` returns, tried again while a leader or coordinator is moving, at most `request_seconds`.
-
-    Raises `KafkaError`.
-    """
-    from confluent_kafka import KafkaException
-
-    deadline = time.monotonic() + settings.request_seconds
-    while True:
-        try:
-            return call()
-        except KafkaException as error:
-            if error.args[0].code() not in _MOVING or time.monotonic() > deadline:
-                raise kafka_error(settings, doing, error) from None
-            time.sleep(_RETRY_SECONDS)
-
-
 @contextmanager
 def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
     """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret."""
@@ -121,6 +101,34 @@ def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
         yield
     except KafkaException as error:
         raise kafka_error(settings, doing, error) from None
+
+
+def insisted(settings: KafkaSettings, doing: str, call: Callable[[], Result]) -> Result:
+    """What the call gives; called again for `request_seconds` while brokers are about to start or to change roles.
+
+    Raises `KafkaError`.
+    """
+    from confluent_kafka import KafkaError as Codes
+    from confluent_kafka import KafkaException
+
+    passing = (
+        Codes.COORDINATOR_LOAD_IN_PROGRESS,
+        Codes.COORDINATOR_NOT_AVAILABLE,
+        Codes.NOT_COORDINATOR,
+        Codes.LEADER_NOT_AVAILABLE,
+        Codes.NOT_LEADER_FOR_PARTITION,
+        Codes.UNKNOWN_TOPIC_OR_PART,  # not yet known to the broker that is asked
+        Codes._WAIT_COORD,
+        Codes._TRANSPORT,
+    )
+    deadline = time.monotonic() + settings.request_seconds
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].code() not in passing or time.monotonic() > deadline:
+                raise kafka_error(settings, doing, error) from None
+            time.sleep(PAUSE_SECONDS)
 
 
 def kafka_error(settings: KafkaSettings, doing: str, error: object) -> KafkaError:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import admin, retried
+from vectorize_pipelines.messaging.clients import admin, insisted
 from vectorize_pipelines.messaging.reading import Place, offsets, partitions_of
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
@@ -59,4 +59,4 @@ def committed_offsets(
         found = answers[settings.group].result().topic_partitions
         return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
 
-    return retried(settings, f"asking for the offsets of the group {settings.group}", ask)
+    return insisted(settings, f"asking for the offsets of the group {settings.group}", ask)

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import admin, consumer, kafka_error, kafka_errors, retried
+from vectorize_pipelines.messaging.clients import admin, consumer, insisted, kafka_error, kafka_errors
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -131,4 +131,4 @@ def offsets(
         )
         return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
 
-    return retried(settings, "asking for offsets", ask)
+    return insisted(settings, "asking for offsets", ask)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import consumer, retried
+from vectorize_pipelines.messaging.clients import consumer, insisted
 from vectorize_pipelines.messaging.reading import partitions_of
 from vectorize_pipelines.settings import KafkaSettings
 
@@ -87,7 +87,7 @@ def replayed_offsets(settings: KafkaSettings, topic: str, client: Any = None) ->
     reader = client or consumer(settings, replay_group(settings), **{"isolation.level": "read_uncommitted"})
     try:
         places = partitions_of(settings, [topic], reader)
-        committed = retried(
+        committed = insisted(
             settings,
             f"asking for the offsets of the group {replay_group(settings)}",
             lambda: reader.committed([TopicPartition(*place) for place in places], timeout=settings.request_seconds),

@@ -108,7 +108,7 @@ class ChangeStream(EmbeddingStream):
         stale = [In("id", tuple(plan.stale_ids)), In("source_id", tuple(plan.vanished))]
         return EmbeddingBatch(
             collection=self.collection,
-            announce=lambda: self.announce(plan.sources),
+            announce=lambda _: self.announce(plan.sources),
             records=make_records(
                 [row.id for row in plan.rows],
                 [row.item for row in plan.rows],

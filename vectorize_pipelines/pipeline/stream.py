@@ -33,11 +33,11 @@ BATCHES_BETWEEN_MAINTENANCE = 16
 class EmbeddingBatch:
     """What is written together into one collection.
 
-    In this order: `announce()`, `records`, deletion of what is `stale`, all while `exclusive()` is held; then
+    In this order: `announce(batch)`, `records`, deletion of what is `stale`, all while `exclusive()` is held; then
     `acknowledge()`.
 
     announce   tells the source which of its documents are about to change in the store; may still take rows out of
-               `records` and put filters into `stale`
+               the batch's `records` and put filters into `stale`. Called again where writing is tried again
     records    `records.record_schema`; may be empty
     stale      rows of earlier versions and of vanished sources, to be deleted once `records` are written
     totals     what the batch did, by day; its writer adds the time that writing took
@@ -46,7 +46,7 @@ class EmbeddingBatch:
     """
 
     collection: str
-    announce: Callable[[], None]
+    announce: Callable[["EmbeddingBatch"], None]
     records: pa.Table
     stale: Sequence[Filter]
     totals: Totals
@@ -117,7 +117,7 @@ def write_batch(store: VectorStore, batch: EmbeddingBatch) -> None:
     """
     started = time.perf_counter()
     with batch.exclusive():
-        batch.announce()
+        batch.announce(batch)
         if batch.records.num_rows:
             store.upsert(batch.collection, batch.records)
         for stale in batch.stale:
