@@ -6,7 +6,8 @@ from vectorize_pipelines.assets import checks, from_files
 from vectorize_pipelines.jobs import embed_corpus, embed_gallery, report_corpus
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.schedules import reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.retention import deliver_callbacks, retention
+from vectorize_pipelines.schedules import clean_up, reconcile_corpus, reconcile_gallery, waiting_callbacks
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
@@ -15,8 +16,8 @@ _vector_store = VectorStoreResource()
 defs = dg.Definitions(
     assets=[from_files.corpus_embeddings, from_files.corpus_report, from_files.gallery_embeddings],
     asset_checks=checks.CHECKS,
-    jobs=[embed_corpus, embed_gallery, report_corpus],
-    schedules=[reconcile_corpus, reconcile_gallery],
+    jobs=[embed_corpus, embed_gallery, report_corpus, retention, deliver_callbacks],
+    schedules=[reconcile_corpus, reconcile_gallery, clean_up, waiting_callbacks],
     sensors=[new_corpus_files, new_gallery_files, failed_runs],
     resources={
         "encoder": EncoderResource(),

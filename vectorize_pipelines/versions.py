@@ -9,6 +9,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
@@ -17,7 +18,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import SQLAlchemyError
 
-from vectorize_pipelines.database import Database, Text
+from vectorize_pipelines.database import Database, Text, purge_rows
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.home import request_lock
 from vectorize_pipelines.settings import Settings
@@ -152,6 +153,14 @@ class SourceVersions:
         query = sa.select(versions.c.source_id).where(versions.c.collection == collection).limit(1)
         with self._database.read() as connection:
             return connection.execute(query).first() is not None
+
+    def purge_deletions(self, before: datetime) -> int:
+        """Forgets deletions and emptyings by messages older than that; gives their number.
+
+        Only where no topic holds an older message any more: replayed, it would bring back what was deleted.
+        """
+        old = sa.and_(versions.c.deleted, versions.c.timestamp_ms < int(before.timestamp() * 1000))
+        return purge_rows(self._database, versions, old)
 
     @contextmanager
     def exclusive(self, collection: str, timeout_seconds: float | None = None) -> Iterator[ExclusiveLock]:
