@@ -15,11 +15,16 @@ from vectorize_pipelines.errors import VectorizeError
 #: Command -> (module, what `vectorize --help` says of it).
 COMMANDS = {
     "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
-    "drain": ("drain", "Embed the requests that wait in Kafka."),
-    "search": ("search", "Find the passages nearest to a question."),
-    "collections": ("collections", "List the collections with model and size."),
+    "submit": ("submit", "Submit requests to be embedded, by Kafka."),
     "status": ("status", "Say what became of a request."),
     "requests": ("requests", "List requests, newest first."),
+    "cancel": ("cancel", "Cancel requests."),
+    "drain": ("drain", "Embed the requests that wait in Kafka."),
+    "lag": ("lag", "Say how many requests wait in Kafka."),
+    "topics": ("topics", "Make and check the Kafka topics."),
+    "dead-letters": ("dead_letters", "List, show and replay messages that failed for a reason of their own."),
+    "search": ("search", "Find the passages nearest to a question."),
+    "collections": ("collections", "List the collections with model and size."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }

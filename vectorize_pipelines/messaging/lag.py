@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import admin, kafka_errors
+from vectorize_pipelines.messaging.clients import admin, insisted
 from vectorize_pipelines.messaging.reading import Place, offsets, partitions_of
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
@@ -43,7 +43,7 @@ def partition_lags(
 
     Whoever asks often hands in the same `client`. Raises `KafkaError`, also where a topic is missing.
     """
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     places = partitions_of(settings, list(TopicNames(settings.topic_prefix).lanes(modality)), client)
     committed = committed_offsets(settings, places, client)
     low = offsets(settings, places, latest=False, client=client)
@@ -86,9 +86,11 @@ def committed_offsets(
     from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
     wanted = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*place) for place in places])
-    with kafka_errors(settings, f"asking for the offsets of the group {settings.group}"):
-        answers = (client or admin(settings)).list_consumer_group_offsets(
-            [wanted], request_timeout=settings.request_seconds
-        )
+    client = admin(settings) if client is None else client  # the futures are never done once the client is gone
+
+    def ask() -> dict[Place, int]:
+        answers = client.list_consumer_group_offsets([wanted], request_timeout=settings.request_seconds)
         found = answers[settings.group].result().topic_partitions
-    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+        return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+
+    return insisted(settings, f"asking for the offsets of the group {settings.group}", ask)
