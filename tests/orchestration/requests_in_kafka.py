@@ -26,7 +26,7 @@ def send(
     modality: Modality = Modality.TEXT,
     day: date | None = None,
     key: str | None = None,
-    partition: int | None = None,
+    partition: int = -1,
 ) -> None:
     """Puts requests, raw bytes, or a deletion of `key` onto the modality's topic, with a time of that day."""
     create_topics(settings)
@@ -36,8 +36,7 @@ def send(
     for request in requests:
         name = request["task_id"] if isinstance(request, dict) else key
         value = json.dumps(request).encode() if isinstance(request, dict) else request
-        where = {} if partition is None else {"partition": partition}
-        sender.produce(topic, value, name.encode() if name else None, timestamp=at, **where)
+        sender.produce(topic, value, name.encode() if name else None, partition, timestamp=at)
     assert sender.flush(30) == 0
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from vectorize_pipelines.drain_runs import OccupiedTopicError
 from vectorize_pipelines.errors import (
     ItemError,
     ModelMismatchError,
@@ -15,8 +16,16 @@ from vectorize_pipelines.errors import (
 )
 from vectorize_pipelines.messaging.outcomes import FencedError
 
-#: A run that was fenced would fence its successor if it were tried again.
-_FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError, ItemError, FencedError)
+#: A run that was fenced would fence its successor if it were tried again; one that found its topic occupied has waited.
+_FINAL = (
+    SettingsError,
+    SourceError,
+    UnknownModelError,
+    ModelMismatchError,
+    ItemError,
+    FencedError,
+    OccupiedTopicError,
+)
 
 
 class _Terminated(dg.DagsterExecutionInterruptedError, dg.DagsterError):
