@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vectorize_pipelines.cli.runs import (
+    EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
     errors_of,
-    execute,
+    execute_until_interrupted,
     figures_of,
     large_imports,
     show_on_console,
@@ -51,7 +52,7 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
 
     It is one run on the project's Dagster instance, as the sensors launch them, and ends as these do: when nothing has
     come for kafka.drain.idle_seconds, or after kafka.drain.max_seconds. An earlier run of the same part of the topic is
-    told to end first. Ctrl-C ends it with nothing lost: what it has not acknowledged waits for the next run.
+    told to end first. Ctrl-C ends it once what is in hand is finished; the rest waits for the next run.
     """
     settings = load_settings()
     part = Shard.parse(shard)
@@ -66,8 +67,9 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
     tags = drain_tags(settings.kafka, Modality(modality), part)
     started = time.monotonic()
     with show_on_console(settings) as console:
-        result = execute(settings, wiring.job.name, wiring.asset, config, tags)
-    return _report(result, console.stream, modality, part, time.monotonic() - started, as_json=as_json)
+        result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)
+    code = _report(result, console.stream, modality, part, time.monotonic() - started, as_json=as_json)
+    return EXIT_INTERRUPTED if interrupted and result.success else code
 
 
 def _report(

@@ -7,9 +7,12 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 
     from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
+logger = logging.getLogger(__name__)
+
 LAUNCHED_BY = "cli"
 EXIT_FAILED = 1
 EXIT_SOME_FAILED = 6
@@ -30,7 +35,13 @@ FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "to
 
 
 def execute(
-    settings: Settings, job: str, op: str, config: Mapping[str, Any], tags: Mapping[str, str]
+    settings: Settings,
+    job: str,
+    op: str,
+    config: Mapping[str, Any],
+    tags: Mapping[str, str],
+    *,
+    run_id: str | None = None,
 ) -> "dg.ExecuteInProcessResult":
     """Executes a job for today's partition; `config` is that of its one op. Failures are in the result."""
     with large_imports():
@@ -48,7 +59,7 @@ def execute(
     }
     with DagsterInstance.get() as instance:
         close_dead_runs(instance, settings)
-        run_id = str(uuid.uuid4())
+        run_id = run_id or str(uuid.uuid4())
         with run_lock(settings, run_id):
             return defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
@@ -63,6 +74,38 @@ def execute(
                 },
                 raise_on_error=False,
             )
+
+
+def execute_until_interrupted(
+    settings: Settings, job: str, op: str, config: Mapping[str, Any], tags: Mapping[str, str]
+) -> "tuple[dg.ExecuteInProcessResult, bool]":
+    """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Gives also whether it was.
+
+    It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
+    """
+    run_id = str(uuid.uuid4())
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(1, "run") as thread:
+        running = thread.submit(execute, settings, job, op, config, tags, run_id=run_id)
+        try:
+            return running.result(), False
+        except KeyboardInterrupt:
+            _wind_down(run_id)
+            return running.result(), True
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _wind_down(run_id: str) -> None:
+    from dagster import DagsterInstance
+
+    from vectorize_pipelines.jobs import WIND_DOWN_TAG
+
+    logger.warning("interrupted: what is in hand is finished")
+    with DagsterInstance.get() as instance:
+        while instance.get_run_by_id(run_id) is None:
+            time.sleep(0.1)  # it is just being made
+        instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
 
 
 @contextlib.contextmanager
