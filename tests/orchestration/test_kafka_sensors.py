@@ -5,11 +5,13 @@ from collections.abc import Iterator, Sequence
 
 import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.orchestration.requests_in_kafka import send, text
 from tests.servers.ports import free_ports
+from vectorize_pipelines import drain_runs
 from vectorize_pipelines.drain_runs import ActiveRun, active_runs, drain_tags, places
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.jobs import MODE_TAG, SHARD_TAG, TOPIC_TAG, WIND_DOWN_TAG
@@ -18,7 +20,7 @@ from vectorize_pipelines.partitions import today
 from vectorize_pipelines.sensors import kafka_lag
 from vectorize_pipelines.sensors.kafka_lag import HandOver, Launch, Limits, Wait, decide
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.sources.kafka import Shard
+from vectorize_pipelines.sources.kafka import WHOLE, Shard
 
 LIMITS = Limits(lag_per_run=100, runs=4)
 
@@ -166,6 +168,42 @@ def test_more_lag_than_the_runs_can_do_makes_them_hand_over(
     result = tick(instance)
     assert isinstance(result, dg.SensorResult)
     assert [each.tags[SHARD_TAG] for each in result.run_requests or []] == ["0/3", "1/3", "2/3"]
+
+
+def queued(instance: dg.DagsterInstance, job: str, **tags: str) -> None:
+    from vectorize_pipelines.definitions import defs
+
+    location = RegisteredCodeLocationOrigin("vectorize_pipelines.definitions")
+    origin = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), job)
+    definition = defs.resolve_job_def(job)
+    instance.create_run_for_job(
+        definition,
+        tags=tags,
+        status=dg.DagsterRunStatus.QUEUED,
+        remote_job_origin=origin,
+        job_code_origin=None,
+        asset_selection=None,
+    )
+
+
+@pytest.mark.parametrize(("job", "gives_way"), [("embed_text", True), ("embed_image", False)])
+def test_a_run_gives_way_to_one_that_is_queued_for_its_pool(
+    instance: dg.DagsterInstance,
+    kafka_settings: KafkaSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    job: str,
+    gives_way: bool,
+) -> None:
+    monkeypatch.setattr(drain_runs, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(drain_runs, "QUEUED_SECONDS", -5.0)
+    request = dg.RunRequest(tags=drain_tags(kafka_settings, Modality.TEXT))
+    run_id = launched(instance, request, dg.DagsterRunStatus.STARTED)
+    queued(instance, job)
+    beside = drain_runs.DrainRun(instance, run_id, kafka_settings, Modality.TEXT, WHOLE)
+    assert beside.reason_to_end() is None, "it has only begun"
+    monkeypatch.setattr(drain_runs, "BEFORE_GIVING_WAY_SECONDS", 0.0)
+    said = beside.reason_to_end()
+    assert said is not None and "giving way" in said if gives_way else said is None
 
 
 def test_a_pool_has_one_place_unless_somebody_raised_it(home: os.PathLike[str]) -> None:

@@ -111,7 +111,7 @@ def _rows_match_requests(asset: dg.AssetsDefinition, modality: Modality) -> dg.A
         return dg.AssetCheckResult(
             passed=not differing,
             description=f"{len(differing)} completed requests have other rows in the store than the ledger says; "
-            "a replay of their days with force: true writes them again."
+            "a replay of their days writes them again."
             if differing
             else None,
             metadata={
