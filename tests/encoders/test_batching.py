@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from vectorize_pipelines.encoders.batching import (
     GROW_AFTER,
+    SMALLEST_LAST,
     SMALLEST_SHARE,
+    WINDOW,
     SharedBatches,
     TokenBatch,
     TokenBudget,
@@ -79,6 +81,25 @@ def test_little_work_is_spread_over_the_streams() -> None:
     assert len(list(token_batches(texts, words, TokenBudget(2048), streams=2))) == 4
     short = texts_of([3] * 8)
     assert len(list(token_batches(short, words, TokenBudget(2048), streams=4))) == 1, SMALLEST_SHARE
+
+
+def test_the_last_batches_become_smaller_so_that_the_streams_end_together() -> None:
+    sizes = [batch.size for batch in token_batches(texts_of([100] * 400), words, TokenBudget(2048), streams=2)]
+    assert sizes[0] > 1900
+    assert all(later <= earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert sizes[-1] <= SMALLEST_LAST
+    assert sizes[-3] >= SMALLEST_LAST // 2, "smaller ones cost more than the wait"
+
+
+def test_the_first_batch_waits_for_few_texts_to_be_tokenized() -> None:
+    seen: list[int] = []
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        seen.append(len(texts))
+        return words(texts)
+
+    next(token_batches(texts_of([100] * 400), tokenize, TokenBudget(2048), streams=2))
+    assert sum(seen) == WINDOW
 
 
 def test_padding_and_mask() -> None:
