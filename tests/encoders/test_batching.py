@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -86,7 +87,7 @@ def test_little_work_is_spread_over_the_streams() -> None:
 def test_the_last_batches_become_smaller_so_that_the_streams_end_together() -> None:
     sizes = [batch.size for batch in token_batches(texts_of([100] * 400), words, TokenBudget(2048), streams=2)]
     assert sizes[0] > 1900
-    assert all(later <= earlier for earlier, later in zip(sizes, sizes[1:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(sizes))
     assert sizes[-1] <= SMALLEST_LAST
     assert sizes[-3] >= SMALLEST_LAST // 2, "smaller ones cost more than the wait"
 
