@@ -75,3 +75,12 @@ class CollectionNotFoundError(StoreError):
 
 class ModelMismatchError(StoreError):
     """A collection holds vectors of another model than the one asked for."""
+
+
+class LedgerError(VectorizeError):
+    """The database of requests and versions refused or failed; nothing of the call in hand was written.
+
+    The same call may succeed another time.
+    """
+
+    exit_code = 1

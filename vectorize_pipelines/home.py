@@ -22,6 +22,11 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
     return settings.home / "locks" / f"manifest-{collection}.lock"
 
 
+def generations_lock(settings: Settings, collection: str) -> Path:
+    """Held for the time of a write to several generations of a collection, where the database is SQLite."""
+    return settings.home / "locks" / f"generations-{collection}.lock"
+
+
 def model_cache(settings: Settings) -> Path:
     """What was found out about models: revisions, exports, measurements."""
     return settings.encoder.cache_directory or settings.home / "encoders"

@@ -273,6 +273,25 @@ class CacheSettings(_Section):
     max_bytes: int = Field(2**30, ge=2**20, description="size of the cache; what was used longest ago goes first")
 
 
+class LedgerSettings(_Section):
+    """What became of each request, and which message each source's rows come from."""
+
+    url: SecretStr | None = Field(
+        None, description="postgresql://… or sqlite:///…; null: the database that Dagster uses, or a file beside it"
+    )
+
+
+class ReembeddingSettings(_Section):
+    """Changing the model of a collection."""
+
+    keep_days: float = Field(
+        7.0, ge=0, description="so long the old collection is kept up to date after a switch, then it is dropped"
+    )
+    least_recall: float = Field(
+        0.95, ge=0, le=1, description="share of passages that must find themselves in the new collection"
+    )
+
+
 class AlertSettings(_Section):
     """Who hears of failed runs."""
 
@@ -305,6 +324,8 @@ class Settings(_Section):
     partitions: PartitionSettings = PartitionSettings()
     pipeline: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
 
 

@@ -15,7 +15,9 @@ from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
+from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import ItemError, SettingsError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.items import Item, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
 from vectorize_pipelines.settings import DocumentSettings, Settings
@@ -32,12 +34,18 @@ def corpus_source(settings: Settings, path: str) -> FileSource:
     return FileSource(path, SUPPORTED_SUFFIXES, settings.corpus.include, settings.corpus.exclude)
 
 
+def corpus_default(settings: Settings) -> InForce:
+    """What documents are embedded with where their collection was never embedded again."""
+    return InForce(settings.models.text, settings.models.dimension)
+
+
 def compare_corpus(settings: Settings) -> Comparison:
     """What a drain run of the configured corpus would find to do; reads no file, asks no store and fetches no model.
 
     Raises `ModelNotFetchedError` where the model is not on this machine.
     """
-    reader = DocumentReader(settings, settings.models.text, fetch=False)
+    now = in_force(settings, settings.corpus.collection, "", corpus_default(settings))
+    reader = DocumentReader(settings, now, fetch=False)
     return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
@@ -46,17 +54,19 @@ class DocumentReader:
 
     may_refuse = False
 
-    def __init__(self, settings: Settings, model: str, *, fetch: bool = True):
+    def __init__(self, settings: Settings, now: InForce, *, fetch: bool = True):
         """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model.
 
         With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
         """
         self._settings = settings
         cache = home.model_cache(settings)
-        self.spec = describe_model(model, dimension=settings.models.dimension, cache_directory=cache, fetch=fetch)
-        limits = self._chunk_limits()
-        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
-        self.fingerprint = f"{self.model} {_reading(settings.documents)}"
+        self.spec = describe_model(now.model, dimension=now.dimension, cache_directory=cache, fetch=fetch)
+        self._limits = now.limits or chunk_limits(settings, self.spec)
+        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*self._limits)}"
+        reading = f"{chunker_fingerprint(*self._limits)} {_reading(settings.documents)}"
+        self.fingerprint = f"{self.spec.fingerprint} {reading}"
+        self.as_now = frozenset(f"{fingerprint} {reading}" for fingerprint in now.same_rows)
         documents = settings.documents
         self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
         self._pool = ParserPool(settings.documents)
@@ -101,19 +111,23 @@ class DocumentReader:
 
     def _chunker(self) -> Chunker:
         tokenizer = load_tokenizer(self.spec.name, cache_directory=home.model_cache(self._settings))
-        return Chunker(tokenizer, *self._chunk_limits())
+        return Chunker(tokenizer, *self._limits)
 
-    def _chunk_limits(self) -> tuple[int, int]:
-        """Longest chunk and overlap, in tokens."""
-        longest = self._settings.documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
-        overlap = self._settings.documents.overlap_tokens
-        if self.spec.max_length is not None and longest > self.spec.max_length:
-            raise SettingsError(
-                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
-            )
-        if overlap * 2 > longest:
-            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
-        return longest, overlap
+
+def chunk_limits(settings: Settings, spec: EncoderSpec) -> tuple[int, int]:
+    """Longest chunk and overlap, in tokens, as the settings have them for a model.
+
+    Raises `SettingsError` where they do not fit it.
+    """
+    longest = settings.documents.chunk_tokens or spec.max_length or DEFAULT_CHUNK_TOKENS
+    overlap = settings.documents.overlap_tokens
+    if spec.max_length is not None and longest > spec.max_length:
+        raise SettingsError(
+            f"documents.chunk_tokens is {longest}, but {spec.name} takes at most {spec.max_length} tokens"
+        )
+    if overlap * 2 > longest:
+        raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
+    return longest, overlap
 
 
 def _items(file: SourceFile, document: ParsedDocument, chunker: Chunker) -> list[Item]:

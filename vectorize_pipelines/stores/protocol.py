@@ -50,10 +50,14 @@ class Written:
     updated: int
 
 
-def physical_name(alias: str, spec: EncoderSpec) -> str:
-    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`."""
+def physical_name(alias: str, spec: EncoderSpec, edition: int = 1) -> str:
+    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`; later editions end in `__2`, `__3`, …
+
+    A collection that is embedded again with a model of the same name, or cut otherwise, is another edition.
+    """
     slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in spec.name.rstrip("/").split("/")[-1].lower())
-    return f"{alias}__{'-'.join(part for part in slug.split('-') if part)}-{spec.dimension}"
+    name = f"{alias}__{'-'.join(part for part in slug.split('-') if part)}-{spec.dimension}"
+    return name if edition == 1 else f"{name}__{edition}"
 
 
 class VectorStore(ABC):
@@ -72,11 +76,11 @@ class VectorStore(ABC):
         """Called once a process for the store that the settings name; `home` is VECTORIZE_HOME."""
 
     @abstractmethod
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
         """Creates the collection and its alias where they are missing. Called at the start of every run.
 
-        With `aliased=False` the alias is left alone and the collection goes by its physical name: that is how a
-        collection is filled with another model's vectors before `set_alias` turns its readers to it.
+        With `aliased=False` the alias is left alone and the collection goes by its physical name, that of `edition`:
+        that is how a collection is filled with another model's vectors before `set_alias` turns its readers to it.
 
         Raises `ModelMismatchError` where the name stands for a collection of another model or dimension.
         """
