@@ -86,7 +86,7 @@ def _shown_path(path: str | None) -> str:
 
 
 _settings = load_settings()
-_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @dg.asset(
@@ -97,7 +97,7 @@ _RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL
     metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _shown_path(_settings.corpus.path)},
     code_version=_code_version(_settings),
     pool="gpu",
-    retry_policy=_RETRIES,
+    retry_policy=RETRIES,
     kinds={"python", _settings.store.kind},
     owners=OWNERS,
     group_name="files",
@@ -128,7 +128,7 @@ def corpus_embeddings(
     metadata={COLLECTION_METADATA: _settings.gallery.collection, "path": _shown_path(_settings.gallery.path)},
     code_version=f"{_settings.models.image} reader=image/{READER_VERSION}",
     pool="gpu",
-    retry_policy=_RETRIES,
+    retry_policy=RETRIES,
     kinds={"python", _settings.store.kind},
     owners=OWNERS,
     group_name="files",

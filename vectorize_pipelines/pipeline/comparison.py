@@ -13,7 +13,7 @@ import numpy as np
 from vectorize_pipelines.encoders.protocol import Encoder
 from vectorize_pipelines.generations import Generation, Generations
 from vectorize_pipelines.pipeline.quality import CanaryReport, canary_recall
-from vectorize_pipelines.stores.filters import Equal, In
+from vectorize_pipelines.stores.filters import Equal, Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
 ROWS_TOGETHER = 4096
@@ -46,43 +46,55 @@ class Differences:
         return len(self.missing) + len(self.extra) + len(self.changed)
 
 
-def differences(store: VectorStore, generations: Generations, live: Generation, new: Generation) -> Differences:
-    """Compares every row by id and content, or every source by its day where documents are cut otherwise."""
+def differences(
+    store: VectorStore, generations: Generations, live: Generation, new: Generation, days: Sequence[str] | None = None
+) -> Differences:
+    """Compares every row by id and content, or every source by its day where documents are cut otherwise.
+
+    `days` None: those that either has.
+    """
     if live.cut != new.cut:
-        return _differing_sources(store, generations, live, new)
-    missing, extra, changed = _differing(store, live, new, None)
+        return _differing_sources(store, generations, live, new, days)
+    where = None if days is None else In("partition", tuple(days))
+    missing, extra, changed = _differing(store, live, new, None, where)
     if 0 < len(missing) + len(extra) + len(changed) <= LOOKED_AT_AGAIN:
         with generations.exclusive(live.collection):
             missing, extra, changed = _differing(store, live, new, sorted({*missing, *extra, *changed}))
     if not missing and not extra and not changed:
         return Differences({}, (), (), ())
-    counts = [store.count_by(each.physical, "partition") for each in (live, new)]
+    counts = [store.count_by(each.physical, "partition", where) for each in (live, new)]
     return Differences(_unequal(*counts), missing, extra, changed)
 
 
 def _differing(
-    store: VectorStore, live: Generation, new: Generation, ids: Sequence[str] | None
+    store: VectorStore,
+    live: Generation,
+    new: Generation,
+    ids: Sequence[str] | None,
+    where: Filter | None = None,
 ) -> tuple[list[str], list[str], list[str]]:
-    """Ids that are missing, extra, and changed, among these or (None) all of both."""
+    """Ids that are missing, extra, and changed, among these or (None) all that match of both."""
     missing: list[str] = []
     changed: list[str] = []
-    for there in _contents(store, live, ids):
+    for there in _contents(store, live, ids, where):
         here = _contents_of(store, new, tuple(there))
         missing += there.keys() - here.keys()
         changed += [id_ for id_, content in here.items() if content != there[id_]]
     extra: list[str] = []
-    for there in _contents(store, new, ids):
+    for there in _contents(store, new, ids, where):
         extra += there.keys() - _contents_of(store, live, tuple(there)).keys()
     return missing, extra, changed
 
 
-def _contents(store: VectorStore, generation: Generation, ids: Sequence[str] | None) -> Iterator[dict[str, str]]:
+def _contents(
+    store: VectorStore, generation: Generation, ids: Sequence[str] | None, where: Filter | None
+) -> Iterator[dict[str, str]]:
     """Id -> content hash and day, some thousand rows at a time."""
     if ids is not None:
         for start in range(0, len(ids), ROWS_TOGETHER):
             yield _contents_of(store, generation, tuple(ids[start : start + ROWS_TOGETHER]))
         return
-    for batch in store.scan(generation.physical, ("id", "content_hash", "partition"), None, ROWS_TOGETHER):
+    for batch in store.scan(generation.physical, ("id", "content_hash", "partition"), where, ROWS_TOGETHER):
         yield {row["id"]: row["content_hash"] + row["partition"] for row in batch.to_pylist()}
 
 
@@ -91,12 +103,15 @@ def _contents_of(store: VectorStore, generation: Generation, ids: tuple[str, ...
     return {row["id"]: row["content_hash"] + row["partition"] for row in found}
 
 
-def _differing_sources(store: VectorStore, generations: Generations, live: Generation, new: Generation) -> Differences:
-    days = {*store.count_by(live.physical, "partition"), *store.count_by(new.physical, "partition")}
+def _differing_sources(
+    store: VectorStore, generations: Generations, live: Generation, new: Generation, days: Sequence[str] | None
+) -> Differences:
+    if days is None:
+        days = sorted({*store.count_by(live.physical, "partition"), *store.count_by(new.physical, "partition")})
     unequal: dict[str, tuple[int, int]] = {}
     missing: set[str] = set()
     extra: set[str] = set()
-    for day in sorted(days):
+    for day in days:
         with generations.exclusive(live.collection):
             there, here = (
                 store.count_by(each.physical, "source_id", Equal("partition", day)).keys() for each in (live, new)

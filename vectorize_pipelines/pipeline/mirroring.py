@@ -87,11 +87,13 @@ class Mirrors:
             prepared[generation.physical] = self._prepare(batch, own, generation)
         with batch.exclusive():
             batch.announce()
-            if not prepared:
-                self._put(own, batch.records, batch.stale)
-                if not self._generations.written(batch.collection):
-                    return
-            self._write_all(batch, own, prepared)
+            if prepared or not self._written_alone(batch, own):
+                self._write_all(batch, own, prepared)
+
+    def _written_alone(self, batch: "EmbeddingBatch", own: str) -> bool:
+        """Writes to the one generation that was known; false where another one has come meanwhile."""
+        self._put(own, batch.records, batch.stale)
+        return not self._others(batch.collection, own)
 
     def _others(self, collection: str, own: str) -> list[Generation]:
         return [each for each in self._generations.written(collection) if each.physical != own]

@@ -28,6 +28,7 @@ from vectorize_pipelines.pipeline.comparison import differences
 from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row, records_of
 from vectorize_pipelines.pipeline.recutting import Recutter, can_be_cut
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
+from vectorize_pipelines.pipeline.switching import Wanted, begin
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import record_schema
 from vectorize_pipelines.settings import PipelineSettings, Settings
@@ -326,6 +327,28 @@ class ReembeddingStream(EmbeddingStream):
         self.totals.merge(work.totals)
         self.touched.update(work.totals)
         self.failures.extend(work.failures)
+
+
+def open_reembedding(
+    settings: Settings,
+    store: VectorStore,
+    collection: str,
+    wanted: Wanted,
+    days: Sequence[str] | None,
+    run_id: str,
+    lease: Lease,
+) -> ReembeddingStream:
+    """The stream that fills the new generation of a collection, which is made where there is none yet.
+
+    `days` None: all of them. Raises as `switching.begin`.
+    """
+    generations = Generations.open(settings)
+    try:
+        live, new = begin(settings, store, generations, collection, wanted)
+        return ReembeddingStream(settings, store, generations, live, new, lease, run_id, days)
+    except BaseException:
+        generations.close()
+        raise
 
 
 def _ids(store: VectorStore, generation: Generation, day: str) -> pa.ChunkedArray:

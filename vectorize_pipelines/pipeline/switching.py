@@ -28,7 +28,9 @@ MAKING = (State.BUILDING, State.READY)
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a collection is to be embedded with. Without `chunk_tokens` and `overlap_tokens` documents keep their passages.
+    """What a collection is to be embedded with.
+
+    Documents keep their passages unless `chunk_tokens` or `overlap_tokens` is given.
 
     model           empty: that of the generation in the making
     dimension       of the vectors; None: the model's own
@@ -44,10 +46,6 @@ class Wanted:
     def cuts_anew(self) -> bool:
         """Whether documents are to be cut anew."""
         return self.chunk_tokens is not None or self.overlap_tokens is not None
-
-
-class NotReadyError(StoreError):
-    """The new generation does not hold what the live one does, or does not find it."""
 
 
 def begin(
