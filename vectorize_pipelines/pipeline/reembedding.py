@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -44,6 +44,9 @@ COMPARED = (
     "metadata",
 )  # fmt: skip
 COMPARED_TOGETHER = 2048
+#: Rows whose images are read at once, and bytes from which on a batch is not made larger.
+LOADED_TOGETHER = 64
+BYTES_TOGETHER = 64 * 2**20
 
 
 @dataclass(slots=True)
@@ -143,34 +146,52 @@ class ReembeddingStream(EmbeddingStream):
         if days is None:
             there = {*self._store.count_by(self._live.physical, "partition")}
             days = sorted(there | {*self._store.count_by(self._new.physical, "partition")})
-        for day in days:
+        started = time.perf_counter()
+        for work in chain(self._missing(days), self._gone(days)):
+            chunks = {day: totals.chunks for day, totals in work.totals.items() if totals.chunks}
+            work.totals.spread("read", time.perf_counter() - started, chunks)
+            yield work
             started = time.perf_counter()
-            for work in chain(self._missing(day), self._gone(day)):
-                work.totals.of(day).read_seconds += time.perf_counter() - started
-                yield work
-                started = time.perf_counter()
 
-    def _missing(self, day: str) -> Generator[_Work, None, None]:
-        """What the new generation lacks of a day, or has otherwise."""
-        ids = _ids(self._store, self._live, day)
-        start = 0
-        while start < len(ids):
-            some = ids[start : start + self._counterparts.rows_together].to_pylist()
-            start += len(some)
+    def _missing(self, days: Sequence[str]) -> Generator[_Work, None, None]:
+        """What the new generation lacks, or has otherwise."""
+        for some in self._ids(self._live, days, lambda: self._counterparts.rows_together):
             work = _Work()
             rows = self._rows(self._live, In("id", tuple(some)))
-            of_day = work.totals.of(day)
-            of_day.documents += sum(1 for row in rows.values() if row["item_index"] == 0)
-            of_day.chunks += len(rows)
+            for row in rows.values():
+                of_day = work.totals.of(row["partition"])
+                of_day.documents += row["item_index"] == 0
+                of_day.chunks += 1
             if self._recutter is not None:
                 documents = [row for row in rows.values() if can_be_cut(row)]
-                self._take_cut(work, [row for row in documents if row["item_index"] == 0], self._recutter)
                 rows = {id_: row for id_, row in rows.items() if not can_be_cut(row)}
-            self._take(work, rows)
-            yield work
+                rows |= self._take_cut(work, [row for row in documents if row["item_index"] == 0], self._recutter)
+            yield from self._take(work, rows)
 
-    def _take(self, work: _Work, rows: Mapping[str, Row]) -> None:
-        """Adds rows that are carried over as they are cut."""
+    def _ids(
+        self, generation: Generation, days: Sequence[str], together: Callable[[], int]
+    ) -> Generator[list[str], None, None]:
+        """The ids of days, `together()` at a time; a day's are read at once.
+
+        A scan that stays open while rows are encoded might outlive the version that it reads.
+        """
+        waiting: list[str] = []
+        for day in days:
+            batches = self._store.scan(generation.physical, ("id",), Equal("partition", day))
+            ids = pa.chunked_array([batch.column("id") for batch in batches], pa.string())
+            start = 0
+            while start < len(ids):
+                some = ids[start : start + max(1, together() - len(waiting))].to_pylist()
+                start += len(some)
+                waiting += some
+                if len(waiting) >= together():
+                    yield waiting
+                    waiting = []
+        if waiting:
+            yield waiting
+
+    def _take(self, work: _Work, rows: Mapping[str, Row]) -> Generator[_Work, None, None]:
+        """Adds rows that are carried over as they are cut; gives the work, in pieces where contents are large."""
         there = self._rows(self._new, In("id", tuple(rows)))
         wanted: list[str] = []
         for id_, row in rows.items():
@@ -181,18 +202,27 @@ class ReembeddingStream(EmbeddingStream):
             elif not _same(old, row):
                 work.moved.append({**old, **{name: row[name] for name in COMPARED}})
                 work.read[id_] = row
-        if not wanted:
-            return
-        whole = self._store.fetch(self._live.physical, In("id", tuple(wanted)), FIELDS).to_pylist()
-        work.read |= {row["id"]: row for row in whole}
-        loaded, refused = self._counterparts.load([{**row, "run_id": self._run_id} for row in whole])
-        work.loaded += loaded
-        self._refuse(work, refused)
+        whole: list[Row] = []
+        if wanted:
+            whole = self._store.fetch(self._live.physical, In("id", tuple(wanted)), FIELDS).to_pylist()
+        size = 0
+        for start in range(0, len(whole), LOADED_TOGETHER):
+            some = whole[start : start + LOADED_TOGETHER]
+            work.read |= {row["id"]: row for row in some}
+            loaded, refused = self._counterparts.load([{**row, "run_id": self._run_id} for row in some])
+            work.loaded += loaded
+            self._refuse(work, refused)
+            size += sum(len(item.content) for _, item in loaded if isinstance(item.content, bytes))
+            if size >= BYTES_TOGETHER:
+                yield work
+                work, size = _Work(), 0
+        yield work
 
-    def _take_cut(self, work: _Work, firsts: Sequence[Row], recutter: Recutter) -> None:
-        """Adds documents, each by its first row, cut anew; those that cannot be read keep the passages they have."""
+    def _take_cut(self, work: _Work, firsts: Sequence[Row], recutter: Recutter) -> dict[str, Row]:
+        """Adds documents, each by its first row, cut anew; gives the rows of those that cannot be read again."""
+        kept: dict[str, Row] = {}
         if not firsts:
-            return
+            return kept
         by_id = In("id", tuple(row["id"] for row in firsts))
         examples = self._store.fetch(self._live.physical, by_id, FIELDS).to_pylist()
         cut = recutter.cut({**row, "run_id": self._run_id} for row in examples)
@@ -202,7 +232,7 @@ class ReembeddingStream(EmbeddingStream):
             pairs = cut[source_id]
             if isinstance(pairs, ItemError):
                 self._refuse(work, [Refused(example, pairs)])
-                self._take(work, self._rows(self._live, Equal("source_id", source_id)))
+                kept |= self._rows(self._live, Equal("source_id", source_id))
                 continue
             work.read[example["id"]] = example
             work.cut[source_id] = example["id"]
@@ -212,13 +242,12 @@ class ReembeddingStream(EmbeddingStream):
                 old = there.get(row["id"])
                 if old is None or old["model"] != row["model"] or not _same(old, row):
                     work.loaded.append((row, item))
+        return kept
 
-    def _gone(self, day: str) -> Generator[_Work, None, None]:
-        """What the new generation has of a day and the live one has no more."""
-        ids = _ids(self._store, self._new, day)
-        for start in range(0, len(ids), COMPARED_TOGETHER):
-            some = tuple(ids[start : start + COMPARED_TOGETHER].to_pylist())
-            rows = self._rows(self._new, In("id", some))
+    def _gone(self, days: Sequence[str]) -> Generator[_Work, None, None]:
+        """What the new generation has of these days and the live one has no more."""
+        for some in self._ids(self._new, days, lambda: COMPARED_TOGETHER):
+            rows = self._rows(self._new, In("id", tuple(some)))
             documents = {row["source_id"] for row in rows.values() if self._recutter is not None and can_be_cut(row)}
             others = {id_ for id_, row in rows.items() if row["source_id"] not in documents}
             work = _Work(
@@ -349,12 +378,6 @@ def open_reembedding(
     except BaseException:
         generations.close()
         raise
-
-
-def _ids(store: VectorStore, generation: Generation, day: str) -> pa.ChunkedArray:
-    """The ids of a day, all of them: a scan that stays open while rows are encoded might outlive its version."""
-    batches = [batch.column("id") for batch in store.scan(generation.physical, ("id",), Equal("partition", day))]
-    return pa.chunked_array(batches, pa.string())
 
 
 def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
