@@ -84,3 +84,13 @@ class LedgerError(VectorizeError):
     """
 
     exit_code = 1
+
+
+class KafkaError(VectorizeError):
+    """The Kafka cluster refused, failed or cannot be reached. The same call may succeed another time."""
+
+    exit_code = 7
+
+
+class KafkaNotConfiguredError(SettingsError):
+    """No cluster is named in the settings."""

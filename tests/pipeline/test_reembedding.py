@@ -1,23 +1,20 @@
 """A collection gets another model while it is used: nothing lost, nothing twice, whoever dies and whoever races."""
 
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.pipeline.two_models import COLLECTION, NEW, NOON, OLD, Writers, installed, vector_of
+from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed
 from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.generations import Generations, State
 from vectorize_pipelines.pipeline import comparison, switching
-from vectorize_pipelines.pipeline import mirroring as mirroring_module
 from vectorize_pipelines.pipeline.stream import write_batch
 from vectorize_pipelines.pipeline.switching import Wanted
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
@@ -197,7 +194,7 @@ def test_a_generation_that_cannot_be_written_fails_the_write_and_nothing_is_ackn
 def test_only_one_generation_is_in_the_making_and_what_is_there_is_not_made_again(writers: Writers) -> None:
     writers.write(TEXTS)
     with pytest.raises(SettingsError, match="name the model"):
-        writers.reembed(dimension=None) if False else _begin(writers, Wanted(""))
+        _begin(writers, Wanted(""))
     with pytest.raises(SettingsError, match="already"):
         _begin(writers, Wanted(DEFAULT_TEXT_MODEL, dimension=OLD))
     writers.reembed()
@@ -259,7 +256,8 @@ def test_who_died_between_alias_and_notes_is_put_right(writers: Writers) -> None
     writers.store.set_alias(COLLECTION, writers.physical(NEW))  # and died
     with closing(writers.generations()) as generations:
         live = switching.settled(writers.settings, writers.store, generations, COLLECTION)
-    assert live is not None and live.dimension == NEW
+    assert live is not None
+    assert live.dimension == NEW
     assert states(writers) == {OLD: State.KEPT, NEW: State.LIVE}
     rolled_back(writers)
     assert states(writers) == {OLD: State.LIVE, NEW: State.KEPT}
@@ -317,7 +315,8 @@ def test_all_generations_hold_what_was_acknowledged(
     for name, argument in operations:
         _carry_out(writers, expected, name, argument)
         assert writers.texts() == expected
-    writers.reembed() if states(writers).get(NEW) in (None, State.BUILDING, State.READY) else None
+    if states(writers).get(NEW) in (None, State.BUILDING, State.READY):
+        writers.reembed()
     for dimension in states(writers):
         assert writers.texts(writers.physical(dimension)) == expected
 
@@ -363,7 +362,5 @@ def _until_killed(writers: Writers, effects: int, action: Callable[[], Any]) -> 
     with pytest.MonkeyPatch.context() as patch:
         for name in ("upsert", "delete", "ensure_collection", "set_alias"):
             patch.setattr(writers.store, name, effect(getattr(writers.store, name)))
-        try:
+        with suppress(Killed):
             action()
-        except Killed:
-            pass

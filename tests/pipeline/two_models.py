@@ -22,7 +22,7 @@ from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings
 from vectorize_pipelines.stores.filters import Filter
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.protocol import Collection, VectorStore
 
 COLLECTION = "articles"
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
@@ -84,21 +84,23 @@ class Writers:
             Item(name, 0, Modality.TEXT, text, None, content_hash(text), NOON + timedelta(days=day))
             for name, text in texts.items()
         ]
-        vectors = np.stack([vector_of(text, dimension) for text in texts.values()]) if texts else np.empty((0, dimension))
+        vectors = np.zeros((len(items), dimension), np.float32)
+        for n, text in enumerate(texts.values()):
+            vectors[n] = vector_of(text, dimension)
         days = [item.occurred_at.date().isoformat() for item in items]
         records = make_records(
             [record_id(COLLECTION, item.source_id, 0) for item in items],
             items,
             days,
-            vectors.astype(np.float32),
+            vectors,
             [NOON] * len(items),
-            model=spec_of(dimension).fingerprint,
+            models=[spec_of(dimension).fingerprint] * len(items),
             run_id="run",
         )
         physical = next(each.physical for each in self._collections() if each.dimension == dimension)
         return EmbeddingBatch(COLLECTION, lambda: None, records, stale, Totals(), {}, lambda: None, physical=physical)
 
-    def _collections(self) -> list[Any]:
+    def _collections(self) -> list[Collection]:
         return [each for each in self.store.collections() if each.physical.startswith(f"{COLLECTION}__")]
 
     def mirrors(self) -> Mirrors:

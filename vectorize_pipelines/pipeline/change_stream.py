@@ -117,7 +117,7 @@ class ChangeStream(EmbeddingStream):
                 [row.day for row in plan.rows],
                 vectors,
                 made,
-                model=self.model,
+                [self.model] * len(plan.rows),
                 run_id=self.run_id,
             ),
             stale=[filter_ for filter_ in stale if filter_.values],

@@ -1,12 +1,13 @@
 """How documents become items: parsed in processes of their own, cut to the encoder's length.
 
 `corpus_source` and `DocumentReader` are what `pipeline.folder` needs for a folder of documents. Called by the asset
-`corpus_embeddings`, the sensor for new files and `vectorize doctor`.
+`corpus_embeddings`, the sensor for new files and `vectorize doctor`. `Cutting` is what documents in messages share.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
+from datetime import datetime
 from typing import Self
 
 from vectorize_pipelines import home
@@ -18,7 +19,7 @@ from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.generations import InForce, in_force
-from vectorize_pipelines.items import Item, Modality, content_hash
+from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
 from vectorize_pipelines.settings import DocumentSettings, Settings
 from vectorize_pipelines.sources.files import FileSource, SourceFile
@@ -49,69 +50,59 @@ def compare_corpus(settings: Settings) -> Comparison:
     return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
-class DocumentReader:
-    """A `pipeline.folder.Reader` of documents. Making one loads no model and starts no process."""
+class Cutting:
+    """How documents are cut for one model: to its length, by its own tokenizer. Making one loads no model."""
 
-    may_refuse = False
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        *,
+        dimension: int | None = None,
+        limits: tuple[int, int] | None = None,
+        fetch: bool = True,
+    ):
+        """`dimension`: that of the vectors; None is the model's own. Raises as `DocumentReader`.
 
-    def __init__(self, settings: Settings, now: InForce, *, fetch: bool = True):
-        """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model.
-
-        With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
+        `limits`: longest chunk and overlap, in tokens; None: as the settings have them for the model.
         """
-        self._settings = settings
-        cache = home.model_cache(settings)
-        self.spec = describe_model(now.model, dimension=now.dimension, cache_directory=cache, fetch=fetch)
-        self._limits = now.limits or chunk_limits(settings, self.spec)
-        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*self._limits)}"
-        reading = f"{chunker_fingerprint(*self._limits)} {_reading(settings.documents)}"
-        self.fingerprint = f"{self.spec.fingerprint} {reading}"
-        self.as_now = frozenset(f"{fingerprint} {reading}" for fingerprint in now.same_rows)
-        documents = settings.documents
-        self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
-        self._pool = ParserPool(settings.documents)
+        self._cache = home.model_cache(settings)
+        self.spec = describe_model(model, dimension=dimension, cache_directory=self._cache, fetch=fetch)
+        self._limits = limits or chunk_limits(settings, self.spec)
+        self.chunker = chunker_fingerprint(*self._limits)
+        self.model = f"{self.spec.fingerprint} {self.chunker}"
+        self._chunker: Chunker | None = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Ends the parser processes."""
-        self._pool.close()
-
-    def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
-        """Parses as many files ahead as the limits above allow; a document's chunks come together."""
-        chunker: Chunker | None = None
-        for file, outcome in self._parsed(files):
-            chunker = chunker or self._chunker()
-            try:
-                parsed = outcome.result()
-            except CancelledError:
-                return  # closed from outside
-            except ItemError as error:
-                yield file, error
-                continue
-            items = None if parsed.document is None else _items(file, parsed.document, chunker)
-            yield file, Reading(parsed.content_hash, items)
-
-    def _parsed(
-        self, files: Iterable[tuple[SourceFile, str | None]]
-    ) -> Iterator[tuple[SourceFile, Future[ParseOutcome]]]:
-        waiting: deque[tuple[SourceFile, Future[ParseOutcome]]] = deque()
-        size = 0
-        for file, known_hash in files:
-            while waiting and (len(waiting) >= FILES_IN_FLIGHT or size + file.size > BYTES_IN_FLIGHT):
-                size -= waiting[0][0].size
-                yield waiting.popleft()
-            waiting.append((file, self._pool.submit(file.source_id, file.size, known_hash)))
-            size += file.size
-        yield from waiting
-
-    def _chunker(self) -> Chunker:
-        tokenizer = load_tokenizer(self.spec.name, cache_directory=home.model_cache(self._settings))
-        return Chunker(tokenizer, *self._limits)
+    def items(
+        self,
+        document: ParsedDocument,
+        *,
+        source_id: str,
+        uri: str | None,
+        occurred_at: datetime,
+        first_index: int = 0,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> list[Item]:
+        """A document's chunks as items, numbered from `first_index`; `metadata` wins over what the document says."""
+        if self._chunker is None:
+            self._chunker = Chunker(load_tokenizer(self.spec.name, cache_directory=self._cache), *self._limits)
+        return [
+            Item(
+                source_id=source_id,
+                item_index=first_index + chunk.index,
+                modality=Modality.DOCUMENT,
+                text=chunk.text,
+                uri=uri,
+                content_hash=content_hash(chunk.text),
+                occurred_at=occurred_at,
+                page=chunk.page,
+                start=chunk.start,
+                end=chunk.end,
+                tokens=chunk.tokens,
+                metadata={**document.metadata, **chunk.metadata, **(metadata or {})},
+            )
+            for chunk in self._chunker.chunks(document)
+        ]
 
 
 def chunk_limits(settings: Settings, spec: EncoderSpec) -> tuple[int, int]:
@@ -130,24 +121,64 @@ def chunk_limits(settings: Settings, spec: EncoderSpec) -> tuple[int, int]:
     return longest, overlap
 
 
-def _items(file: SourceFile, document: ParsedDocument, chunker: Chunker) -> list[Item]:
-    return [
-        Item(
-            source_id=file.source_id,
-            item_index=chunk.index,
-            modality=Modality.DOCUMENT,
-            text=chunk.text,
-            uri=file.source_id,
-            content_hash=content_hash(chunk.text),
-            occurred_at=file.occurred_at,
-            page=chunk.page,
-            start=chunk.start,
-            end=chunk.end,
-            tokens=chunk.tokens,
-            metadata={**document.metadata, **chunk.metadata},
-        )
-        for chunk in chunker.chunks(document)
-    ]
+class DocumentReader:
+    """A `pipeline.folder.Reader` of documents. Making one loads no model and starts no process."""
+
+    may_refuse = False
+
+    def __init__(self, settings: Settings, now: InForce, *, fetch: bool = True):
+        """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model.
+
+        With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
+        """
+        self._cutting = Cutting(settings, now.model, dimension=now.dimension, limits=now.limits, fetch=fetch)
+        self.spec, self.model = self._cutting.spec, self._cutting.model
+        reading = f"{self._cutting.chunker} {_reading(settings.documents)}"
+        self.fingerprint = f"{self.spec.fingerprint} {reading}"
+        self.as_now = frozenset(f"{fingerprint} {reading}" for fingerprint in now.same_rows)
+        documents = settings.documents
+        self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
+        self._pool = ParserPool(settings.documents)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the parser processes."""
+        self._pool.close()
+
+    def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
+        """Parses as many files ahead as the limits above allow; a document's chunks come together."""
+        for file, outcome in self._parsed(files):
+            try:
+                parsed = outcome.result()
+            except CancelledError:
+                return  # closed from outside
+            except ItemError as error:
+                yield file, error
+                continue
+            yield file, Reading(parsed.content_hash, self._items(file, parsed.document))
+
+    def _parsed(
+        self, files: Iterable[tuple[SourceFile, str | None]]
+    ) -> Iterator[tuple[SourceFile, Future[ParseOutcome]]]:
+        waiting: deque[tuple[SourceFile, Future[ParseOutcome]]] = deque()
+        size = 0
+        for file, known_hash in files:
+            while waiting and (len(waiting) >= FILES_IN_FLIGHT or size + file.size > BYTES_IN_FLIGHT):
+                size -= waiting[0][0].size
+                yield waiting.popleft()
+            waiting.append((file, self._pool.submit(file.source_id, file.size, known_hash)))
+            size += file.size
+        yield from waiting
+
+    def _items(self, file: SourceFile, document: ParsedDocument | None) -> list[Item] | None:
+        if document is None:
+            return None
+        return self._cutting.items(document, source_id=file.source_id, uri=file.source_id, occurred_at=file.occurred_at)
 
 
 def _reading(settings: DocumentSettings) -> str:

@@ -55,9 +55,14 @@ def physical_name(alias: str, spec: EncoderSpec, edition: int = 1) -> str:
 
     A collection that is embedded again with a model of the same name, or cut otherwise, is another edition.
     """
-    slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in spec.name.rstrip("/").split("/")[-1].lower())
-    name = f"{alias}__{'-'.join(part for part in slug.split('-') if part)}-{spec.dimension}"
+    name = f"{alias}__{model_slug(spec.name)}-{spec.dimension}"
     return name if edition == 1 else f"{name}__{edition}"
+
+
+def model_slug(model: str) -> str:
+    """The last part of a model's name as it may stand in a collection's: `all-minilm-l6-v2`."""
+    slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in model.rstrip("/").split("/")[-1].lower())
+    return "-".join(part for part in slug.split("-") if part)
 
 
 class VectorStore(ABC):
