@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed
 from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.generations import Generations, State
+from vectorize_pipelines.home import generations_lock
 from vectorize_pipelines.pipeline import comparison, switching
 from vectorize_pipelines.pipeline.stream import write_batch
 from vectorize_pipelines.pipeline.switching import Wanted
@@ -189,6 +191,26 @@ def test_a_generation_that_cannot_be_written_fails_the_write_and_nothing_is_ackn
             write_batch(writers.store, batch, mirrors)
     assert acknowledged == []
     assert writers.texts() == TEXTS, "the live generation is written last: the next run finds the change again"
+
+
+def test_several_generations_are_written_under_one_lock(writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a copy of a row could come after the row's next version."""
+    writers.write(TEXTS)
+    really = writers.store.upsert
+    held: list[bool] = []
+
+    def looking(name: str, records: Any) -> Any:
+        try:
+            with FileLock(generations_lock(writers.settings, COLLECTION), timeout=0):
+                held.append(False)
+        except Timeout:
+            held.append(True)
+        return really(name, records)
+
+    monkeypatch.setattr(writers.store, "upsert", looking)
+    writers.reembed()
+    writers.write({"s1": "changed"})
+    assert held == [True, True, True]
 
 
 def test_only_one_generation_is_in_the_making_and_what_is_there_is_not_made_again(writers: Writers) -> None:
