@@ -140,7 +140,7 @@ def test_after_a_switch_files_are_neither_read_nor_encoded_and_new_ones_get_the_
     assert corpus.asked() == asked
 
 
-def test_another_model_than_the_collections_is_refused_where_it_is_asked_for(corpus: Folder) -> None:
+def test_a_collection_that_is_embedded_again_keeps_its_model_whatever_the_settings_say(corpus: Folder) -> None:
     corpus.again(NEW)
     changed = {"text": "another/model", "image": corpus.settings.models.image, "dimension": None}
     corpus.settings = corpus.settings.model_copy(update={"models": corpus.settings.models.model_copy(update=changed)})
@@ -149,7 +149,7 @@ def test_another_model_than_the_collections_is_refused_where_it_is_asked_for(cor
     assert corpus.of(NEW) == corpus.of(OLD)
 
 
-def test_a_model_that_was_never_embedded_again_is_still_held_to_the_settings(corpus: Folder) -> None:
+def test_a_collection_that_was_never_embedded_again_is_held_to_the_settings(corpus: Folder) -> None:
     changed = corpus.settings.models.model_copy(update={"dimension": SMALL})
     corpus.settings = corpus.settings.model_copy(update={"models": changed})
     with pytest.raises(ModelMismatchError, match="collections reembed"):

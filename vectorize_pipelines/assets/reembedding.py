@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import Field
 
 from vectorize_pipelines.assets.from_files import OWNERS, RETRIES
+from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError
 from vectorize_pipelines.generations import Generation, Generations, State
 from vectorize_pipelines.partitions import daily, days_in, window_of
 from vectorize_pipelines.pipeline.comparison import differences, neighbour_overlap
@@ -65,15 +66,13 @@ def reembedding(
     with explained():
         settings = load_settings()
         days = None if config.mode == "drain" else days_in(window_of(context.partition_key_range))
-        return open_reembedding(
-            settings,
-            vector_store.open(),
-            config.collection,
-            config.wanted(),
-            days,
-            context.run.run_id,
-            encoder.lease,
-        )
+        store = vector_store.open()
+        try:
+            return open_reembedding(
+                settings, store, config.collection, config.wanted(), days, context.run.run_id, encoder.lease
+            )
+        except CollectionNotFoundError as error:  # no further attempt finds it
+            raise SettingsError(str(error)) from error
 
 
 def _pair(context: dg.AssetCheckExecutionContext, generations: Generations) -> tuple[Generation, Generation] | None:

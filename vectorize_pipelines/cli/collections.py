@@ -92,7 +92,8 @@ def reembed(
     from vectorize_pipelines.cli.runs import console, execute
     from vectorize_pipelines.home import use_dagster_home
 
-    settings = load_settings()
+    settings, store = _opened()
+    store.collection(name)  # raises what is worth no run
     use_dagster_home(settings)
     config = {
         "mode": "drain",
