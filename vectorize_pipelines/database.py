@@ -5,7 +5,7 @@ Dagster's, since a writer locks a whole file and Dagster would wait for ours.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ class Database:
 
     def upsert(
         self, table: sa.Table, replaces: Callable[[Any, Any], sa.ColumnElement[bool]] | None = None
-    ) -> sa.Executable:
+    ) -> sa.Insert:
         """An insert that replaces the row of the same primary key where `replaces(new, old)` holds; None: never."""
         insert = (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
         key = list(table.primary_key.columns)
@@ -91,6 +91,20 @@ class Database:
             set_={column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key},
             where=replaces(insert.excluded, table.c),
         )
+
+    def bulk_upsert(
+        self, table: sa.Table, replaces: Callable[[Any, Any], sa.ColumnElement[bool]]
+    ) -> Callable[[sa.Connection, Sequence[tuple[Any, ...]]], None]:
+        """`upsert` for many rows: tuples in the order of the table's columns, in the types that the driver takes."""
+        statement = self.upsert(table, replaces)
+        names = [column.name for column in table.columns]
+        if not self.is_sqlite:
+            return lambda connection, rows: _execute_named(connection, statement, names, rows)
+        # SQLAlchemy takes longer to look at a row's parameters than SQLite to store them.
+        compiled = statement.compile(dialect=self._engine.dialect)
+        assert list(compiled.positiontup or ()) == names, "an insert has its parameters in the columns' order"
+        sql = str(compiled)
+        return lambda connection, rows: _execute_positional(connection, sql, rows)
 
     def close(self) -> None:
         """Closes every connection; a second call does nothing."""
@@ -106,7 +120,7 @@ class Database:
     def _errors_reported(self) -> Iterator[None]:
         try:
             yield
-        except (SQLAlchemyError, UnicodeEncodeError) as error:
+        except (SQLAlchemyError, UnicodeEncodeError, OverflowError) as error:
             raise self.failure(error) from None
 
     def _make_tables(self, metadata: sa.MetaData) -> None:
@@ -125,6 +139,16 @@ class Database:
         with self._engine.begin() as connection:
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
             metadata.create_all(connection)
+
+
+def _execute_named(
+    connection: sa.Connection, statement: sa.Executable, names: Sequence[str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def _execute_positional(connection: sa.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    connection.exec_driver_sql(sql, list(rows))
 
 
 def database_url(settings: Settings) -> URL:

@@ -38,6 +38,10 @@ class UnreadableFileError(ItemError):
     retryable = True
 
 
+class RefusedUriError(ItemError):
+    """An address that is not asked: its scheme, host, folder or kind of address is not allowed here."""
+
+
 class UnknownModelError(VectorizeError):
     """No encoder can be loaded under this name; the message says where it was looked for."""
 

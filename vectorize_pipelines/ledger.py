@@ -6,7 +6,7 @@ It is derived: what is lost of it comes back by replaying the topics.
 import base64
 import binascii
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
@@ -134,7 +134,7 @@ class RequestLedger:
 
     def __init__(self, database: Database):
         self._database = database
-        self._upsert = database.upsert(requests, _replaces)
+        self._upsert = database.bulk_upsert(requests, _replaces)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -158,12 +158,14 @@ class RequestLedger:
                 latest[row.request_id] = row
         if latest:
             with self._database.write() as connection:
-                connection.execute(self._upsert, [_values(row) for row in latest.values()])
+                self._upsert(connection, [_values(row) for row in latest.values()])
 
     def get(self, request_id: str) -> RequestRow | None:
         """What became of a request; None where nothing is known of it."""
         with self._database.read() as connection:
-            found = connection.execute(sa.select(requests).where(requests.c.request_id == request_id)).first()
+            found = connection.execute(
+                sa.select(requests).where(requests.c.request_id == _storable_id(request_id))
+            ).first()
         return None if found is None else _row(found)
 
     def page(self, states: Collection[RequestState] | None = None, limit: int = 50, after: str | None = None) -> Page:
@@ -238,26 +240,32 @@ def storable(text: str | None, characters: int) -> str | None:
     return text[:characters].replace("\x00", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
 
 
-def _values(row: RequestRow) -> Mapping[str, Any]:
-    return {
-        "request_id": row.request_id,
-        "state": row.state.value,
-        "modality": row.modality.value,
-        "collection": row.collection,
-        "submitted_us": microseconds(row.submitted_at),
-        "started_us": None if row.started_at is None else microseconds(row.started_at),
-        "finished_us": None if row.finished_at is None else microseconds(row.finished_at),
-        "run_id": row.run_id,
-        "topic": row.topic,
-        "partition": row.partition,
-        "offset": row.offset,
-        "timestamp_ms": row.timestamp_ms,
-        "items": row.items,
-        "vectors": row.vectors,
-        "tokens": row.tokens,
-        "error_class": row.error_class,
-        "error_message": storable(row.error_message, ERROR_CHARACTERS),
-    }
+def _storable_id(request_id: str) -> str:
+    # A valid request's is printable; that of a message which is none need not be.
+    return request_id if request_id.isprintable() else storable(request_id, len(request_id)) or ""
+
+
+def _values(row: RequestRow) -> tuple[Any, ...]:
+    """In the order of the table's columns."""
+    return (
+        _storable_id(row.request_id),
+        row.state.value,
+        row.modality.value,
+        row.collection,
+        microseconds(row.submitted_at),
+        None if row.started_at is None else microseconds(row.started_at),
+        None if row.finished_at is None else microseconds(row.finished_at),
+        row.run_id,
+        row.topic,
+        row.partition,
+        row.offset,
+        row.timestamp_ms,
+        row.items,
+        row.vectors,
+        row.tokens,
+        row.error_class,
+        storable(row.error_message, ERROR_CHARACTERS),
+    )
 
 
 def _row(found: Any) -> RequestRow:

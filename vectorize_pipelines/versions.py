@@ -94,7 +94,7 @@ class SourceVersions:
     def __init__(self, database: Database, settings: Settings):
         self._database = database
         self._settings = settings
-        self._upsert = database.upsert(versions, _replaces)
+        self._upsert = database.bulk_upsert(versions, _replaces)
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
@@ -187,10 +187,10 @@ class SourceVersions:
             yield lock  # after an error of the body, the lock goes with the connection
             lock.release()
 
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
             with self._database.write() as connection:
-                connection.execute(self._upsert, rows)
+                self._upsert(connection, rows)
 
     def _look_up(self, source_ids: Collection[str], collections: Sequence[str]) -> Iterator[tuple[str, str, Known]]:
         ids = list(source_ids)
@@ -223,17 +223,9 @@ def _not_free(collection: str, timeout_seconds: float | None) -> LedgerError:
     return LedgerError(f"another run has held the lock of collection {collection} for {timeout_seconds} s")
 
 
-def _values(collection: str, source_id: str, version: Version, deleted: bool) -> Mapping[str, Any]:
-    timestamp_ms, topic, partition, offset = version
-    return {
-        "collection": collection,
-        "source_id": source_id,
-        "timestamp_ms": timestamp_ms,
-        "topic": topic,
-        "partition": partition,
-        "offset": offset,
-        "deleted": deleted,
-    }
+def _values(collection: str, source_id: str, version: Version, deleted: bool) -> tuple[Any, ...]:
+    """In the order of the table's columns."""
+    return (collection, source_id, *version, deleted)
 
 
 def _replaces(new: Any, old: Any) -> sa.ColumnElement[bool]:

@@ -82,8 +82,15 @@ def test_a_time_without_zone_is_refused(ledger: RequestLedger) -> None:
 
 def test_nothing_of_a_call_is_noted_where_one_row_cannot_be(ledger: RequestLedger) -> None:
     with pytest.raises(LedgerError):
-        ledger.record([row("good"), row("half \ud800")])
+        ledger.record([row("good"), row("bad", offset=2**63)])
     assert ledger.get("good") is None
+
+
+def test_an_id_that_no_request_has(ledger: RequestLedger) -> None:
+    """A message that is no request may name itself as it likes."""
+    ledger.record([row("half \ud800\x00")])
+    assert ledger.get("half \ud800\x00") is not None
+    assert ledger.get("half") is None
 
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -9,7 +9,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
+
+from tests.servers.ports import free_ports
 
 _PACKAGE = "postgresql"
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -52,9 +53,7 @@ class Server:
     password: str = "s3cret-of-tests"
 
     def __post_init__(self) -> None:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            self.port: int = one.getsockname()[1]
+        self.port: int = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: str = "postgres") -> str:
