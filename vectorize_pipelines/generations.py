@@ -9,8 +9,8 @@ uses, which all machines of an installation share.
                   switch ──┘  ▲──────┘ rollback
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +22,7 @@ from vectorize_pipelines.settings import Settings
 
 if TYPE_CHECKING:
     from vectorize_pipelines.database import Database
+    from vectorize_pipelines.exclusive import ExclusiveLock
 
 
 class State(StrEnum):
@@ -172,46 +173,18 @@ class Generations:
         with self._database.write() as connection:
             connection.execute(upsert, [{"store": self._store, **_values(each)} for each in changed])
 
-    def exclusive(self, collection: str) -> AbstractContextManager[None]:
-        """Held by who writes to several generations, or changes which there are; for the time of a batch's write.
+    def exclusive(self, collection: str) -> "AbstractContextManager[ExclusiveLock]":
+        """Held by who writes to several generations, or changes which there are; for the time of a batch's write."""
+        from vectorize_pipelines.exclusive import exclusive
 
-        A file's lock where the database is SQLite, which one machine uses; else the database's own.
-        """
-        if self._database.is_sqlite:
-            return _file_lock(self._settings, collection)
-        return self._session_lock(collection)
-
-    @contextmanager
-    def _session_lock(self, collection: str) -> Iterator[None]:
-        import hashlib
-
-        import sqlalchemy as sa
-
-        name = f"vectorize/generations/{self._store}/{collection}"
-        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
-        with self._database.session() as connection:
-            connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
-            yield
-            connection.execute(sa.select(sa.func.pg_advisory_unlock(key)))
+        file = home.generations_lock(self._settings, collection)
+        name = f"generations/{self._store}/{collection}"
+        return exclusive(self._database, name, file, f"the generations of {collection}")
 
 
 def with_state(generation: Generation, state: State, keep_until: datetime | None = None) -> Generation:
     """The same generation in another state, from now on."""
     return replace(generation, state=state, changed=datetime.now(UTC), keep_until=keep_until)
-
-
-@contextmanager
-def _file_lock(settings: Settings, collection: str) -> Iterator[None]:
-    from filelock import FileLock
-
-    file = home.generations_lock(settings, collection)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
-    lock.acquire(poll_interval=0.01)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _values(generation: Generation) -> dict[str, Any]:
