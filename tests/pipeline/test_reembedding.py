@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed
-from vectorize_pipelines.errors import SettingsError, StoreError
+from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed, spec_of
+from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.errors import SettingsError, StoreError, UnknownModelError
 from vectorize_pipelines.generations import Generations, State
 from vectorize_pipelines.home import generations_lock
 from vectorize_pipelines.pipeline import comparison, switching
@@ -283,6 +284,29 @@ def test_who_died_between_alias_and_notes_is_put_right(writers: Writers) -> None
     assert states(writers) == {OLD: State.KEPT, NEW: State.LIVE}
     rolled_back(writers)
     assert states(writers) == {OLD: State.LIVE, NEW: State.KEPT}
+
+
+def test_runs_put_right_what_a_switch_that_died_has_left(writers: Writers) -> None:
+    switching.settle(writers.settings, writers.store, COLLECTION)  # nothing to put right
+    writers.write(TEXTS)
+    writers.reembed()
+    writers.store.set_alias(COLLECTION, writers.physical(NEW))  # and died
+    switching.settle(writers.settings, writers.store, COLLECTION)
+    assert states(writers) == {OLD: State.KEPT, NEW: State.LIVE}
+
+
+def test_a_collection_whose_model_is_gone_gets_another_one(writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers.write(TEXTS)
+
+    def without_the_old(model: str, **given: Any) -> Any:
+        if given.get("dimension") == OLD:
+            raise UnknownModelError("no such model")
+        return describe_model(model, **given)
+
+    monkeypatch.setattr("vectorize_pipelines.pipeline.switching.describe_model", without_the_old)
+    writers.reembed()
+    assert writers.texts(writers.physical(NEW)) == TEXTS
+    assert pair(writers)[0].fingerprint == spec_of(OLD).fingerprint
 
 
 def test_problems_are_found_before_a_switch(writers: Writers) -> None:

@@ -25,6 +25,7 @@ from vectorize_pipelines.pipeline.images import (
     gallery_source,
 )
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
+from vectorize_pipelines.pipeline.switching import settle
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import COLLECTION_METADATA, VectorStoreResource
@@ -112,12 +113,14 @@ def corpus_embeddings(
     with explained():
         settings = load_settings()
         window = window_of(context.partition_key_range)
+        store = vector_store.open()
+        settle(settings, store, config.collection or settings.corpus.collection)
         now = config.in_force(settings, settings.corpus.collection, corpus_default(settings))
         request = config.request(settings.corpus.collection, now.model, window, context.run.run_id)
         source = corpus_source(settings, config.path or settings.corpus.path)
         reader = DocumentReader(settings, now)
         lease = partial(encoder.lease, dimension=reader.spec.dimension)
-        return open_folder(settings, request, source, reader, vector_store.open(), lease)
+        return open_folder(settings, request, source, reader, store, lease)
 
 
 @dg.asset(
@@ -143,12 +146,14 @@ def gallery_embeddings(
     with explained():
         settings = load_settings()
         window = window_of(context.partition_key_range)
+        store = vector_store.open()
+        settle(settings, store, config.collection or settings.gallery.collection)
         now = config.in_force(settings, settings.gallery.collection, gallery_default(settings))
         request = config.request(settings.gallery.collection, now.model, window, context.run.run_id)
         source = gallery_source(settings, config.path or gallery_path(settings))
         reader = ImageReader(settings, now)
         lease = partial(encoder.lease, dimension=reader.spec.dimension)
-        return open_folder(settings, request, source, reader, vector_store.open(), lease)
+        return open_folder(settings, request, source, reader, store, lease)
 
 
 @dg.asset(

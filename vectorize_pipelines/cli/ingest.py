@@ -71,12 +71,14 @@ def command(
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
     use_dagster_home(settings)
-    now = in_force(settings, collection or section.collection, model_name(model or ""), InForce(default_model))
+    default = InForce(model_name(default_model))
+    now = in_force(settings, collection or section.collection, model_name(model or ""), default)
     config = {
         "mode": "drain",
         "path": path,
         "collection": collection or section.collection,
-        "model": model_name(now.model),
+        # Where the collection has a model of its own, the run says which.
+        "model": now.model if model or now == default else "",
         "force": force,
         "reconcile": reconcile,
     }

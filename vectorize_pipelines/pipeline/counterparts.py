@@ -38,7 +38,8 @@ Row: TypeAlias = dict[str, Any]
 FIELDS = RECORD_FIELDS
 SECONDS_PER_BATCH = 5.0
 READING_THREADS = 8
-_CHUNKER = " chunker="
+#: What comes between the fingerprints of model and chunker in a row of a document.
+CHUNKER = " chunker="
 
 
 class ChangedContentError(ItemError):
@@ -93,8 +94,8 @@ class Counterparts:
 
     def model_of(self, row: Mapping[str, Any]) -> str:
         """The fingerprint that the counterpart of a row carries: this model's, and the row's own way of cutting."""
-        _, cut, chunker = row["model"].rpartition(_CHUNKER)
-        return f"{self.generation.fingerprint}{_CHUNKER}{chunker}" if cut else self.generation.fingerprint
+        _, cut, chunker = row["model"].rpartition(CHUNKER)
+        return f"{self.generation.fingerprint}{CHUNKER}{chunker}" if cut else self.generation.fingerprint
 
     def load(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, Item]], list[Refused]]:
         """The items that rows were made from; images are read, several at once."""

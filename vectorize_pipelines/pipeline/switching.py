@@ -6,15 +6,18 @@ is known of the generations are two places: whoever comes after a process that d
 """
 
 import logging
+import re
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, StoreError
+from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, StoreError, UnknownModelError
 from vectorize_pipelines.generations import Generation, Generations, State, with_state
 from vectorize_pipelines.items import Modality
+from vectorize_pipelines.pipeline.counterparts import CHUNKER
 from vectorize_pipelines.pipeline.documents import DEFAULT_CHUNK_TOKENS, chunk_limits
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.stores.filters import Equal
@@ -106,6 +109,22 @@ def _check_new(
                 f"{each.physical} has that already: `vectorize collections switch {live.collection}` or `rollback` "
                 f"turns to it, `vectorize collections drop {each.physical}` makes room for another one"
             )
+
+
+def settle(settings: Settings, store: VectorStore, collection: str) -> None:
+    """Puts right what a process that died while it switched has left, where there is such a thing.
+
+    Called by runs before they look which model a collection has. Raises `StoreError` and `LedgerError`.
+    """
+    with closing(Generations.open(settings)) as generations:
+        live = generations.live(collection)
+        try:
+            if live is None or live.physical == store.collection(collection).physical:
+                return
+            with generations.exclusive(collection):  # who is just switching has ended then
+                settled(settings, store, generations, collection)
+        except CollectionNotFoundError:
+            return  # the run makes it anew
 
 
 def settled(settings: Settings, store: VectorStore, generations: Generations, collection: str) -> Generation | None:
@@ -230,11 +249,15 @@ def _live_or_none(
 
 def _registered(settings: Settings, store: VectorStore, standing: Collection) -> Generation:
     """What a collection is that was never embedded again; not noted yet."""
-    cache = home.model_cache(settings)
-    spec = describe_model(standing.model, dimension=standing.dimension, cache_directory=cache)
-    longest, overlap = DEFAULT_CHUNK_TOKENS, settings.documents.overlap_tokens
-    if _has_documents(store, standing.physical):
-        longest, overlap = chunk_limits(settings, spec)
+    try:
+        cache = home.model_cache(settings)
+        spec = describe_model(standing.model, dimension=standing.dimension, cache_directory=cache)
+        fingerprint = spec.fingerprint
+        longest, overlap = DEFAULT_CHUNK_TOKENS, settings.documents.overlap_tokens
+        if _has_documents(store, standing.physical):
+            longest, overlap = chunk_limits(settings, spec)
+    except UnknownModelError:  # what its rows say of it is enough to leave it
+        fingerprint, longest, overlap = _by_its_rows(store, standing.physical, settings)
     now = datetime.now(UTC)
     return Generation(
         collection=standing.name,
@@ -242,13 +265,22 @@ def _registered(settings: Settings, store: VectorStore, standing: Collection) ->
         state=State.LIVE,
         model=standing.model,
         dimension=standing.dimension,
-        fingerprint=spec.fingerprint,
+        fingerprint=fingerprint,
         chunk_tokens=longest,
         overlap_tokens=overlap,
         cut=_new_cut(standing.physical, now),
         created=now,
         changed=now,
     )
+
+
+def _by_its_rows(store: VectorStore, physical: str, settings: Settings) -> tuple[str, int, int]:
+    """Fingerprint of the model, longest passage and overlap, as a row has them."""
+    row = next((batch for batch in store.scan(physical, ("model",), batch_rows=1) if batch.num_rows), None)
+    fingerprint, _, chunker = ("" if row is None else row.column("model")[0].as_py()).partition(CHUNKER)
+    found = re.search(r"max=(\d+) overlap=(\d+)", chunker)
+    longest, overlap = found.groups() if found else (DEFAULT_CHUNK_TOKENS, settings.documents.overlap_tokens)
+    return fingerprint, int(longest), int(overlap)
 
 
 def _limits(store: VectorStore, live: Generation, spec: EncoderSpec, wanted: Wanted) -> tuple[int, int]:
