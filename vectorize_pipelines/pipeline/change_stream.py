@@ -125,6 +125,7 @@ class ChangeStream(EmbeddingStream):
             weights=_weights(plan),
             acknowledge=acknowledge,
             physical=self.physical,
+            contents={row.id: row.item.content for row in plan.rows if isinstance(row.item.content, bytes)},
         )
 
     def _vectors(self, plan: Plan) -> tuple[npt.NDArray[np.float32], list[datetime]]:

@@ -29,6 +29,7 @@ from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.content import read_content
+from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
 
 #: Model and dimension -> the encoder, lent.
 Lease: TypeAlias = Callable[[str, int | None], AbstractContextManager[Encoder]]
@@ -74,6 +75,7 @@ class Counterparts:
             )
         self.generation = generation
         self._largest = settings.images.max_file_bytes
+        self._policy = FetchPolicy.of(settings.uris)
         self._items = ItemEncoder(
             spec.dimension,
             lambda: lease(generation.model, generation.dimension),
@@ -97,11 +99,15 @@ class Counterparts:
         _, cut, chunker = row["model"].rpartition(CHUNKER)
         return f"{self.generation.fingerprint}{CHUNKER}{chunker}" if cut else self.generation.fingerprint
 
-    def load(self, rows: Sequence[Row]) -> tuple[list[tuple[Row, Item]], list[Refused]]:
-        """The items that rows were made from; images are read, several at once."""
-        images = [row for row in rows if row["text"] is None]
-        with ThreadPoolExecutor(READING_THREADS, thread_name_prefix="image") as threads:
-            read = dict(zip((row["id"] for row in images), threads.map(self._image, images), strict=True))
+    def load(
+        self, rows: Sequence[Row], contents: Mapping[str, bytes] | None = None
+    ) -> tuple[list[tuple[Row, Item]], list[Refused]]:
+        """The items that rows were made from. Images are read, several at once, unless `contents` has them by id."""
+        read: dict[str, bytes | ItemError] = {**contents} if contents is not None else {}
+        images = [row for row in rows if row["text"] is None and row["id"] not in read]
+        if images:
+            with ThreadPoolExecutor(READING_THREADS, thread_name_prefix="image") as threads:
+                read |= zip((row["id"] for row in images), threads.map(self._image, images), strict=True)
         loaded: list[tuple[Row, Item]] = []
         refused: list[Refused] = []
         for row in rows:
@@ -130,10 +136,13 @@ class Counterparts:
         self._items.close()
 
     def _image(self, row: Row) -> bytes | ItemError:
-        if not row["uri"] or row["uri"].startswith("data:"):
-            return NoContentError("came with a request and was not kept; send it again after the change of model")
+        if not row["uri"]:
+            return NoContentError("came inside a request and was not kept; send it again after the change of model")
         try:
-            data = read_content(row["uri"], self._largest + 1)
+            if row["uri"] == row["source_id"]:  # a file that this installation lists itself
+                data = read_content(row["uri"], self._largest + 1)
+            else:
+                data = fetch(row["uri"], self._policy, limit=self._largest)
         except ItemError as error:
             return error
         if content_hash(data) != row["content_hash"]:

@@ -149,7 +149,7 @@ class Mirrors:
         rows: list[Row] = batch.records.select(FIELDS).to_pylist()
         stale = self._stale_rows(batch, own, generation)
         cut = self._cut_anew([*stale, *rows], own, generation)
-        loaded, refused = counterparts.load([row for row in rows if row["source_id"] not in cut])
+        loaded, refused = counterparts.load([row for row in rows if row["source_id"] not in cut], batch.contents)
         for pairs in cut.values():
             loaded += pairs
         records, not_encoded = counterparts.encode(loaded, Totals())

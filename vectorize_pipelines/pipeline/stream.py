@@ -11,7 +11,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -48,6 +48,7 @@ class EmbeddingBatch:
     exclusive  keeps other writers of the same sources away; a run that is the only one needs no lock for each batch
     physical   the collection whose model made the vectors, as the alias stood when the run looked; empty: `collection`
                as it stands now
+    contents   by id, what rows without a text were made from, where it is at hand: for other generations' vectors
     """
 
     collection: str
@@ -59,6 +60,7 @@ class EmbeddingBatch:
     acknowledge: Callable[[], None]
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
     physical: str = ""
+    contents: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class EmbeddingStream(ABC):
