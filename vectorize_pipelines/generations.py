@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from vectorize_pipelines import home
 from vectorize_pipelines.errors import CollectionNotFoundError
@@ -177,7 +178,7 @@ class Generations:
         """Held by who writes to several generations, or changes which there are; for the time of a batch's write."""
         from vectorize_pipelines.exclusive import exclusive
 
-        file = home.generations_lock(self._settings, collection)
+        file = home.generations_lock(self._settings, quote(collection, safe=""))
         name = f"generations/{self._store}/{collection}"
         return exclusive(self._database, name, file, f"the generations of {collection}")
 

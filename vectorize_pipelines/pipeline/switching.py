@@ -63,12 +63,15 @@ def begin(
     standing = store.collection(collection)
     if standing.physical == collection:
         raise SettingsError(f"{collection!r} is a physical collection; name the alias that stands for it")
+    # Before the lock is taken: a model may have to be fetched.
+    spec = _spec(settings, wanted) if wanted.model else None
     with generations.exclusive(collection):
         live = settled(settings, store, generations, collection) or _registered(settings, store, standing)
         making = next((each for each in generations.of(collection) if each.state in MAKING), None)
-        if making is not None and not wanted.model:
+        if spec is None:
+            if making is None:
+                raise SettingsError(f"{collection!r} is not being embedded again; name the model that it is to get")
             return live, making
-        spec = _spec(settings, collection, wanted)
         limits = _limits(store, live, spec, wanted)
         if making is not None:
             _check_same(making, spec, limits, wanted)
@@ -79,9 +82,7 @@ def begin(
     return live, new
 
 
-def _spec(settings: Settings, collection: str, wanted: Wanted) -> EncoderSpec:
-    if not wanted.model:
-        raise SettingsError(f"{collection!r} is not being embedded again; name the model that it is to get")
+def _spec(settings: Settings, wanted: Wanted) -> EncoderSpec:
     return describe_model(wanted.model, dimension=wanted.dimension, cache_directory=home.model_cache(settings))
 
 
