@@ -28,3 +28,9 @@ report_corpus = dg.define_asset_job(
     selection=dg.AssetSelection.assets("corpus_report"),
     description="Reports on the documents of the given days.",
 )
+
+reembed_collection = dg.define_asset_job(
+    "reembed_collection",
+    selection=dg.AssetSelection.assets("reembedding"),
+    description="Fills a new generation of a collection, embedded with another model, beside the one that is read.",
+)

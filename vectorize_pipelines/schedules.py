@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from vectorize_pipelines.assets.reembedding import drop_old_generations
 from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
 
 
@@ -23,3 +24,13 @@ def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
 
 reconcile_corpus = _reconciling(CORPUS)
 reconcile_gallery = _reconciling(GALLERY)
+
+
+drop_generations = dg.ScheduleDefinition(
+    name="drop_old_generations",
+    job=drop_old_generations,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    description="Drops the generations that were kept after a switch, once their time is over.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)

@@ -403,6 +403,17 @@ class RetentionSettings(_Section):
     )
 
 
+class ReembeddingSettings(_Section):
+    """Changing the model of a collection."""
+
+    keep_days: float = Field(
+        7.0, ge=0, description="so long the old collection is kept up to date after a switch, then it is dropped"
+    )
+    least_recall: float = Field(
+        0.95, ge=0, le=1, description="share of passages that must find themselves in the new collection"
+    )
+
+
 class AlertSettings(_Section):
     """Who hears of failed runs."""
 
@@ -439,6 +450,7 @@ class Settings(_Section):
     callbacks: CallbackSettings = CallbackSettings()
     uris: UriSettings = UriSettings()
     retention: RetentionSettings = RetentionSettings()
+    reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
 
 

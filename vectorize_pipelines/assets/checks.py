@@ -16,9 +16,12 @@ import dagster as dg
 from vectorize_pipelines import home
 from vectorize_pipelines.assets.from_files import FolderConfig, corpus_embeddings, gallery_embeddings
 from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.partitions import Window, days_in, window_of
 from vectorize_pipelines.pipeline import quality
 from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.pipeline.documents import corpus_default
+from vectorize_pipelines.pipeline.images import gallery_default
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
@@ -35,24 +38,16 @@ RECONCILE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Defaults:
-    """What the settings say of an asset; `dimension` None is the model's own."""
-
-    collection: str
-    model: str
-    dimension: int | None
+#: Settings -> an asset's collection and what it is embedded with, where nothing else is known.
+_FromSettings: TypeAlias = Callable[[Settings], tuple[str, InForce]]
 
 
-_FromSettings: TypeAlias = Callable[[Settings], _Defaults]
+def _corpus_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.corpus.collection, corpus_default(settings)
 
 
-def _corpus_defaults(settings: Settings) -> _Defaults:
-    return _Defaults(settings.corpus.collection, settings.models.text, settings.models.dimension)
-
-
-def _gallery_defaults(settings: Settings) -> _Defaults:
-    return _Defaults(settings.gallery.collection, settings.models.image, None)
+def _gallery_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.gallery.collection, gallery_default(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +89,17 @@ class _Scope:
 
 def _scope(context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings) -> _Scope:
     settings = load_settings()
-    default = defaults(settings)
+    collection, default = defaults(settings)
     ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
     config = FolderConfig(**ops.get(asset.op.name, {}).get("config", {}))
     embeds = _embeds(context.run, asset)
+    now = config.in_force(settings, collection, default)
     return _Scope(
         settings,
         config,
-        config.collection or default.collection,
-        config.model or default.model,
-        default.dimension,
+        config.collection or collection,
+        now.model,
+        now.dimension,
         context.run.run_id,
         embeds,
         _window(context.run) if embeds and config.mode == "replay" else None,

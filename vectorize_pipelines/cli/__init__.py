@@ -16,7 +16,7 @@ from vectorize_pipelines.errors import VectorizeError
 COMMANDS = {
     "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
     "search": ("search", "Find the passages nearest to a question."),
-    "collections": ("collections", "List the collections with model and size."),
+    "collections": ("collections", "List the collections, and change their models without downtime."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }

@@ -36,6 +36,7 @@ SECONDS_PER_BATCH = 5.0
 class ChangeStream(EmbeddingStream):
     """The stream of one run for one collection.
 
+    physical           the collection behind the alias that the run's model is the model of
     announce           called with source ids before their rows change
     acknowledged       called with receipts and the days that were touched, once the store has what they stand for
     all_days_reported  called by `reported`
@@ -45,6 +46,7 @@ class ChangeStream(EmbeddingStream):
     changes: Generator[Change, None, None]
     planner: Planner
     collection: str
+    physical: str
     model: str
     run_id: str
     items: ItemEncoder
@@ -122,6 +124,8 @@ class ChangeStream(EmbeddingStream):
             totals=plan.totals,
             weights=_weights(plan),
             acknowledge=acknowledge,
+            physical=self.physical,
+            contents={row.id: row.item.content for row in plan.rows if isinstance(row.item.content, bytes)},
         )
 
     def _vectors(self, plan: Plan) -> tuple[npt.NDArray[np.float32], list[datetime]]:

@@ -64,17 +64,20 @@ class Plan:
 class Planner:
     """Plans changes for one collection and one model.
 
-    `model` is the fingerprint written into the records. With `force`, every item is encoded anew.
+    `collection` is the alias, which makes the ids; rows are looked up in `physical`, which stays this model's when the
+    alias is switched meanwhile. `model` is the fingerprint written into the records. With `force`, every item is
+    encoded anew.
     """
 
-    def __init__(self, store: VectorStore, collection: str, model: str, days: Days, *, force: bool):
+    def __init__(self, store: VectorStore, collection: str, physical: str, model: str, days: Days, *, force: bool):
         self._store = store
         self._collection = collection
+        self._physical = physical
         self._model = model
         self._days = days
         self._force = force
         # Who holds the source's lock is the only writer of its rows, so an empty collection stays so until we write.
-        self._nothing_there = store.count(collection) == 0
+        self._nothing_there = store.count(physical) == 0
 
     def plans(self, changes: Iterable[Change], rows_together: Callable[[], int]) -> Iterator[Plan]:
         """Plans of about `rows_together()` rows, asked for each group; a source's receipt comes with its last row.
@@ -180,7 +183,7 @@ class Planner:
         """Rows of vanished sources are counted, not looked at: there may be any number of them."""
         if plan.vanished and not self._nothing_there:
             where = In("source_id", tuple(plan.vanished))
-            for day, rows in self._store.count_by(self._collection, "partition", where).items():
+            for day, rows in self._store.count_by(self._physical, "partition", where).items():
                 plan.totals.of(day).deleted += rows
 
     def _existing_rows(self, group: Sequence[Change]) -> dict[str, dict[str, _StoredRow]]:
@@ -192,7 +195,7 @@ class Planner:
         others = tuple(change.source_id for change in group if isinstance(change, Changed))
         for sources, columns in ((touched, (*FIELDS_BUT_TEXT, "text")), (others, FIELDS_BUT_TEXT)):
             if sources:
-                for row in self._store.fetch(self._collection, In("source_id", sources), columns).to_pylist():
+                for row in self._store.fetch(self._physical, In("source_id", sources), columns).to_pylist():
                     row["metadata"] = json.loads(row["metadata"])
                     found.setdefault(row["source_id"], {})[row["id"]] = row
         return found
@@ -207,7 +210,7 @@ class Planner:
         if not wanted:
             return {}
         columns = ("id", "content_hash", "embedded_at", "vector")
-        table = self._store.fetch(self._collection, In("id", tuple(wanted)), columns)
+        table = self._store.fetch(self._physical, In("id", tuple(wanted)), columns)
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         return {
             row["id"]: (vectors[n], row["embedded_at"])

@@ -348,8 +348,8 @@ class RequestStream(EmbeddingStream):
             [model for work in live for model in work.models],
             run_id=self._run_id,
         )
-        write = RequestWrite(self._store, self._versions, self._sources, live, records, totals, self._report.cancelled)
-        return self._batch(collection, partial(self._announce, write), records)
+        write = RequestWrite(self._store, self._versions, self._sources, live, totals, self._report.cancelled)
+        return self._batch(collection, partial(self._announce, write), records, target.physical)
 
     def _announce(self, write: RequestWrite, batch: EmbeddingBatch) -> None:
         """Runs in the writer's thread: what was cancelled while it was encoded is not written any more."""
@@ -365,7 +365,7 @@ class RequestStream(EmbeddingStream):
         models = [model for work in works for model in work.models]
         vectors = np.empty((len(items), target.spec.dimension), dtype=np.float32)
         made = [datetime.now(UTC)] * len(items)
-        stored = {} if self._force else self._stored(collection, works, known)
+        stored = {} if self._force else self._stored(collection, target.physical, works, known)
         left: list[int] = []
         for n, item in enumerate(items):
             found = stored.get((item.source_id, item.content_hash, models[n]))
@@ -380,14 +380,15 @@ class RequestStream(EmbeddingStream):
         return vectors, made
 
     def _stored(
-        self, collection: str, works: Sequence[Work], known: Mapping[str, Known]
+        self, collection: str, physical: str, works: Sequence[Work], known: Mapping[str, Known]
     ) -> Mapping[tuple[str, str, str], tuple[Any, datetime]]:
         """(task id, content, model) -> vector and when it was made, of what the store has of these requests."""
-        asked = self._sources.may_have_rows(collection, [work.request.task_id for work in works], known)
+        names = [work.request.task_id for work in works]
+        asked = self._sources.may_have_rows(collection, physical, names, known)
         if not asked:
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
-        table = self._store.fetch(collection, In("source_id", tuple(asked)), columns)
+        table = self._store.fetch(physical, In("source_id", tuple(asked)), columns)
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         rows = table.select(columns[:4]).to_pylist()
         return {
@@ -412,6 +413,7 @@ class RequestStream(EmbeddingStream):
         collection: str,
         announce: Callable[[EmbeddingBatch], None],
         records: Any = NO_RECORDS,
+        physical: str = "",
     ) -> EmbeddingBatch:
         return EmbeddingBatch(
             collection=collection,
@@ -422,6 +424,7 @@ class RequestStream(EmbeddingStream):
             weights=Counter(records["partition"].to_pylist()),
             acknowledge=lambda: None,
             exclusive=lambda: self._versions.exclusive(collection),
+            physical=physical,
         )
 
     # The writer's thread

@@ -49,9 +49,13 @@ class UnusableCollectionError(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request's rows go, and by which model. `dimension` None is the model's own."""
+    """Where a request's rows go, and by which model. `dimension` None is the model's own.
+
+    `physical` is what stood behind the collection's name when the run looked: the one that holds this model's vectors.
+    """
 
     collection: str
+    physical: str
     model: str
     dimension: int | None
     spec: EncoderSpec
@@ -145,12 +149,12 @@ class Targets:
                 raise
             raise UnusableModelError(f"model_name: {error}") from error
         try:
-            self._store.ensure_collection(collection, spec)
+            physical = self._store.ensure_collection(collection, spec).physical
         except ModelMismatchError as error:
             if not named:
                 raise
             raise UnusableCollectionError(f"collection: {error}") from error
-        return Target(collection, model, own, spec)
+        return Target(collection, physical, model, own, spec)
 
     def _names(self, request: Request) -> tuple[str, str]:
         """Collection and model."""

@@ -11,9 +11,9 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from vectorize_pipelines.encoders.protocol import EngineChoice
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import VectorStore
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.pipeline.mirroring import Mirrors
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,9 @@ class EmbeddingBatch:
     totals     what the batch did, by day; its writer adds the time that writing took
     weights    rows written, by day
     exclusive  keeps other writers of the same sources away; a run that is the only one needs no lock for each batch
+    physical   the collection whose model made the vectors, as the alias stood when the run looked; empty: `collection`
+               as it stands now
+    contents   by id, what rows without a text were made from, where it is at hand: for other generations' vectors
     """
 
     collection: str
@@ -53,6 +59,8 @@ class EmbeddingBatch:
     weights: Mapping[str, int]
     acknowledge: Callable[[], None]
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
+    physical: str = ""
+    contents: Mapping[str, bytes] = field(default_factory=dict)
 
 
 class EmbeddingStream(ABC):
@@ -109,38 +117,47 @@ class EmbeddingStream(ABC):
         self.close()
 
 
-def write_batch(store: VectorStore, batch: EmbeddingBatch) -> None:
+def write_batch(store: VectorStore, batch: EmbeddingBatch, mirrors: "Mirrors | None" = None) -> None:
     """Writes a batch, deletes what it made stale, acknowledges it. Raises `StoreError` with nothing acknowledged.
 
     Killed between any two of these steps, the next run finds the source announced and not acknowledged: it reads it
-    again, finds the rows that are right, and completes the rest.
+    again, finds the rows that are right, and completes the rest. `mirrors` writes to every generation of a collection
+    that is being embedded again; without, the collection has one.
     """
     started = time.perf_counter()
-    with batch.exclusive():
-        batch.announce(batch)
-        if batch.records.num_rows:
-            store.upsert(batch.collection, batch.records)
-        for stale in batch.stale:
-            store.delete(batch.collection, stale)
+    if mirrors is not None:
+        mirrors.write(batch)
+    else:
+        with batch.exclusive():
+            batch.announce(batch)
+            if batch.records.num_rows:
+                store.upsert(batch.physical or batch.collection, batch.records)
+            for stale in batch.stale:
+                store.delete(batch.physical or batch.collection, stale)
     batch.totals.spread("write", time.perf_counter() - started, batch.weights)
     batch.acknowledge()
 
 
-def written(store: VectorStore, stream: EmbeddingStream) -> Iterator[EmbeddingBatch]:
+def written(store: VectorStore, stream: EmbeddingStream, mirrors: "Mirrors | None" = None) -> Iterator[EmbeddingBatch]:
     """Writes the stream batch by batch, giving each once it is acknowledged, and keeps the collections compact.
 
     Raises as `write_batch` does; what was given before stays.
     """
+
+    def maintain(collection: str) -> None:
+        for name in [collection] if mirrors is None else mirrors.physicals(collection):
+            store.maintain(name)
+
     collections: set[str] = set()
     for number, batch in enumerate(stream, 1):
-        write_batch(store, batch)
+        write_batch(store, batch, mirrors)
         collections.add(batch.collection)
         if number % BATCHES_BETWEEN_MAINTENANCE == 0:
-            store.maintain(batch.collection)
+            maintain(batch.collection)
         yield batch
     if stream.touched:
         for collection in sorted(collections or {stream.collection}):
-            store.maintain(collection)
+            maintain(collection)
 
 
 class ProgressLog:

@@ -154,13 +154,14 @@ class LanceDBStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        named = name if aliased else physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
+        named = name if aliased else physical
         with self._explained(f"creating the collection {name!r}"):
             found = self._standing(named)
             if found is None:
                 with self._locked(ALIASES):
-                    found = self._standing(named) or self._made(named, spec, physical_name(name, spec))
+                    found = self._standing(named) or self._made(named, spec, physical)
             check_model(found, revision_of(self._table(found.physical)), spec)
         return found
 

@@ -95,8 +95,8 @@ class QdrantStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        physical = physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
         named = name if aliased else physical
         with self._connection.explained(f"creating the collection {name!r}"), self._writing:
             info = self._found(named)

@@ -107,10 +107,11 @@ class WeaviateStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        named = name if aliased else physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
+        named = name if aliased else physical
         with self._explained(f"creating the collection {name!r}"):
-            found = self._catalogue.found(named) or self._catalogue.made(named, spec, physical_name(name, spec))
+            found = self._catalogue.found(named) or self._catalogue.made(named, spec, physical)
             check_model(self._catalogue.collection(named, found), found.revision, spec)
             self._catalogue.check_tenancy(named, found)
             self._catalogue.ensure_tenant(found)
