@@ -3,9 +3,17 @@
 Users and their data depend on these: a change here is a new major version.
 """
 
+import json
 import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+
+from vectorize_pipelines.items import Item
 
 ID_NAMESPACE = uuid.UUID("6f7d6c1e-3f0b-5c0e-9a51-5b9a6c1d7e42")
 
@@ -50,3 +58,30 @@ def record_id(collection: str, source_id: str, item_index: int) -> str:
     `collection` is the alias that users read, so that an item keeps its id when the model changes.
     """
     return str(uuid.uuid5(ID_NAMESPACE, f"{collection}\x1f{source_id}\x1f{item_index}"))
+
+
+def make_records(
+    ids: Sequence[str],
+    items: Sequence[Item],
+    days: Sequence[str],
+    vectors: npt.NDArray[np.float32],
+    embedded_at: Sequence[datetime],
+    *,
+    model: str,
+    run_id: str,
+) -> pa.Table:
+    """The records of items, `record_schema`; all sequences are of one length n, `vectors` of shape (n, dimension)."""
+    schema = record_schema(vectors.shape[1])
+    columns: dict[str, Any] = {
+        "id": ids,
+        "partition": days,
+        "model": [model] * len(items),
+        "run_id": [run_id] * len(items),
+        "embedded_at": embedded_at,
+        "metadata": [json.dumps(item.metadata, ensure_ascii=False, sort_keys=True) for item in items],
+        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.field("vector").type),
+    }
+    return pa.table(
+        [columns[name] if name in columns else [getattr(item, name) for item in items] for name in schema.names],
+        schema=schema,
+    )

@@ -231,11 +231,11 @@ def test_a_store_that_fails_once_is_tried_again_and_the_figures_are_those_of_the
     really = stream_module.write_batch
     written: list[int] = []
 
-    def failing_once(store: Any, collection: str, batch: Any) -> None:
+    def failing_once(store: Any, batch: Any) -> None:
         written.append(batch.records.num_rows)
         if len(written) == 2:
             raise StoreError("the store is away")
-        really(store, collection, batch)
+        really(store, batch)
 
     monkeypatch.setattr(stream_module, "write_batch", failing_once)
     result = run(instance, mode="drain")

@@ -26,9 +26,10 @@ from vectorize_pipelines.errors import ModelMismatchError, SettingsError, Source
 from vectorize_pipelines.home import manifest_file
 from vectorize_pipelines.pipeline import documents as documents_module
 from vectorize_pipelines.pipeline import folder as folder_module
+from vectorize_pipelines.pipeline.change_stream import ChangeStream
 from vectorize_pipelines.pipeline.documents import DocumentReader, compare_corpus, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
-from vectorize_pipelines.pipeline.stream import EmbeddingStream, write_batch
+from vectorize_pipelines.pipeline.stream import write_batch
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -68,7 +69,7 @@ class Installation:
     store: VectorStore
     encoder: CountingEncoder = field(default_factory=CountingEncoder)
 
-    def open(self, path: Path | None = None, **changes: Any) -> EmbeddingStream:
+    def open(self, path: Path | None = None, **changes: Any) -> ChangeStream:
         today = datetime.now(UTC).date()
         given = {"collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
@@ -80,10 +81,10 @@ class Installation:
     def _lease(self, model: str) -> Iterator[Encoder]:
         yield self.encoder
 
-    def run(self, path: Path | None = None, *, report: bool = True, **changes: Any) -> EmbeddingStream:
+    def run(self, path: Path | None = None, *, report: bool = True, **changes: Any) -> ChangeStream:
         with self.open(path, **changes) as stream:
             for batch in stream:
-                write_batch(self.store, COLLECTION, batch)
+                write_batch(self.store, batch)
             if report:
                 stream.reported()
         return stream
@@ -367,7 +368,7 @@ def test_a_second_run_waits_for_the_first(installation: Installation) -> None:
         waited.start()
         installation.write("b.md", paragraphs(2))
         for batch in stream:
-            write_batch(installation.store, COLLECTION, batch)
+            write_batch(installation.store, batch)
         assert {name for name, _ in installation.rows()} == {"a.md"}
     waited.join(60)
     assert {name for name, _ in installation.rows()} == {"a.md", "b.md"}
@@ -511,11 +512,11 @@ def _run_until_killed(installation: Installation, effects: int) -> None:
     try:
         with installation.open() as stream:
             stream.announce = effect(stream.announce)
-            stream.acknowledge = effect(stream.acknowledge)
+            stream.acknowledged = effect(stream.acknowledged)
             for batch in stream:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(store, "upsert", effect(store.upsert))
                     patch.setattr(store, "delete", effect(store.delete))
-                    write_batch(store, COLLECTION, batch)
+                    write_batch(store, batch)
     except Killed:
         pass

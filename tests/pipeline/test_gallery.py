@@ -25,9 +25,10 @@ from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.images import CorruptImageError
 from vectorize_pipelines.pipeline import planning
+from vectorize_pipelines.pipeline.change_stream import ChangeStream
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.images import ImageReader, compare_gallery, gallery_source
-from vectorize_pipelines.pipeline.stream import EmbeddingStream, written
+from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.stores import open_store
@@ -90,7 +91,7 @@ class Gallery:
     def _lease(self, model: str) -> Iterator[Encoder]:
         yield self.encoder
 
-    def run(self, path: str | None = None, **changes: Any) -> EmbeddingStream:
+    def run(self, path: str | None = None, **changes: Any) -> ChangeStream:
         today = datetime.now(UTC).date()
         given = {"collection": "gallery", "model": self.settings.models.image, "mode": "drain"}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})

@@ -134,9 +134,9 @@ def test_whatever_repeats_every_row_has_the_vector_of_its_own_content(
                 text = unicodedata.normalize(form, f"Of {word} they drink much.")
                 installation.write(name, text, DAY.replace(minute=number))
             with installation.open(force=force) as stream:
-                stream._rows_together = rows_together
+                stream.items.rows_together = rows_together
                 for batch in stream:
-                    write_batch(installation.store, "corpus", batch)
+                    write_batch(installation.store, batch)
             assert installation.rows()
     if not any(force for _, force in runs):
         assert len(installation.encoder.texts) == len(set(installation.encoder.texts))

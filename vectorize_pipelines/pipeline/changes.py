@@ -1,6 +1,6 @@
 """What a source asks of the store, one source document at a time.
 
-Sources make these, `pipeline.stream` carries them out. `receipt` is the source's own: it comes back through
+Sources make these, `pipeline.change_stream` carries them out. `receipt` is the source's own: it comes back through
 `acknowledge` once the store holds what the change asked for, and not before.
 """
 

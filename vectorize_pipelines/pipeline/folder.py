@@ -20,11 +20,11 @@ from vectorize_pipelines import home
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.items import Item
+from vectorize_pipelines.pipeline.change_stream import SECONDS_PER_BATCH, ChangeStream
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
-from vectorize_pipelines.pipeline.embedding_cache import SQLiteEmbeddingCache
+from vectorize_pipelines.pipeline.encoding import ItemEncoder
 from vectorize_pipelines.pipeline.planning import Planner
-from vectorize_pipelines.pipeline.reuse import VectorReuse
-from vectorize_pipelines.pipeline.stream import EmbeddingStream
+from vectorize_pipelines.pipeline.reuse import configured_reuse
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile, time_of
@@ -155,7 +155,7 @@ def open_folder(
     reader: Reader,
     store: VectorStore,
     lease_encoder: Callable[[str], AbstractContextManager[Encoder]],
-) -> EmbeddingStream:
+) -> ChangeStream:
     """The stream that does what is asked for.
 
     `lease_encoder`, given the model's name, is called only where something has to be encoded.
@@ -178,17 +178,21 @@ def open_folder(
             work = replace(work, changed=everything, unchanged=())
         totals, failures = _unchanged(work.unchanged, days)
         resources.enter_context(reader)
-        return EmbeddingStream(
+        return ChangeStream(
             changes=_changes(reader, work, known, stored, request),
             planner=Planner(store, request.collection, reader.model, days, force=request.force),
             collection=request.collection,
             model=reader.model,
-            dimension=reader.spec.dimension,
             run_id=request.run_id,
-            lease_encoder=lambda: lease_encoder(request.model),
-            reuse=_reuse(settings, reader.spec, force=request.force),
+            items=ItemEncoder(
+                reader.spec.dimension,
+                lambda: lease_encoder(request.model),
+                configured_reuse(settings, reader.spec, force=request.force),
+                most_rows=settings.pipeline.batch_items,
+                seconds_per_batch=SECONDS_PER_BATCH,
+            ),
             announce=manifest.forget,
-            acknowledge=_acknowledge(manifest),
+            acknowledged=_acknowledge(manifest),
             settings=settings.pipeline,
             expected=len(work.changed) + len(work.unchanged),
             resources=resources.pop_all(),
@@ -196,19 +200,8 @@ def open_folder(
             failures=failures,
             touched=manifest.unreported_days(),
             interrupt=reader.close,
-            reported=manifest.days_reported,
+            all_days_reported=manifest.days_reported,
         )
-
-
-def _reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:
-    """What the run need not encode; opens nothing yet."""
-    cache = settings.cache
-    if cache.enabled == "off":
-        return VectorReuse(spec.fingerprint, None, mode="on", force=force)
-    file = home.embedding_cache(settings)
-    return VectorReuse(
-        spec.fingerprint, lambda: SQLiteEmbeddingCache(file, cache.max_bytes), mode=cache.enabled, force=force
-    )
 
 
 def _lock(file: Path, resources: ExitStack) -> None:

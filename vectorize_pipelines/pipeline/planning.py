@@ -1,7 +1,7 @@
 """Decides, for each change of a source, what has to be encoded, what only rewritten, and what deleted.
 
-Called by `pipeline.stream` in its reading thread. The rule: an item whose content stands in the store already, in
-a row of the same source and the same model, takes that row's vector; a row that is right in every field is not
+Called by `pipeline.change_stream` in its reading thread. The rule: an item whose content stands in the store already,
+in a row of the same source and the same model, takes that row's vector; a row that is right in every field is not
 touched at all.
 """
 

@@ -1,6 +1,6 @@
 """Encodes each content once: what this run has encoded already, and what the embedding cache holds.
 
-Called by `pipeline.stream` in its encoding thread, between the rows whose vectors the store has and the encoder: no
+Called by `pipeline.encoding` in the encoding thread, between the rows whose vectors the store has and the encoder: no
 content that is found here is tokenized or decoded. A content is known by a hash of its exact bytes, not by the
 record's `content_hash`: that one is the same for texts which differ before Unicode normalisation, and a tokenizer may
 tell them apart.
@@ -14,8 +14,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+from vectorize_pipelines import home
+from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.items import Item
-from vectorize_pipelines.pipeline.embedding_cache import EmbeddingCache, EmbeddingCacheError, Vector
+from vectorize_pipelines.pipeline.embedding_cache import (
+    EmbeddingCache,
+    EmbeddingCacheError,
+    SQLiteEmbeddingCache,
+    Vector,
+)
+from vectorize_pipelines.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -174,3 +182,14 @@ class VectorReuse:
             )
             self._checks_files = False
             self.close()
+
+
+def configured_reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:
+    """What a run need not encode, as the settings say; opens nothing yet."""
+    cache = settings.cache
+    if cache.enabled == "off":
+        return VectorReuse(spec.fingerprint, None, mode="on", force=force)
+    file = home.embedding_cache(settings)
+    return VectorReuse(
+        spec.fingerprint, lambda: SQLiteEmbeddingCache(file, cache.max_bytes), mode=cache.enabled, force=force
+    )

@@ -70,8 +70,8 @@ def day_metadata(stream: EmbeddingStream, day: str, collection: Collection, prev
     if totals.encode_seconds:
         metadata["texts_per_second"] = round(totals.encoded / totals.encode_seconds, 1)
         metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
-    if stream.encoder is not None:
-        choice = stream.encoder.choice
+    choice = stream.choice
+    if choice is not None:
         metadata["engine"] = f"{choice.engine} on {choice.device}, {choice.precision}: {choice.reason}"
     for name, count in sorted(totals.errors.items()):
         metadata[f"errors/{name}"] = count

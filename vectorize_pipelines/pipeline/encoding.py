@@ -1,0 +1,159 @@
+"""Gives items their vectors, each content encoded once. Called by the streams in their encoding threads."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.items import Item
+from vectorize_pipelines.pipeline.reuse import VectorReuse, content_key
+from vectorize_pipelines.pipeline.totals import Totals
+
+FIRST_BATCH = 128
+SMALLEST_BATCH = 32
+
+
+class ItemEncoder:
+    """The encoder of one model, leased when there is first something to encode, and what it need not encode again.
+
+    Used by one thread. `rows_together` is the number of items that the encoder takes about `seconds_per_batch` for,
+    at most `most_rows`: it follows what batches took.
+    """
+
+    def __init__(
+        self,
+        dimension: int,
+        lease_encoder: Callable[[], AbstractContextManager[Encoder]],
+        reuse: VectorReuse,
+        *,
+        most_rows: int,
+        seconds_per_batch: float,
+    ):
+        self.dimension = dimension
+        self.encoder: Encoder | None = None
+        self.rows_together = FIRST_BATCH
+        self._lease_encoder = lease_encoder
+        self._reuse = reuse
+        self._most_rows = most_rows
+        self._seconds_per_batch = seconds_per_batch
+        self._leases = ExitStack()
+
+    def close(self) -> None:
+        """Gives the encoder back and lets go of the cache; a second call does nothing."""
+        self._reuse.close()
+        self._leases.close()
+
+    def encode(
+        self, items: Sequence[Item], days: Sequence[str], totals: Totals
+    ) -> tuple[npt.NDArray[np.float32], dict[int, ItemError]]:
+        """Vectors of shape (n, dimension), and by position what the encoder refused, whose vectors mean nothing.
+
+        What was done and how long it took is added to `totals`, each item's share to its day.
+        """
+        before = self._reuse.seconds
+        vectors = np.empty((len(items), self.dimension), dtype=np.float32)
+        refused = self._fill(items, days, vectors, totals) if items else {}
+        totals.spread("cache", self._reuse.seconds - before, Counter(days))
+        return vectors, refused
+
+    def _fill(
+        self, items: Sequence[Item], days: Sequence[str], vectors: npt.NDArray[np.float32], totals: Totals
+    ) -> dict[int, ItemError]:
+        """Fills in the vectors, each content encoded once; by position, what the encoder refused.
+
+        A refusal is not shared, nor is the vector of a file that has changed meanwhile: the items of the same content
+        are encoded by themselves then, and those refused have each its own error.
+        """
+        waiting: dict[bytes, list[int]] = {}
+        for n, item in enumerate(items):
+            waiting.setdefault(content_key(item), []).append(n)
+        self._take_known(days, waiting, vectors, totals)
+        if not waiting:
+            return {}
+        firsts = [positions[0] for positions in waiting.values()]
+        refused, seconds = self._encode(items, days, firsts, vectors, totals)
+        encoded = {
+            key: (items[positions[0]], vectors[positions[0]].copy())
+            for key, positions in waiting.items()
+            if positions[0] not in refused
+        }
+        shareable = self._reuse.keep(encoded, seconds)
+        apart: list[int] = []
+        for key, (first, *others) in waiting.items():
+            if key in shareable:
+                _share(days, others, vectors, vectors[first], totals)
+            else:
+                apart += others
+        if apart:
+            refused |= self._encode(items, days, apart, vectors, totals)[0]
+        return refused
+
+    def _take_known(
+        self, days: Sequence[str], waiting: dict[bytes, list[int]], vectors: npt.NDArray[np.float32], totals: Totals
+    ) -> None:
+        """Fills in what the run or the cache has, and takes it out of `waiting` (positions by content)."""
+        recent = self._reuse.recent(list(waiting))
+        cached = self._reuse.cached([key for key in waiting if key not in recent])
+        for key, vector in recent.items():
+            _share(days, waiting.pop(key), vectors, vector, totals)
+        for key, vector in cached.items():
+            first, *others = waiting.pop(key)
+            vectors[first] = vector
+            totals.of(days[first]).cache_hits += 1
+            _share(days, others, vectors, vector, totals)
+
+    def _encode(
+        self,
+        items: Sequence[Item],
+        days: Sequence[str],
+        positions: Sequence[int],
+        vectors: npt.NDArray[np.float32],
+        totals: Totals,
+    ) -> tuple[dict[int, ItemError], float]:
+        """Encodes the items at these positions; by position what the encoder refused, and the seconds that it took."""
+        if self.encoder is None:
+            self.encoder = self._leases.enter_context(self._lease_encoder())
+        started = time.perf_counter()
+        vectors[positions], errors = self.encoder.encode_each([_content(items[n]) for n in positions])
+        seconds = time.perf_counter() - started
+        for place, n in enumerate(positions):
+            of_day = totals.of(days[n])
+            of_day.encode_seconds += seconds / len(positions)
+            if place not in errors:
+                of_day.encoded += 1
+                of_day.tokens += items[n].tokens
+        self._adapt(len(positions), seconds)
+        return {positions[place]: error for place, error in errors.items()}, seconds
+
+    def _adapt(self, rows: int, seconds: float) -> None:
+        """Sizes the batches to come by how long this one took."""
+        if rows < self.rows_together // 2:
+            return  # too few to tell
+        fitting = int(rows * self._seconds_per_batch / max(seconds, 1e-3))
+        self.rows_together = max(SMALLEST_BATCH, min(self._most_rows, fitting, 4 * self.rows_together))
+
+
+def _share(
+    days: Sequence[str],
+    positions: Sequence[int],
+    vectors: npt.NDArray[np.float32],
+    vector: npt.NDArray[np.float32],
+    totals: Totals,
+) -> None:
+    """Gives these positions the vector of another item."""
+    for n in positions:
+        vectors[n] = vector
+        totals.of(days[n]).deduplicated += 1
+
+
+def _content(item: Item) -> str | Path | bytes:
+    content = item.content if item.text is None else item.text
+    if content is None:
+        raise ValueError(f"{item.source_id} has neither text nor content to encode")
+    return content
