@@ -57,7 +57,11 @@ def test_the_sensor_launches_what_the_asset_then_embeds_and_checks(
     assert checks["canary_recall"].metadata["sampled"].value == 2
 
     key = dg.AssetKey("gallery_embeddings")
-    assert instance.get_materialized_partitions(key) == {DAYS[0].isoformat(), DAYS[1].isoformat(), request.partition_key}
+    assert instance.get_materialized_partitions(key) == {
+        DAYS[0].isoformat(),
+        DAYS[1].isoformat(),
+        request.partition_key,
+    }
     second = {
         record.partition_key: record.asset_materialization.metadata
         for record in instance.fetch_materializations(key, limit=10).records

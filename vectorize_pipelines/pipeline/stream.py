@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -27,6 +29,10 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
 BATCHES_BETWEEN_MAINTENANCE = 16
+
+
+def _nothing() -> None:
+    """What is called where there is nothing to do."""
 
 
 @dataclass(slots=True)
@@ -43,6 +49,7 @@ class EmbeddingBatch:
     totals     what the batch did, by day; its writer adds the time that writing took
     weights    rows written, by day
     exclusive  keeps other writers of the same sources away; a run that is the only one needs no lock for each batch
+    keep       keeps the vectors where the next run finds them, should this one not get to write them
     """
 
     collection: str
@@ -53,6 +60,12 @@ class EmbeddingBatch:
     weights: Mapping[str, int]
     acknowledge: Callable[[], None]
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
+    keep: Callable[[], None] = _nothing
+
+    def secure(self) -> None:
+        """Calls `keep`, the first time only."""
+        keep, self.keep = self.keep, _nothing
+        keep()
 
 
 class EmbeddingStream(ABC):
@@ -66,6 +79,7 @@ class EmbeddingStream(ABC):
     failures    sources that could not be embedded
     touched     days of which something was written, deleted or refused, by an earlier run that was killed too
     expected    the number of sources, where it is known
+    outage      bears with a store that is away; without one such a store fails the run at once
     """
 
     collection: str
@@ -74,6 +88,7 @@ class EmbeddingStream(ABC):
     failures: list[Failure]
     touched: set[str]
     expected: int | None = None
+    outage: Outage = Outage()
 
     @abstractmethod
     def __iter__(self) -> Iterator[EmbeddingBatch]:
@@ -129,18 +144,19 @@ def write_batch(store: VectorStore, batch: EmbeddingBatch) -> None:
 def written(store: VectorStore, stream: EmbeddingStream) -> Iterator[EmbeddingBatch]:
     """Writes the stream batch by batch, giving each once it is acknowledged, and keeps the collections compact.
 
-    Raises as `write_batch` does; what was given before stays.
+    A store that is away is waited for (`pipeline.outage`), and only the write is tried again. Raises as `write_batch`
+    does; what was given before stays.
     """
     collections: set[str] = set()
     for number, batch in enumerate(stream, 1):
-        write_batch(store, batch)
+        stream.outage.wait_out(partial(write_batch, store, batch), began=batch.secure)
         collections.add(batch.collection)
         if number % BATCHES_BETWEEN_MAINTENANCE == 0:
-            store.maintain(batch.collection)
+            stream.outage.wait_out(partial(store.maintain, batch.collection))
         yield batch
     if stream.touched:
         for collection in sorted(collections or {stream.collection}):
-            store.maintain(collection)
+            stream.outage.wait_out(partial(store.maintain, collection))
 
 
 class ProgressLog:

@@ -38,6 +38,7 @@ from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     SettingsError,
     StoreError,
+    StoreUnavailableError,
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
@@ -111,6 +112,10 @@ _ADVICE = (
     ("LanceError(IO)", "a file is missing, damaged or out of reach: check the disk, else drop and ingest again"),
     ("Not found", "a file is missing: it was deleted, or removed as an old version during a very long read"),
 )
+
+# Of a directory on a full disk, and of object storage that is out of reach or overloaded.
+_PASSING = ("No space left", "ommit conflict", "error sending request", "onnection re", "timed out", "SlowDown",
+            "503 Service Unavailable", "Too Many Requests")  # fmt: skip
 
 
 class LanceDBStore(VectorStore):
@@ -486,7 +491,8 @@ class LanceDBStore(VectorStore):
         except _FAILURES as error:
             reason = _reason(error)
             advice = next((text for sign, text in _ADVICE if sign in reason), "")
-            raise StoreError(failure_text(doing, self._shown_location, state, advice, reason)) from error
+            kind = StoreUnavailableError if any(sign in reason for sign in _PASSING) else StoreError
+            raise kind(failure_text(doing, self._shown_location, state, advice, reason)) from error
 
 
 def _reason(error: BaseException) -> str:

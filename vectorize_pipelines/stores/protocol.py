@@ -61,7 +61,8 @@ class VectorStore(ABC):
 
     `name` is an alias (or a physical name) wherever a method takes one; a name that does not exist raises
     `CollectionNotFoundError`. Any failure of the store raises `StoreError` and says whether anything was written;
-    the caller acknowledges nothing and may call again, since every write is idempotent.
+    the caller acknowledges nothing and may call again, since every write is idempotent. Where the same call may succeed
+    once the store is back, it is a `StoreUnavailableError`: a run waits and calls again.
     """
 
     kind: str
