@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -20,6 +20,9 @@ class Overflow(Protocol[T]):
 
     def listen(self, began: Callable[[], None]) -> None:
         """`began` is to be called whenever there begins to be room."""
+
+    def lose(self, item: T) -> None:
+        """Called with an item that nobody will read any more."""
 
 
 @dataclass(slots=True)
@@ -57,7 +60,10 @@ class _Channel(Generic[T]):
             if not self._abandoned:
                 self._items.append(entry)
                 self._changed.notify_all()
-            return not self._abandoned
+            abandoned = self._abandoned
+        if abandoned and isinstance(entry, _InMemory):
+            self._lose([entry])
+        return not abandoned
 
     def _may_grow(self) -> bool:
         return self._overflow is not None and self._overflow.has_room()
@@ -81,8 +87,14 @@ class _Channel(Generic[T]):
         """Nothing more will be read."""
         with self._changed:
             self._abandoned = True
-            self._items.clear()
+            left, self._items = self._items, deque()
             self._changed.notify_all()
+        self._lose(left)
+
+    def _lose(self, entries: Iterable[_InMemory[T] | _Aside[T]]) -> None:
+        for entry in entries:
+            if isinstance(entry, _InMemory) and self._overflow is not None:
+                self._overflow.lose(entry.item)
 
     def __iter__(self) -> Iterator[T]:
         while True:

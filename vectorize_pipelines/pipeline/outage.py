@@ -52,6 +52,7 @@ class Outage:
         self._changing = threading.Lock()
         self._waiting = 0
         self._left = threading.Event()
+        self._lasted = False
         self._listeners: list[Callable[[], None]] = []
 
     @property
@@ -96,6 +97,7 @@ class Outage:
             if now - shown >= LOG_INTERVAL_SECONDS:
                 shown = now
                 logger.info("the store has been away for %.0f s%s: %s", now - started, self._progress(), error)
+        self._lasted = True
         waited = time.monotonic() - started
         raise StoreUnavailableError(
             f"{error}; it was waited for {waited:.0f} s (pipeline.store_outage_seconds is {self._seconds:g}); "
@@ -144,6 +146,11 @@ class Outage:
             return lambda: batch
         batch.records = batch.records.slice(0, 0)
         return partial(_brought_back, batch, back)
+
+    def lose(self, batch: "EmbeddingBatch") -> None:
+        """Called with a batch that is not written because the run ends; after an outage its vectors are kept."""
+        if self._lasted:
+            batch.secure()
 
 
 def configured_outage(settings: Settings) -> Outage:
