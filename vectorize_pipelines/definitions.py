@@ -2,21 +2,31 @@
 
 import dagster as dg
 
-from vectorize_pipelines.assets import checks, from_files
-from vectorize_pipelines.jobs import embed_corpus, embed_gallery, report_corpus
+from vectorize_pipelines.assets import checks, from_files, maintenance
+from vectorize_pipelines.jobs import check_indexes, embed_corpus, embed_gallery, maintain_collections, report_corpus
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.schedules import reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.schedules import (
+    check_indexes_daily,
+    maintain_collections_daily,
+    reconcile_corpus,
+    reconcile_gallery,
+)
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
 _vector_store = VectorStoreResource()
 
 defs = dg.Definitions(
-    assets=[from_files.corpus_embeddings, from_files.corpus_report, from_files.gallery_embeddings],
+    assets=[
+        from_files.corpus_embeddings,
+        from_files.corpus_report,
+        from_files.gallery_embeddings,
+        maintenance.maintained_collections,
+    ],
     asset_checks=checks.CHECKS,
-    jobs=[embed_corpus, embed_gallery, report_corpus],
-    schedules=[reconcile_corpus, reconcile_gallery],
+    jobs=[embed_corpus, embed_gallery, report_corpus, maintain_collections, check_indexes],
+    schedules=[reconcile_corpus, reconcile_gallery, maintain_collections_daily, check_indexes_daily],
     sensors=[new_corpus_files, new_gallery_files, failed_runs],
     resources={
         "encoder": EncoderResource(),

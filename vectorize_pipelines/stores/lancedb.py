@@ -293,6 +293,11 @@ class LanceDBStore(VectorStore):
 
     # ---- care
 
+    def searches_exactly(self, name: str) -> bool:
+        with self._explained(f"looking up the indexes of {name!r}"):
+            indexes = self._table(self._physical(name)).list_indices()
+            return not any(index.name.startswith(VECTOR_INDEX) for index in indexes)
+
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Compacts, removes old versions and builds indexes where the table has grown enough for it to pay.
 

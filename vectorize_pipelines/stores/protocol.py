@@ -135,6 +135,10 @@ class VectorStore(ABC):
         nearest are taken, so `limit` rows come back where that many match.
         """
 
+    def searches_exactly(self, name: str) -> bool:
+        """Whether a search compares every vector now, as where no index has been built; False also where it may not."""
+        return False
+
     @abstractmethod
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Compacts and indexes off the hot path, as far as it pays; gives what it did, as numbers."""

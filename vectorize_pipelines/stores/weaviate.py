@@ -225,6 +225,10 @@ class WeaviateStore(VectorStore):
 
     # ---- care
 
+    def searches_exactly(self, name: str) -> bool:
+        with self._explained(f"looking up the index of {name!r}"):
+            return self._catalogue.resolved(name).exact
+
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Weaviate compacts and indexes by itself; this tells how far it is. Cheap, and changes nothing.
 
