@@ -2,6 +2,7 @@
 .DEFAULT_GOAL := help
 SHELL := bash
 PORT ?= 3000
+KAFKA_PORT ?= 9092
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
 
@@ -9,7 +10,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo dev test lint servers bench bench-gpu clean
+.PHONY: help setup demo dev test lint servers kafka bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -35,8 +36,13 @@ lint: setup ## style and types
 	$(RUN) ruff format --check .
 	$(RUN) mypy
 
-servers: setup ## build the servers that tests run against: minutes, once a machine
+servers: setup ## the servers that tests run against: what is missing is built (minutes, once a machine) or named
 	@$(RUN) python -m tests.servers.weaviate
+	@$(RUN) python -m tests.servers.postgresql
+	@$(RUN) python -m tests.servers.kafka
+
+kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)
+	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
 
 test: lint servers ## everything that has to pass: lint, types, definitions, tests
 	$(RUN) pytest

@@ -38,6 +38,10 @@ class UnreadableFileError(ItemError):
     retryable = True
 
 
+class RefusedUriError(ItemError):
+    """An address that is not asked: its scheme, host, folder or kind of address is not allowed here."""
+
+
 class UnknownModelError(VectorizeError):
     """No encoder can be loaded under this name; the message says where it was looked for."""
 
@@ -79,3 +83,22 @@ class CollectionNotFoundError(StoreError):
 
 class ModelMismatchError(StoreError):
     """A collection holds vectors of another model than the one asked for."""
+
+
+class LedgerError(VectorizeError):
+    """The database of requests and versions refused or failed; nothing of the call in hand was written.
+
+    The same call may succeed another time.
+    """
+
+    exit_code = 1
+
+
+class KafkaError(VectorizeError):
+    """The Kafka cluster refused, failed or cannot be reached. The same call may succeed another time."""
+
+    exit_code = 7
+
+
+class KafkaNotConfiguredError(SettingsError):
+    """No cluster is named in the settings."""

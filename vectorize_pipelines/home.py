@@ -22,6 +22,11 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
     return settings.home / "locks" / f"manifest-{collection}.lock"
 
 
+def request_lock(settings: Settings, collection: str) -> Path:
+    """Held while the rows of a collection that come from requests are written, where the database is SQLite."""
+    return settings.home / "locks" / f"requests-{collection}.lock"
+
+
 def model_cache(settings: Settings) -> Path:
     """What was found out about models: revisions, exports, measurements."""
     return settings.encoder.cache_directory or settings.home / "encoders"

@@ -66,8 +66,8 @@ def make_records(
     days: Sequence[str],
     vectors: npt.NDArray[np.float32],
     embedded_at: Sequence[datetime],
+    models: Sequence[str],
     *,
-    model: str,
     run_id: str,
 ) -> pa.Table:
     """The records of items, `record_schema`; all sequences are of one length n, `vectors` of shape (n, dimension)."""
@@ -75,7 +75,7 @@ def make_records(
     columns: dict[str, Any] = {
         "id": ids,
         "partition": days,
-        "model": [model] * len(items),
+        "model": models,
         "run_id": [run_id] * len(items),
         "embedded_at": embedded_at,
         "metadata": [json.dumps(item.metadata, ensure_ascii=False, sort_keys=True) for item in items],

@@ -14,11 +14,20 @@ import os
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.images.decoding import DEFAULT_LIMITS
@@ -157,11 +166,86 @@ class StoreSettings(_Section):
     weaviate: WeaviateSettings = WeaviateSettings()
 
 
+class DrainSettings(_Section):
+    """Runs that follow the topics of requests."""
+
+    target_lag_per_run: int = Field(10_000, ge=1, description="one more run for each so many messages that wait")
+    max_runs: int = Field(4, ge=1, description="runs of one modality side by side; never more than partitions")
+    idle_seconds: float = Field(10.0, ge=0, description="a run ends when nothing has arrived for so long")
+    max_seconds: float = Field(3600.0, gt=0, description="a run ends after so long")
+    batch_messages: int = Field(2000, ge=1, description="at most so many messages are taken together")
+    linger_ms: int = Field(20, ge=0, description="so long a batch waits for more messages once it has one")
+    ageing_seconds: float = Field(
+        5.0, ge=0, description="a message that has waited so long goes before the priority lane's next batch"
+    )
+    transaction_timeout_seconds: float = Field(
+        60.0, ge=1, le=900, description="the broker aborts a run's transaction that is open for so long"
+    )
+    attempts: int = Field(5, ge=1, description="how often a failure that may pass is tried before the run fails")
+    retry_seconds: float = Field(0.5, gt=0, description="pause before the second attempt; each next is twice as long")
+
+
 class KafkaSettings(_Section):
     """The Kafka cluster."""
 
     bootstrap_servers: str | None = Field(None, description="host:port, separated by commas")
-    topic_prefix: str = Field("vectorize", description="what every topic's name starts with")
+    topic_prefix: str = Field(
+        "vectorize", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="what every topic's name starts with"
+    )
+    consumer_group: str | None = Field(None, description="group of the committed offsets; null: the topic prefix")
+    config_file: Annotated[Path, AfterValidator(_absolute)] = Field(
+        PROJECT_ROOT / "config" / "kafka.yaml", description="how topics are made, and further properties of clients"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="TLS and SASL, as Kafka names them"
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = Field(
+        None, description="needed by SASL_PLAINTEXT and SASL_SSL"
+    )
+    sasl_username: str | None = Field(None, description="for PLAIN and SCRAM")
+    sasl_password: SecretStr | None = Field(None, description="for PLAIN and SCRAM")
+    oauth_token_endpoint: str | None = Field(None, description="for OAUTHBEARER: where tokens are had, an https URL")
+    oauth_client_id: str | None = Field(None, description="for OAUTHBEARER")
+    oauth_client_secret: SecretStr | None = Field(None, description="for OAUTHBEARER")
+    oauth_scope: str | None = Field(None, description="for OAUTHBEARER, where the provider asks for one")
+    ssl_ca_location: Path | None = Field(None, description="PEM file that vouches for the brokers; null: the system's")
+    ssl_certificate_location: Path | None = Field(None, description="PEM file of the client's own certificate")
+    ssl_key_location: Path | None = Field(None, description="PEM file of its key")
+    ssl_key_password: SecretStr | None = Field(None, description="password of that key")
+    request_seconds: float = Field(30.0, gt=0, description="limit for a request to the brokers, and for a delivery")
+    text_collection: str = Field("texts", pattern=COLLECTION_NAME, description="for texts that name no collection")
+    image_collection: str = Field("images", pattern=COLLECTION_NAME, description="for images that name no collection")
+    document_collection: str = Field(
+        "documents", pattern=COLLECTION_NAME, description="for documents that name no collection"
+    )
+    drain: DrainSettings = DrainSettings()
+
+    @property
+    def group(self) -> str:
+        """The consumer group of runs that drain."""
+        return self.consumer_group or self.topic_prefix
+
+    @model_validator(mode="after")
+    def _security_is_complete(self) -> Self:
+        """What would otherwise connect without the protection that was meant, or fail with a client's riddle."""
+        if self.security_protocol.startswith("SASL"):
+            if self.sasl_mechanism is None:
+                raise ValueError(f"security_protocol {self.security_protocol} needs sasl_mechanism")
+            needed = (
+                ("oauth_token_endpoint", "oauth_client_id", "oauth_client_secret")
+                if self.sasl_mechanism == "OAUTHBEARER"
+                else ("sasl_username", "sasl_password")
+            )
+            missing = [name for name in needed if getattr(self, name) is None]
+            if missing:
+                raise ValueError(f"sasl_mechanism {self.sasl_mechanism} needs {' and '.join(missing)}")
+        elif self.sasl_mechanism is not None:
+            raise ValueError(
+                f"sasl_mechanism needs security_protocol SASL_SSL (or SASL_PLAINTEXT), not {self.security_protocol}"
+            )
+        if not self.security_protocol.endswith("SSL") and self.ssl_ca_location is not None:
+            raise ValueError(f"ssl_ca_location needs security_protocol SSL or SASL_SSL, not {self.security_protocol}")
+        return self
 
 
 class RedisSettings(_Section):
@@ -273,6 +357,51 @@ class CacheSettings(_Section):
     max_bytes: int = Field(2**30, ge=2**20, description="size of the cache; what was used longest ago goes first")
 
 
+class LedgerSettings(_Section):
+    """What became of each request, and which message each source's rows come from."""
+
+    url: SecretStr | None = Field(
+        None, description="postgresql://… or sqlite:///…; null: the database that Dagster uses, or a file beside it"
+    )
+    retention_days: int = Field(30, ge=1, description="so long finished requests and callbacks are remembered")
+
+
+class CallbackSettings(_Section):
+    """Posting what became of a request to its `callback_url`."""
+
+    secret: SecretStr | None = Field(None, description="signs every callback; null: they are not signed")
+    attempts: int = Field(8, ge=1, description="a callback is given up after so many")
+    timeout_seconds: float = Field(10.0, gt=0, description="limit for one attempt, in all")
+    allow_private: bool = Field(False, description="private and loopback addresses may be posted to")
+
+
+class UriSettings(_Section):
+    """From where the content of a request may be fetched."""
+
+    allowed_schemes: Names = Field(
+        ("https", "http"), description="of URIs; s3, gs, … go through fsspec with this installation's credentials"
+    )
+    allowed_hosts: Names = Field(
+        (), description="hosts, *.domains or buckets; empty: every public host, and every bucket of an allowed scheme"
+    )
+    allowed_roots: Names = Field((), description="folders from which local files are read; empty: none")
+    allow_private: bool = Field(False, description="private and loopback addresses may be fetched from")
+    max_bytes: int = Field(100 * 2**20, ge=1, description="a larger content is refused, also once decompressed")
+    timeout_seconds: float = Field(60.0, gt=0, description="limit for one content, redirects included")
+    max_redirects: int = Field(5, ge=0, description="each is checked as the first address is")
+
+
+class RetentionSettings(_Section):
+    """What the daily clean-up removes, beside what `ledger.retention_days` says."""
+
+    runs_days: int | None = Field(
+        None,
+        ge=1,
+        description="finished runs and their events are deleted after so many days, but for the latest of a partition; "
+        "null: kept",
+    )
+
+
 class AlertSettings(_Section):
     """Who hears of failed runs."""
 
@@ -311,6 +440,10 @@ class Settings(_Section):
     partitions: PartitionSettings = PartitionSettings()
     pipeline: PipelineSettings = PipelineSettings()
     cache: CacheSettings = CacheSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    callbacks: CallbackSettings = CallbackSettings()
+    uris: UriSettings = UriSettings()
+    retention: RetentionSettings = RetentionSettings()
     alerts: AlertSettings = AlertSettings()
 
 

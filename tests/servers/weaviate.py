@@ -7,7 +7,6 @@ project's own code.
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Self
 
 import filelock
+
+from tests.servers.ports import free_ports
 
 VERSION = "1.39.0"
 _MODULE = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{VERSION}"
@@ -73,8 +74,8 @@ class Server:
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._ports = dict(zip(_PORTS, _free_ports(len(_PORTS)), strict=True))
-        self._port = _free_ports(1)[0]
+        self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
+        self._port = free_ports(1)[0]
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -153,16 +154,6 @@ class Server:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
-
-
-def _free_ports(number: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(number)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def main() -> None:

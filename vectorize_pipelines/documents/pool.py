@@ -77,18 +77,21 @@ class ParserPool:
         for process in self._processes:
             process.end()
 
-    def submit(self, uri: str, size: int | None = None, known_hash: str | None = None) -> Future[ParseOutcome]:
+    def submit(
+        self, uri: str, size: int | None = None, known_hash: str | None = None, content: bytes | None = None
+    ) -> Future[ParseOutcome]:
         """Has the file read and parsed; a path without `://` is local.
 
         `size` in bytes, where the caller knows it, refuses a file that is too large without reading it. With
-        `known_hash`, a file of the same content is not parsed: its outcome has no document. The future raises
-        a subclass of `ItemError` from `documents.errors`.
+        `known_hash`, a file of the same content is not parsed: its outcome has no document. With `content` nothing
+        is read: these are the bytes, and the ending of `uri` tells their format. The future raises a subclass of
+        `ItemError` from `documents.errors`.
         """
         if size is not None and size > self._settings.max_file_bytes:
             refused: Future[ParseOutcome] = Future()
             refused.set_exception(too_large(self._settings))
             return refused
-        return self._threads.submit(self._run, Task(uri, known_hash))
+        return self._threads.submit(self._run, Task(uri, known_hash, content))
 
     def _run(self, task: Task) -> ParseOutcome:
         process = self._idle.get()

@@ -38,18 +38,22 @@ class ParseOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file to read; `known_hash` is the content hash of what was made of it before."""
+    """One file to read; `known_hash` is the content hash of what was made of it before.
+
+    `content` is the file's bytes, where the caller has them already; `uri` then only names its format.
+    """
 
     uri: str
     known_hash: str | None
+    content: bytes | None = None
 
 
 Handler = Callable[[Task, DocumentSettings], ParseOutcome]
 
 
 def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
-    """Reads the file, and parses it unless its content is known. Raises `ItemError`s."""
-    content = read_bytes(task.uri, settings)
+    """Reads the file unless it has been read, and parses it unless its content is known. Raises `ItemError`s."""
+    content = read_bytes(task.uri, settings) if task.content is None else task.content
     digest = content_hash(content)
     if digest == task.known_hash:
         return ParseOutcome(digest, None)

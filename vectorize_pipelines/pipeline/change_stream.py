@@ -111,12 +111,13 @@ class ChangeStream(EmbeddingStream):
 
         items = [row.item for row in plan.rows]
         ids, days, weights = [row.id for row in plan.rows], [row.day for row in plan.rows], _weights(plan)
+        models = [self.model] * len(ids)
         plan.release()
         stale = [In("id", tuple(plan.stale_ids)), In("source_id", tuple(plan.vanished))]
         return EmbeddingBatch(
             collection=self.collection,
             announce=lambda: self.announce(plan.sources),
-            records=make_records(ids, items, days, vectors, made, model=self.model, run_id=self.run_id),
+            records=make_records(ids, items, days, vectors, made, models, run_id=self.run_id),
             stale=[filter_ for filter_ in stale if filter_.values],
             totals=plan.totals,
             weights=weights,

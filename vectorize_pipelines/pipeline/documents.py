@@ -1,12 +1,13 @@
 """How documents become items: parsed in processes of their own, cut to the encoder's length.
 
 `corpus_source` and `DocumentReader` are what `pipeline.folder` needs for a folder of documents. Called by the asset
-`corpus_embeddings`, the sensor for new files and `vectorize doctor`.
+`corpus_embeddings`, the sensor for new files and `vectorize doctor`. `Cutting` is what documents in messages share.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
+from datetime import datetime
 from typing import Self
 
 from vectorize_pipelines import home
@@ -16,7 +17,7 @@ from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.errors import ItemError, SettingsError
-from vectorize_pipelines.items import Item, Modality, content_hash
+from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
 from vectorize_pipelines.settings import DocumentSettings, Settings
 from vectorize_pipelines.sources.files import FileSource, SourceFile
@@ -41,6 +42,62 @@ def compare_corpus(settings: Settings) -> Comparison:
     return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
+class Cutting:
+    """How documents are cut for one model: to its length, by its own tokenizer. Making one loads no model."""
+
+    def __init__(self, settings: Settings, model: str, *, dimension: int | None = None, fetch: bool = True):
+        """`dimension`: that of the vectors; None is the model's own. Raises as `DocumentReader`."""
+        self._documents = settings.documents
+        self._cache = home.model_cache(settings)
+        self.spec = describe_model(model, dimension=dimension, cache_directory=self._cache, fetch=fetch)
+        self._limits = self._chunk_limits()
+        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*self._limits)}"
+        self._chunker: Chunker | None = None
+
+    def items(
+        self,
+        document: ParsedDocument,
+        *,
+        source_id: str,
+        uri: str | None,
+        occurred_at: datetime,
+        first_index: int = 0,
+        metadata: Mapping[str, JsonValue] | None = None,
+    ) -> list[Item]:
+        """A document's chunks as items, numbered from `first_index`; `metadata` wins over what the document says."""
+        if self._chunker is None:
+            self._chunker = Chunker(load_tokenizer(self.spec.name, cache_directory=self._cache), *self._limits)
+        return [
+            Item(
+                source_id=source_id,
+                item_index=first_index + chunk.index,
+                modality=Modality.DOCUMENT,
+                text=chunk.text,
+                uri=uri,
+                content_hash=content_hash(chunk.text),
+                occurred_at=occurred_at,
+                page=chunk.page,
+                start=chunk.start,
+                end=chunk.end,
+                tokens=chunk.tokens,
+                metadata={**document.metadata, **chunk.metadata, **(metadata or {})},
+            )
+            for chunk in self._chunker.chunks(document)
+        ]
+
+    def _chunk_limits(self) -> tuple[int, int]:
+        """Longest chunk and overlap, in tokens."""
+        longest = self._documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
+        overlap = self._documents.overlap_tokens
+        if self.spec.max_length is not None and longest > self.spec.max_length:
+            raise SettingsError(
+                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
+            )
+        if overlap * 2 > longest:
+            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
+        return longest, overlap
+
+
 class DocumentReader:
     """A `pipeline.folder.Reader` of documents. Making one loads no model and starts no process."""
 
@@ -51,11 +108,8 @@ class DocumentReader:
 
         With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
         """
-        self._settings = settings
-        cache = home.model_cache(settings)
-        self.spec = describe_model(model, dimension=settings.models.dimension, cache_directory=cache, fetch=fetch)
-        limits = self._chunk_limits()
-        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*limits)}"
+        self._cutting = Cutting(settings, model, dimension=settings.models.dimension, fetch=fetch)
+        self.spec, self.model = self._cutting.spec, self._cutting.model
         self.fingerprint = f"{self.model} {_reading(settings.documents)}"
         documents = settings.documents
         self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
@@ -73,9 +127,7 @@ class DocumentReader:
 
     def read(self, files: Iterable[tuple[SourceFile, str | None]]) -> Iterator[tuple[SourceFile, Reading | ItemError]]:
         """Parses as many files ahead as the limits above allow; a document's chunks come together."""
-        chunker: Chunker | None = None
         for file, outcome in self._parsed(files):
-            chunker = chunker or self._chunker()
             try:
                 parsed = outcome.result()
             except CancelledError:
@@ -83,8 +135,7 @@ class DocumentReader:
             except ItemError as error:
                 yield file, error
                 continue
-            items = None if parsed.document is None else _items(file, parsed.document, chunker)
-            yield file, Reading(parsed.content_hash, items)
+            yield file, Reading(parsed.content_hash, self._items(file, parsed.document))
 
     def _parsed(
         self, files: Iterable[tuple[SourceFile, str | None]]
@@ -99,41 +150,10 @@ class DocumentReader:
             size += file.size
         yield from waiting
 
-    def _chunker(self) -> Chunker:
-        tokenizer = load_tokenizer(self.spec.name, cache_directory=home.model_cache(self._settings))
-        return Chunker(tokenizer, *self._chunk_limits())
-
-    def _chunk_limits(self) -> tuple[int, int]:
-        """Longest chunk and overlap, in tokens."""
-        longest = self._settings.documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
-        overlap = self._settings.documents.overlap_tokens
-        if self.spec.max_length is not None and longest > self.spec.max_length:
-            raise SettingsError(
-                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
-            )
-        if overlap * 2 > longest:
-            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
-        return longest, overlap
-
-
-def _items(file: SourceFile, document: ParsedDocument, chunker: Chunker) -> list[Item]:
-    return [
-        Item(
-            source_id=file.source_id,
-            item_index=chunk.index,
-            modality=Modality.DOCUMENT,
-            text=chunk.text,
-            uri=file.source_id,
-            content_hash=content_hash(chunk.text),
-            occurred_at=file.occurred_at,
-            page=chunk.page,
-            start=chunk.start,
-            end=chunk.end,
-            tokens=chunk.tokens,
-            metadata={**document.metadata, **chunk.metadata},
-        )
-        for chunk in chunker.chunks(document)
-    ]
+    def _items(self, file: SourceFile, document: ParsedDocument | None) -> list[Item] | None:
+        if document is None:
+            return None
+        return self._cutting.items(document, source_id=file.source_id, uri=file.source_id, occurred_at=file.occurred_at)
 
 
 def _reading(settings: DocumentSettings) -> str:

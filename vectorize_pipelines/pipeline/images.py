@@ -6,15 +6,16 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from datetime import datetime
 from typing import Self
 
 from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.images.decoding import SUPPORTED_SUFFIXES, ImageLimits, read_header
-from vectorize_pipelines.items import Item, Modality, content_hash
+from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.content import read_content
@@ -115,21 +116,42 @@ class ImageReader:
         digest = content_hash(data)
         if digest == known_hash:
             return Reading(digest, None)
-        header = read_header(data, self._limits)
-        item = Item(
-            source_id=file.source_id,
-            item_index=0,
-            modality=Modality.IMAGE,
-            text=None,
-            uri=file.source_id,
-            content_hash=digest,
-            occurred_at=file.occurred_at,
-            content=data,  # not the path: the file may be another one by the time it is decoded
-            metadata={
-                "name": os.path.basename(file.source_id),  # noqa: PTH119 (may be a URI)
-                "format": header.format.lower(),
-                "width": header.width,
-                "height": header.height,
-            },
+        item = image_item(
+            data, digest, self._limits, source_id=file.source_id, uri=file.source_id, occurred_at=file.occurred_at
         )
         return Reading(digest, [item])
+
+
+def image_item(
+    data: bytes,
+    digest: str,
+    limits: ImageLimits,
+    *,
+    source_id: str,
+    uri: str,
+    occurred_at: datetime,
+    index: int = 0,
+    metadata: Mapping[str, JsonValue] | None = None,
+) -> Item:
+    """An image's bytes, of which `digest` is the content hash, as an item.
+
+    `metadata` wins over what the image says. Raises `ItemError`s of `images`.
+    """
+    header = read_header(data, limits)
+    return Item(
+        source_id=source_id,
+        item_index=index,
+        modality=Modality.IMAGE,
+        text=None,
+        uri=uri,
+        content_hash=digest,
+        occurred_at=occurred_at,
+        content=data,  # not the path: the file may be another one by the time it is decoded
+        metadata={
+            "name": os.path.basename(uri),  # noqa: PTH119 (may be a URI)
+            "format": header.format.lower(),
+            "width": header.width,
+            "height": header.height,
+            **(metadata or {}),
+        },
+    )

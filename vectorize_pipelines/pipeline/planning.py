@@ -32,7 +32,7 @@ BYTES_TOGETHER = 64 * 2**20
 
 _StoredRow: TypeAlias = dict[str, Any]
 
-_FIELDS_BUT_TEXT = tuple(name for name in RECORD_FIELDS if name not in ("text", "run_id", "embedded_at"))
+FIELDS_BUT_TEXT = tuple(name for name in RECORD_FIELDS if name not in ("text", "run_id", "embedded_at"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Planner:
             old = usable.get(id_)
             if old is None or old["content_hash"] != item.content_hash:
                 yield PlannedRow(id_, item, day, donors.get(item.content_hash))
-            elif not _is_right(old, item, day):
+            elif not is_right(old, item, day):
                 yield PlannedRow(id_, item, day, id_)
 
     def _finish(
@@ -212,7 +212,7 @@ class Planner:
             return found
         touched = tuple(change.source_id for change in group if isinstance(change, Touched))
         others = tuple(change.source_id for change in group if isinstance(change, Changed))
-        for sources, columns in ((touched, (*_FIELDS_BUT_TEXT, "text")), (others, _FIELDS_BUT_TEXT)):
+        for sources, columns in ((touched, (*FIELDS_BUT_TEXT, "text")), (others, FIELDS_BUT_TEXT)):
             if sources:
                 for row in self._fetched(In("source_id", sources), columns).to_pylist():
                     row["metadata"] = json.loads(row["metadata"])
@@ -238,7 +238,7 @@ class Planner:
         }
 
 
-def _is_right(row: _StoredRow, item: Item, day: str) -> bool:
+def is_right(row: _StoredRow, item: Item, day: str) -> bool:
     """Whether a stored row of the same content says the same of the item in every other field."""
     return (
         row["occurred_at"] == item.occurred_at

@@ -52,8 +52,13 @@ class Written:
 
 def physical_name(alias: str, spec: EncoderSpec) -> str:
     """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`."""
-    slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in spec.name.rstrip("/").split("/")[-1].lower())
-    return f"{alias}__{'-'.join(part for part in slug.split('-') if part)}-{spec.dimension}"
+    return f"{alias}__{model_slug(spec.name)}-{spec.dimension}"
+
+
+def model_slug(model: str) -> str:
+    """The last part of a model's name as it may stand in a collection's: `all-minilm-l6-v2`."""
+    slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in model.rstrip("/").split("/")[-1].lower())
+    return "-".join(part for part in slug.split("-") if part)
 
 
 class VectorStore(ABC):

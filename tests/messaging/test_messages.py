@@ -1,0 +1,277 @@
+"""Requests: what a valid message becomes, and that any other bytes become an error that names the field."""
+
+import base64
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.messages import (
+    CONTENT_TYPES,
+    MAX_BATCH,
+    MAX_PRIORITY,
+    TASK_TYPE_OF,
+    InlineDocument,
+    InvalidMessageError,
+    Origin,
+    Request,
+    TaskType,
+    Tombstone,
+    decode,
+)
+
+ORIGIN = Origin("vectorize.text", 3, 14, 1_700_000_000_000)
+
+printable = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=40)
+texts = st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda text: bool(text.strip()))
+scalars = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+)
+json_values: st.SearchStrategy[Any] = st.recursive(
+    scalars | st.text(st.characters(codec="utf-8")),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(printable, inner, max_size=3),
+    max_leaves=8,
+)
+metadata = st.dictionaries(printable, json_values, max_size=4)
+
+
+def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.none() | strategy
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> tuple[Modality, dict[str, Any]]:
+    """A valid message with its topic's modality."""
+    modality = draw(st.sampled_from(Modality))
+    inline = st.fixed_dictionaries(
+        {"content": texts}, optional={"title": optional(printable), "metadata": optional(metadata)}
+    )
+    data = texts | inline if modality is Modality.DOCUMENT else texts
+    entry = data | data.map(lambda each: {"task_type": TASK_TYPE_OF[modality].value, "data": each})
+    task_type = draw(st.sampled_from([TASK_TYPE_OF[modality], TaskType.BATCH]))
+    message = {
+        "task_type": task_type.value,
+        "data": draw(st.lists(entry, min_size=1, max_size=5) if task_type is TaskType.BATCH else data),
+        "task_id": draw(optional(printable)),
+        "version": draw(st.sampled_from([None, 1])),
+        "model_name": draw(optional(printable)),
+        "collection": draw(optional(st.from_regex(r"[a-z][a-z0-9_-]{0,62}", fullmatch=True))),
+        "priority": draw(st.sampled_from([None, "low", "normal", "high"]) | st.integers(0, MAX_PRIORITY)),
+        "batch_size": draw(optional(st.integers(1, 1_000_000))),
+        "metadata": draw(optional(metadata)),
+        "callback_url": draw(st.sampled_from([None, "https://example.com/done?x=1", "http://127.0.0.1:8080/"])),
+    }
+    left_out = draw(st.sets(st.sampled_from(sorted(message.keys() - {"task_type", "data"}))))
+    return modality, {name: value for name, value in message.items() if name not in left_out}
+
+
+def encoded(message: Any) -> bytes:
+    return json.dumps(message).encode()
+
+
+@given(messages(), st.none() | st.binary(max_size=20))
+def test_a_valid_message_comes_through_whole(drawn: tuple[Modality, dict[str, Any]], key: bytes | None) -> None:
+    modality, message = drawn
+    request = decode(encoded(message), key, ORIGIN, modality)
+    assert isinstance(request, Request)
+    assert request.task_id == (message.get("task_id") or "vectorize.text/3/14")
+    assert request.task_type == message["task_type"]
+    assert request.priority == {"high": 1, "normal": 0, "low": 0, None: 0}.get(
+        message.get("priority"), message.get("priority")
+    )
+    for name in ("model_name", "collection", "batch_size", "callback_url"):
+        assert getattr(request, name) == message.get(name)
+    assert request.metadata == (message.get("metadata") or {})
+    assert request.origin == ORIGIN
+    given_items = message["data"] if request.task_type is TaskType.BATCH else [message["data"]]
+    assert len(request.items) == len(given_items)
+    for item, entry in zip(request.items, given_items, strict=True):
+        data = entry["data"] if isinstance(entry, dict) and "task_type" in entry else entry
+        assert item.modality is modality
+        if isinstance(item.content, InlineDocument):
+            assert (item.content.content, item.content.title) == (data["content"], data.get("title"))
+            assert item.content.metadata == (data.get("metadata") or {})
+            assert item.content.suffix == ".txt"
+        else:
+            assert item.content == data
+
+
+@given(st.none() | st.binary(), st.none() | st.binary(), st.sampled_from(Modality))
+def test_any_bytes_are_a_request_or_an_error(value: bytes | None, key: bytes | None, modality: Modality) -> None:
+    _decodes_or_is_refused(value, key, modality)
+
+
+@given(st.data())
+def test_a_mutated_message_is_a_request_or_an_error(data: st.DataObject) -> None:
+    modality, message = data.draw(messages())
+    value = bytearray(encoded(message))
+    for place in data.draw(st.lists(st.integers(0, len(value) - 1), min_size=1, max_size=4)):
+        value[place] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(value)))
+    _decodes_or_is_refused(bytes(value), b"key", modality)
+    _decodes_or_is_refused(bytes(value[:cut]), b"key", modality)
+
+
+@given(messages(), st.data())
+def test_a_field_of_another_kind_is_refused_by_name(
+    drawn: tuple[Modality, dict[str, Any]], data: st.DataObject
+) -> None:
+    modality, message = drawn
+    name = data.draw(st.sampled_from([*message, "no_such_field"]))
+    message[name] = data.draw(json_values | st.just(float("nan")) | st.just(10**40))
+    _decodes_or_is_refused(encoded(message), None, modality, within=name)
+
+
+def _decodes_or_is_refused(value: bytes | None, key: bytes | None, modality: Modality, within: str = "") -> None:
+    error = _refusal(value, key, modality)
+    if error is not None:
+        assert str(error).isprintable()
+        assert len(str(error)) < 1000
+        assert not within or not error.field or error.field.startswith((within, "data"))
+
+
+def _refusal(value: bytes | None, key: bytes | None, modality: Modality) -> InvalidMessageError | None:
+    try:
+        result = decode(value, key, ORIGIN, modality)
+    except InvalidMessageError as error:
+        return error
+    assert isinstance(result, Tombstone if value is None else Request)
+    return None
+
+
+def text_with(**fields: Any) -> dict[str, Any]:
+    return {"task_type": "text_vectorization", "data": "a text", "task_id": "t-1", **fields}
+
+
+BATCH = "batch_vectorization"
+
+
+@pytest.mark.parametrize(
+    ("message", "modality", "field", "said"),
+    [
+        ([], "text", "", "must be a JSON object"),
+        ({"data": "x"}, "text", "task_type", "is missing"),
+        ({"task_type": "text_vectorization"}, "text", "data", "is missing"),
+        (text_with(data="  \n"), "text", "data", "blank"),
+        (text_with(data=None), "text", "data", "must be a string, not null"),
+        (text_with(data=["a"]), "text", "data", "must be a string, not a list"),
+        (text_with(data={"content": "a"}), "text", "data", "must be a string, not an object"),
+        (text_with(task_type="sing"), "text", "task_type", "sing is not known; known are text_vectorization"),
+        (text_with(), "image", "task_type", "image_vectorization and batch_vectorization"),
+        (text_with(task_type=BATCH), "text", "data", "must be a list"),
+        (text_with(task_type=BATCH, data=[]), "text", "data", "1 to 10,000 entries"),
+        (text_with(task_type=BATCH, data=["a"] * (MAX_BATCH + 1)), "text", "data", "not 10,001"),
+        (text_with(task_type=BATCH, data=["a", ""]), "text", "data[1]", "blank"),
+        (text_with(task_type=BATCH, data=["a", 3]), "text", "data[1]", "not a number"),
+        (text_with(task_type=BATCH, data=[{"data": "a"}]), "text", "data[0].task_type", "is missing"),
+        (text_with(task_type=BATCH, data=[{"task_type": BATCH, "data": []}]), "text", "data[0].task_type", "another"),
+        (
+            text_with(task_type=BATCH, data=["a", {"task_type": "image_vectorization", "data": "a"}]),
+            *("text", "data[1].task_type", "image_vectorization does not belong on the topic for text"),
+        ),
+        (text_with(task_type=BATCH, data=[text_with(x=1)]), "text", "data[0].task_id", "is not a field of an entry"),
+        (text_with(colour=1), "text", "colour", "is not a field of a request"),
+        (text_with(version=2), "text", "version", "is 2, and this installation understands 1"),
+        (text_with(task_id=""), "text", "task_id", "1 to 512 characters"),
+        (text_with(task_id="x" * 513), "text", "task_id", "not 513"),
+        (text_with(task_id="a\nb"), "text", "task_id", "printable"),
+        (text_with(task_id=7), "text", "task_id", "string"),
+        (text_with(collection="My Texts"), "text", "collection", "must match ^[a-z]"),
+        (text_with(priority=-1), "text", "priority", "0 to 2147483647, or low, normal or high"),
+        (text_with(priority=True), "text", "priority", "whole number"),
+        (text_with(priority="urgent"), "text", "priority", "low, normal or high"),
+        (text_with(batch_size=0), "text", "batch_size", "greater than or equal to 1"),
+        (text_with(batch_size="8"), "text", "batch_size", "integer"),
+        (text_with(metadata=[]), "text", "metadata", "object"),
+        (text_with(metadata={"a": [1, float("nan")]}), "text", "metadata.a[1]", "finite"),
+        (text_with(metadata={"a": {"b": 10**30}}), "text", "metadata.a.b", "64 bits"),
+        (text_with(callback_url="ftp://example.com"), "text", "callback_url", "http"),
+        (text_with(callback_url="http://"), "text", "callback_url", "host"),
+        (text_with(model_name=" "), "text", "model_name", "blank"),
+    ],
+)
+def test_what_is_wrong_is_said_by_field(message: Any, modality: str, field: str, said: str) -> None:
+    with pytest.raises(InvalidMessageError) as error:
+        decode(encoded(message), b"the-key", ORIGIN, Modality(modality))
+    assert error.value.field == field
+    assert said in str(error.value)
+    assert str(error.value).startswith(field)
+    valid_id = isinstance(message, dict) and message.get("task_id") == "t-1"
+    assert error.value.task_id == ("t-1" if valid_id else "the-key")
+
+
+@pytest.mark.parametrize(
+    ("data", "field", "said"),
+    [
+        ({}, "data.content", "is missing"),
+        ({"content": " "}, "data.content", "blank"),
+        ({"content": "x", "colour": 1}, "data.colour", "is not a field of a document"),
+        ({"content": "x", "content_type": "image/png"}, "data.content_type", "image/png is not supported"),
+        ({"content": "x!", "content_type": "application/pdf"}, "data.content", "base64"),
+        ({"content": "x", "metadata": {"a": float("inf")}}, "data.metadata.a", "finite"),
+    ],
+)
+def test_what_is_wrong_with_a_document(data: Any, field: str, said: str) -> None:
+    with pytest.raises(InvalidMessageError, match=said) as error:
+        decode(encoded({"task_type": "document_vectorization", "data": data}), None, ORIGIN, Modality.DOCUMENT)
+    assert error.value.field == field
+
+
+@pytest.mark.parametrize("content_type", CONTENT_TYPES)
+def test_content_of_a_binary_format_is_base64(content_type: str) -> None:
+    suffix, binary = CONTENT_TYPES[content_type]
+    content = base64.b64encode(b"\x00\xff%PDF").decode() if binary else "the text"
+    data = {"content": content, "content_type": f"{content_type.upper()}; charset=utf-8"}
+    request = decode(encoded({"task_type": "document_vectorization", "data": data}), None, ORIGIN, Modality.DOCUMENT)
+    assert isinstance(request, Request)
+    document = request.items[0].content
+    assert isinstance(document, InlineDocument)
+    assert document.content == (b"\x00\xff%PDF" if binary else "the text")
+    assert document.suffix == suffix
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (b"", "no valid JSON"),
+        (b"\xff\xfe", "no valid JSON"),
+        (b'{"task_type": "text_vectorization", "data": "\\ud800"}', "no valid JSON"),
+        (b'{"metadata": ' + b"[" * 100_000, "recursion limit"),
+        (b'{"metadata": ' + b"9" * 100_000 + b"}", "no valid JSON"),
+        (encoded(text_with()) + b" {}", "no valid JSON"),
+    ],
+)
+def test_what_is_no_json(value: bytes, said: str) -> None:
+    with pytest.raises(InvalidMessageError, match=said) as error:
+        decode(value, b"k", ORIGIN, Modality.TEXT)
+    assert error.value.task_id == "k"
+
+
+def test_a_nul_and_a_repeated_name_are_taken_as_they_are() -> None:
+    request = decode(b'{"task_type":"text_vectorization","data":"a","data":"b\\u0000"}', None, ORIGIN, Modality.TEXT)
+    assert isinstance(request, Request)
+    assert request.items[0].content == "b\0"
+
+
+def test_a_null_value_deletes_what_its_key_names() -> None:
+    assert decode(None, "à".encode(), ORIGIN, Modality.TEXT) == Tombstone("à", ORIGIN)
+    refused: list[tuple[bytes | None, str]] = [
+        (None, "missing"),
+        (b"", "missing"),
+        (b"\xff", "UTF-8"),
+        (b"a\0", "print"),
+    ]
+    for key, said in refused:
+        with pytest.raises(InvalidMessageError, match=said) as error:
+            decode(None, key, ORIGIN, Modality.TEXT)
+        assert error.value.field == "key"
+
+
+def test_versions_are_ordered_by_time_then_place() -> None:
+    make: Callable[..., Origin] = Origin
+    ordered = [make("b", 9, 9, 1), make("a", 0, 5, 2), make("a", 1, 4, 2), make("b", 0, 0, 2)]
+    assert sorted(ordered, key=lambda origin: origin.version) == ordered

@@ -1,0 +1,175 @@
+"""Clients of the Kafka cluster, with security and properties from the settings. Nothing else constructs any."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
+from vectorize_pipelines.messaging.config_file import read_config
+from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Consumer, Producer
+    from confluent_kafka.admin import AdminClient
+
+log = logging.getLogger(__name__)
+
+#: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
+#: of a transaction's time.
+TRANSACTION_BACKOFF_MS = 5
+
+
+def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
+    """A consumer that sees committed messages only, begins at the earliest and commits nothing by itself.
+
+    `group` is that of the drain runs where it is None. `overrides` are properties of librdkafka.
+    Raises `KafkaNotConfiguredError`, and `SettingsError` where the client refuses a property.
+    """
+    from confluent_kafka import Consumer
+
+    properties = {
+        **_common(settings),
+        **read_config(settings.config_file).consumer,
+        "group.id": group or settings.group,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "earliest",
+        "isolation.level": "read_committed",
+        **overrides,
+    }
+    with _refused_properties(settings):
+        return Consumer(properties, logger=log)
+
+
+def producer(settings: KafkaSettings, transactional_id: str | None = None, **overrides: Any) -> "Producer":
+    """An idempotent producer (acks=all); with `transactional_id` a transactional one, not yet initialised.
+
+    Raises `KafkaNotConfiguredError`, and `SettingsError` where the client refuses a property.
+    """
+    from confluent_kafka import Producer
+
+    properties = {
+        **_common(settings),
+        "delivery.timeout.ms": round(settings.request_seconds * 1000),
+        **read_config(settings.config_file).producer,
+        "enable.idempotence": True,
+        "acks": "all",
+    }
+    if transactional_id is not None:
+        timeout = round(settings.drain.transaction_timeout_seconds * 1000)
+        properties |= {
+            "transactional.id": transactional_id,
+            "transaction.timeout.ms": timeout,
+            "retry.backoff.ms": TRANSACTION_BACKOFF_MS,
+            # librdkafka refuses a message that may outlive its transaction.
+            "delivery.timeout.ms": min(timeout, int(properties["delivery.timeout.ms"])),
+        }
+    with _refused_properties(settings):
+        return Producer({**properties, **overrides}, logger=log)
+
+
+def admin(settings: KafkaSettings) -> "AdminClient":
+    """A client for topics and offsets. Raises `KafkaNotConfiguredError`, `SettingsError` as `consumer` does."""
+    from confluent_kafka.admin import AdminClient
+
+    with _refused_properties(settings):
+        return AdminClient(_common(settings), logger=log)
+
+
+@contextmanager
+def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
+    """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret."""
+    from confluent_kafka import KafkaException
+
+    try:
+        yield
+    except KafkaException as error:
+        raise kafka_error(settings, doing, error) from None
+
+
+def kafka_error(settings: KafkaSettings, doing: str, error: object) -> KafkaError:
+    """The same for an error in hand: a `KafkaException`, or the error of a message or a delivery."""
+    inner = error.args[0] if isinstance(error, Exception) and error.args else error
+    text = inner.str() if hasattr(inner, "str") else str(inner)
+    return KafkaError(f"{doing} failed at {settings.bootstrap_servers}: {_without_secrets(settings, text)}")
+
+
+def require_servers(settings: KafkaSettings) -> str:
+    """The addresses of the cluster. Raises `KafkaNotConfiguredError`."""
+    if not settings.bootstrap_servers:
+        raise KafkaNotConfiguredError(
+            "no Kafka cluster is configured; VECTORIZE_KAFKA__BOOTSTRAP_SERVERS=host:9092 names one "
+            "(`make kafka` starts one on localhost:9092)"
+        )
+    return settings.bootstrap_servers
+
+
+def _common(settings: KafkaSettings) -> dict[str, Any]:
+    properties: dict[str, Any] = {
+        "bootstrap.servers": require_servers(settings),
+        "client.id": "vectorize",
+        "security.protocol": settings.security_protocol.lower(),
+        "socket.timeout.ms": round(settings.request_seconds * 1000),
+        "allow.auto.create.topics": False,
+    }
+    if settings.security_protocol.startswith("SASL"):
+        properties |= _sasl(settings)
+    if settings.security_protocol.endswith("SSL"):
+        properties |= {
+            name: value
+            for name, value in {
+                "ssl.ca.location": _text(settings.ssl_ca_location),
+                "ssl.certificate.location": _text(settings.ssl_certificate_location),
+                "ssl.key.location": _text(settings.ssl_key_location),
+                "ssl.key.password": _secret(settings.ssl_key_password),
+            }.items()
+            if value is not None
+        }
+    return properties
+
+
+def _sasl(settings: KafkaSettings) -> dict[str, Any]:
+    if settings.sasl_mechanism != "OAUTHBEARER":
+        return {
+            "sasl.mechanism": settings.sasl_mechanism,
+            "sasl.username": settings.sasl_username,
+            "sasl.password": _secret(settings.sasl_password),
+        }
+    properties = {
+        "sasl.mechanism": "OAUTHBEARER",
+        "sasl.oauthbearer.method": "oidc",
+        "sasl.oauthbearer.token.endpoint.url": settings.oauth_token_endpoint,
+        "sasl.oauthbearer.client.id": settings.oauth_client_id,
+        "sasl.oauthbearer.client.secret": _secret(settings.oauth_client_secret),
+    }
+    return properties | ({"sasl.oauthbearer.scope": settings.oauth_scope} if settings.oauth_scope else {})
+
+
+@contextmanager
+def _refused_properties(settings: KafkaSettings) -> Iterator[None]:
+    from confluent_kafka import KafkaException
+
+    try:
+        yield
+    except KafkaException as error:
+        text = error.args[0].str() if error.args and hasattr(error.args[0], "str") else str(error)
+        raise SettingsError(
+            f"the Kafka client refuses its properties (settings kafka.…, {settings.config_file}): "
+            f"{_without_secrets(settings, text)}"
+        ) from None
+
+
+def _without_secrets(settings: KafkaSettings, text: str) -> str:
+    given = (settings.sasl_password, settings.oauth_client_secret, settings.ssl_key_password)
+    secrets = {value for value in map(_secret, given) if value} | read_config(settings.config_file).secrets
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, "***") if secret else text
+    return text
+
+
+def _secret(value: Any) -> str | None:
+    return None if value is None else value.get_secret_value()
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

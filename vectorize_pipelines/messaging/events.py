@@ -1,0 +1,62 @@
+"""What became of a request, as the results topic says it. The key of each event is its `task_id`."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vectorize_pipelines.request_state import RequestState
+
+
+class _ErrorModel(BaseModel):
+    error_class: Annotated[str, Field(alias="class")]
+    message: str
+
+
+class _EventModel(BaseModel):
+    """Fields of later versions are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    task_id: str
+    status: RequestState
+    collection: str | None = None
+    vector_count: int = 0
+    error: _ErrorModel | None = None
+    run_id: str | None = None
+    timestamp: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ResultEvent:
+    """One change of a request's state. `error` is None or has `class` and `message`; `timestamp` is in UTC."""
+
+    task_id: str
+    status: RequestState
+    collection: str | None = None
+    vector_count: int = 0
+    error: dict[str, str] | None = None
+    run_id: str | None = None
+    timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def to_json(self) -> bytes:
+        """The message's value."""
+        return json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The event as the JSON has it."""
+        return {**asdict(self), "status": self.status.value, "timestamp": self.timestamp.isoformat()}
+
+    @classmethod
+    def from_json(cls, value: bytes) -> "ResultEvent":
+        """The event in a message's value. Raises `ValueError` where it is none."""
+        try:
+            event = _EventModel.model_validate_json(value)
+        except ValidationError as error:
+            raise ValueError(f"no result event: {error.errors(include_url=False, include_input=False)[0]}") from None
+        problem = None if event.error is None else {"class": event.error.error_class, "message": event.error.message}
+        return cls(
+            event.task_id, event.status, event.collection, event.vector_count, problem, event.run_id, event.timestamp
+        )

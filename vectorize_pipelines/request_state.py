@@ -1,0 +1,20 @@
+"""What can become of a request. The words stand in result events, in the ledger and on the command line."""
+
+from enum import StrEnum
+
+
+class RequestState(StrEnum):
+    """Where a request stands. `is_final`: it stays so, unless the request is sent again."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL_STATES
+
+
+FINAL_STATES = frozenset({RequestState.COMPLETED, RequestState.FAILED, RequestState.CANCELLED})

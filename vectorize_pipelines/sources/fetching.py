@@ -1,0 +1,237 @@
+"""Fetches the content that a request names by URI: only from where the installation allows, and bounded.
+
+`http(s)` goes through `guarded_http`, `data:` is read where it stands, a path or `file:` is read below the allowed
+folders, and other schemes that are allowed go through fsspec with the installation's own credentials.
+"""
+
+import base64
+import binascii
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
+
+from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
+from vectorize_pipelines.guarded_http import PORTS, Answer, ContentTooLargeError, Deadline, Target, exchange, parse
+from vectorize_pipelines.settings import UriSettings
+from vectorize_pipelines.sources.content import read_content
+
+#: Algorithms of checksums, and how many hexadecimal digits each has.
+CHECKSUMS = {"sha256": 64, "sha384": 96, "sha512": 128, "blake2b": 128}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_REDIRECTS = (301, 302, 303, 307, 308)
+#: Answers after which the same request may succeed another time, beside those of 500 and above.
+_PASSING = (408, 425, 429)
+_HEADERS = {"User-Agent": "vectorize-pipelines", "Accept": "*/*"}
+
+
+class MissingContentError(UnreadableFileError):
+    """There is no such content, or the server says that we may not have it."""
+
+    retryable = False
+
+
+class ContentMismatchError(ItemError):
+    """The content is not the one that was announced: another checksum or another size."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPolicy:
+    """From where content is fetched, and how much of it; see `UriSettings`."""
+
+    allowed_schemes: frozenset[str]
+    allowed_hosts: tuple[str, ...]
+    allowed_roots: tuple[Path, ...]
+    allow_private: bool
+    max_bytes: int
+    timeout_seconds: float
+    max_redirects: int
+
+    @classmethod
+    def of(cls, settings: UriSettings) -> Self:
+        """What the settings say."""
+        return cls(
+            allowed_schemes=frozenset(scheme.lower() for scheme in settings.allowed_schemes),
+            allowed_hosts=tuple(host.lower() for host in settings.allowed_hosts),
+            allowed_roots=tuple(Path(root).expanduser().absolute() for root in settings.allowed_roots),
+            allow_private=settings.allow_private,
+            max_bytes=settings.max_bytes,
+            timeout_seconds=settings.timeout_seconds,
+            max_redirects=settings.max_redirects,
+        )
+
+
+def fetch(
+    uri: str, policy: FetchPolicy, *, limit: int | None = None, checksum: str | None = None, size: int | None = None
+) -> bytes:
+    """The content behind a URI, of at most `limit` bytes (None: what the policy allows).
+
+    `checksum` is `sha256:…` or another of `CHECKSUMS`, in hexadecimal; `size` is in bytes; both are of the content as
+    it is returned. Raises `RefusedUriError`, `ContentTooLargeError`, `ContentMismatchError`, `MissingContentError`,
+    and, `retryable`, `UnreadableFileError`.
+    """
+    limit = policy.max_bytes if limit is None else min(limit, policy.max_bytes)
+    expected = None if checksum is None else _parse_checksum(checksum)
+    if size is not None and size > limit:
+        raise ContentTooLargeError(f"is {size:,} bytes; {limit:,} are allowed")
+    content = _read(uri, policy, limit)
+    if len(content) > limit:
+        raise ContentTooLargeError(f"is more than the {limit:,} bytes that are allowed")
+    if size is not None and len(content) != size:
+        raise ContentMismatchError(f"is {len(content):,} bytes, not the {size:,} that were announced")
+    if expected is not None:
+        algorithm, digest = expected
+        if hashlib.new(algorithm, content).hexdigest() != digest:
+            raise ContentMismatchError(f"has another {algorithm} than the one announced: the content has changed")
+    return content
+
+
+def _read(uri: str, policy: FetchPolicy, limit: int) -> bytes:
+    if "\x00" in uri:
+        raise RefusedUriError("an address with a NUL character is not accepted")
+    found = _SCHEME.match(uri)
+    scheme = "file" if found is None else found[1].lower()
+    if scheme == "data":
+        return _read_data(uri, limit)
+    if scheme == "file":
+        return _read_local(_local_path(uri), policy, limit)
+    if scheme not in policy.allowed_schemes:
+        raise RefusedUriError(_not_allowed(f"the scheme {scheme[:20]}", "schemes"))
+    if scheme in PORTS:
+        return _read_http(uri, policy, limit)
+    return _read_fsspec(uri, policy, limit)
+
+
+def _read_data(uri: str, limit: int) -> bytes:
+    head, comma, data = uri.partition(",")
+    if not comma:
+        raise RefusedUriError("a data: URI has a comma before its data")
+    if len(data) > 3 * limit + 4:
+        raise ContentTooLargeError(f"is more than the {limit:,} bytes that are allowed")
+    content = unquote_to_bytes(data)
+    if not head.lower().endswith(";base64"):
+        return content
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise RefusedUriError(f"its data are not base64: {error}") from None
+
+
+def _read_http(uri: str, policy: FetchPolicy, limit: int) -> bytes:
+    deadline = Deadline(policy.timeout_seconds)
+    for _ in range(policy.max_redirects + 1):
+        target = _allowed(uri, policy)
+        answer = exchange(
+            "GET", target, headers=_HEADERS, limit=limit, allow_private=policy.allow_private, deadline=deadline
+        )
+        if answer.status in _REDIRECTS and "location" in answer.headers:
+            uri = _redirected(uri, answer.headers["location"])
+        else:
+            return _success(answer)
+    raise RefusedUriError(f"is redirected more than {policy.max_redirects} times")
+
+
+def _redirected(uri: str, location: str) -> str:
+    try:
+        return urljoin(uri, location)
+    except ValueError as error:
+        raise RefusedUriError(f"is redirected to what is no address: {error}") from None
+
+
+def _allowed(uri: str, policy: FetchPolicy) -> Target:
+    """Checked again at every redirect. Raises `RefusedUriError`."""
+    target = parse(uri)
+    if target.scheme not in policy.allowed_schemes:
+        raise RefusedUriError(_not_allowed(f"the scheme {target.scheme}", "schemes"))
+    _check_host(target.host, policy)
+    return target
+
+
+def _check_host(host: str, policy: FetchPolicy) -> None:
+    for allowed in policy.allowed_hosts:
+        if host == allowed or (allowed.startswith("*.") and host.endswith(allowed[1:])):
+            return
+    if policy.allowed_hosts:
+        raise RefusedUriError(_not_allowed(f"the host {host}", "hosts"))
+
+
+def _success(answer: Answer) -> bytes:
+    if answer.status == 200:
+        return answer.body
+    if answer.status >= 500 or answer.status in _PASSING:
+        raise UnreadableFileError(f"the server answered {answer.status}")
+    raise MissingContentError(f"the server answered {answer.status}")
+
+
+def _read_fsspec(uri: str, policy: FetchPolicy, limit: int) -> bytes:
+    if "::" in uri:
+        raise RefusedUriError("an address made of several is not accepted")
+    parts = urlsplit(uri)
+    if not uri[len(parts.scheme) :].startswith("://"):
+        raise RefusedUriError(f"an address of the scheme {parts.scheme} begins with {parts.scheme}://")
+    _check_host(parts.netloc.lower(), policy)
+    return read_content(uri, limit + 1)
+
+
+def _local_path(uri: str) -> Path:
+    if _SCHEME.match(uri) is None:
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.netloc not in ("", "localhost"):
+        raise RefusedUriError(f"a file: URI names a file of this machine, not of {parts.netloc[:100]}")
+    return Path(unquote(parts.path))
+
+
+def _read_local(path: Path, policy: FetchPolicy, limit: int) -> bytes:
+    """Reads a regular file below an allowed root, wherever links lead; `..` counts only where it ends inside."""
+    if not policy.allowed_roots:
+        raise RefusedUriError(_not_allowed("a local file", "roots"))
+    if not path.is_absolute() or "\x00" in str(path):
+        raise RefusedUriError("a local file is named by its absolute path")
+    try:
+        resolved = Path(os.path.realpath(path))
+        for root in policy.allowed_roots:
+            real_root = Path(os.path.realpath(root))
+            if resolved.is_relative_to(real_root):
+                return _read_below(real_root, resolved.relative_to(real_root).parts, limit)
+    except (FileNotFoundError, NotADirectoryError):
+        raise MissingContentError("there is no such file") from None
+    except OSError as error:
+        raise UnreadableFileError(f"cannot be read: {error.strerror or error}") from None
+    raise RefusedUriError(_not_allowed("what lies there", "roots"))
+
+
+def _read_below(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
+    """Step by step, following no link: one that was put there after the path was resolved leads nowhere."""
+    if not parts:
+        raise UnreadableFileError("is a folder")
+    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        # Opening a named pipe would wait for its writer.
+        opened = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    finally:
+        os.close(folder)
+    with os.fdopen(opened, "rb") as file:
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            raise UnreadableFileError("is no regular file")
+        return file.read(limit + 1)
+
+
+def _parse_checksum(text: str) -> tuple[str, str]:
+    algorithm, _, digest = text.strip().lower().partition(":")
+    if not re.fullmatch(r"[0-9a-f]+", digest) or CHECKSUMS.get(algorithm) != len(digest):
+        known = ", ".join(f"{name}:… ({digits} digits)" for name, digits in CHECKSUMS.items())
+        raise ContentMismatchError(f"the checksum {text[:150]!r} is none of {known}")
+    return algorithm, digest
+
+
+def _not_allowed(what: str, setting: str) -> str:
+    return f"{what} is not among uris.allowed_{setting} (VECTORIZE_URIS__ALLOWED_{setting.upper()})"
