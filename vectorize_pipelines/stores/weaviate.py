@@ -280,14 +280,12 @@ class WeaviateStore(VectorStore):
         return scored(hits, similarities, limit)
 
     def _nearest(self, native: "Native[Any, Any]", query: list[float], limit: int, matching: "Condition") -> list[Any]:
-        from weaviate.classes.query import MetadataQuery
-
         found = self._attempt(
             lambda: native.query.near_vector(
                 query,
                 limit=limit,
                 filters=native_filter(matching),
-                return_metadata=MetadataQuery(distance=True),
+                return_metadata=["distance"],
                 return_properties=_SEARCH_PROPERTIES,
             )
         )
