@@ -127,7 +127,8 @@ def _load(store: VectorStore, name: str, records: pa.Table) -> None:
 
 def _searches(store: VectorStore, bare: Bare) -> tuple[list[Measured], list[Measured]]:
     """The same searches through the protocol and by the client, each first as often as second."""
-    through, directly = [], []
+    through: list[Measured] = []
+    directly: list[Measured] = []
 
     def own(query: Query) -> None:
         assert store.search("own0", query, LIMIT).num_rows == LIMIT
@@ -153,10 +154,10 @@ def _measured(call: Callable[[], None]) -> Measured:
 
 
 def _bare_lancedb(place: Path) -> Bare:
-    """Batches appended to a table: LanceDB's fastest call, which unlike an upsert does not look for rows of the same id."""
+    """Batches appended to a table: the fastest call, which unlike an upsert does not look for rows of the same id."""
     import lancedb
 
-    database = lancedb.connect(place / "lancedb")
+    database: Any = lancedb.connect(place / "lancedb")
 
     def load(name: str, records: pa.Table) -> None:
         table = database.create_table(f"{name}__bare", schema=records.schema)
