@@ -2,11 +2,24 @@
 
 import dagster as dg
 
-from vectorize_pipelines.assets import checks, from_files, reembedding
-from vectorize_pipelines.jobs import embed_corpus, embed_gallery, reembed_collection, report_corpus
+from vectorize_pipelines.assets import checks, from_files, maintenance, reembedding
+from vectorize_pipelines.jobs import (
+    check_indexes,
+    embed_corpus,
+    embed_gallery,
+    maintain_collections,
+    reembed_collection,
+    report_corpus,
+)
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.schedules import drop_generations, reconcile_corpus, reconcile_gallery
+from vectorize_pipelines.schedules import (
+    check_indexes_daily,
+    drop_generations,
+    maintain_collections_daily,
+    reconcile_corpus,
+    reconcile_gallery,
+)
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
@@ -18,11 +31,26 @@ defs = dg.Definitions(
         from_files.corpus_embeddings,
         from_files.corpus_report,
         from_files.gallery_embeddings,
+        maintenance.maintained_collections,
         reembedding.reembedding,
     ],
     asset_checks=[*checks.CHECKS, *reembedding.CHECKS],
-    jobs=[embed_corpus, embed_gallery, report_corpus, reembed_collection, reembedding.drop_old_generations],
-    schedules=[reconcile_corpus, reconcile_gallery, drop_generations],
+    jobs=[
+        embed_corpus,
+        embed_gallery,
+        report_corpus,
+        reembed_collection,
+        reembedding.drop_old_generations,
+        maintain_collections,
+        check_indexes,
+    ],
+    schedules=[
+        reconcile_corpus,
+        reconcile_gallery,
+        drop_generations,
+        maintain_collections_daily,
+        check_indexes_daily,
+    ],
     sensors=[new_corpus_files, new_gallery_files, failed_runs],
     resources={
         "encoder": _encoder,

@@ -42,6 +42,11 @@ def embedding_cache(settings: Settings) -> Path:
     return settings.home / "cache" / "embeddings.sqlite"
 
 
+def spill(settings: Settings) -> Path:
+    """Batches that wait for a store that is away; the files in it have no names."""
+    return settings.home / "spill"
+
+
 def run_locks(settings: Settings) -> Path:
     """The folder of the locks that runs of `vectorize ingest` hold while their processes live."""
     return settings.home / "locks" / "runs"

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
+from vectorize_pipelines.jobs import check_indexes, maintain_collections
 from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
 
 
@@ -22,6 +23,22 @@ def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
     return reconcile
 
 
+maintain_collections_daily = dg.ScheduleDefinition(
+    name="maintain_collections_daily",
+    job=maintain_collections,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    description="Compacts every collection and builds and tunes its indexes once a day.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+check_indexes_daily = dg.ScheduleDefinition(
+    name="check_indexes_daily",
+    job=check_indexes,
+    cron_schedule="30 4 * * *",
+    execution_timezone="UTC",
+    description="Measures once a day how many of the nearest rows the searches find.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
 reconcile_corpus = _reconciling(CORPUS)
 reconcile_gallery = _reconciling(GALLERY)
 

@@ -425,6 +425,12 @@ class PipelineSettings(_Section):
 
     batch_items: int = Field(2048, ge=1, description="at most so many items are encoded and written together")
     queue_batches: int = Field(1, ge=1, description="batches that may wait between two stages")
+    store_outage_seconds: float = Field(
+        300.0, ge=0, description="how long a run waits for a store that is away; 0: it fails at once"
+    )
+    spill_bytes: int = Field(
+        2**30, ge=0, description="batches that go to disk meanwhile; beyond, encoding waits; 0: it waits at once"
+    )
 
 
 class Settings(_Section):

@@ -23,6 +23,7 @@ from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.change_stream import SECONDS_PER_BATCH, ChangeStream
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.encoding import ItemEncoder
+from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.pipeline.planning import Planner
 from vectorize_pipelines.pipeline.reuse import configured_reuse
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -180,9 +181,12 @@ def open_folder(
             work = replace(work, changed=everything, unchanged=())
         totals, failures = _unchanged(work.unchanged, days)
         resources.enter_context(reader)
+        outage = configured_outage(settings)
         return ChangeStream(
             changes=_changes(reader, work, known, stored, request),
-            planner=Planner(store, request.collection, physical, reader.model, days, force=request.force),
+            planner=Planner(
+                store, request.collection, physical, reader.model, days, force=request.force, outage=outage
+            ),
             collection=request.collection,
             physical=physical,
             model=reader.model,
@@ -198,6 +202,7 @@ def open_folder(
             acknowledged=_acknowledge(manifest),
             settings=settings.pipeline,
             expected=len(work.changed) + len(work.unchanged),
+            outage=outage,
             resources=resources.pop_all(),
             totals=totals,
             failures=failures,

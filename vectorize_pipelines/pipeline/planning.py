@@ -14,13 +14,15 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Item, Modality
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import RECORD_FIELDS, record_id
-from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
 #: Changes that bring no items, and are looked up together.
@@ -60,6 +62,10 @@ class Plan:
     failures: list[Failure] = field(default_factory=list)
     refusable: dict[str, Changed] = field(default_factory=dict)
 
+    def release(self) -> None:
+        """Lets go of the content, once records are made of it: what remains may have to wait for long."""
+        self.rows, self.refusable = [], {}
+
 
 class Planner:
     """Plans changes for one collection and one model.
@@ -69,8 +75,19 @@ class Planner:
     encoded anew.
     """
 
-    def __init__(self, store: VectorStore, collection: str, physical: str, model: str, days: Days, *, force: bool):
+    def __init__(
+        self,
+        store: VectorStore,
+        collection: str,
+        physical: str,
+        model: str,
+        days: Days,
+        *,
+        force: bool,
+        outage: Outage | None = None,
+    ):
         self._store = store
+        self._outage = outage or Outage()
         self._collection = collection
         self._physical = physical
         self._model = model
@@ -183,8 +200,14 @@ class Planner:
         """Rows of vanished sources are counted, not looked at: there may be any number of them."""
         if plan.vanished and not self._nothing_there:
             where = In("source_id", tuple(plan.vanished))
-            for day, rows in self._store.count_by(self._physical, "partition", where).items():
+            for day, rows in self._counted_by_day(where).items():
                 plan.totals.of(day).deleted += rows
+
+    def _counted_by_day(self, where: Filter) -> dict[str, int]:
+        return self._outage.wait_out(lambda: self._store.count_by(self._physical, "partition", where))
+
+    def _fetched(self, where: Filter, columns: Sequence[str]) -> pa.Table:
+        return self._outage.wait_out(lambda: self._store.fetch(self._physical, where, columns))
 
     def _existing_rows(self, group: Sequence[Change]) -> dict[str, dict[str, _StoredRow]]:
         """Source id -> row id -> row, without vectors; the text only where the source itself is not read."""
@@ -195,7 +218,7 @@ class Planner:
         others = tuple(change.source_id for change in group if isinstance(change, Changed))
         for sources, columns in ((touched, (*FIELDS_BUT_TEXT, "text")), (others, FIELDS_BUT_TEXT)):
             if sources:
-                for row in self._store.fetch(self._physical, In("source_id", sources), columns).to_pylist():
+                for row in self._fetched(In("source_id", sources), columns).to_pylist():
                     row["metadata"] = json.loads(row["metadata"])
                     found.setdefault(row["source_id"], {})[row["id"]] = row
         return found
@@ -210,7 +233,7 @@ class Planner:
         if not wanted:
             return {}
         columns = ("id", "content_hash", "embedded_at", "vector")
-        table = self._store.fetch(self._physical, In("id", tuple(wanted)), columns)
+        table = self._fetched(In("id", tuple(wanted)), columns)
         vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
         return {
             row["id"]: (vectors[n], row["embedded_at"])

@@ -37,6 +37,7 @@ from vectorize_pipelines.messaging.messages import (
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
+from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.pipeline.request_report import Poison, Report
 from vectorize_pipelines.pipeline.request_writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
 from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, Work, occurred
@@ -133,6 +134,8 @@ class RequestStream(EmbeddingStream):
     ):
         self.totals, self.failures, self.touched = Totals(), [], set()
         self.counts = RunCounts()
+        # Messages wait in their topics: of an outage only what has been encoded already is borne.
+        self.outage = configured_outage(settings)
         self._settings = settings
         self._modality = modality
         self._run_id = run_id
@@ -167,6 +170,7 @@ class RequestStream(EmbeddingStream):
             yield from batches
 
     def close(self) -> None:
+        self.outage.close()
         self._reader.close()
         self._resources.close()
 
@@ -278,7 +282,7 @@ class RequestStream(EmbeddingStream):
                 work.state = RequestState.CANCELLED
                 continue
             try:
-                work.target = self._targets.of(work.request)
+                work.target = self.outage.wait_out(partial(self._targets.of, work.request))
             except ItemError as error:
                 work.fail(error)
                 continue
@@ -314,7 +318,7 @@ class RequestStream(EmbeddingStream):
     def _deletions(self, unit: Unit) -> Iterator[EmbeddingBatch]:
         if unit.tombstones:
             deletion = Deletion(self._store, self._versions, unit.tombstones)
-            collections = deletion.collections(self.collection)
+            collections = self.outage.wait_out(partial(deletion.collections, self.collection))
             for collection in collections:
                 yield self._batch(collection, deletion.announce)
             if not collections:
@@ -339,17 +343,25 @@ class RequestStream(EmbeddingStream):
         kept = [work.error is None for work in works for _ in work.items]
         live = [work for work in works if work.error is None]
         items = [item for work in live for item in work.items]
+        vectors = vectors[kept]
+        ids = [record_id(collection, item.source_id, item.item_index) for item in items]
         records = make_records(
-            [record_id(collection, item.source_id, item.item_index) for item in items],
+            ids,
             items,
             [work.day for work in live for _ in work.items],
-            vectors[kept],
+            vectors,
             [time for time, keep in zip(made, kept, strict=True) if keep],
             [model for work in live for model in work.models],
             run_id=self._run_id,
         )
         write = RequestWrite(self._store, self._versions, self._sources, live, totals, self._report.cancelled)
-        return self._batch(collection, partial(self._announce, write), records, target.physical)
+        batch = self._batch(collection, partial(self._announce, write), records)
+        batch.physical = target.physical
+        batch.contents = {
+            id_: item.content for id_, item in zip(ids, items, strict=True) if isinstance(item.content, bytes)
+        }
+        batch.keep = partial(self._encoder(target).keep, items, vectors)
+        return batch
 
     def _announce(self, write: RequestWrite, batch: EmbeddingBatch) -> None:
         """Runs in the writer's thread: what was cancelled while it was encoded is not written any more."""
@@ -365,7 +377,8 @@ class RequestStream(EmbeddingStream):
         models = [model for work in works for model in work.models]
         vectors = np.empty((len(items), target.spec.dimension), dtype=np.float32)
         made = [datetime.now(UTC)] * len(items)
-        stored = {} if self._force else self._stored(collection, target.physical, works, known)
+        look_up = partial(self._stored, collection, target.physical, works, known)
+        stored = {} if self._force else self.outage.wait_out(look_up)
         left: list[int] = []
         for n, item in enumerate(items):
             found = stored.get((item.source_id, item.content_hash, models[n]))
@@ -413,7 +426,6 @@ class RequestStream(EmbeddingStream):
         collection: str,
         announce: Callable[[EmbeddingBatch], None],
         records: Any = NO_RECORDS,
-        physical: str = "",
     ) -> EmbeddingBatch:
         return EmbeddingBatch(
             collection=collection,
@@ -424,7 +436,6 @@ class RequestStream(EmbeddingStream):
             weights=Counter(records["partition"].to_pylist()),
             acknowledge=lambda: None,
             exclusive=lambda: self._versions.exclusive(collection),
-            physical=physical,
         )
 
     # The writer's thread

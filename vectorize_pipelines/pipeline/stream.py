@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import VectorStore
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
 BATCHES_BETWEEN_MAINTENANCE = 16
+
+
+def _nothing() -> None:
+    """What is called where there is nothing to do."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,7 @@ class EmbeddingBatch:
     physical   the collection whose model made the vectors, as the alias stood when the run looked; empty: `collection`
                as it stands now
     contents   by id, what rows without a text were made from, where it is at hand: for other generations' vectors
+    keep       keeps the vectors where the next run finds them, should this one not get to write them
     """
 
     collection: str
@@ -61,6 +68,12 @@ class EmbeddingBatch:
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
     physical: str = ""
     contents: Mapping[str, bytes] = field(default_factory=dict)
+    keep: Callable[[], None] = _nothing
+
+    def secure(self) -> None:
+        """Calls `keep`, the first time only."""
+        keep, self.keep = self.keep, _nothing
+        keep()
 
 
 class EmbeddingStream(ABC):
@@ -74,6 +87,7 @@ class EmbeddingStream(ABC):
     failures    sources that could not be embedded
     touched     days of which something was written, deleted or refused, by an earlier run that was killed too
     expected    the number of sources, where it is known
+    outage      bears with a store that is away; without one such a store fails the run at once
     """
 
     collection: str
@@ -82,6 +96,7 @@ class EmbeddingStream(ABC):
     failures: list[Failure]
     touched: set[str]
     expected: int | None = None
+    outage: Outage = Outage()
 
     @abstractmethod
     def __iter__(self) -> Iterator[EmbeddingBatch]:
@@ -141,16 +156,17 @@ def write_batch(store: VectorStore, batch: EmbeddingBatch, mirrors: "Mirrors | N
 def written(store: VectorStore, stream: EmbeddingStream, mirrors: "Mirrors | None" = None) -> Iterator[EmbeddingBatch]:
     """Writes the stream batch by batch, giving each once it is acknowledged, and keeps the collections compact.
 
-    Raises as `write_batch` does; what was given before stays.
+    A store that is away is waited for (`pipeline.outage`), and only the write is tried again. Raises as `write_batch`
+    does; what was given before stays.
     """
 
     def maintain(collection: str) -> None:
         for name in [collection] if mirrors is None else mirrors.physicals(collection):
-            store.maintain(name)
+            stream.outage.wait_out(partial(store.maintain, name))
 
     collections: set[str] = set()
     for number, batch in enumerate(stream, 1):
-        write_batch(store, batch, mirrors)
+        stream.outage.wait_out(partial(write_batch, store, batch, mirrors), began=batch.secure)
         collections.add(batch.collection)
         if number % BATCHES_BETWEEN_MAINTENANCE == 0:
             maintain(batch.collection)

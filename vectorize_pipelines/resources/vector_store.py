@@ -78,7 +78,8 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
                     preview.add(batch.records)
                     progress.show()
             progress.show(last=True)
-            self._report(context, obj, store.collection(obj.collection), preview)
+            collection = obj.outage.wait_out(lambda: store.collection(obj.collection))
+            self._report(context, obj, collection, preview)
             obj.reported()
 
     def _report(

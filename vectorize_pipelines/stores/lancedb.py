@@ -38,6 +38,7 @@ from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     SettingsError,
     StoreError,
+    StoreUnavailableError,
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
@@ -111,6 +112,10 @@ _ADVICE = (
     ("LanceError(IO)", "a file is missing, damaged or out of reach: check the disk, else drop and ingest again"),
     ("Not found", "a file is missing: it was deleted, or removed as an old version during a very long read"),
 )
+
+# Of a directory on a full disk, and of object storage that is out of reach or overloaded.
+_PASSING = ("No space left", "ommit conflict", "error sending request", "onnection re", "timed out", "SlowDown",
+            "503 Service Unavailable", "Too Many Requests")  # fmt: skip
 
 
 class LanceDBStore(VectorStore):
@@ -288,6 +293,11 @@ class LanceDBStore(VectorStore):
             return scored(nearest.to_arrow(), result_schema(dimension_of(table), RECORD_FIELDS))
 
     # ---- care
+
+    def searches_exactly(self, name: str) -> bool:
+        with self._explained(f"looking up the indexes of {name!r}"):
+            indexes = self._table(self._physical(name)).list_indices()
+            return not any(index.name.startswith(VECTOR_INDEX) for index in indexes)
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Compacts, removes old versions and builds indexes where the table has grown enough for it to pay.
@@ -487,7 +497,8 @@ class LanceDBStore(VectorStore):
         except _FAILURES as error:
             reason = _reason(error)
             advice = next((text for sign, text in _ADVICE if sign in reason), "")
-            raise StoreError(failure_text(doing, self._shown_location, state, advice, reason)) from error
+            kind = StoreUnavailableError if any(sign in reason for sign in _PASSING) else StoreError
+            raise kind(failure_text(doing, self._shown_location, state, advice, reason)) from error
 
 
 def _reason(error: BaseException) -> str:

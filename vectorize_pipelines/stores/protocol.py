@@ -70,7 +70,8 @@ class VectorStore(ABC):
 
     `name` is an alias (or a physical name) wherever a method takes one; a name that does not exist raises
     `CollectionNotFoundError`. Any failure of the store raises `StoreError` and says whether anything was written;
-    the caller acknowledges nothing and may call again, since every write is idempotent.
+    the caller acknowledges nothing and may call again, since every write is idempotent. Where the same call may succeed
+    once the store is back, it is a `StoreUnavailableError`: a run waits and calls again.
     """
 
     kind: str
@@ -142,6 +143,10 @@ class VectorStore(ABC):
         `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the
         nearest are taken, so `limit` rows come back where that many match.
         """
+
+    def searches_exactly(self, name: str) -> bool:
+        """Whether a search compares every vector now, as where no index has been built; False also where it may not."""
+        return False
 
     @abstractmethod
     def maintain(self, name: str) -> Mapping[str, int | float]:

@@ -230,6 +230,11 @@ class QdrantStore(VectorStore):
 
     # ---- care
 
+    def searches_exactly(self, name: str) -> bool:
+        with self._connection.explained(f"looking up the index of {name!r}"):
+            info = self._info(name)
+            return self._connection.local or self._settings.exact or not info.indexed_vectors_count
+
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Indexes again what a bulk load has put off, be it one that died; a server compacts and indexes by itself.
 
