@@ -13,12 +13,15 @@ from vectorize_pipelines.jobs import (
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
+from vectorize_pipelines.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import (
     check_indexes_daily,
+    clean_up,
     drop_generations,
     maintain_collections_daily,
     reconcile_corpus,
     reconcile_gallery,
+    waiting_callbacks,
 )
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
@@ -43,6 +46,8 @@ defs = dg.Definitions(
         reembedding.drop_old_generations,
         maintain_collections,
         check_indexes,
+        retention,
+        deliver_callbacks,
     ],
     schedules=[
         reconcile_corpus,
@@ -50,6 +55,8 @@ defs = dg.Definitions(
         drop_generations,
         maintain_collections_daily,
         check_indexes_daily,
+        clean_up,
+        waiting_callbacks,
     ],
     sensors=[new_corpus_files, new_gallery_files, failed_runs],
     resources={

@@ -11,6 +11,15 @@ LAUNCHED_BY_TAG = "vectorize/launched_by"
 #: Dagster's own.
 MAX_RETRIES_TAG = "dagster/max_retries"
 
+#: Of a run that may still be at work.
+UNFINISHED = [
+    dg.DagsterRunStatus.QUEUED,
+    dg.DagsterRunStatus.NOT_STARTED,
+    dg.DagsterRunStatus.STARTING,
+    dg.DagsterRunStatus.STARTED,
+    dg.DagsterRunStatus.CANCELING,
+]
+
 embed_corpus = dg.define_asset_job(
     "embed_corpus",
     selection=dg.AssetSelection.assets("corpus_embeddings"),

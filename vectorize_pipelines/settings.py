@@ -395,6 +395,12 @@ class UriSettings(_Section):
 class RetentionSettings(_Section):
     """What the daily clean-up removes, beside what `ledger.retention_days` says."""
 
+    deletions_days: int | None = Field(
+        None,
+        ge=1,
+        description="deletions by null messages are forgotten after so many days, which must be more than any topic "
+        "keeps its messages; null: never",
+    )
     runs_days: int | None = Field(
         None,
         ge=1,

@@ -8,12 +8,13 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from vectorize_pipelines.database import Database, Text
+from vectorize_pipelines.database import Database, Text, purge_rows
 from vectorize_pipelines.exclusive import ExclusiveLock, exclusive
 from vectorize_pipelines.home import request_lock
 from vectorize_pipelines.settings import Settings
@@ -124,6 +125,14 @@ class SourceVersions:
             f"collection {collection}",
             timeout_seconds,
         )
+
+    def purge_deletions(self, before: datetime) -> int:
+        """Forgets deletions and emptyings by messages older than that; gives their number.
+
+        Only where no topic holds an older message any more: replayed, it would bring back what was deleted.
+        """
+        old = sa.and_(versions.c.deleted, versions.c.timestamp_ms < int(before.timestamp() * 1000))
+        return purge_rows(self._database, versions, old)
 
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
