@@ -191,13 +191,7 @@ def open_folder(
             physical=physical,
             model=reader.model,
             run_id=request.run_id,
-            items=ItemEncoder(
-                reader.spec.dimension,
-                lambda: lease_encoder(request.model),
-                configured_reuse(settings, reader.spec, force=request.force),
-                most_rows=settings.pipeline.batch_items,
-                seconds_per_batch=SECONDS_PER_BATCH,
-            ),
+            items=_item_encoder(settings, request, reader.spec, lease_encoder),
             announce=manifest.forget,
             acknowledged=_acknowledge(manifest),
             settings=settings.pipeline,
@@ -210,6 +204,21 @@ def open_folder(
             interrupt=reader.close,
             all_days_reported=manifest.days_reported,
         )
+
+
+def _item_encoder(
+    settings: Settings,
+    request: FolderRequest,
+    spec: EncoderSpec,
+    lease_encoder: Callable[[str], AbstractContextManager[Encoder]],
+) -> ItemEncoder:
+    return ItemEncoder(
+        spec.dimension,
+        lambda: lease_encoder(request.model),
+        configured_reuse(settings, spec, force=request.force),
+        most_rows=settings.pipeline.batch_items,
+        seconds_per_batch=SECONDS_PER_BATCH,
+    )
 
 
 def _lock(file: Path, resources: ExitStack) -> None:
