@@ -81,6 +81,17 @@ def admin(settings: KafkaSettings) -> "AdminClient":
         return AdminClient(_common(settings), logger=log)
 
 
+def produce(sender: "Producer", topic: str, **message: Any) -> None:
+    """Hands a message to the producer; waits while its queue is full. Raises `KafkaException`."""
+    while True:
+        try:
+            sender.produce(topic, **message)
+        except BufferError:
+            sender.poll(0.1)
+        else:
+            return
+
+
 @contextmanager
 def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
     """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import admin, kafka_errors
+from vectorize_pipelines.messaging.clients import admin, insisted
 from vectorize_pipelines.messaging.reading import Place, offsets, partitions_of
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
@@ -52,9 +52,11 @@ def committed_offsets(
     from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 
     wanted = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*place) for place in places])
-    with kafka_errors(settings, f"asking for the offsets of the group {settings.group}"):
-        answers = (client or admin(settings)).list_consumer_group_offsets(
-            [wanted], request_timeout=settings.request_seconds
-        )
+    client = client or admin(settings)  # the futures are never done once the client is gone
+
+    def ask() -> dict[Place, int]:
+        answers = client.list_consumer_group_offsets([wanted], request_timeout=settings.request_seconds)
         found = answers[settings.group].result().topic_partitions
-    return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+        return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+
+    return insisted(settings, f"asking for the offsets of the group {settings.group}", ask)
