@@ -37,6 +37,8 @@ _ANNOUNCED = re.compile(
     re.ASCII,
 )
 
+#: The last day of the year 9999, after which Python has no times.
+LATEST_MS = 253_402_214_400_000
 #: URIs are fetched side by side: that waits more than it computes.
 FETCHING_THREADS = 8
 
@@ -314,8 +316,8 @@ def announced(uri: str) -> tuple[str, str | None, int | None]:
 
 
 def occurred(origin: Origin) -> datetime:
-    """The message's own time."""
-    return datetime.fromtimestamp(origin.timestamp_ms / 1000, UTC)
+    """The message's own time; 1970 or the year 9999 for one outside of them, which a sender may have written there."""
+    return datetime.fromtimestamp(min(max(origin.timestamp_ms, 0), LATEST_MS) / 1000, UTC)
 
 
 def place_uri(origin: Origin) -> str | None:
