@@ -67,6 +67,8 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; errors meant for the user are printed without a stack trace."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The hub's client has a handler of its own: without this each of its lines would be there twice.
+    logging.getLogger("huggingface_hub").propagate = False
     # Libraries announce their own changes; those are for us, not for who uses the command.
     warnings.simplefilter("ignore", DeprecationWarning)
     try:
