@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from vectorize_pipelines.database import Database, Text
+from vectorize_pipelines.database import Database, Text, purge_rows
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.request_state import FINAL_STATES, RequestState
@@ -21,8 +21,6 @@ from vectorize_pipelines.settings import Settings
 
 #: Longer messages are cut; the dead letter has the whole.
 ERROR_CHARACTERS = 2000
-#: Rows that one transaction deletes, so that who records need not wait long.
-PURGE_ROWS = 10_000
 #: Finished requests that `rates` looks at, newest first.
 RATE_SAMPLE = 5_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -206,24 +204,6 @@ class RequestLedger:
         """Forgets requests in a final state that finished before then; gives their number."""
         old = sa.and_(requests.c.state.in_(FINAL_STATES), requests.c.finished_us < microseconds(finished_before))
         return purge_rows(self._database, requests, old)
-
-
-def purge_rows(database: Database, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
-    """Deletes the rows for which `old` holds, in one way through the table and some at a time; gives their number."""
-    key = list(table.primary_key.columns)
-    removed, place = 0, None
-    while True:
-        query = sa.select(*key).where(old).order_by(*key).limit(PURGE_ROWS)
-        if place is not None:
-            query = query.where(sa.tuple_(*key) > place)
-        with database.write() as connection:
-            found = [tuple(row) for row in connection.execute(query)]
-            if not found:
-                return removed
-            place = found[-1]
-            first = sa.tuple_(*key) >= found[0]
-            connection.execute(sa.delete(table).where(old, first, sa.tuple_(*key) <= place))
-        removed += len(found)
 
 
 def microseconds(time: datetime) -> int:

@@ -3,6 +3,7 @@
 Users and their data depend on these: a change here is a new major version.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ import pyarrow as pa
 from vectorize_pipelines.items import Item
 
 ID_NAMESPACE = uuid.UUID("6f7d6c1e-3f0b-5c0e-9a51-5b9a6c1d7e42")
+
+_NAMESPACE_BYTES = ID_NAMESPACE.bytes
+_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
@@ -57,7 +61,13 @@ def record_id(collection: str, source_id: str, item_index: int) -> str:
 
     `collection` is the alias that users read, so that an item keeps its id when the model changes.
     """
-    return str(uuid.uuid5(ID_NAMESPACE, f"{collection}\x1f{source_id}\x1f{item_index}"))
+    # `str(uuid.uuid5(…))` in half the time: this is asked for every row.
+    name = f"{collection}\x1f{source_id}\x1f{item_index}".encode()
+    digest = bytearray(hashlib.sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).digest()[:16])
+    digest[6] = digest[6] & 0x0F | 0x50  # version 5
+    digest[8] = digest[8] & 0x3F | 0x80  # variant of RFC 9562
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 def make_records(
@@ -78,7 +88,7 @@ def make_records(
         "model": models,
         "run_id": [run_id] * len(items),
         "embedded_at": embedded_at,
-        "metadata": [json.dumps(item.metadata, ensure_ascii=False, sort_keys=True) for item in items],
+        "metadata": [_json(item.metadata) if item.metadata else "{}" for item in items],
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), type=schema.field("vector").type),
     }
     return pa.table(

@@ -41,6 +41,7 @@ DEFAULT_TEXT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DEFAULT_IMAGE_MODEL = "ViT-B/32"
 
 COLLECTION_NAME = r"^[a-z][a-z0-9_-]{0,62}$"
+COLLECTION_CHARACTERS = 63
 #: The same in words, for messages that begin with the name.
 COLLECTION_RULE = f"must match {COLLECTION_NAME}: lower-case letters, digits, _ and -, a letter first, 63 at most"
 
@@ -406,11 +407,28 @@ class UriSettings(_Section):
 class RetentionSettings(_Section):
     """What the daily clean-up removes, beside what `ledger.retention_days` says."""
 
+    deletions_days: int | None = Field(
+        None,
+        ge=1,
+        description="deletions by null messages are forgotten after so many days, which must be more than any topic "
+        "keeps its messages; null: never",
+    )
     runs_days: int | None = Field(
         None,
         ge=1,
         description="finished runs and their events are deleted after so many days, but for the latest of a partition; "
         "null: kept",
+    )
+
+
+class ReembeddingSettings(_Section):
+    """Changing the model of a collection."""
+
+    keep_days: float = Field(
+        7.0, ge=0, description="so long the old collection is kept up to date after a switch, then it is dropped"
+    )
+    least_recall: float = Field(
+        0.95, ge=0, le=1, description="share of passages that must find themselves in the new collection"
     )
 
 
@@ -425,6 +443,12 @@ class PipelineSettings(_Section):
 
     batch_items: int = Field(2048, ge=1, description="at most so many items are encoded and written together")
     queue_batches: int = Field(1, ge=1, description="batches that may wait between two stages")
+    store_outage_seconds: float = Field(
+        300.0, ge=0, description="how long a run waits for a store that is away; 0: it fails at once"
+    )
+    spill_bytes: int = Field(
+        2**30, ge=0, description="batches that go to disk meanwhile; beyond, encoding waits; 0: it waits at once"
+    )
 
 
 class Settings(_Section):
@@ -450,6 +474,7 @@ class Settings(_Section):
     callbacks: CallbackSettings = CallbackSettings()
     uris: UriSettings = UriSettings()
     retention: RetentionSettings = RetentionSettings()
+    reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
 
 

@@ -171,7 +171,8 @@ class Server:
         file.write_text("".join(f"{name}={value}\n" for name, value in self._configuration().items()))
         if (self.folder / "data" / "meta.properties").exists():
             return
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # One that begins with a dash would be taken for an option.
+        cluster = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
         scram = [
             f"--add-scram={mechanism}=[name={user},password={password}]"
             for user, password in self.users.items()
@@ -203,6 +204,7 @@ class Server:
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",
             "group.initial.rebalance.delay.ms": "0",
+            "offsets.retention.minutes": str(365 * 24 * 60),
             **self.properties,
         }
 

@@ -16,7 +16,9 @@ from vectorize_pipelines.errors import VectorizeError
 COMMANDS = {
     "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
     "search": ("search", "Find the passages nearest to a question."),
-    "collections": ("collections", "List the collections with model and size."),
+    "collections": ("collections", "List the collections, and change their models without downtime."),
+    "status": ("status", "Say what became of a request."),
+    "requests": ("requests", "List requests, newest first."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
@@ -31,6 +33,7 @@ Exit codes:
   4  the model cannot be loaded
   5  the vector store failed, or has no such collection
   6  done, but some files could not be embedded (they are listed)
+  8  no such request
 """
 
 

@@ -1,9 +1,10 @@
 """Clients of the Kafka cluster, with security and properties from the settings. Nothing else constructs any."""
 
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
 from vectorize_pipelines.messaging.config_file import read_config
@@ -18,6 +19,10 @@ log = logging.getLogger(__name__)
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
+#: Between two attempts of what a broker may do a moment later.
+PAUSE_SECONDS = 0.1
+
+Result = TypeVar("Result")
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
@@ -76,6 +81,17 @@ def admin(settings: KafkaSettings) -> "AdminClient":
         return AdminClient(_common(settings), logger=log)
 
 
+def produce(sender: "Producer", topic: str, **message: Any) -> None:
+    """Hands a message to the producer; waits while its queue is full. Raises `KafkaException`."""
+    while True:
+        try:
+            sender.produce(topic, **message)
+        except BufferError:
+            sender.poll(0.1)
+        else:
+            return
+
+
 @contextmanager
 def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
     """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret."""
@@ -85,6 +101,34 @@ def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
         yield
     except KafkaException as error:
         raise kafka_error(settings, doing, error) from None
+
+
+def insisted(settings: KafkaSettings, doing: str, call: Callable[[], Result]) -> Result:
+    """What the call gives; called again for `request_seconds` while brokers are about to start or to change roles.
+
+    Raises `KafkaError`.
+    """
+    from confluent_kafka import KafkaError as Codes
+    from confluent_kafka import KafkaException
+
+    passing = (
+        Codes.COORDINATOR_LOAD_IN_PROGRESS,
+        Codes.COORDINATOR_NOT_AVAILABLE,
+        Codes.NOT_COORDINATOR,
+        Codes.LEADER_NOT_AVAILABLE,
+        Codes.NOT_LEADER_FOR_PARTITION,
+        Codes.UNKNOWN_TOPIC_OR_PART,  # not yet known to the broker that is asked
+        Codes._WAIT_COORD,
+        Codes._TRANSPORT,
+    )
+    deadline = time.monotonic() + settings.request_seconds
+    while True:
+        try:
+            return call()
+        except KafkaException as error:
+            if error.args[0].code() not in passing or time.monotonic() > deadline:
+                raise kafka_error(settings, doing, error) from None
+            time.sleep(PAUSE_SECONDS)
 
 
 def kafka_error(settings: KafkaSettings, doing: str, error: object) -> KafkaError:

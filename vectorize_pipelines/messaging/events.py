@@ -1,11 +1,11 @@
 """What became of a request, as the results topic says it. The key of each event is its `task_id`."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import to_json
 
 from vectorize_pipelines.request_state import RequestState
 
@@ -43,11 +43,20 @@ class ResultEvent:
 
     def to_json(self) -> bytes:
         """The message's value."""
-        return json.dumps(self.as_dict(), ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        # A task id may hold half a character, which UTF-8 has no form for.
+        return to_json({**self.as_dict(), "task_id": self.task_id.encode("utf-8", "replace").decode()})
 
     def as_dict(self) -> dict[str, Any]:
         """The event as the JSON has it."""
-        return {**asdict(self), "status": self.status.value, "timestamp": self.timestamp.isoformat()}
+        return {
+            "task_id": self.task_id,
+            "status": self.status.value,
+            "collection": self.collection,
+            "vector_count": self.vector_count,
+            "error": self.error,
+            "run_id": self.run_id,
+            "timestamp": self.timestamp.isoformat(),
+        }
 
     @classmethod
     def from_json(cls, value: bytes) -> "ResultEvent":

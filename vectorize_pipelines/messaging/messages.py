@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -67,6 +67,19 @@ class InvalidMessageError(ItemError):
         self.task_id = task_id
 
 
+class ReceivedMessage(Protocol):
+    """A message as confluent_kafka gives it, once it is known to be none of its errors."""
+
+    def topic(self) -> str: ...
+    def partition(self) -> int: ...
+    def offset(self) -> int: ...
+    def key(self) -> bytes | None: ...
+    def value(self) -> bytes | None: ...
+    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
+    def timestamp(self) -> tuple[int, int]:
+        """What kind of time it is, and the time in milliseconds since 1970."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a message stands. `timestamp_ms` is the message's own time, in milliseconds since 1970."""
@@ -80,6 +93,11 @@ class Origin:
     def version(self) -> tuple[int, str, int, int]:
         """Orders the messages of one `task_id`: the greatest counts."""
         return (self.timestamp_ms, self.topic, self.partition, self.offset)
+
+
+def origin_of(message: ReceivedMessage) -> Origin:
+    """Where a message stands."""
+    return Origin(message.topic(), message.partition(), message.offset(), message.timestamp()[1])
 
 
 @dataclass(frozen=True, slots=True)

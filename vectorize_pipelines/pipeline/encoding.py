@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ class ItemEncoder:
     """The encoder of one model, leased when there is first something to encode, and what it need not encode again.
 
     Used by one thread. `rows_together` is the number of items that the encoder takes about `seconds_per_batch` for,
-    at most `most_rows`: it follows what batches took.
+    at most `most_rows`; it follows what batches took. `seconds_per_row` is what the last one took, infinite before.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class ItemEncoder:
         self.dimension = dimension
         self.encoder: Encoder | None = None
         self.rows_together = FIRST_BATCH
+        self.seconds_per_row = inf
         self._lease_encoder = lease_encoder
         self._reuse = reuse
         self._most_rows = most_rows
@@ -61,6 +63,10 @@ class ItemEncoder:
         refused = self._fill(items, days, vectors, totals) if items else {}
         totals.spread("cache", self._reuse.seconds - before, Counter(days))
         return vectors, refused
+
+    def keep(self, items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:
+        """Puts vectors of shape (n, dimension) into the embedding cache, unless it is off. Called from any thread."""
+        self._reuse.secure({content_key(item): (item, vector) for item, vector in zip(items, vectors, strict=True)})
 
     def _fill(
         self, items: Sequence[Item], days: Sequence[str], vectors: npt.NDArray[np.float32], totals: Totals
@@ -135,6 +141,7 @@ class ItemEncoder:
         """Sizes the batches to come by how long this one took."""
         if rows < self.rows_together // 2:
             return  # too few to tell
+        self.seconds_per_row = seconds / rows
         fitting = int(rows * self._seconds_per_batch / max(seconds, 1e-3))
         self.rows_together = max(SMALLEST_BATCH, min(self._most_rows, fitting, 4 * self.rows_together))
 

@@ -1,0 +1,182 @@
+"""Messages that failed for a reason of their own, as the dead-letter topic keeps them.
+
+A dead letter is the original message: key, value and headers, byte by byte, and in further headers why it failed. They
+have the names that Kafka Connect gives them, so that tools for its dead letters understand these.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from vectorize_pipelines.messaging.clients import produce
+from vectorize_pipelines.messaging.messages import Origin
+from vectorize_pipelines.messaging.reading import TopicReader
+from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replayed_offsets
+from vectorize_pipelines.messaging.topics import TopicNames
+from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+CONNECT_PREFIX = "__connect.errors."
+OWN_PREFIX = "vectorize."
+#: How often a message has failed; a replayed message keeps it.
+ATTEMPTS_HEADER = "vectorize.attempts"
+CONNECTOR_NAME = "vectorize"
+MAX_MESSAGE_CHARACTERS = 4000
+
+Headers = Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed, and why.
+
+    headers      those of the message itself
+    error_class  name of the error's class; `error_type` is its full name
+    stage        what was being done: decode, fetch, encode, …
+    run_id       the run in which it failed
+    attempts     how often it has failed, this time included
+    """
+
+    origin: Origin
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    error_class: str
+    error_type: str
+    error_message: str
+    stage: str
+    run_id: str | None
+    attempts: int
+
+    @classmethod
+    def of(
+        cls,
+        origin: Origin,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers | None,
+        error: Exception,
+        stage: str,
+        run_id: str | None,
+    ) -> "DeadLetter":
+        """The dead letter of a message that failed with `error`."""
+        own = tuple((name, content) for name, content in headers or () if not _is_ours(name))
+        kind = type(error)
+        message = str(error)[:MAX_MESSAGE_CHARACTERS]
+        full_name, attempts = f"{kind.__module__}.{kind.__qualname__}", attempts_of(headers) + 1
+        return cls(origin, key, value, own, kind.__name__, full_name, message, stage, run_id, attempts)
+
+    def error_headers(self) -> list[tuple[str, bytes]]:
+        """The headers that say why, to stand behind the message's own."""
+        texts = {
+            f"{CONNECT_PREFIX}topic": self.origin.topic,
+            f"{CONNECT_PREFIX}partition": str(self.origin.partition),
+            f"{CONNECT_PREFIX}offset": str(self.origin.offset),
+            f"{CONNECT_PREFIX}connector.name": CONNECTOR_NAME,
+            f"{CONNECT_PREFIX}task.id": self.run_id or "",
+            f"{CONNECT_PREFIX}stage": self.stage,
+            f"{CONNECT_PREFIX}exception.class.name": self.error_type,
+            f"{CONNECT_PREFIX}exception.message": self.error_message,
+            ATTEMPTS_HEADER: str(self.attempts),
+            "vectorize.error.class": self.error_class,
+            "vectorize.timestamp": str(self.origin.timestamp_ms),
+        }
+        return [(name, text.encode("utf-8", "replace")) for name, text in texts.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter in its topic. `letter` is None for a message that no run of this project wrote there."""
+
+    partition: int
+    offset: int
+    failed_at: datetime
+    is_replayed: bool
+    letter: DeadLetter | None
+
+    @property
+    def id(self) -> str:
+        """What names it on the command line: partition and offset in the dead-letter topic."""
+        return f"{self.partition}-{self.offset}"
+
+
+def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter) -> None:
+    """Hands the letter to the producer; whoever calls flushes, or commits the transaction."""
+    headers = [*letter.headers, *letter.error_headers()]
+    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers)
+
+
+def attempts_of(headers: Headers | None) -> int:
+    """How often a message has failed before, by its headers; 0 for one that never has."""
+    text = dict(headers or ()).get(ATTEMPTS_HEADER) or b""
+    return int(text) if text.isdigit() and len(text) < 10 else 0
+
+
+def read_dead_letters(
+    settings: KafkaSettings,
+    *,
+    reason: str | None = None,
+    ids: Iterable[str] = (),
+    include_replayed: bool = False,
+) -> Iterator[StoredLetter]:
+    """The dead letters up to the topic's end, by partition and offset as they come.
+
+    `reason` is an error's class; without `ids` all letters are taken. Raises `KafkaError`.
+    """
+    wanted = frozenset(ids)
+    topic = TopicNames(settings.topic_prefix).dead_letter
+    replayed = replayed_offsets(settings, topic)
+    with TopicReader(settings, topic) as reader:
+        for message in reader.to_end():
+            stored = stored_letter(message, replayed)
+            if (include_replayed or not stored.is_replayed) and matches(stored, reason, wanted):
+                yield stored
+
+
+def matches(stored: StoredLetter, reason: str | None, ids: frozenset[str]) -> bool:
+    """Whether a letter has this error class, where one is given, and one of these ids, where some are."""
+    if ids and stored.id not in ids:
+        return False
+    return reason is None or (stored.letter is not None and stored.letter.error_class == reason)
+
+
+def stored_letter(message: Any, replayed: dict[int, ReplayedOffsets]) -> StoredLetter:
+    """The dead letter in a message of the topic."""
+    partition, offset = message.partition(), message.offset()
+    failed_at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
+    letter = _letter(message)
+    is_replayed = letter is not None and partition in replayed and offset in replayed[partition]
+    return StoredLetter(partition, offset, failed_at, is_replayed, letter)
+
+
+def _letter(message: Any) -> DeadLetter | None:
+    headers: Headers = message.headers() or ()
+    texts = {name: (content or b"").decode("utf-8", "replace") for name, content in headers if _is_ours(name)}
+    try:
+        origin = Origin(
+            texts[f"{CONNECT_PREFIX}topic"],
+            int(texts[f"{CONNECT_PREFIX}partition"]),
+            int(texts[f"{CONNECT_PREFIX}offset"]),
+            int(texts["vectorize.timestamp"]),
+        )
+    except (KeyError, ValueError):
+        return None
+    return DeadLetter(
+        origin,
+        message.key(),
+        message.value(),
+        tuple((name, content) for name, content in headers if not _is_ours(name)),
+        texts.get("vectorize.error.class", ""),
+        texts.get(f"{CONNECT_PREFIX}exception.class.name", ""),
+        texts.get(f"{CONNECT_PREFIX}exception.message", ""),
+        texts.get(f"{CONNECT_PREFIX}stage", ""),
+        texts.get(f"{CONNECT_PREFIX}task.id") or None,
+        attempts_of(headers),
+    )
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith((CONNECT_PREFIX, OWN_PREFIX))

@@ -1,0 +1,180 @@
+"""Tells Kafka what became of messages: results, dead letters and offsets in one transaction.
+
+Called by `pipeline.request_stream` once the store and the ledger have what the messages asked for.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from vectorize_pipelines.errors import KafkaError
+from vectorize_pipelines.messaging.clients import kafka_error, producer
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
+from vectorize_pipelines.messaging.events import ResultEvent
+from vectorize_pipelines.messaging.topics import TopicNames
+from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+logger = logging.getLogger(__name__)
+
+#: How long a transaction is tried again while brokers are away, and the pause between two tries.
+OUTAGE_SECONDS = 300.0
+PAUSE_SECONDS = 0.2
+
+
+class FencedError(KafkaError):
+    """Another run has taken over this run's part of the topic; what it had not acknowledged is that run's work now."""
+
+
+@dataclass(slots=True)
+class Outcomes:
+    """What one transaction says.
+
+    positions  (topic, partition) -> the next offset to read
+    """
+
+    events: Sequence[ResultEvent] = ()
+    dead_letters: Sequence[DeadLetter] = ()
+    positions: Mapping[tuple[str, int], int] = field(default_factory=dict)
+
+
+class OutcomeProducer:
+    """Sends outcomes for one shard of one modality's topics. Used by one thread.
+
+    Its transactional id is the shard's: making another one of the same shard fences this one, whose transactions then
+    raise `FencedError`. So a run that was stalled cannot acknowledge what its successor has taken over.
+    """
+
+    def __init__(self, settings: KafkaSettings, shard_name: str):
+        """Fences the shard's earlier producers and ends what they left open. Raises `KafkaError`."""
+        self._settings = settings
+        self._seconds = settings.request_seconds
+        self._names = TopicNames(settings.topic_prefix)
+        self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}")
+        self._insist("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
+
+    def send(self, outcomes: Outcomes, group_metadata: object) -> None:
+        """Everything, or nothing. Raises `FencedError`, and `KafkaError` where the brokers stay away."""
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while not self._attempt(outcomes, group_metadata):
+            if time.monotonic() > deadline:
+                raise KafkaError(
+                    f"the results could not be committed for {OUTAGE_SECONDS:.0f} s: see whether the brokers at "
+                    f"{self._settings.bootstrap_servers} have their transaction coordinator"
+                )
+            time.sleep(PAUSE_SECONDS)
+
+    def close(self) -> None:
+        """Ends the connection; a transaction that is open is aborted by the broker."""
+        from confluent_kafka import KafkaException
+
+        with suppress(KafkaException):  # fenced: the call that found it out has said so
+            self._producer.flush(0)
+
+    def _attempt(self, outcomes: Outcomes, group_metadata: object) -> bool:
+        """Whether the transaction was committed; else it was aborted and can be tried again."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self._insist("beginning a transaction", self._producer.begin_transaction)
+            self._produce(outcomes)
+            self._send_offsets(outcomes.positions, group_metadata)
+            self._insist("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
+        except KafkaException as error:
+            if not error.args[0].txn_requires_abort():
+                raise self._failure("writing the results", error) from None
+            logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
+            self._insist("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
+            return False
+        return True
+
+    def _produce(self, outcomes: Outcomes) -> None:
+        for event in outcomes.events:
+            put(self._producer, self._names.results, event_key(event), event.to_json())
+        for letter in outcomes.dead_letters:
+            headers = [*letter.headers, *letter.error_headers()]
+            put(self._producer, self._names.dead_letter, letter.key, letter.value, headers=headers)
+
+    def _send_offsets(self, positions: Mapping[tuple[str, int], int], group_metadata: object) -> None:
+        from confluent_kafka import TopicPartition
+
+        if positions:
+            offsets = [TopicPartition(*place, offset) for place, offset in positions.items()]
+            self._insist(
+                "committing offsets",
+                lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._seconds),
+            )
+
+    def _insist(self, doing: str, call: Callable[[], object]) -> None:
+        """Calls again while that may help. Raises `KafkaException` where the transaction has to be aborted first."""
+        from confluent_kafka import KafkaException
+
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                call()
+            except KafkaException as error:
+                if error.args[0].txn_requires_abort():
+                    raise
+                if not error.args[0].retriable() or time.monotonic() > deadline:
+                    raise self._failure(doing, error) from None
+                time.sleep(PAUSE_SECONDS)
+            else:
+                return
+
+    def _failure(self, doing: str, error: Exception) -> KafkaError:
+        from confluent_kafka import KafkaError as Codes
+
+        if error.args[0].code() in (Codes._FENCED, Codes.PRODUCER_FENCED, Codes.INVALID_PRODUCER_EPOCH):
+            return FencedError("another run has taken over this part of the topic: this one ends, and loses nothing")
+        return kafka_error(self._settings, doing, error)
+
+
+class EventProducer:
+    """Sends events of what is under way, which need not wait for a transaction. Used by one thread.
+
+    Such an event may come twice, or be missing where the brokers were away: what counts is the final one.
+    """
+
+    def __init__(self, settings: KafkaSettings):
+        """Raises `KafkaNotConfiguredError`."""
+        self._settings = settings
+        self._topic = TopicNames(settings.topic_prefix).results
+        self._producer = producer(settings)
+        self._lost = 0
+
+    def send(self, events: Sequence[ResultEvent]) -> None:
+        """Returns once they are queued."""
+        for event in events:
+            put(self._producer, self._topic, event_key(event), event.to_json(), on_delivery=self._delivered)
+        self._producer.poll(0)
+
+    def close(self) -> None:
+        """Waits until what was queued is sent, or has failed."""
+        self._producer.flush(self._settings.request_seconds)
+        if self._lost:
+            logger.warning("%d events of requests under way could not be sent", self._lost)
+
+    def _delivered(self, error: object, message: object) -> None:
+        self._lost += error is not None
+
+
+def event_key(event: ResultEvent) -> bytes:
+    """The key of an event's message."""
+    return event.task_id.encode("utf-8", "replace")
+
+
+def put(client: "Producer", topic: str, key: bytes | None, value: bytes | None, **further: Any) -> None:
+    """`produce`, waiting for room where the client's queue is full."""
+    while True:
+        try:
+            client.produce(topic, value=value, key=key, **further)
+        except BufferError:
+            client.poll(0.1)
+        else:
+            return
