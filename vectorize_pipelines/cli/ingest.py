@@ -64,13 +64,13 @@ def command(
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     path = normalised_root(path)
+    use_dagster_home(settings)  # before anything else looks into the home: it says so where that cannot be
     images = (_kind(settings, path, collection) if kind == "auto" else kind) == "images"
     asset, section, default_model = (
         ("gallery_embeddings", settings.gallery, settings.models.image)
         if images
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
-    use_dagster_home(settings)
     default = InForce(model_name(default_model))
     now = in_force(settings, collection or section.collection, model_name(model or ""), default)
     config = {
