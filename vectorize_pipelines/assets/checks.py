@@ -1,8 +1,9 @@
-"""The checks of the assets from files. Each blocks what is downstream of it when it fails.
+"""The checks of the assets from files. But for `index_recall`, each blocks what is downstream of it when it fails.
 
 In a run of the asset, `sound_vectors` and `canary_recall` look at the rows that it wrote, or, where it wrote none, at
 those of a replay's days. `rows_match_manifest` looks at the sources of the rows that it wrote and at those of a
-replay's days; at everything where the run reconciles. Executed on their own, all look at the whole collection.
+replay's days; at everything where the run reconciles. `index_recall` compares a bounded sample of the collection after
+a run that wrote rows. Executed on their own, all look at the whole collection (`index_recall`: at a larger sample).
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,9 +17,13 @@ import dagster as dg
 from vectorize_pipelines import home
 from vectorize_pipelines.assets.from_files import FolderConfig, corpus_embeddings, gallery_embeddings
 from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.partitions import Window, days_in, window_of
 from vectorize_pipelines.pipeline import quality
 from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.pipeline.documents import corpus_default
+from vectorize_pipelines.pipeline.images import gallery_default
+from vectorize_pipelines.pipeline.index_recall import index_recall as measured_recall
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
@@ -29,30 +34,25 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 SHOWN = 20
 LEAST_RECALL = 1.0
+LEAST_INDEX_RECALL = 0.99
+#: Of vectors, that are compared to measure an index: in a run that embeds, and in one that only checks.
+BYTES_IN_RUN, BYTES_ALONE = 64 * 2**20, 256 * 2**20
 RECONCILE = (
     "{count} files have other rows in the store than the manifest says; "
     "`vectorize ingest PATH --reconcile` reads them again."
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Defaults:
-    """What the settings say of an asset; `dimension` None is the model's own."""
-
-    collection: str
-    model: str
-    dimension: int | None
+#: Settings -> an asset's collection and what it is embedded with, where nothing else is known.
+_FromSettings: TypeAlias = Callable[[Settings], tuple[str, InForce]]
 
 
-_FromSettings: TypeAlias = Callable[[Settings], _Defaults]
+def _corpus_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.corpus.collection, corpus_default(settings)
 
 
-def _corpus_defaults(settings: Settings) -> _Defaults:
-    return _Defaults(settings.corpus.collection, settings.models.text, settings.models.dimension)
-
-
-def _gallery_defaults(settings: Settings) -> _Defaults:
-    return _Defaults(settings.gallery.collection, settings.models.image, None)
+def _gallery_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.gallery.collection, gallery_default(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,17 @@ class _Scope:
 
 def _scope(context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings) -> _Scope:
     settings = load_settings()
-    default = defaults(settings)
+    collection, default = defaults(settings)
     ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
     config = FolderConfig(**ops.get(asset.op.name, {}).get("config", {}))
     embeds = _embeds(context.run, asset)
+    now = config.in_force(settings, collection, default)
     return _Scope(
         settings,
         config,
-        config.collection or default.collection,
-        config.model or default.model,
-        default.dimension,
+        config.collection or collection,
+        now.model,
+        now.dimension,
         context.run.run_id,
         embeds,
         _window(context.run) if embeds and config.mode == "replay" else None,
@@ -212,6 +213,38 @@ def _canary_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.As
     return canary_recall
 
 
+def _index_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset)
+    def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
+        """Searches find the ten nearest rows, as comparing every vector does."""
+        with explained():
+            store = vector_store.open()
+            scope = _scope(context, asset, defaults)
+            anything, _ = scope.rows(store)
+            if not anything:
+                return _nothing_written()
+            if all(each.name != scope.collection for each in store.collections()):
+                return dg.AssetCheckResult(passed=True, description=f"There is no collection {scope.collection} yet.")
+            if store.searches_exactly(scope.collection):
+                rows = store.count(scope.collection)
+                said = "There is no index: every search compares all vectors."
+                return dg.AssetCheckResult(passed=True, description=said, metadata={"rows": rows, "indexed": 0})
+            report = measured_recall(store, scope.collection, BYTES_IN_RUN if scope.embeds else BYTES_ALONE)
+        return dg.AssetCheckResult(
+            passed=report.reaches(LEAST_INDEX_RECALL),
+            metadata={
+                "rows": report.rows,
+                "indexed": 1,
+                "rows_compared": report.compared,
+                "queries": report.queries,
+                **({"recall": report.recall} if report.nearest else {}),
+                "missed": report.nearest - report.found,
+            },
+        )
+
+    return index_recall
+
+
 def _nothing_written() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description="The run wrote nothing: nothing new to check.")
 
@@ -219,5 +252,5 @@ def _nothing_written() -> dg.AssetCheckResult:
 CHECKS = [
     check(asset, defaults)
     for asset, defaults in ((corpus_embeddings, _corpus_defaults), (gallery_embeddings, _gallery_defaults))
-    for check in (_sound_vectors, _rows_match_manifest, _canary_recall)
+    for check in (_sound_vectors, _rows_match_manifest, _canary_recall, _index_recall)
 ]

@@ -1,7 +1,8 @@
 """The vector store as a resource, and the IO manager that writes embedding streams into it.
 
 `VectorStoreIOManager`
-- writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it;
+- writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it, in every generation of a
+  collection that is being embedded again;
 - records the figures of every partition that the run covers as that partition's metadata;
 - logs a materialization for every other day that a drain run touched;
 - gives a downstream asset its partitions' records as a pandas DataFrame or a pyarrow Table.
@@ -12,16 +13,18 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
 from vectorize_pipelines.partitions import days_in, window_of
+from vectorize_pipelines.pipeline.mirroring import Mirrors
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
 from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.figures import Preview, day_metadata
 from vectorize_pipelines.settings import load_settings
@@ -61,6 +64,7 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
     """Writes streams into the store and reads partitions out of it; see the module's docstring."""
 
     vector_store: dg.ResourceDependency[VectorStoreResource]
+    encoder: dg.ResourceDependency[EncoderResource]
 
     def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream) -> None:
         """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
@@ -68,12 +72,14 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
         with explained(), obj:
             store = self.vector_store.open()
             progress = ProgressLog(obj)
-            with _carried(context.run_id, obj):
-                for batch in written(store, obj):
+            mirrors = Mirrors(load_settings(), store, self.encoder.lease)
+            with closing(mirrors), _carried(context.run_id, obj):
+                for batch in written(store, obj, mirrors):
                     preview.add(batch.records)
                     progress.show()
             progress.show(last=True)
-            self._report(context, obj, store.collection(obj.collection), preview)
+            collection = obj.outage.wait_out(lambda: store.collection(obj.collection))
+            self._report(context, obj, collection, preview)
             obj.reported()
 
     def _report(
