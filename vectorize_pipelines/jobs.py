@@ -48,10 +48,30 @@ embed_gallery = dg.define_asset_job(
     description="Brings the collection of the configured gallery up to date and checks it.",
 )
 
+maintain_collections = dg.define_asset_job(
+    "maintain_collections",
+    selection=dg.AssetSelection.assets("maintained_collections"),
+    description="Compacts every collection and builds and tunes its indexes.",
+)
+
+check_indexes = dg.define_asset_job(
+    "check_indexes",
+    selection=dg.AssetSelection.checks(
+        *(dg.AssetCheckKey(dg.AssetKey(asset), "index_recall") for asset in ("corpus_embeddings", "gallery_embeddings"))
+    ),
+    description="Measures how many of the nearest rows the searches find.",
+)
+
 report_corpus = dg.define_asset_job(
     "report_corpus",
     selection=dg.AssetSelection.assets("corpus_report"),
     description="Reports on the documents of the given days.",
+)
+
+reembed_collection = dg.define_asset_job(
+    "reembed_collection",
+    selection=dg.AssetSelection.assets("reembedding"),
+    description="Fills a new generation of a collection, embedded with another model, beside the one that is read.",
 )
 
 

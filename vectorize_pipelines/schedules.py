@@ -5,8 +5,9 @@ from contextlib import closing
 
 import dagster as dg
 
+from vectorize_pipelines.assets.reembedding import drop_old_generations
 from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.jobs import UNFINISHED
+from vectorize_pipelines.jobs import UNFINISHED, check_indexes, maintain_collections
 from vectorize_pipelines.messaging.callbacks import CallbackOutbox
 from vectorize_pipelines.retention import deliver_callbacks, retention
 from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
@@ -29,8 +30,34 @@ def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
     return reconcile
 
 
+maintain_collections_daily = dg.ScheduleDefinition(
+    name="maintain_collections_daily",
+    job=maintain_collections,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    description="Compacts every collection and builds and tunes its indexes once a day.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+check_indexes_daily = dg.ScheduleDefinition(
+    name="check_indexes_daily",
+    job=check_indexes,
+    cron_schedule="30 4 * * *",
+    execution_timezone="UTC",
+    description="Measures once a day how many of the nearest rows the searches find.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
 reconcile_corpus = _reconciling(CORPUS)
 reconcile_gallery = _reconciling(GALLERY)
+
+
+drop_generations = dg.ScheduleDefinition(
+    name="drop_old_generations",
+    job=drop_old_generations,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    description="Drops the generations that were kept after a switch, once their time is over.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
 
 
 def _has_kafka(settings: Settings) -> bool:

@@ -177,3 +177,17 @@ def test_no_cluster_and_one_that_is_away(vectorize_here: Vectorize, monkeypatch:
     done = vectorize_here("submit", "x")
     assert (done.code, done.out) == (7, "")
     assert "127.0.0.1:1" in done.err
+
+
+def test_a_request_that_no_run_has_taken_up_is_pending(vectorize_here: Vectorize, topics: TopicNames) -> None:
+    for n in range(3):
+        assert vectorize_here("submit", f"text number {n}").code == 0
+    (submitted,) = vectorize_here("submit", "the sea", "--collection", "notes", "--json").json
+    found = vectorize_here("status", submitted["task_id"], "--json").json
+    assert (found["task_id"], found["status"], found["progress"]) == (submitted["task_id"], "pending", 0.0)
+    assert (found["topic"], found["collection"], found["estimated_seconds"]) == (
+        topics.requests(Modality.TEXT),
+        "notes",
+        None,
+    )
+    assert vectorize_here("status", "nobody", "--json").code == 8

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tests.ledger.rows import VERSIONS
 from tests.servers.postgresql import Server
 from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.exclusive import ExclusiveLock
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.versions import ExclusiveLock, Known, SourceVersions, Version
+from vectorize_pipelines.versions import Known, SourceVersions, Version
 
 OLD, NEW = (1, "t", 0, 7), (2, "t", 0, 0)
 

@@ -1,9 +1,10 @@
 """The checks of the assets from files, and what those of the assets from Kafka (`request_checks.py`) share with them.
 
-Each blocks what is downstream of it when it fails. In a run of the asset, `sound_vectors` and `canary_recall` look at
-the rows that it wrote, or, where it wrote none, at those of a replay's days. `rows_match_manifest` looks at the sources
-of the rows that it wrote and at those of a replay's days; at everything where the run reconciles. Executed on their
-own, all look at the whole collection.
+But for `index_recall`, each blocks what is downstream of it when it fails. In a run of the asset, `sound_vectors` and
+`canary_recall` look at the rows that it wrote, or, where it wrote none, at those of a replay's days.
+`rows_match_manifest` looks at the sources of the rows that it wrote and at those of a replay's days; at everything
+where the run reconciles. `index_recall` compares a bounded sample of the collection after a run that wrote rows.
+Executed on their own, all look at the whole collection (`index_recall`: at a larger sample).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,9 +18,13 @@ import dagster as dg
 from vectorize_pipelines import home
 from vectorize_pipelines.assets.from_files import FolderConfig, corpus_embeddings, gallery_embeddings
 from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.partitions import Window, days_in, window_of
 from vectorize_pipelines.pipeline import quality
 from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.pipeline.documents import corpus_default
+from vectorize_pipelines.pipeline.images import gallery_default
+from vectorize_pipelines.pipeline.index_recall import index_recall as measured_recall
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
@@ -30,10 +35,25 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 SHOWN = 20
 LEAST_RECALL = 1.0
+LEAST_INDEX_RECALL = 0.99
+#: Of vectors, that are compared to measure an index: in a run that embeds, and in one that only checks.
+BYTES_IN_RUN, BYTES_ALONE = 64 * 2**20, 256 * 2**20
 RECONCILE = (
     "{count} files have other rows in the store than the manifest says; "
     "`vectorize ingest PATH --reconcile` reads them again."
 )
+
+
+#: Settings -> an asset's collection and what it is embedded with, where nothing else is known.
+_FromSettings: TypeAlias = Callable[[Settings], tuple[str, InForce]]
+
+
+def _corpus_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.corpus.collection, corpus_default(settings)
+
+
+def _gallery_defaults(settings: Settings) -> tuple[str, InForce]:
+    return settings.gallery.collection, gallery_default(settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,29 +118,25 @@ class _FileScope(Scope):
         return sources
 
 
-def _corpus_target(settings: Settings) -> Target:
-    return Target(settings.corpus.collection, settings.models.text, settings.models.dimension)
-
-
-def _gallery_target(settings: Settings) -> Target:
-    return Target(settings.gallery.collection, settings.models.image, None)
-
-
 def _file_scope(
-    context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, target_of: Callable[[Settings], Target]
+    context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings
 ) -> _FileScope:
     settings = load_settings()
-    default = target_of(settings)
+    collection, default = defaults(settings)
     config = FolderConfig(**op_config(context.run, asset))
     embeds = embeds_too(context.run, asset)
+    now = config.in_force(settings, collection, default)
     return _FileScope(
         settings,
-        [Target(config.collection or default.collection, config.model or default.model, default.dimension)],
+        [Target(config.collection or collection, now.model, now.dimension)],
         context.run.run_id,
         embeds,
         run_window(context.run) if embeds and config.mode == "replay" else None,
         reconcile=config.reconcile,
     )
+
+
+_FileScopeOf: TypeAlias = Callable[[dg.AssetCheckExecutionContext, VectorStore], _FileScope]
 
 
 def op_config(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> dict[str, Any]:
@@ -177,9 +193,7 @@ def sound_vectors_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.Ass
     return sound_vectors
 
 
-def _rows_match_manifest(
-    asset: dg.AssetsDefinition, scope_of: Callable[[dg.AssetCheckExecutionContext, VectorStore], _FileScope]
-) -> dg.AssetChecksDefinition:
+def _rows_match_manifest(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, blocking=True)
     def rows_match_manifest(
         context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource
@@ -245,19 +259,51 @@ def canary_recall_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.Ass
     return canary_recall
 
 
+def _index_recall(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.AssetChecksDefinition:
+    @dg.asset_check(asset=asset)
+    def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
+        """Searches find the ten nearest rows, as comparing every vector does."""
+        with explained():
+            store = vector_store.open()
+            scope = scope_of(context, store)
+            if not scope.rows(store):
+                return _nothing_written()
+            if all(each.name != scope.collection for each in store.collections()):
+                return dg.AssetCheckResult(passed=True, description=f"There is no collection {scope.collection} yet.")
+            if store.searches_exactly(scope.collection):
+                rows = store.count(scope.collection)
+                said = "There is no index: every search compares all vectors."
+                return dg.AssetCheckResult(passed=True, description=said, metadata={"rows": rows, "indexed": 0})
+            report = measured_recall(store, scope.collection, BYTES_IN_RUN if scope.embeds else BYTES_ALONE)
+        return dg.AssetCheckResult(
+            passed=report.reaches(LEAST_INDEX_RECALL),
+            metadata={
+                "rows": report.rows,
+                "indexed": 1,
+                "rows_compared": report.compared,
+                "queries": report.queries,
+                **({"recall": report.recall} if report.nearest else {}),
+                "missed": report.nearest - report.found,
+            },
+        )
+
+    return index_recall
+
+
 def _nothing_written() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description="The run wrote nothing: nothing new to check.")
 
 
-def _checks(asset: dg.AssetsDefinition, target_of: Callable[[Settings], Target]) -> list[dg.AssetChecksDefinition]:
+def _checks(asset: dg.AssetsDefinition, defaults: _FromSettings) -> list[dg.AssetChecksDefinition]:
     def scope_of(context: dg.AssetCheckExecutionContext, store: VectorStore) -> _FileScope:
-        return _file_scope(context, asset, target_of)
+        return _file_scope(context, asset, defaults)
 
     return [
         sound_vectors_check(asset, scope_of),
         _rows_match_manifest(asset, scope_of),
         canary_recall_check(asset, scope_of),
+        _index_recall(asset, scope_of),
     ]
 
 
-CHECKS = [*_checks(corpus_embeddings, _corpus_target), *_checks(gallery_embeddings, _gallery_target)]
+CHECKS = [*_checks(corpus_embeddings, _corpus_defaults), *_checks(gallery_embeddings, _gallery_defaults)]

@@ -5,12 +5,14 @@ run, and its rows are those that a message would leave.
 """
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any
 
 import dagster as dg
 
 from vectorize_pipelines.errors import ItemError, VectorizeError
 from vectorize_pipelines.jobs import REQUEST_ID_TAG, REQUEST_JOBS
+from vectorize_pipelines.pipeline.mirroring import Mirrors
 from vectorize_pipelines.pipeline.request_runs import abandon_single, open_single
 from vectorize_pipelines.pipeline.totals import Failure
 from vectorize_pipelines.resources.encoder import EncoderResource
@@ -57,8 +59,9 @@ def _embed(
 ) -> Sequence[Failure]:
     """Gives the reason where the request cannot be embedded for one of its own."""
     store = vector_store.open()
-    with open_single(settings, single, store, encoder.lease) as stream:
-        result = write_stream(store, stream)
+    mirrors = Mirrors(settings, store, encoder.lease)
+    with closing(mirrors), open_single(settings, single, store, encoder.lease) as stream:
+        result = write_stream(store, stream, mirrors)
     asset = dg.AssetKey(REQUEST_JOBS[single.modality].asset)
     for day in sorted(stream.touched):
         metadata = {**result.metadata(stream, day), REQUEST_ID_TAG: single.request.task_id}

@@ -24,7 +24,7 @@ COMMANDS = {
     "topics": ("topics", "Make and check the Kafka topics."),
     "dead-letters": ("dead_letters", "List, show and replay messages that failed for a reason of their own."),
     "search": ("search", "Find the passages nearest to a question."),
-    "collections": ("collections", "List the collections with model and size."),
+    "collections": ("collections", "List the collections, and change their models without downtime."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
@@ -75,6 +75,8 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; errors meant for the user are printed without a stack trace."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The hub's client has a handler of its own: without this each of its lines would be there twice.
+    logging.getLogger("huggingface_hub").propagate = False
     # Libraries announce their own changes; those are for us, not for who uses the command.
     warnings.simplefilter("ignore", DeprecationWarning)
     try:

@@ -42,7 +42,7 @@ def list_letters(reason: str | None, limit: int, include_replayed: bool, as_json
         replayed = "  (replayed)" if stored.is_replayed else ""
         click.echo(
             f"{row['id']:>10}  {row['failed_at'][:19]}  {row['error_class'] or 'not of this project':24}  "
-            f"{row['key'] or ''}  {row['error_message'] or ''}{replayed}"
+            f"{_printable(row['key'])}  {_printable(row['error_message']).replace(chr(10), ' ')}{replayed}"
         )
     counts = Counter(stored.letter.error_class if stored.letter else "not of this project" for stored in letters)
     click.echo(", ".join(f"{number} {name}" for name, number in counts.most_common()) or "no dead letters", err=True)
@@ -66,7 +66,7 @@ def show(letter_id: str, as_json: bool) -> int:
         return 0
     for name, content in whole.items():
         if content is not None:
-            click.echo(f"{name:14}  {content if isinstance(content, str | int | bool) else json.dumps(content)}")
+            click.echo(f"{name:14}  {_printable(content) if isinstance(content, str) else json.dumps(content)}")
     return 0
 
 
@@ -130,3 +130,8 @@ def _readable(content: bytes | None) -> dict[str, str | None]:
         return {"text": content.decode(), "base64": None}
     except UnicodeDecodeError:
         return {"text": None, "base64": base64.b64encode(content).decode()}
+
+
+def _printable(text: str | None) -> str:
+    """What strangers wrote, without what would move a terminal's cursor."""
+    return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text or "")

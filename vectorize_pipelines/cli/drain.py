@@ -9,11 +9,11 @@ import click
 from vectorize_pipelines.cli.runs import (
     EXIT_INTERRUPTED,
     EXIT_SOME_FAILED,
+    console,
     errors_of,
     execute_until_interrupted,
-    figures_of,
+    figures,
     large_imports,
-    show_on_console,
 )
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.items import Modality
@@ -66,9 +66,9 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
     config = {"mode": "drain", "shard": str(part), "once": once, "force": force}
     tags = drain_tags(settings.kafka, Modality(modality), part)
     started = time.monotonic()
-    with show_on_console(settings) as console:
+    with console(settings) as shown:
         result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)
-    code = _report(result, console.stream, modality, part, time.monotonic() - started, as_json=as_json)
+    code = _report(result, shown.stream, modality, part, time.monotonic() - started, as_json=as_json)
     return EXIT_INTERRUPTED if interrupted and result.success else code
 
 
@@ -82,15 +82,15 @@ def _report(
     as_json: bool,
 ) -> int:
     errors, exit_code = errors_of(result)
-    figures = dict.fromkeys(RUN_FIGURES, 0) if stream is None else dict(stream.figures())
+    of_run = dict.fromkeys(RUN_FIGURES, 0) if stream is None else dict(stream.figures())
     outcome: dict[str, Any] = {
         "run_id": result.run_id,
         "status": "succeeded" if result.success else "failed",
         "modality": modality,
         "shard": str(shard),
         "seconds": round(seconds, 2),
-        **figures,
-        **figures_of(stream),
+        **of_run,
+        **figures(stream),
         "errors": errors,
     }
     if as_json:

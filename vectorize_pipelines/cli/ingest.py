@@ -10,15 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vectorize_pipelines.cli.runs import (
-    EXIT_SOME_FAILED,
-    errors_of,
-    execute,
-    figures_of,
-    large_imports,
-    show_on_console,
-)
+from vectorize_pipelines.cli.runs import EXIT_SOME_FAILED, console, errors_of, execute, figures
 from vectorize_pipelines.errors import SourceError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
 from vectorize_pipelines.sources.files import FileSource, normalised_root
@@ -50,7 +44,8 @@ FAILURES_SHOWN = 20
 )
 @click.option(
     "--model",
-    help="Model: a name or a local directory.  [default: the setting models.text, for images models.image]",
+    help="Model: a name or a local directory.  [default: the collection's own where it was embedded again; else the "
+    "setting models.text, for images models.image]",
 )
 @click.option("--force", is_flag=True, help="Encode also what has not changed.")
 @click.option("--reconcile", is_flag=True, help="Hold what is remembered of the files against the store first.")
@@ -68,34 +63,33 @@ def command(
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     path = normalised_root(path)
+    use_dagster_home(settings)  # before anything else looks into the home: it says so where that cannot be
     images = (_kind(settings, path, collection) if kind == "auto" else kind) == "images"
     asset, section, default_model = (
         ("gallery_embeddings", settings.gallery, settings.models.image)
         if images
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
+    default = InForce(model_name(default_model))
+    now = in_force(settings, collection or section.collection, model_name(model or ""), default)
     config = {
         "mode": "drain",
         "path": path,
         "collection": collection or section.collection,
-        "model": _model_name(model or default_model),
+        # Where the collection has a model of its own, the run says which.
+        "model": now.model if model or now == default else "",
         "force": force,
         "reconcile": reconcile,
     }
-    use_dagster_home(settings)
     started = time.monotonic()
-    with large_imports():
-        from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG
-
-    tags = {MODE_TAG: "drain", COLLECTION_TAG: str(config["collection"])}
-    with show_on_console(settings) as console:
-        result = execute(settings, JOBS[asset], asset, config, tags)
-    return _report(result, console.stream, config, time.monotonic() - started, as_json=as_json)
+    with console(settings) as shown:
+        result = execute(settings, JOBS[asset], asset, config)
+    return _report(result, shown.stream, config, time.monotonic() - started, as_json=as_json)
 
 
-def _model_name(model: str) -> str:
+def model_name(model: str) -> str:
     """A local directory as the one spelling that it has, so that a collection knows its model again."""
-    return os.path.normpath(Path(model).absolute()) if Path(model).is_dir() else model
+    return os.path.normpath(Path(model).absolute()) if model and Path(model).is_dir() else model
 
 
 def _kind(settings: Settings, path: str, collection: str | None) -> str:
@@ -143,7 +137,7 @@ def _report(
         "collection": config["collection"],
         "path": config["path"],
         "seconds": round(seconds, 2),
-        **figures_of(stream),
+        **figures(stream),
         "errors": errors,
     }
     if as_json:

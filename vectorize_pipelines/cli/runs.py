@@ -1,7 +1,4 @@
-"""Runs in the foreground: one run of a job in this process, on the project's Dagster instance, seen on the console.
-
-Used by `vectorize ingest` and `vectorize drain`.
-"""
+"""Runs that a command carries out in its own process, on the project's Dagster instance: started, shown, explained."""
 
 import contextlib
 import gc
@@ -37,23 +34,26 @@ FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "to
 def execute(
     settings: Settings,
     job: str,
-    op: str,
-    config: Mapping[str, Any],
-    tags: Mapping[str, str],
+    asset: str,
+    config: dict[str, Any],
     *,
+    tags: Mapping[str, str] | None = None,
     run_id: str | None = None,
 ) -> "dg.ExecuteInProcessResult":
-    """Executes a job for today's partition; `config` is that of its one op. Failures are in the result."""
+    """A drain run of an asset, as a run of today's partition; `config` names the collection where no `tags` are given.
+
+    Failures are in the result.
+    """
     with large_imports():
         from dagster import DagsterInstance
 
         from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
         from vectorize_pipelines.definitions import defs
-        from vectorize_pipelines.jobs import LAUNCHED_BY_TAG, MAX_RETRIES_TAG
+        from vectorize_pipelines.jobs import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG
         from vectorize_pipelines.partitions import today
 
     run_config: dict[str, Any] = {
-        "ops": {op: {"config": dict(config)}},
+        "ops": {asset: {"config": config}},
         # Dagster's console log would print every event; errors are printed below, in the words meant for the user.
         "loggers": {"console": {"config": {"log_level": "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"}}},
     }
@@ -67,7 +67,8 @@ def execute(
                 partition_key=today(),
                 run_config=run_config,
                 tags={
-                    **tags,
+                    MODE_TAG: "drain",
+                    **({COLLECTION_TAG: config["collection"]} if tags is None else tags),
                     LAUNCHED_BY_TAG: LAUNCHED_BY,
                     # The daemon has nothing to start this run again with; whoever called the command calls it again.
                     MAX_RETRIES_TAG: "0",
@@ -77,7 +78,7 @@ def execute(
 
 
 def execute_until_interrupted(
-    settings: Settings, job: str, op: str, config: Mapping[str, Any], tags: Mapping[str, str]
+    settings: Settings, job: str, asset: str, config: dict[str, Any], tags: Mapping[str, str]
 ) -> "tuple[dg.ExecuteInProcessResult, bool]":
     """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Gives also whether it was.
 
@@ -86,7 +87,7 @@ def execute_until_interrupted(
     run_id = str(uuid.uuid4())
     terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ThreadPoolExecutor(1, "run") as thread:
-        running = thread.submit(execute, settings, job, op, config, tags, run_id=run_id)
+        running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
         try:
             return running.result(), False
         except KeyboardInterrupt:
@@ -158,18 +159,30 @@ class Console(logging.Handler):
 
 
 @contextlib.contextmanager
-def show_on_console(settings: Settings) -> Iterator[Console]:
+def console(settings: Settings) -> Iterator[Console]:
     """The console, attached before Dagster attaches its own handler, which rewrites the messages that it forwards."""
     logger = logging.getLogger("vectorize_pipelines")
-    console = Console(settings)
-    logger.addHandler(console)
+    handler = Console(settings)
+    logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     try:
-        yield console
+        yield handler
     finally:
-        logger.removeHandler(console)
-        console.finish()
+        logger.removeHandler(handler)
+        handler.finish()
+
+
+def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
+    """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
+    done = DayTotals() if stream is None else stream.totals.sum()
+    found: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
+    found["days"] = [] if stream is None else sorted(stream.touched)
+    found["failures"] = [
+        {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
+        for failure in (() if stream is None else stream.failures)
+    ]
+    return found
 
 
 def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
@@ -192,15 +205,3 @@ def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
         if not check.passed
     )
     return messages, exit_code
-
-
-def figures_of(stream: "EmbeddingStream | None") -> dict[str, Any]:
-    """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
-    done = DayTotals() if stream is None else stream.totals.sum()
-    figures: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
-    figures["days"] = [] if stream is None else sorted(stream.touched)
-    figures["failures"] = [
-        {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
-        for failure in (() if stream is None else stream.failures)
-    ]
-    return figures

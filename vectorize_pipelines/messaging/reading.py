@@ -101,7 +101,7 @@ def partitions_of(settings: KafkaSettings, topics: list[str], client: Any = None
     client = admin(settings) if client is None else client
     places: list[Place] = []
     for topic in topics:
-        with kafka_errors(settings, f"looking at {topic}"):
+        with kafka_errors(settings, f"looking at {topic}", client):
             found = client.list_topics(topic, timeout=settings.request_seconds).topics[topic]
         if found.error is not None or not found.partitions:
             raise KafkaError(

@@ -166,7 +166,7 @@ def check_offset_retention(settings: KafkaSettings) -> list[str]:
 
     longest = max(int(plan.config.get("retention.ms", DEFAULT_RETENTION_MS)) for plan in planned_topics(settings))
     client = admin(settings)
-    with kafka_errors(settings, "describing a broker"):
+    with kafka_errors(settings, "describing a broker", client):
         broker = min(client.list_topics(timeout=settings.request_seconds).brokers)
         resource = ConfigResource(ConfigResource.Type.BROKER, str(broker))
         answer = client.describe_configs([resource], request_timeout=settings.request_seconds)[resource].result()
@@ -207,7 +207,7 @@ def partition_counts(settings: KafkaSettings) -> dict[str, int]:
 
 def _partition_counts(settings: KafkaSettings, client: "AdminClient") -> dict[str, tuple[int, int]]:
     """Partitions and replicas of every topic of the cluster."""
-    with kafka_errors(settings, "listing the topics"):
+    with kafka_errors(settings, "listing the topics", client):
         topics = client.list_topics(timeout=settings.request_seconds).topics
     return {
         name: (len(topic.partitions), min((len(each.replicas) for each in topic.partitions.values()), default=0))

@@ -18,7 +18,7 @@ from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import ReceivedMessage, origin_of
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer, Outcomes
-from vectorize_pipelines.pipeline.requests import Work
+from vectorize_pipelines.pipeline.requests import Work, occurred
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.sources.kafka import Place
 
@@ -73,7 +73,16 @@ class Report:
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
         """Called once all of a unit is in the store. Killed before it returns, the unit is dealt with again."""
-        self._ledger.record([self._row(work) for work in works])
+        # What was cancelled after a drain run had completed it is left as that run noted it.
+        self._record([work for work in works if not self._is_known(work)], poison)
+
+    def _is_known(self, work: Work) -> bool:
+        return work.state is RequestState.CANCELLED and self._ledger.get(work.request.task_id) is not None
+
+    def _record(self, works: Sequence[Work], poison: Sequence[Poison]) -> None:
+        rows = [self._row(work) for work in works]
+        rows += [self._poison_row(each, each.task_id) for each in poison if each.task_id is not None]
+        self._ledger.record(rows)
 
     def standing(self) -> str:
         """How far the topics have been acknowledged, for the log."""
@@ -99,6 +108,25 @@ class Report:
             tokens=sum(item.tokens for item in work.items) if work.vectors else 0,
             error_class=type(work.error).__name__ if work.error is not None else None,
             error_message=str(work.error) if work.error is not None else None,
+        )
+
+    def _poison_row(self, poison: Poison, task_id: str) -> RequestRow:
+        """A message that is no request, but says whose: who asks for that request shall hear of it."""
+        origin, now = origin_of(poison.message), datetime.now(UTC)
+        return RequestRow(
+            request_id=task_id,
+            state=RequestState.FAILED,
+            modality=self._modality,
+            submitted_at=occurred(origin),
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            timestamp_ms=origin.timestamp_ms,
+            started_at=now,
+            finished_at=now,
+            run_id=self._run_id,
+            error_class=type(poison.error).__name__,
+            error_message=str(poison.error),
         )
 
 
@@ -167,7 +195,7 @@ class TopicReport(Report):
         self._events.send([_event(work, self._run_id) for work in works])
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
-        super().finished(works, poison, positions)
+        self._record(works, poison)
         events = [_event(work, self._run_id) for work in works]
         events += [_poison_event(each, self._run_id) for each in poison if each.task_id is not None]
         calls = [

@@ -1,7 +1,8 @@
 """The vector store as a resource, and the IO manager that writes embedding streams into it.
 
 `VectorStoreIOManager`
-- writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it;
+- writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it, in every generation of a
+  collection that is being embedded again;
 - records the figures of every partition that the run covers as that partition's metadata, those of the run as a whole
   with its last one;
 - logs a materialization for every other day that a drain run touched;
@@ -13,8 +14,9 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -23,9 +25,11 @@ import pyarrow as pa
 
 from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.partitions import days_in, window_of
+from vectorize_pipelines.pipeline.mirroring import Mirrors
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
 from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.figures import Preview, day_metadata
 from vectorize_pipelines.settings import load_settings
@@ -64,10 +68,10 @@ class StreamResult:
         return day_metadata(stream, day, self.collections, self.preview)
 
 
-def write_stream(store: VectorStore, stream: EmbeddingStream) -> StreamResult:
+def write_stream(store: VectorStore, stream: EmbeddingStream, mirrors: Mirrors) -> StreamResult:
     """Writes all of a stream, says how far it is, and looks where it went. Raises as `pipeline.stream.written`."""
     preview, progress, names = Preview(), ProgressLog(stream), set()
-    for batch in written(store, stream):
+    for batch in written(store, stream, mirrors):
         preview.add(batch.records)
         if batch.records.num_rows or batch.stale:
             names.add(batch.collection)
@@ -76,7 +80,7 @@ def write_stream(store: VectorStore, stream: EmbeddingStream) -> StreamResult:
     collections = []
     for name in sorted(names or {stream.collection}):
         with suppress(CollectionNotFoundError):  # a request's, before the first one that could be embedded
-            collections.append(store.collection(name))
+            collections.append(stream.outage.wait_out(partial(store.collection, name)))
     return StreamResult(collections, preview)
 
 
@@ -93,13 +97,15 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
     """Writes streams into the store and reads partitions out of it; see the module's docstring."""
 
     vector_store: dg.ResourceDependency[VectorStoreResource]
+    encoder: dg.ResourceDependency[EncoderResource]
 
     def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream) -> None:
         """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
         with explained(), obj:
             store = self.vector_store.open()
-            with _carried(context.run_id, obj):
-                result = write_stream(store, obj)
+            mirrors = Mirrors(load_settings(), store, self.encoder.lease)
+            with closing(mirrors), _carried(context.run_id, obj):
+                result = write_stream(store, obj, mirrors)
             self._report(context, obj, result)
             obj.reported()
 

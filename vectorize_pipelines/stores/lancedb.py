@@ -38,6 +38,7 @@ from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     SettingsError,
     StoreError,
+    StoreUnavailableError,
     VectorizeError,
 )
 from vectorize_pipelines.records import RECORD_FIELDS
@@ -112,6 +113,10 @@ _ADVICE = (
     ("Not found", "a file is missing: it was deleted, or removed as an old version during a very long read"),
 )
 
+# Of a directory on a full disk, and of object storage that is out of reach or overloaded.
+_PASSING = ("No space left", "ommit conflict", "error sending request", "onnection re", "timed out", "SlowDown",
+            "503 Service Unavailable", "Too Many Requests")  # fmt: skip
+
 
 class LanceDBStore(VectorStore):
     """Collections in a directory or a bucket. See the module for what its guarantees rest on."""
@@ -154,13 +159,14 @@ class LanceDBStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        named = name if aliased else physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
+        named = name if aliased else physical
         with self._explained(f"creating the collection {name!r}"):
             found = self._standing(named)
             if found is None:
                 with self._locked(ALIASES):
-                    found = self._standing(named) or self._made(named, spec, physical_name(name, spec))
+                    found = self._standing(named) or self._made(named, spec, physical)
             check_model(found, revision_of(self._table(found.physical)), spec)
         return found
 
@@ -287,6 +293,11 @@ class LanceDBStore(VectorStore):
             return scored(nearest.to_arrow(), result_schema(dimension_of(table), RECORD_FIELDS))
 
     # ---- care
+
+    def searches_exactly(self, name: str) -> bool:
+        with self._explained(f"looking up the indexes of {name!r}"):
+            indexes = self._table(self._physical(name)).list_indices()
+            return not any(index.name.startswith(VECTOR_INDEX) for index in indexes)
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Compacts, removes old versions and builds indexes where the table has grown enough for it to pay.
@@ -486,7 +497,8 @@ class LanceDBStore(VectorStore):
         except _FAILURES as error:
             reason = _reason(error)
             advice = next((text for sign, text in _ADVICE if sign in reason), "")
-            raise StoreError(failure_text(doing, self._shown_location, state, advice, reason)) from error
+            kind = StoreUnavailableError if any(sign in reason for sign in _PASSING) else StoreError
+            raise kind(failure_text(doing, self._shown_location, state, advice, reason)) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from vectorize_pipelines.errors import StoreError
+from vectorize_pipelines.errors import StoreError, StoreUnavailableError
 from vectorize_pipelines.stores.weaviate_connection import failures, may_pass, passing_reason
 from vectorize_pipelines.stores.weaviate_filters import ID_PROPERTY
 from vectorize_pipelines.stores.weaviate_texts import read
@@ -41,7 +41,8 @@ def insert(
     if reasons:
         named = "; ".join(f"{record}: {reason}" for record, reason in list(reasons.items())[:_NAMED])
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
-        raise StoreError(f"Weaviate refused {len(reasons)} of {len(items)} records, by id: {named}{more}")
+        kind = StoreUnavailableError if all(map(passing_reason, reasons.values())) else StoreError
+        raise kind(f"Weaviate refused {len(reasons)} of {len(items)} records, by id: {named}{more}")
 
 
 def _inserted(
