@@ -108,16 +108,16 @@ def _failing(call: Callable[..., Any], committed: bool) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("bits", [2**6, 2**25], ids=["mistaken", "exact"])
+@pytest.mark.parametrize("words", [2, 2**19], ids=["mistaken", "exact"])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(history=st.lists(steps, max_size=12))
 def test_two_stores_on_one_directory_are_one_dictionary(
     tmp_path_factory: pytest.TempPathFactory,
-    bits: int,
+    words: int,
     history: list[tuple[str, int, set[int]]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lancedb_new_ids, "_FILTER_BITS", bits)
+        patch.setattr(lancedb_new_ids, "_FILTER_WORDS", words)
         stores = History(tmp_path_factory.mktemp("home"), patch)
         for moment, (kind, writer, keys) in enumerate(history):
             stores.step(kind, writer, keys, moment)

@@ -149,6 +149,7 @@ class LanceDBStore(VectorStore):
         self._maintenance = maintenance or Maintenance()
         directory = Path(location) if local else None
         self._new_ids = NewIds(directory)
+        self._dimensions: dict[str, int] = {}
         self._versions_listed: dict[str, float] = {}
         with self._explained("opening"):
             locks.mkdir(parents=True, exist_ok=True)
@@ -201,17 +202,18 @@ class LanceDBStore(VectorStore):
                 self._aliases.remove(physical)
             with self._locked(physical):
                 self._database.drop_table(physical)
+            self._dimensions.pop(physical, None)
 
     # ---- rows
 
     def upsert(self, name: str, records: pa.Table) -> Written:
         with self._explained(f"writing {records.num_rows} records to {name!r}", "nothing was written"):
             physical = self._physical(name)
-            rows = prepared(records, dimension_of(self._table(physical)))
+            rows = prepared(records, self._dimension(physical))
             if rows.num_rows == 0:
                 return Written(inserted=0, updated=0)
             with self._locked(physical):
-                table = self._opened(physical)
+                table = self._table(physical)
                 with self._new_ids.followed(table) as earlier:
                     if earlier is not None and earlier.add(rows["id"]):
                         return self._appended(table, rows)
@@ -408,6 +410,12 @@ class LanceDBStore(VectorStore):
         if not is_collection(table):
             raise StoreError(f"the table {physical!r} in {self._shown_location} is not a collection of this project")
         return table
+
+    def _dimension(self, physical: str) -> int:
+        """Remembered, since a physical name carries it."""
+        if physical not in self._dimensions:
+            self._dimensions[physical] = dimension_of(self._table(physical))
+        return self._dimensions[physical]
 
     def _opened(self, physical: str) -> Any:
         try:
