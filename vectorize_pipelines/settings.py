@@ -11,6 +11,7 @@ services have in their environments are read as aliases (`LEGACY_NAMES`).
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -221,6 +222,11 @@ class KafkaSettings(_Section):
     )
     drain: DrainSettings = DrainSettings()
 
+    def collection(self, modality: str) -> str:
+        """Where requests of a modality go that name neither collection nor model."""
+        name: str = getattr(self, f"{modality}_collection")
+        return name
+
     @property
     def group(self) -> str:
         """The consumer group of runs that drain."""
@@ -265,11 +271,22 @@ class ModelsSettings(_Section):
     )
 
 
+def _device_name(device: str) -> str:
+    name = device.strip().lower()
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"there is no device {device!r}; choose one of auto, cpu, cuda, cuda:N, mps")
+    return name
+
+
 class EncoderSettings(_Section):
     """How models run."""
 
-    engine: str = Field("auto", description="auto, or an engine by name")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs")
+    engine: Literal["auto", "open_clip", "openvino", "torch", "sentence-transformers"] = Field(
+        "auto", description="auto: the first that reproduces the model on the device"
+    )
+    device: Annotated[str, AfterValidator(_device_name)] = Field(
+        "auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: the fastest that was measured equal to float32; another is refused where it is not"
     )

@@ -33,8 +33,9 @@ def test_what_became_of_a_request(vectorize: Vectorize, home: Path) -> None:
     _record(home)
     good = vectorize("status", "good ü", "--json").json
     assert good == {
-        "request_id": "good ü",
-        "state": "completed",
+        "task_id": "good ü",
+        "status": "completed",
+        "progress": 1.0,
         "modality": "text",
         "submitted_at": "2026-03-01T12:00:01+00:00",
         "topic": "vectorize.text",
@@ -50,6 +51,7 @@ def test_what_became_of_a_request(vectorize: Vectorize, home: Path) -> None:
         "tokens": 4,
         "error_class": None,
         "error_message": None,
+        "estimated_seconds": None,
         "callback": None,
     }
     bad = vectorize("status", "bad")
@@ -70,9 +72,9 @@ def test_requests_are_listed_page_by_page(vectorize: Vectorize, home: Path) -> N
     assert vectorize("requests", "--json").json == {"requests": [], "next": None}
     _record(home)
     first = vectorize("requests", "--limit", 2, "--json").json
-    assert [each["request_id"] for each in first["requests"]] == ["waits", "bad"]
+    assert [each["task_id"] for each in first["requests"]] == ["waits", "bad"]
     rest = vectorize("requests", "--after", first["next"], "--json").json
-    assert [each["request_id"] for each in rest["requests"]] == ["good ü"]
+    assert [each["task_id"] for each in rest["requests"]] == ["good ü"]
     assert rest["next"] is None
     chosen = vectorize("requests", "--status", "failed", "--status", "pending")
     assert chosen.code == 0

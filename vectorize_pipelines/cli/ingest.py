@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vectorize_pipelines.cli.runs import console, errors_of, execute, figures
+from vectorize_pipelines.cli.runs import EXIT_SOME_FAILED, console, errors_of, execute, figures
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
-EXIT_SOME_FILES_FAILED = 6
 FAILURES_SHOWN = 20
 
 
@@ -64,13 +63,13 @@ def command(
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     path = normalised_root(path)
+    use_dagster_home(settings)  # before anything else looks into the home: it says so where that cannot be
     images = (_kind(settings, path, collection) if kind == "auto" else kind) == "images"
     asset, section, default_model = (
         ("gallery_embeddings", settings.gallery, settings.models.image)
         if images
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
-    use_dagster_home(settings)
     default = InForce(model_name(default_model))
     now = in_force(settings, collection or section.collection, model_name(model or ""), default)
     config = {
@@ -148,7 +147,7 @@ def _report(
     for error in errors:
         click.echo(f"error: {error}", err=True)
     if result.success and outcome["failed"]:
-        return EXIT_SOME_FILES_FAILED
+        return EXIT_SOME_FAILED
     return exit_code
 
 

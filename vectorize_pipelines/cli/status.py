@@ -1,9 +1,10 @@
 """`vectorize status ID`: what became of a request. Does not import Dagster."""
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -24,13 +25,14 @@ class UnknownRequestError(VectorizeError):
 def command(request_id: str, as_json: bool) -> None:
     """Say what became of the request ID (its task_id): state, times, vectors, error, callback.
 
-    Exits with 8 where nothing is known of it.
+    One that waits in its topic is pending, with an estimate of the seconds until it is done, where others have been
+    done before. Exits with 8 where nothing is known of it.
     """
     found = known(load_settings(), request_id)
     if found is None:
         raise UnknownRequestError(
-            f"no request {request_id!r}: it was not sent, no run has taken it up yet, or it was forgotten "
-            "(ledger.retention_days); `vectorize requests` lists those that are known"
+            f"no request {request_id!r}: it was not sent, or it was forgotten (ledger.retention_days); "
+            "`vectorize requests` lists those that are known"
         )
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
@@ -45,20 +47,52 @@ def command(request_id: str, as_json: bool) -> None:
 
 
 def known(settings: Settings, request_id: str) -> dict[str, Any] | None:
-    """What ledger and callbacks know of a request, as `status --json` prints it; None where it is nothing."""
+    """What ledger, callbacks and topics know of a request, as `status --json` prints it; None where it is nothing."""
     from vectorize_pipelines.ledger import RequestLedger
     from vectorize_pipelines.messaging.callbacks import CallbackOutbox
 
     with closing(RequestLedger.open(settings)) as ledger:
-        row = ledger.get(request_id)
+        row, rates = ledger.get(request_id), ledger.rates()
     if row is None:
-        return None
+        return _waiting(settings, request_id, rates)
     with closing(CallbackOutbox.open(settings)) as outbox:
         callback = outbox.status(request_id)
-    return {**as_json_row(row), "callback": None if callback is None else asdict(callback)}
+    return {**as_json_row(row), "estimated_seconds": None, "callback": None if callback is None else asdict(callback)}
+
+
+def _waiting(settings: Settings, request_id: str, rates: Mapping[Any, Any]) -> dict[str, Any] | None:
+    """The same for a request that no run has taken up yet."""
+    if settings.kafka.bootstrap_servers is None:
+        return None
+    from vectorize_pipelines.ledger import RequestRow
+    from vectorize_pipelines.messaging.waiting import find_waiting
+    from vectorize_pipelines.request_state import RequestState
+
+    found = find_waiting(settings.kafka, request_id)
+    if found is None:
+        return None
+    origin = found.request.origin
+    row = RequestRow(
+        request_id=request_id,
+        state=RequestState.PENDING,
+        modality=found.modality,
+        submitted_at=datetime.fromtimestamp(origin.timestamp_ms / 1000, UTC),
+        topic=origin.topic,
+        partition=origin.partition,
+        offset=origin.offset,
+        timestamp_ms=origin.timestamp_ms,
+        collection=found.request.collection,
+        items=len(found.request.items),
+    )
+    rate = rates.get(found.modality)
+    speed = None if rate is None else rate.requests_per_second
+    estimate = None if speed is None else round((found.ahead + 1) / speed, 1)
+    return {**as_json_row(row), "estimated_seconds": estimate, "callback": None}
 
 
 def as_json_row(row: Any) -> dict[str, Any]:
-    """A `RequestRow` as JSON has it: times in ISO 8601, UTC."""
+    """A `RequestRow` as JSON has it: under the names of requests and result events, times in ISO 8601, UTC."""
     values = {each.name: getattr(row, each.name) for each in fields(row)}
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+    told = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+    task_id, status = told.pop("request_id"), told.pop("state")
+    return {"task_id": task_id, "status": status, "progress": 1.0 if row.state.is_final else 0.0, **told}

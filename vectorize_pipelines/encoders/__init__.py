@@ -22,7 +22,7 @@ from vectorize_pipelines.encoders.engines import (
     load_with_first,
 )
 from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
-from vectorize_pipelines.encoders.models import LocatedModel, default_cache_directory
+from vectorize_pipelines.encoders.models import LocatedModel, check_name, default_cache_directory
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Tokenizer
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
@@ -193,6 +193,7 @@ def _describing(
     model: str, engine: str, cache_directory: Path | None, *, fetch: bool = True
 ) -> tuple[Engine, LoadRequest]:
     """The engine that knows what a model is, and what to ask it."""
+    check_name(model)
     for each in candidates(model, engine):
         return each, LoadRequest(model, "cpu", cache_directory or default_cache_directory(), fetch=fetch)
     raise UnknownModelError(f"no engine knows a model {model!r}")
@@ -200,6 +201,7 @@ def _describing(
 
 def _request(model: str, device: str, engine: str, options: LoadOptions, *, fetch: bool = True) -> LoadRequest:
     """The request that these arguments make. Refuses a misspelt name before anybody looks for the model."""
+    check_name(model)
     if engine != "auto":
         load_engine(engine)
     precision = options.get("precision", "auto")

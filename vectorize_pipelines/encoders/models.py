@@ -81,6 +81,16 @@ def full_name(name: str) -> str:
     return f"{DEFAULT_ORGANIZATION}/{name}"
 
 
+def check_name(name: str) -> None:
+    """Raises `UnknownModelError` for a name that the file system cannot even look up; names come in messages, too."""
+    for path in (name, name.removeprefix("local-dir:")):
+        try:
+            Path(path).expanduser().exists()
+        except (OSError, RuntimeError) as error:  # too long, no permission; the home of a user that there is not
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise UnknownModelError(f"no model {name[:80]!r}: {reason}") from error
+
+
 def locate_model(name: str, *, fetch: bool = True) -> LocatedModel:
     """Finds `name`: a directory, the bundled default, the local Hugging Face cache, the hub; in this order.
 

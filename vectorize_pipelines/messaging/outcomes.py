@@ -6,6 +6,7 @@ Called by `pipeline.request_stream` once the store and the ledger have what the 
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,10 @@ class OutcomeProducer:
 
     def close(self) -> None:
         """Ends the connection; a transaction that is open is aborted by the broker."""
-        self._producer.flush(0)
+        from confluent_kafka import KafkaException
+
+        with suppress(KafkaException):  # fenced: the call that found it out has said so
+            self._producer.flush(0)
 
     def _attempt(self, outcomes: Outcomes, group_metadata: object) -> bool:
         """Whether the transaction was committed; else it was aborted and can be tried again."""

@@ -22,6 +22,7 @@ from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, 
 from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import RECORD_FIELDS, record_id
+from vectorize_pipelines.stores.contents import vectors_of
 from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
@@ -234,7 +235,7 @@ class Planner:
             return {}
         columns = ("id", "content_hash", "embedded_at", "vector")
         table = self._fetched(In("id", tuple(wanted)), columns)
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        vectors = vectors_of(table)
         return {
             row["id"]: (vectors[n], row["embedded_at"])
             for n, row in enumerate(table.select(columns[:3]).to_pylist())

@@ -5,11 +5,11 @@ to have.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock
 
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger, RequestRow
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery, CallbackRow
@@ -18,7 +18,7 @@ from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import ReceivedMessage, origin_of
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer, Outcomes
-from vectorize_pipelines.pipeline.requests import Work
+from vectorize_pipelines.pipeline.requests import Work, occurred
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.sources.kafka import Place
 
@@ -73,7 +73,16 @@ class Report:
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
         """Called once all of a unit is in the store. Killed before it returns, the unit is dealt with again."""
-        self._ledger.record([self._row(work) for work in works])
+        # What was cancelled after a drain run had completed it is left as that run noted it.
+        self._record([work for work in works if not self._is_known(work)], poison)
+
+    def _is_known(self, work: Work) -> bool:
+        return work.state is RequestState.CANCELLED and self._ledger.get(work.request.task_id) is not None
+
+    def _record(self, works: Sequence[Work], poison: Sequence[Poison]) -> None:
+        rows = [self._row(work) for work in works]
+        rows += [self._poison_row(each, each.task_id) for each in poison if each.task_id is not None]
+        self._ledger.record(rows)
 
     def standing(self) -> str:
         """How far the topics have been acknowledged, for the log."""
@@ -100,6 +109,60 @@ class Report:
             error_class=type(work.error).__name__ if work.error is not None else None,
             error_message=str(work.error) if work.error is not None else None,
         )
+
+    def _poison_row(self, poison: Poison, task_id: str) -> RequestRow:
+        """A message that is no request, but says whose: who asks for that request shall hear of it."""
+        origin, now = origin_of(poison.message), datetime.now(UTC)
+        return RequestRow(
+            request_id=task_id,
+            state=RequestState.FAILED,
+            modality=self._modality,
+            submitted_at=occurred(origin),
+            topic=origin.topic,
+            partition=origin.partition,
+            offset=origin.offset,
+            timestamp_ms=origin.timestamp_ms,
+            started_at=now,
+            finished_at=now,
+            run_id=self._run_id,
+            error_class=type(poison.error).__name__,
+            error_message=str(poison.error),
+        )
+
+
+class SingleReport(Report):
+    """Tells the ledger of a request that was no message, also while it is being processed, and calls who asked."""
+
+    def __init__(self, ledger: RequestLedger, modality: Modality, run_id: str, callbacks: CallbackDelivery):
+        super().__init__(ledger, modality, run_id, None)
+        self._callbacks = callbacks
+
+    def taken_up(self, works: Sequence[Work], *, noted: bool) -> None:
+        self._ledger.record([self._row(work) for work in works])
+
+    def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
+        super().finished(works, poison, positions)
+        self._call([(work, _event(work, self._run_id)) for work in works])
+
+    def abandoned(self, work: Work, error: VectorizeError | None) -> None:
+        """The request ended before its rows were written: with an error it failed, without one it was cancelled."""
+        work.state = RequestState.CANCELLED if error is None else RequestState.FAILED
+        row, event = self._row(work), _event(work, self._run_id)
+        if error is not None:
+            row = replace(row, error_class=type(error).__name__, error_message=str(error))
+            event = replace(event, error={"class": type(error).__name__, "message": str(error)})
+        self._ledger.record([row])
+        self._call([(work, event)])
+
+    def _call(self, ended: Sequence[tuple[Work, ResultEvent]]) -> None:
+        calls = [
+            CallbackRow(work.request.callback_url, event, work.request.origin)
+            for work, event in ended
+            if work.request.callback_url is not None
+        ]
+        if calls:
+            self._callbacks.enqueue(calls)
+            self._callbacks.deliver_soon()
 
 
 class TopicReport(Report):
@@ -129,11 +192,11 @@ class TopicReport(Report):
         super().taken_up(works, noted=noted)
         if noted:
             self._ledger.record([self._row(work) for work in works])
-        self._events.send([self._event(work) for work in works])
+        self._events.send([_event(work, self._run_id) for work in works])
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
-        super().finished(works, poison, positions)
-        events = [self._event(work) for work in works]
+        self._record(works, poison)
+        events = [_event(work, self._run_id) for work in works]
         events += [_poison_event(each, self._run_id) for each in poison if each.task_id is not None]
         calls = [
             CallbackRow(work.request.callback_url, event, work.request.origin)
@@ -159,17 +222,18 @@ class TopicReport(Report):
         place = origin_of(message)
         return DeadLetter.of(place, message.key(), message.value(), message.headers(), error, stage, self._run_id)
 
-    def _event(self, work: Work) -> ResultEvent:
-        error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}
-        return ResultEvent(
-            task_id=work.request.task_id,
-            status=work.state,
-            collection=work.collection,
-            vector_count=work.vectors,
-            error=error,
-            run_id=self._run_id,
-            timestamp=datetime.now(UTC),
-        )
+
+def _event(work: Work, run_id: str) -> ResultEvent:
+    error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}
+    return ResultEvent(
+        task_id=work.request.task_id,
+        status=work.state,
+        collection=work.collection,
+        vector_count=work.vectors,
+        error=error,
+        run_id=run_id,
+        timestamp=datetime.now(UTC),
+    )
 
 
 def _poison_event(poison: Poison, run_id: str) -> ResultEvent:

@@ -24,12 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, ModelTooLargeError, SettingsError, UnknownModelError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.messages import (
     InvalidMessageError,
     ReceivedMessage,
-    Request,
     Tombstone,
     decode,
     origin_of,
@@ -40,14 +39,15 @@ from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
 from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.pipeline.request_report import Poison, Report
 from vectorize_pipelines.pipeline.request_writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
-from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, Work, occurred
+from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, UnusableModelError, Work, occurred
 from vectorize_pipelines.pipeline.reuse import configured_reuse
-from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
+from vectorize_pipelines.pipeline.stream import PROGRESS_INTERVAL_SECONDS, EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.kafka import MessageSource, Place
+from vectorize_pipelines.stores.contents import vectors_of
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import Known, SourceVersions
@@ -197,17 +197,18 @@ class RequestStream(EmbeddingStream):
 
     def progress(self) -> str:
         figures = self.figures()
-        waited = max(0.0, time.time() - self.counts.newest_ms / 1000) if self.counts.newest_ms else 0.0
+        oldest = f", the oldest for about {max(0.0, time.time() - self.counts.newest_ms / 1000):.1f} s"
         return (
             f"{figures['messages']} messages ({figures['messages_per_second']} a second), about {figures['lag']} "
-            f"waiting, the last one taken was {waited:.1f} s old; {figures['dead_letters']} dead letters; "
-            f"at {self._report.standing() or 'the beginning'}{self._why_ended and '; ended: ' + self._why_ended}"
+            f"waiting{oldest if figures['lag'] and self.counts.newest_ms else ''}; {figures['dead_letters']} dead "
+            f"letters; at {self._report.standing() or 'the beginning'}"
+            f"{self._why_ended and '; ended: ' + self._why_ended}"
         )
 
     # The reading thread
 
     def _units(self) -> Generator[Unit, None, None]:
-        last_message = last_look = time.monotonic()
+        last_message = last_look = last_said = time.monotonic()
         while True:
             started = time.perf_counter()
             polled = self._source.poll(self._messages_together())
@@ -223,6 +224,10 @@ class RequestStream(EmbeddingStream):
             if now - last_look >= LOOK_SECONDS or not polled.messages:
                 last_look = now
                 self._lag = self._source.lag()
+                if now - max(last_message, last_said) >= PROGRESS_INTERVAL_SECONDS:
+                    # Whoever writes the batches says how far the run is, and none come.
+                    last_said = now
+                    logger.info("%s: nothing arrives; %s", self.collection, self.progress())
                 self._why_ended = self._reason_to_end(now, last_message) or ""
                 if self._why_ended:
                     return
@@ -276,7 +281,6 @@ class RequestStream(EmbeddingStream):
     def _read(self, unit: Unit, started: float) -> None:
         """Everything that comes before the encoder, for the requests that still count."""
         self._report.taken_up(unit.works, noted=self._takes_long(unit))
-        newest: dict[tuple[str, str], Work] = {}
         for work in unit.works:
             if self._report.cancelled(work):
                 work.state = RequestState.CANCELLED
@@ -285,13 +289,7 @@ class RequestStream(EmbeddingStream):
                 work.target = self.outage.wait_out(partial(self._targets.of, work.request))
             except ItemError as error:
                 work.fail(error)
-                continue
-            key = (work.target.collection, work.request.task_id)
-            other = newest.setdefault(key, work)
-            if other is not work:
-                newest[key] = max(other, work, key=_version)
-                _supersede(min(other, work, key=_version), newest[key].request)
-        self._reader.read([work for work in newest.values() if work.state is RequestState.PROCESSING])
+        self._reader.read([work for work in unit.works if work.state is RequestState.PROCESSING])
         unit.read_seconds = time.perf_counter() - started
 
     # The encoding thread
@@ -318,11 +316,8 @@ class RequestStream(EmbeddingStream):
     def _deletions(self, unit: Unit) -> Iterator[EmbeddingBatch]:
         if unit.tombstones:
             deletion = Deletion(self._store, self._versions, unit.tombstones)
-            collections = self.outage.wait_out(partial(deletion.collections, self.collection))
-            for collection in collections:
+            for collection in self.outage.wait_out(partial(deletion.noted, self.collection)):
                 yield self._batch(collection, deletion.announce)
-            if not collections:
-                yield self._batch(self.collection, deletion.announce_without_rows)
 
     def _groups(self, unit: Unit) -> Iterator[EmbeddingBatch]:
         groups: dict[str, list[Work]] = {}
@@ -332,6 +327,8 @@ class RequestStream(EmbeddingStream):
         for collection, works in groups.items():
             known = self._sources.known(collection, [work.request.task_id for work in works])
             live = [work for work in works if not _is_superseded(work, known)]
+            if self._modality is Modality.TEXT:  # of which the encoder refuses none: the others need not be encoded
+                live = _newest(live)
             if live:
                 yield self._group(collection, live, known)
 
@@ -340,8 +337,9 @@ class RequestStream(EmbeddingStream):
         target = works[0].target
         assert target is not None, "works without a target are in no group"
         vectors, made = self._vectors(collection, target, works, known, totals)
-        kept = [work.error is None for work in works for _ in work.items]
-        live = [work for work in works if work.error is None]
+        live = _newest([work for work in works if work.error is None])
+        counted = set(map(id, live))
+        kept = [id(work) in counted for work in works for _ in work.items]
         items = [item for work in live for item in work.items]
         vectors = vectors[kept]
         ids = [record_id(collection, item.source_id, item.item_index) for item in items]
@@ -387,7 +385,13 @@ class RequestStream(EmbeddingStream):
             else:
                 vectors[n], made[n] = found
         days = [owners[n].day for n in left]
-        vectors[left], refused = self._encoder(target).encode([items[n] for n in left], days, totals)
+        try:
+            vectors[left], refused = self._encoder(target).encode([items[n] for n in left], days, totals)
+        except (UnknownModelError, ModelTooLargeError, SettingsError) as unusable:
+            if target.model == self._targets.default_model:
+                raise
+            # A message named it, and no message behind that one would ever be reached.
+            refused = dict.fromkeys(range(len(left)), UnusableModelError(f"model_name: {unusable}"))
         for place, error in refused.items():
             owners[left[place]].fail(error)
         return vectors, made
@@ -402,7 +406,7 @@ class RequestStream(EmbeddingStream):
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
         table = self._store.fetch(physical, In("source_id", tuple(asked)), columns)
-        vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(table.num_rows, -1)
+        vectors = vectors_of(table)
         rows = table.select(columns[:4]).to_pylist()
         return {
             (row["source_id"], row["content_hash"], row["model"]): (vectors[n], row["embedded_at"])
@@ -510,7 +514,21 @@ def _is_superseded(work: Work, known: Mapping[str, Known]) -> bool:
     return True
 
 
-def _supersede(work: Work, newer: Request) -> None:
-    """Ends a request that a later message of the same unit replaces. The same request sent twice is answered twice."""
-    work.state = RequestState.COMPLETED
-    work.vectors = len(work.request.items) if work.request.items == newer.items else 0
+def _newest(works: Sequence[Work]) -> list[Work]:
+    """Of each task the newest of its requests; ends the others. The same request sent twice is answered twice.
+
+    They are in one unit and for one collection, and none of them has failed: one that fails replaces nothing.
+    """
+    newest: dict[str, Work] = {}
+    for work in works:
+        other = newest.setdefault(work.request.task_id, work)
+        if _version(work) > _version(other):
+            newest[work.request.task_id] = work
+    if len(newest) == len(works):
+        return list(works)
+    for work in works:
+        newer = newest[work.request.task_id]
+        if work is not newer:
+            work.state = RequestState.COMPLETED
+            work.vectors = len(newer.items) if work.request.items == newer.request.items else 0
+    return [work for work in works if newest[work.request.task_id] is work]

@@ -24,7 +24,7 @@ from vectorize_pipelines.records import record_schema
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.protocol import VectorStore
-from vectorize_pipelines.versions import Known, SourceVersions, Version
+from vectorize_pipelines.versions import EVERY_COLLECTION, Known, SourceVersions, Version
 
 _Row: TypeAlias = dict[str, Any]
 
@@ -104,6 +104,7 @@ class RequestWrite:
         existing = self._existing(batch.physical, asked)
         live = [work for work in self._works if self._counts(work, known, existing)]
         self._versions.record(collection, {work.request.task_id: work.request.origin.version for work in live})
+        live = self._not_deleted(collection, live)
         batch.totals = Totals()
         batch.totals.merge(self._encoding)
         batch.records = self._records.filter(pa.array(self._mask(self._records, live, existing), pa.bool_()))
@@ -135,6 +136,20 @@ class RequestWrite:
             return False  # the versions were lost; a message of the same millisecond is taken for the same one
         work.vectors = len(work.items)
         return True
+
+    def _not_deleted(self, collection: str, works: list[Work]) -> list[Work]:
+        """Those of the works, noted already, that no deletion has overtaken; ends the others.
+
+        A deletion does not hold this collection's lock when it is noted, and looks for the source's collections after
+        that. Either it finds the note of this one, or it is found here.
+        """
+        if not self._versions.has_any(EVERY_COLLECTION):
+            return works
+        known = self._sources.known(collection, [work.request.task_id for work in works])
+        for work in works:
+            if known[work.request.task_id].version > work.request.origin.version:
+                work.vectors = 0
+        return [work for work in works if work.vectors or not work.items]
 
     def _mask(self, records: pa.Table, live: Sequence[Work], existing: Mapping[str, Mapping[str, _Row]]) -> list[bool]:
         """Of each row, whether it has to be written: those that are right already are left alone."""
@@ -185,17 +200,17 @@ class Deletion:
             version = tombstone.origin.version
             self._newest[tombstone.task_id] = max(version, self._newest.get(tombstone.task_id, version))
 
-    def collections(self, default: str) -> list[str]:
-        """Where the sources may have rows, those collections that there are."""
+    def noted(self, default: str) -> list[str]:
+        """Notes the deletions, and gives the collections where the sources may have rows.
+
+        In this order: what is on its way to a collection that is not found here finds the note (`RequestWrite`).
+        """
+        self._versions.record_deletions(self._newest)
         found = set().union(*self._versions.collections_of(self._newest).values())
         return [name for name in sorted({default, *found}) if self._exists(name)]
 
-    def announce_without_rows(self, batch: EmbeddingBatch) -> None:
-        """Notes the deletions; there is no collection that has anything to delete."""
-        self._versions.record_deletions(self._newest)
-
     def announce(self, batch: EmbeddingBatch) -> None:
-        """Notes the deletions, and puts what is to be deleted into the batch."""
+        """Notes the deletions in this collection too, and puts what is to be deleted into the batch."""
         self._versions.record_deletions(self._newest)
         known = self._versions.known(batch.collection, self._newest)
         doomed = tuple(name for name in self._newest if known[name].deleted)

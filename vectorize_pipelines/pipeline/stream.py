@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Self
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
+from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
@@ -162,7 +163,8 @@ def written(store: VectorStore, stream: EmbeddingStream, mirrors: "Mirrors | Non
 
     def maintain(collection: str) -> None:
         for name in [collection] if mirrors is None else mirrors.physicals(collection):
-            stream.outage.wait_out(partial(store.maintain, name))
+            with suppress(CollectionNotFoundError):  # nobody has made it: all that there was so far was refused
+                stream.outage.wait_out(partial(store.maintain, name))
 
     collections: set[str] = set()
     for number, batch in enumerate(stream, 1):

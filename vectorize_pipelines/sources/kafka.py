@@ -30,7 +30,10 @@ Place: TypeAlias = tuple[str, int]
 #: A wait on one lane holds up the other one, so it is short.
 LANE_WAIT_SECONDS = 0.02
 MILLISECONDS = 1000
-_TELL_ENDS: dict[str, Any] = {"enable.partition.eof": True}
+#: Before every timestamp that a message can have: without one it is -1.
+_EARLIEST = -(2**63)
+#: Ends are told, and told soon: a broker that has nothing new answers after so long.
+_TELL_ENDS: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 100}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +172,9 @@ class _Lane:
             owned = [TopicPartition(topic, number) for number in numbers if shard.owns(number)]
             committed = insisted(settings, doing, lambda: self.consumer.committed(owned, timeout=self._seconds))
             for partition in committed:
-                low, _ = self.consumer.get_watermark_offsets(partition, timeout=self._seconds)
+                low, high = _bounds(settings, self.consumer, partition)
+                if partition.offset > high:  # of a topic that was deleted and made anew
+                    partition.offset = low
                 if partition.offset >= 0:
                     self.lost += max(0, low - partition.offset)
                 partition.offset = max(partition.offset, low)  # negative where nothing has been committed yet
@@ -209,7 +214,7 @@ class ReplaySource(MessageSource):
         self._settings = settings
         self._seconds = settings.request_seconds
         self._topics = [names.priority(modality), names.requests(modality)]
-        begin = _milliseconds(window[0]) if window[0] > first_day else 0
+        begin = _milliseconds(window[0]) if window[0] > first_day else _EARLIEST
         # What lies in the future belongs to today, the last day.
         self._times = range(begin, _milliseconds(window[1] + timedelta(days=1)))
         self._open_ended = window[1] >= datetime.now(UTC).date()
@@ -224,15 +229,19 @@ class ReplaySource(MessageSource):
         from confluent_kafka import TopicPartition
 
         wanted = [
-            TopicPartition(topic, number, begin)
+            TopicPartition(topic, number, max(0, begin))
             for topic in self._topics
             for number in _partitions(self._consumer, topic, self._seconds)
         ]
-        found = self._consumer.offsets_for_times(wanted, timeout=self._seconds) if wanted else []
+        found = insisted(
+            self._settings,
+            "looking for the messages of the days",
+            lambda: self._consumer.offsets_for_times(wanted, timeout=self._seconds) if wanted else [],
+        )
         assigned = []
         for partition in found:
-            low, high = self._consumer.get_watermark_offsets(partition, timeout=self._seconds)
-            offset = low if begin == 0 else partition.offset
+            low, high = _bounds(self._settings, self._consumer, partition)
+            offset = low if begin == _EARLIEST else partition.offset
             if 0 <= offset < high:
                 place = (partition.topic, partition.partition)
                 self._left[place], self._at[place] = high, offset
@@ -243,11 +252,13 @@ class ReplaySource(MessageSource):
         if not self._left:
             return Polled()
         with kafka_errors(self._settings, "reading the messages of the days"):
-            polled = _read(self._consumer, most, LANE_WAIT_SECONDS, set())
+            ended: set[Place] = set()
+            polled = _read(self._consumer, most, LANE_WAIT_SECONDS, ended)
         ends = dict(self._left)
         self._at.update(polled.positions)
         for place, offset in polled.positions.items():
-            if place in self._left and offset >= self._left[place]:
+            # What lies behind an open transaction is not there yet, and nobody knows when it will be.
+            if place in self._left and (offset >= self._left[place] or place in ended):
                 del self._left[place]
         return Polled([message for message in polled.messages if self._wanted(message, ends)])
 
@@ -269,6 +280,16 @@ class ReplaySource(MessageSource):
 
 def _partitions(client: "Consumer", topic: str, seconds: float) -> list[int]:
     return sorted(client.list_topics(topic, timeout=seconds).topics[topic].partitions)
+
+
+def _bounds(settings: KafkaSettings, client: "Consumer", partition: Any) -> tuple[int, int]:
+    """The first offset and the next one to be written, as soon as the partition has a leader."""
+    seconds = settings.request_seconds
+    return insisted(
+        settings,
+        f"reading the bounds of {partition.topic}",
+        lambda: client.get_watermark_offsets(partition, timeout=seconds),
+    )
 
 
 def _cached_end(client: "Consumer", place: Place) -> int:
