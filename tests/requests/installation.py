@@ -77,6 +77,7 @@ class Installation:
     on_encode: Callable[[Sequence[Any]], None] | None = None
     sent: Counter[tuple[str, int]] = field(default_factory=Counter)
     _runs: int = 0
+    _producer: Any = None
 
     @property
     def names(self) -> TopicNames:
@@ -99,8 +100,10 @@ class Installation:
     ) -> None:
         """Sends messages; those with a `task_id` have it as their key. `at`: their time, by default now."""
         topic = self.names.lane(self.modality, int(priority))
-        create_topics(self.settings.kafka)
-        client = producer(self.settings.kafka)
+        if self._producer is None:
+            create_topics(self.settings.kafka)
+            self._producer = producer(self.settings.kafka)
+        client = self._producer
         errors: list[object] = []
 
         def delivered(error: object, message: Any) -> None:

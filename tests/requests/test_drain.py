@@ -1,5 +1,6 @@
 """Drain runs on a real broker: what comes of every kind of message, and when a run ends."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging import control
 from vectorize_pipelines.messaging.clients import admin, producer
 from vectorize_pipelines.messaging.outcomes import FencedError
+from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.pipeline import request_runs
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.request_state import RequestState
@@ -249,6 +251,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
     while topic in client.list_topics(timeout=10).topics:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    create_topics(installation.settings.kafka)
     installation.send(text_request("new", "the sea"), partition=0)
     installation.drain()
     assert ("new", 0) in installation.texts()
@@ -256,8 +259,6 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
 
 
 def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
     installation.send(text_request("plain", "a boat"), partition=1)
@@ -280,8 +281,6 @@ def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installatio
 
 
 def test_a_replay_does_not_wait_for_an_open_transaction(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     installation.send(text_request("plain", "a boat"), partition=0)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
