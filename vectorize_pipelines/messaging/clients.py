@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
-#: `send_offsets_to_transaction` of librdkafka (from 2.10 on, at least to 2.16) has no time limit and waits for ever for a
-#: coordinator that was missing from the brokers' list for a moment, as in a restart (its issues 5456 and 5511), until
+#: `send_offsets_to_transaction` of librdkafka (from 2.10 on, at least to 2.16) has no time limit and waits for ever for
+#: a coordinator that was missing from the brokers' list for a moment, as in a restart (its issues 5456 and 5511), until
 #: any connection changes its state after what is known of coordinators has become too old.
 _FORGETTING = {
     "connections.max.idle.ms": 5_000,
