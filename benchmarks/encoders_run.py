@@ -29,6 +29,7 @@ from vectorize_pipelines.encoders.export import export_tokenizer, exported
 from vectorize_pipelines.encoders.machine import physical_cores
 from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, PRECISION_HINTS, import_openvino
 from vectorize_pipelines.encoders.protocol import Vectors
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import written
@@ -103,7 +104,7 @@ def pipeline(source: Path) -> Outcome:
         request = FolderRequest(
             collection=folder.name, model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
         )
-        files, reader = corpus_source(settings, str(folder)), DocumentReader(settings, DEFAULT_TEXT_MODEL)
+        files, reader = corpus_source(settings, str(folder)), DocumentReader(settings, InForce(DEFAULT_TEXT_MODEL))
         with open_folder(settings, request, files, reader, store, lease_encoder) as stream:
             for _ in written(store, stream):
                 pass

@@ -12,6 +12,7 @@ from functools import partial
 
 from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
 from vectorize_pipelines.pipeline.stream import written
@@ -34,7 +35,7 @@ def main() -> None:
             encoder.encode(["warm"])
     started = time.perf_counter()
     texts: list[str] = []
-    source, reader = corpus_source(settings, folder), DocumentReader(settings, DEFAULT_TEXT_MODEL)
+    source, reader = corpus_source(settings, folder), DocumentReader(settings, InForce(DEFAULT_TEXT_MODEL))
     with open_folder(settings, request, source, reader, store, lease) as stream:
         for batch in written(store, stream):
             if real:

@@ -1,13 +1,15 @@
 """Where settings come from, which one wins, and what a wrong one says."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from vectorize_pipelines.encoders import engine_names
 from vectorize_pipelines.encoders.configured import load_options
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
-from vectorize_pipelines.settings import load_settings, setting_paths, variable_name
+from vectorize_pipelines.settings import EncoderSettings, load_settings, setting_paths, variable_name
 
 
 def test_defaults_need_nothing(tmp_path: Path) -> None:
@@ -38,6 +40,8 @@ def test_environment_wins_over_dotenv_wins_over_yaml(tmp_path: Path) -> None:
         ({"VECTORIZE_CORPUS__COLLECTION": "No Spaces"}, "", ["corpus.collection", "VECTORIZE_CORPUS__COLLECTION"]),
         ({"VECTORIZE_PARTITIONS__START": "2999-01-01"}, "", ["partitions.start", "future"]),
         ({"VECTORIZE_MODELS__DIMENSION": "0"}, "", ["models.dimension", "VECTORIZE_MODELS__DIMENSION in the env"]),
+        ({"VECTORIZE_ENCODER__ENGINE": "openvin"}, "", ["encoder.engine", "VECTORIZE_ENCODER__ENGINE", "'openvino'"]),
+        ({}, "encoder: {device: gpu}", ["encoder.device", "vectorize.yaml", "no device 'gpu'", "cuda:N"]),
         ({"VECTORIZE_ENCODER__PRECISION": "half"}, "", ["encoder.precision", "'bfloat16'"]),
         ({}, "images: {max_pixels: 0}", ["images.max_pixels", "vectorize.yaml"]),
         ({}, "- a list", ["vectorize.yaml", "tree of settings"]),
@@ -109,3 +113,7 @@ def test_every_setting_has_a_variable_and_a_description() -> None:
     names = [variable_name(path) for path in setting_paths()]
     assert len(names) == len(set(names))
     assert {"VECTORIZE_HOME", "VECTORIZE_STORE__KIND", "VECTORIZE_ENCODER__ENGINE"} <= set(names)
+
+
+def test_every_engine_can_be_set() -> None:
+    assert set(get_args(EncoderSettings.model_fields["engine"].annotation)) == set(engine_names())

@@ -24,6 +24,8 @@ from vectorize_pipelines.settings import Settings
 #: How long a writer waits for another one; a batch takes a fraction of a second.
 BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
+#: Rows that one transaction deletes, so that who records need not wait long.
+PURGE_ROWS = 10_000
 FILE_NAME = "vectorize.db"
 #: Text is compared by code points, as Python and SQLite do, not by the rules of the server's language.
 Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -149,6 +151,24 @@ def _execute_named(
 
 def _execute_positional(connection: sa.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
     connection.exec_driver_sql(sql, list(rows))
+
+
+def purge_rows(database: Database, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
+    """Deletes the rows for which `old` holds, in one way through the table and some at a time; gives their number."""
+    key = list(table.primary_key.columns)
+    removed, place = 0, None
+    while True:
+        query = sa.select(*key).where(old).order_by(*key).limit(PURGE_ROWS)
+        if place is not None:
+            query = query.where(sa.tuple_(*key) > place)
+        with database.write() as connection:
+            found = [tuple(row) for row in connection.execute(query)]
+            if not found:
+                return removed
+            place = found[-1]
+            first = sa.tuple_(*key) >= found[0]
+            connection.execute(sa.delete(table).where(old, first, sa.tuple_(*key) <= place))
+        removed += len(found)
 
 
 def database_url(settings: Settings) -> URL:

@@ -73,6 +73,10 @@ class StoreError(VectorizeError):
     exit_code = 5
 
 
+class StoreUnavailableError(StoreError):
+    """The store is away, overloaded or full: the same call may succeed later, and whoever can wait tries it again."""
+
+
 class CollectionNotFoundError(StoreError):
     """No collection or alias of this name exists in the store."""
 

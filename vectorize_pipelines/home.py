@@ -22,6 +22,11 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
     return settings.home / "locks" / f"manifest-{collection}.lock"
 
 
+def generations_lock(settings: Settings, collection: str) -> Path:
+    """Held for the time of a write to several generations of a collection, where the database is SQLite."""
+    return settings.home / "locks" / f"generations-{collection}.lock"
+
+
 def request_lock(settings: Settings, collection: str) -> Path:
     """Held while the rows of a collection that come from requests are written, where the database is SQLite."""
     return settings.home / "locks" / f"requests-{collection}.lock"
@@ -35,6 +40,11 @@ def model_cache(settings: Settings) -> Path:
 def embedding_cache(settings: Settings) -> Path:
     """Vectors of earlier runs, by model and content."""
     return settings.home / "cache" / "embeddings.sqlite"
+
+
+def spill(settings: Settings) -> Path:
+    """Batches that wait for a store that is away; the files in it have no names."""
+    return settings.home / "spill"
 
 
 def run_locks(settings: Settings) -> Path:

@@ -8,12 +8,13 @@ import binascii
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 from typing import Any, Self
 
 import sqlalchemy as sa
 
-from vectorize_pipelines.database import Database, Text
+from vectorize_pipelines.database import Database, Text, purge_rows
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.request_state import FINAL_STATES, RequestState
@@ -21,8 +22,6 @@ from vectorize_pipelines.settings import Settings
 
 #: Longer messages are cut; the dead letter has the whole.
 ERROR_CHARACTERS = 2000
-#: Rows that one transaction deletes, so that who records need not wait long.
-PURGE_ROWS = 10_000
 #: Finished requests that `rates` looks at, newest first.
 RATE_SAMPLE = 5_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -185,6 +184,28 @@ class RequestLedger:
         following = None if last is None else _cursor(last.submitted_us, last.request_id)
         return Page(tuple(_row(each) for each in found[:limit]), following)
 
+    def completed(
+        self, modality: Modality, limit: int, *, run_id: str | None = None, days: tuple[date, date] | None = None
+    ) -> list[RequestRow]:
+        """The completed requests with rows in the store that were submitted last: of all, or of a run, or of some days.
+
+        `days`: first and last one, both included, in UTC.
+        """
+        wanted = [
+            requests.c.state == RequestState.COMPLETED.value,
+            requests.c.modality == modality.value,
+            requests.c.vectors > 0,
+        ]
+        if run_id is not None:
+            wanted.append(requests.c.run_id == run_id)
+        if days is not None:
+            begin, end = (datetime.combine(day, time_of_day(), UTC) for day in days)
+            wanted.append(requests.c.submitted_us >= microseconds(begin))
+            wanted.append(requests.c.submitted_us < microseconds(end + timedelta(days=1)))
+        query = sa.select(requests).where(*wanted).order_by(requests.c.submitted_us.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_row(found) for found in connection.execute(query)]
+
     def counts(self) -> dict[RequestState, int]:
         """How many requests are in each state; states without any are there, too."""
         query = sa.select(requests.c.state, sa.func.count()).group_by(requests.c.state)
@@ -206,24 +227,6 @@ class RequestLedger:
         """Forgets requests in a final state that finished before then; gives their number."""
         old = sa.and_(requests.c.state.in_(FINAL_STATES), requests.c.finished_us < microseconds(finished_before))
         return purge_rows(self._database, requests, old)
-
-
-def purge_rows(database: Database, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
-    """Deletes the rows for which `old` holds, in one way through the table and some at a time; gives their number."""
-    key = list(table.primary_key.columns)
-    removed, place = 0, None
-    while True:
-        query = sa.select(*key).where(old).order_by(*key).limit(PURGE_ROWS)
-        if place is not None:
-            query = query.where(sa.tuple_(*key) > place)
-        with database.write() as connection:
-            found = [tuple(row) for row in connection.execute(query)]
-            if not found:
-                return removed
-            place = found[-1]
-            first = sa.tuple_(*key) >= found[0]
-            connection.execute(sa.delete(table).where(old, first, sa.tuple_(*key) <= place))
-        removed += len(found)
 
 
 def microseconds(time: datetime) -> int:

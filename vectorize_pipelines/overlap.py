@@ -2,31 +2,79 @@
 
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Overflow(Protocol[T]):
+    """Where items go while a queue may grow beyond its depth."""
+
+    def has_room(self) -> bool:
+        """Whether the queue may grow now."""
+
+    def put_aside(self, item: T) -> Callable[[], T]:
+        """Lays an item aside; gives what brings it back, called once."""
+
+    def listen(self, began: Callable[[], None]) -> None:
+        """`began` is to be called whenever there begins to be room."""
+
+    def lose(self, item: T) -> None:
+        """Called with an item that nobody will read any more."""
+
+
+@dataclass(slots=True)
+class _InMemory(Generic[T]):
+    item: T
+
+
+@dataclass(slots=True)
+class _Aside(Generic[T]):
+    back: Callable[[], T]
 
 
 class _Channel(Generic[T]):
     """A bounded queue whose both ends can be closed, so that neither side ever waits for one that has gone."""
 
-    def __init__(self, depth: int):
-        self._items: deque[T] = deque()
+    def __init__(self, depth: int, overflow: Overflow[T] | None):
+        self._items: deque[_InMemory[T] | _Aside[T]] = deque()
         self._depth = depth
+        self._overflow = overflow
         self._changed = threading.Condition()
         self._finished = False
         self._abandoned = False
         self._error: BaseException | None = None
+        if overflow is not None:
+            overflow.listen(self._grow)
 
     def put(self, item: T) -> bool:
         """Waits for room; False where the reader has gone."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._depth or self._abandoned)
+            self._changed.wait_for(lambda: len(self._items) < self._depth or self._may_grow() or self._abandoned)
+            grows = self._may_grow()
+        # Outside the lock: it may take its time.
+        entry = _Aside(self._overflow.put_aside(item)) if grows and self._overflow is not None else _InMemory(item)
+        with self._changed:
             if not self._abandoned:
-                self._items.append(item)
+                self._items.append(entry)
                 self._changed.notify_all()
-            return not self._abandoned
+            abandoned = self._abandoned
+        if abandoned and isinstance(entry, _InMemory):
+            self._lose([entry])
+        return not abandoned
+
+    def _may_grow(self) -> bool:
+        return self._overflow is not None and self._overflow.has_room()
+
+    def _grow(self) -> None:
+        """Called when the queue may grow: what waits in it is laid aside, and so is what waits for room."""
+        with self._changed:
+            for place, entry in enumerate(self._items):
+                if isinstance(entry, _InMemory) and self._overflow is not None:
+                    self._items[place] = _Aside(self._overflow.put_aside(entry.item))
+            self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
         """Nothing more will be put; the reader gets what is there, then the error if there is one."""
@@ -39,8 +87,14 @@ class _Channel(Generic[T]):
         """Nothing more will be read."""
         with self._changed:
             self._abandoned = True
-            self._items.clear()
+            left, self._items = self._items, deque()
             self._changed.notify_all()
+        self._lose(left)
+
+    def _lose(self, entries: Iterable[_InMemory[T] | _Aside[T]]) -> None:
+        for entry in entries:
+            if isinstance(entry, _InMemory) and self._overflow is not None:
+                self._overflow.lose(entry.item)
 
     def __iter__(self) -> Iterator[T]:
         while True:
@@ -50,18 +104,21 @@ class _Channel(Generic[T]):
                     if self._error is not None:
                         raise self._error
                     return
-                item = self._items.popleft()
+                entry = self._items.popleft()
                 self._changed.notify_all()
-            yield item
+            yield entry.item if isinstance(entry, _InMemory) else entry.back()
 
 
-def prefetch(items: Generator[T, None, None], depth: int, name: str) -> Generator[T, None, None]:
-    """The same items in the same order, produced by a thread called `name`, at most `depth` ahead.
+def prefetch(
+    items: Generator[T, None, None], depth: int, name: str, overflow: Overflow[T] | None = None
+) -> Generator[T, None, None]:
+    """The same items in the same order, produced by a thread called `name`, at most `depth` ahead, or as far as
+    `overflow` has room.
 
     What the generator raises is raised here, after the items before it. When this one is closed, the generator is
     closed too, in its own thread, and the thread has ended: an item in the making is finished first.
     """
-    channel: _Channel[T] = _Channel(depth)
+    channel: _Channel[T] = _Channel(depth, overflow)
 
     def produce() -> None:
         try:

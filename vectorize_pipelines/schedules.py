@@ -1,8 +1,17 @@
 """The schedules: what happens by the clock."""
 
+from collections.abc import Callable
+from contextlib import closing
+
 import dagster as dg
 
+from vectorize_pipelines.assets.reembedding import drop_old_generations
+from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.jobs import UNFINISHED, check_indexes, maintain_collections
+from vectorize_pipelines.messaging.callbacks import CallbackOutbox
+from vectorize_pipelines.retention import deliver_callbacks, retention
 from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
+from vectorize_pipelines.settings import Settings, load_settings
 
 
 def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
@@ -21,5 +30,77 @@ def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
     return reconcile
 
 
+maintain_collections_daily = dg.ScheduleDefinition(
+    name="maintain_collections_daily",
+    job=maintain_collections,
+    cron_schedule="0 4 * * *",
+    execution_timezone="UTC",
+    description="Compacts every collection and builds and tunes its indexes once a day.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+check_indexes_daily = dg.ScheduleDefinition(
+    name="check_indexes_daily",
+    job=check_indexes,
+    cron_schedule="30 4 * * *",
+    execution_timezone="UTC",
+    description="Measures once a day how many of the nearest rows the searches find.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
 reconcile_corpus = _reconciling(CORPUS)
 reconcile_gallery = _reconciling(GALLERY)
+
+
+drop_generations = dg.ScheduleDefinition(
+    name="drop_old_generations",
+    job=drop_old_generations,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    description="Drops the generations that were kept after a switch, once their time is over.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+
+
+def _has_kafka(settings: Settings) -> bool:
+    return settings.kafka.bootstrap_servers is not None
+
+
+def _running_where(holds: Callable[[Settings], bool]) -> dg.DefaultScheduleStatus:
+    """On from the start where that holds; settings that cannot be read are told of elsewhere."""
+    try:
+        on = holds(load_settings())
+    except VectorizeError:
+        on = False
+    return dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
+
+
+clean_up = dg.ScheduleDefinition(
+    name="retention",
+    job=retention,
+    cron_schedule="30 3 * * *",
+    execution_timezone="UTC",
+    description="Removes once a day what the settings `ledger.retention_days` and `retention.…` no longer keep.",
+    default_status=_running_where(lambda settings: _has_kafka(settings) or settings.retention.runs_days is not None),
+)
+
+
+@dg.schedule(
+    name="waiting_callbacks",
+    job=deliver_callbacks,
+    cron_schedule="* * * * *",
+    execution_timezone="UTC",
+    description="Posts callbacks that runs have left over, or that are to be tried again; nothing where none is due.",
+    default_status=_running_where(_has_kafka),
+)
+def waiting_callbacks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+    """A run, unless the one before is still at it: it takes these too."""
+    settings = load_settings()
+    if not _has_kafka(settings):
+        return dg.SkipReason("Kafka is not configured (VECTORIZE_KAFKA__BOOTSTRAP_SERVERS), so there are no callbacks.")
+    with closing(CallbackOutbox.open(settings)) as outbox:
+        due = outbox.due()
+    if not due:
+        return dg.SkipReason("No callback is due.")
+    under_way = dg.RunsFilter(job_name=deliver_callbacks.name, statuses=UNFINISHED)
+    if context.instance.get_runs_count(under_way):
+        return dg.SkipReason(f"{due} callbacks are due, and a run that delivers them is under way.")
+    return dg.RunRequest()

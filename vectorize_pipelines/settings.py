@@ -11,6 +11,7 @@ services have in their environments are read as aliases (`LEGACY_NAMES`).
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -221,6 +222,11 @@ class KafkaSettings(_Section):
     )
     drain: DrainSettings = DrainSettings()
 
+    def collection(self, modality: str) -> str:
+        """Where requests of a modality go that name neither collection nor model."""
+        name: str = getattr(self, f"{modality}_collection")
+        return name
+
     @property
     def group(self) -> str:
         """The consumer group of runs that drain."""
@@ -265,11 +271,22 @@ class ModelsSettings(_Section):
     )
 
 
+def _device_name(device: str) -> str:
+    name = device.strip().lower()
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"there is no device {device!r}; choose one of auto, cpu, cuda, cuda:N, mps")
+    return name
+
+
 class EncoderSettings(_Section):
     """How models run."""
 
-    engine: str = Field("auto", description="auto, or an engine by name")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs")
+    engine: Literal["auto", "open_clip", "openvino", "torch", "sentence-transformers"] = Field(
+        "auto", description="auto: the first that reproduces the model on the device"
+    )
+    device: Annotated[str, AfterValidator(_device_name)] = Field(
+        "auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs"
+    )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto: the fastest that was measured equal to float32; another is refused where it is not"
     )
@@ -395,11 +412,28 @@ class UriSettings(_Section):
 class RetentionSettings(_Section):
     """What the daily clean-up removes, beside what `ledger.retention_days` says."""
 
+    deletions_days: int | None = Field(
+        None,
+        ge=1,
+        description="deletions by null messages are forgotten after so many days, which must be more than any topic "
+        "keeps its messages; null: never",
+    )
     runs_days: int | None = Field(
         None,
         ge=1,
         description="finished runs and their events are deleted after so many days, but for the latest of a partition; "
         "null: kept",
+    )
+
+
+class ReembeddingSettings(_Section):
+    """Changing the model of a collection."""
+
+    keep_days: float = Field(
+        7.0, ge=0, description="so long the old collection is kept up to date after a switch, then it is dropped"
+    )
+    least_recall: float = Field(
+        0.95, ge=0, le=1, description="share of passages that must find themselves in the new collection"
     )
 
 
@@ -414,6 +448,12 @@ class PipelineSettings(_Section):
 
     batch_items: int = Field(2048, ge=1, description="at most so many items are encoded and written together")
     queue_batches: int = Field(1, ge=1, description="batches that may wait between two stages")
+    store_outage_seconds: float = Field(
+        300.0, ge=0, description="how long a run waits for a store that is away; 0: it fails at once"
+    )
+    spill_bytes: int = Field(
+        2**30, ge=0, description="batches that go to disk meanwhile; beyond, encoding waits; 0: it waits at once"
+    )
 
 
 class Settings(_Section):
@@ -439,6 +479,7 @@ class Settings(_Section):
     callbacks: CallbackSettings = CallbackSettings()
     uris: UriSettings = UriSettings()
     retention: RetentionSettings = RetentionSettings()
+    reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
 
 

@@ -4,21 +4,18 @@ A topic is a history: an older message never replaces what a newer one wrote, in
 Deletions are remembered too, so that replaying an earlier day does not bring back what a later one deleted.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
+from datetime import datetime
 from typing import Any, Self, TypeAlias
 from urllib.parse import quote
 
 import sqlalchemy as sa
-from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
 
-from vectorize_pipelines.database import Database, Text
-from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.database import Database, Text, purge_rows
+from vectorize_pipelines.exclusive import ExclusiveLock, exclusive
 from vectorize_pipelines.home import request_lock
 from vectorize_pipelines.settings import Settings
 
@@ -53,41 +50,6 @@ class Known:
 
     version: Version
     deleted: bool
-
-
-class ExclusiveLock:
-    """What `SourceVersions.exclusive` gives for as long as it is held."""
-
-    def check(self) -> None:
-        """To be called just before what must not be done by two at once. Raises `LedgerError` if the lock is lost."""
-
-
-class _SessionLock(ExclusiveLock):
-    """Lives as long as a connection to PostgreSQL does."""
-
-    def __init__(self, database: Database, connection: sa.Connection, collection: str, key: int):
-        self._database = database
-        self._connection = connection
-        self._collection = collection
-        self._key = key
-
-    def check(self) -> None:
-        try:
-            self._connection.execute(sa.select(1))
-        except SQLAlchemyError as error:
-            raise self._lost(error) from None
-
-    def release(self) -> None:
-        try:
-            held = self._connection.execute(sa.select(sa.func.pg_advisory_unlock(self._key))).scalar()
-        except SQLAlchemyError as error:
-            raise self._lost(error) from None
-        if not held:
-            raise self._lost(RuntimeError("the server no longer knows of the lock"))
-
-    def _lost(self, error: Exception) -> LedgerError:
-        reason = self._database.failure(error)
-        return LedgerError(f"the lock of collection {self._collection} was lost while it was needed: {reason}")
 
 
 class SourceVersions:
@@ -153,41 +115,24 @@ class SourceVersions:
         with self._database.read() as connection:
             return connection.execute(query).first() is not None
 
-    @contextmanager
-    def exclusive(self, collection: str, timeout_seconds: float | None = None) -> Iterator[ExclusiveLock]:
-        """Held by one thread of one process at a time; let go of when that process or its machine dies.
+    def exclusive(self, collection: str, timeout_seconds: float | None = None) -> AbstractContextManager[ExclusiveLock]:
+        """The lock of a collection's rows that come from requests; see `vectorize_pipelines.exclusive`."""
+        name = quote(collection, safe="")
+        return exclusive(
+            self._database,
+            f"requests/{collection}",
+            request_lock(self._settings, name),
+            f"collection {collection}",
+            timeout_seconds,
+        )
 
-        Waits for the holder, at most `timeout_seconds`. Raises `LedgerError` when it cannot be had in time, and after
-        the body when it was lost meanwhile.
+    def purge_deletions(self, before: datetime) -> int:
+        """Forgets deletions and emptyings by messages older than that; gives their number.
+
+        Only where no topic holds an older message any more: replayed, it would bring back what was deleted.
         """
-        if self._database.is_sqlite:
-            with _file_lock(request_lock(self._settings, quote(collection, safe="")), collection, timeout_seconds):
-                yield ExclusiveLock()
-        else:
-            with self._session_lock(collection, timeout_seconds) as lock:
-                yield lock
-
-    @contextmanager
-    def _session_lock(self, collection: str, timeout_seconds: float | None) -> Iterator[ExclusiveLock]:
-        """An advisory lock of PostgreSQL, on a connection of its own: none of the pool, which it would use up."""
-        digest = hashlib.blake2b(f"vectorize/requests/{collection}".encode(errors="replace"), digest_size=8).digest()
-        key = int.from_bytes(digest, "big", signed=True)
-        with self._database.session() as connection:
-            try:
-                # A machine that vanished is noticed within a minute, not within the two hours of TCP's default.
-                connection.exec_driver_sql(
-                    "set tcp_keepalives_idle = 30; set tcp_keepalives_interval = 10; set tcp_keepalives_count = 3"
-                )
-                if timeout_seconds is not None:
-                    connection.exec_driver_sql(f"set lock_timeout = {max(1, round(timeout_seconds * 1000))}")
-                connection.execute(sa.select(sa.func.pg_advisory_lock(key)))
-            except SQLAlchemyError as error:
-                if getattr(getattr(error, "orig", None), "pgcode", None) == "55P03":
-                    raise _not_free(collection, timeout_seconds) from None
-                raise
-            lock = _SessionLock(self._database, connection, collection, key)
-            yield lock  # after an error of the body, the lock goes with the connection
-            lock.release()
+        old = sa.and_(versions.c.deleted, versions.c.timestamp_ms < int(before.timestamp() * 1000))
+        return purge_rows(self._database, versions, old)
 
     def _write(self, rows: Sequence[tuple[Any, ...]]) -> None:
         if rows:
@@ -205,26 +150,6 @@ class SourceVersions:
                     parameters = (collection, json.dumps(some) if self._database.is_sqlite else some)
                     for row in connection.exec_driver_sql(query, parameters):
                         yield row[0], collection, Known((row[1], row[2], row[3], row[4]), bool(row[5]))
-
-
-@contextmanager
-def _file_lock(file: Path, collection: str, timeout_seconds: float | None) -> Iterator[None]:
-    lock = FileLock(file, timeout=-1 if timeout_seconds is None else timeout_seconds)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise _not_free(collection, timeout_seconds) from None
-    except OSError as error:
-        raise LedgerError(f"{file} cannot be locked: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _not_free(collection: str, timeout_seconds: float | None) -> LedgerError:
-    return LedgerError(f"another run has held the lock of collection {collection} for {timeout_seconds} s")
 
 
 def _values(collection: str, source_id: str, version: Version, deleted: bool) -> tuple[Any, ...]:

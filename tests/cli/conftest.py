@@ -1,5 +1,6 @@
 """Runs the command as a user does: a process of its own."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from vectorize_pipelines.cli import main
 
 COMMAND = [sys.executable, "-c", "from vectorize_pipelines.cli import main; main()"]
 
@@ -31,13 +34,29 @@ Vectorize = Callable[..., Done]
 
 @pytest.fixture
 def vectorize(home: Path) -> Vectorize:
-    """`vectorize("search", "…")` on an installation of the test's own."""
+    """`vectorize("search", "…")` on an installation of the test's own; `stdin="…"` is what it reads."""
 
-    def call(*arguments: object) -> Done:
+    def call(*arguments: object, stdin: str | None = None) -> Done:
         done = subprocess.run(
-            [*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=280
+            [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, timeout=280
         )
         assert "Traceback" not in done.stderr, done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectorize:
+    """The same in the test's own process, without the second that a start takes."""
+
+    def call(*arguments: object, stdin: str = "") -> Done:
+        monkeypatch.setattr(sys, "argv", ["vectorize", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
 
     return call

@@ -76,3 +76,13 @@ def test_an_unreadable_file_is_tried_again(vectorize: Vectorize, folder: Path) -
     assert [failure["error"] for failure in json.loads(done.stdout)["failures"]] == ["UnreadableFileError"]
     (folder / "good.md").chmod(0o600)
     assert vectorize("ingest", folder, "--json").json["encoded"] == 1
+
+
+def test_a_home_that_cannot_be_entered_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    command = [*AS_OTHERS, *COMMAND, "ingest", str(folder)]
+    environment = os.environ | {"VECTORIZE_HOME": str(tmp_path / "closed" / "home")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
+    (tmp_path / "closed").chmod(0o700)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: VECTORIZE_HOME {tmp_path / 'closed' / 'home'} cannot be written")

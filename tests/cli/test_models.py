@@ -130,7 +130,12 @@ def test_what_is_made_ready_needs_no_hub(
         (("nonesuch",), {}, 2, "nonesuch"),
         (("list",), {"VECTORIZE_ENCODER__PRECISION": "bf16"}, 2, "encoder.precision"),
         (("list",), {"VECTORIZE_ENCODER__MAX_LOADED": "0"}, 2, "encoder.max_loaded"),
-        (("prefetch", DEFAULT_TEXT_MODEL), {"VECTORIZE_ENCODER__ENGINE": "nonesuch"}, 2, "unknown engine"),
+        (
+            ("prefetch", DEFAULT_TEXT_MODEL),
+            {"VECTORIZE_ENCODER__ENGINE": "nonesuch"},
+            2,
+            "encoder.engine (from VECTORIZE_ENCODER__ENGINE",
+        ),
         (("prefetch", DEFAULT_TEXT_MODEL), {"VECTORIZE_ENCODER__DEVICE": "abacus"}, 2, "abacus"),
     ],
 )

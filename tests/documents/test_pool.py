@@ -15,6 +15,7 @@ from tests.documents.builders import ENGLISH, encrypted_pdf, pdf, settings
 from tests.documents.handlers import act
 from vectorize_pipelines.documents import ParserPool, pool
 from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
     EncryptedDocumentError,
     ParserCrashedError,
     ParserMemoryError,
@@ -106,6 +107,13 @@ def test_output_of_libraries_stays_out_of_ours(acting: ParserPool, capfd: pytest
     acting.submit("speak:hello").result()
     acting.__exit__(None, None, None)
     assert capfd.readouterr().out == ""
+
+
+def test_what_a_parser_logs_of_a_bad_file_is_not_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.pdf").write_bytes(b"%PDF-1.4\nno PDF at all")
+    with ParserPool(settings(parser_processes=1)) as parser_pool, pytest.raises(CorruptDocumentError):
+        parser_pool.submit(str(tmp_path / "bad.pdf")).result()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_process_serves_its_time(acting: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:

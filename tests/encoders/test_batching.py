@@ -3,6 +3,7 @@
 import random
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from vectorize_pipelines.encoders.batching import (
     GROW_AFTER,
+    SMALLEST_LAST,
     SMALLEST_SHARE,
+    WINDOW,
     SharedBatches,
     TokenBatch,
     TokenBudget,
@@ -79,6 +82,25 @@ def test_little_work_is_spread_over_the_streams() -> None:
     assert len(list(token_batches(texts, words, TokenBudget(2048), streams=2))) == 4
     short = texts_of([3] * 8)
     assert len(list(token_batches(short, words, TokenBudget(2048), streams=4))) == 1, SMALLEST_SHARE
+
+
+def test_the_last_batches_become_smaller_so_that_the_streams_end_together() -> None:
+    sizes = [batch.size for batch in token_batches(texts_of([100] * 400), words, TokenBudget(2048), streams=2)]
+    assert sizes[0] > 1900
+    assert all(later <= earlier for earlier, later in pairwise(sizes))
+    assert sizes[-1] <= SMALLEST_LAST
+    assert sizes[-3] >= SMALLEST_LAST // 2, "smaller ones cost more than the wait"
+
+
+def test_the_first_batch_waits_for_few_texts_to_be_tokenized() -> None:
+    seen: list[int] = []
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        seen.append(len(texts))
+        return words(texts)
+
+    next(token_batches(texts_of([100] * 400), tokenize, TokenBudget(2048), streams=2))
+    assert sum(seen) == WINDOW
 
 
 def test_padding_and_mask() -> None:

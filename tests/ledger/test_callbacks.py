@@ -34,7 +34,7 @@ from vectorize_pipelines.messaging.callbacks import (
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.request_state import RequestState
-from vectorize_pipelines.settings import CallbackSettings, Settings, load_settings
+from vectorize_pipelines.settings import PROJECT_ROOT, CallbackSettings, Settings, load_settings
 
 SECRET = "s3cret of the tests"
 
@@ -123,6 +123,18 @@ def test_a_callback_is_the_event_and_is_signed(make_outbox: MakeOutbox, receiver
     assert outbox.status("täsk 1") == CallbackStatus(CallbackState.DELIVERED, 1, None)
     assert outbox.due() == 0
     assert outbox.deliver_due() == Deliveries()
+
+
+def test_the_documented_way_to_verify_a_signature() -> None:
+    page = (PROJECT_ROOT / "docs" / "operations.md").read_text()
+    names: dict[str, Any] = {}
+    exec(page.split("```python\n")[1].split("```")[0], names)
+    now, body = int(datetime.now(UTC).timestamp()), '{"a": "ü"}'.encode()
+    genuine = names["is_genuine"]
+    assert genuine(SECRET, module.signature(SECRET, now, body), body)
+    assert not genuine(SECRET, module.signature(SECRET, now, body), body + b" ")
+    assert not genuine(SECRET, module.signature("another", now, body), body)
+    assert not genuine(SECRET, module.signature(SECRET, now - 400, body), body)
 
 
 def test_without_a_secret_nothing_is_signed(make_outbox: MakeOutbox, receiver: Receiver) -> None:

@@ -221,7 +221,7 @@ def test_rates_leave_out_the_time_in_which_nothing_was_done(ledger: RequestLedge
 
 
 def test_purge_forgets_what_was_finished_long_ago(ledger: RequestLedger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vectorize_pipelines.ledger.PURGE_ROWS", 3)  # several transactions
+    monkeypatch.setattr("vectorize_pipelines.database.PURGE_ROWS", 3)  # several transactions
     old = [row(f"old {n}", submitted=n, finished=n) for n in range(10)]
     kept = [
         row("waits", RequestState.PENDING, submitted=0),

@@ -8,6 +8,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 from tests.ledger.rows import VERSIONS
 from tests.servers.postgresql import Server
 from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.exclusive import ExclusiveLock
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.versions import ExclusiveLock, Known, SourceVersions, Version
+from vectorize_pipelines.versions import Known, SourceVersions, Version
 
 OLD, NEW = (1, "t", 0, 7), (2, "t", 0, 0)
 
@@ -73,6 +75,17 @@ def test_a_deletion_is_neither_undone_by_older_messages_nor_the_end(versions: So
     assert versions.known("images", ["a"]) == {"a": Known(NEW, True)}
     versions.record_deletions({"a": OLD})
     assert versions.known("texts", ["a"]) == {"a": Known(newer, False)}
+
+
+def test_deletions_are_forgotten_when_asked(versions: SourceVersions) -> None:
+    versions.record("texts", {"written": OLD})
+    versions.record("texts", {"emptied": OLD, "lately": NEW}, deleted=True)
+    versions.record_deletions({"deleted": OLD, "written": (0, "t", 0, 0)})
+    assert versions.purge_deletions(datetime.fromtimestamp(0.002, UTC)) == 3
+    assert versions.known("texts", ["written", "emptied", "lately", "deleted"]) == {
+        "written": Known(OLD, False),
+        "lately": Known(NEW, True),
+    }
 
 
 STEPS = st.lists(

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.content_types import CONTENT_TYPES
 from vectorize_pipelines.messaging.messages import (
-    CONTENT_TYPES,
     MAX_BATCH,
     MAX_PRIORITY,
     TASK_TYPE_OF,

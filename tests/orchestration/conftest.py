@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+_TODAY = datetime.now(UTC).date()
+#: The partition that drain runs are runs of here: one for all, though midnight may pass while they run.
+TODAY = _TODAY.isoformat()
 #: Three days in a row, all of them past.
-DAYS = [(datetime.now(UTC) - timedelta(days=n)).date() for n in (3, 2, 1)]
+DAYS = [_TODAY - timedelta(days=n) for n in (3, 2, 1)]
 
 
 def write_document(folder: Path, name: str, text: str, day: int = 0) -> Path:

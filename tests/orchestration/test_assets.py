@@ -10,10 +10,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tests.orchestration.conftest import DAYS, write_document
+from tests.orchestration.conftest import DAYS, TODAY, write_document
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.home import use_dagster_home
-from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline import stream as stream_module
 from vectorize_pipelines.records import record_schema
 from vectorize_pipelines.settings import load_settings
@@ -33,7 +32,7 @@ def instance(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagst
 
 
 def run(
-    instance: dg.DagsterInstance, job: str = "embed_corpus", first: str = today(), last: str = "", **config: Any
+    instance: dg.DagsterInstance, job: str = "embed_corpus", first: str = TODAY, last: str = "", **config: Any
 ) -> dg.ExecuteInProcessResult:
     from vectorize_pipelines.definitions import defs
 
@@ -79,11 +78,11 @@ def test_a_range_is_one_run_with_figures_for_each_day(instance: dg.DagsterInstan
 def test_a_drain_run_materializes_every_day_that_it_touched(instance: dg.DagsterInstance, corpus: Path) -> None:
     assert run(instance, mode="drain").success
     days = instance.get_materialized_partitions(KEY)
-    assert days == {today(), *(day.isoformat() for day in DAYS)}
+    assert days == {TODAY, *(day.isoformat() for day in DAYS)}
     (corpus / "boat.txt").unlink()
     assert run(instance, mode="drain").success
     assert metadata(instance, DAYS[1].isoformat())["deleted"] == 1
-    assert metadata(instance, today())["encoded"] == 0
+    assert metadata(instance, TODAY)["encoded"] == 0
 
 
 def test_a_downstream_asset_gets_its_days(instance: dg.DagsterInstance) -> None:
@@ -232,11 +231,11 @@ def test_a_store_that_fails_once_is_tried_again_and_the_figures_are_those_of_the
     really = stream_module.write_batch
     written: list[int] = []
 
-    def failing_once(store: Any, batch: Any) -> None:
+    def failing_once(store: Any, batch: Any, mirrors: Any) -> None:
         written.append(batch.records.num_rows)
         if len(written) == 2:
             raise StoreError("the store is away")
-        really(store, batch)
+        really(store, batch, mirrors)
 
     monkeypatch.setattr(stream_module, "write_batch", failing_once)
     result = run(instance, mode="drain")

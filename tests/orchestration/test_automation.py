@@ -40,10 +40,11 @@ def drain(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.ExecuteInP
 
 
 def test_new_changed_and_deleted_files_each_launch_one_drain_run(instance: dg.DagsterInstance, corpus: Path) -> None:
+    before = today()
     result = tick(instance)
     assert isinstance(result, dg.SensorResult)
     (request,) = result.run_requests or []
-    assert request.partition_key == today()
+    assert request.partition_key in (before, today())  # midnight may have passed
     assert (request.tags[MODE_TAG], request.tags[COLLECTION_TAG]) == ("drain", "corpus")
     assert request.run_key is None
     assert drain(instance, request).success

@@ -52,12 +52,16 @@ def test_the_sensor_launches_what_the_asset_then_embeds_and_checks(
         instance=instance, partition_key=request.partition_key, run_config=request.run_config, tags=dict(request.tags)
     )
     checks = {check.check_name: check for check in run.get_asset_check_evaluations()}
-    assert checks.keys() == {"sound_vectors", "rows_match_manifest", "canary_recall"}
+    assert checks.keys() == {"sound_vectors", "rows_match_manifest", "canary_recall", "index_recall"}
     assert all(check.passed for check in checks.values())
     assert checks["canary_recall"].metadata["sampled"].value == 2
 
     key = dg.AssetKey("gallery_embeddings")
-    assert instance.get_materialized_partitions(key) == {DAYS[0].isoformat(), DAYS[1].isoformat(), today()}
+    assert instance.get_materialized_partitions(key) == {
+        DAYS[0].isoformat(),
+        DAYS[1].isoformat(),
+        request.partition_key,
+    }
     second = {
         record.partition_key: record.asset_materialization.metadata
         for record in instance.fetch_materializations(key, limit=10).records

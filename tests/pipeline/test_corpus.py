@@ -23,6 +23,7 @@ from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.home import manifest_file
 from vectorize_pipelines.pipeline import documents as documents_module
 from vectorize_pipelines.pipeline import folder as folder_module
@@ -74,7 +75,7 @@ class Installation:
         given = {"collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
         source = corpus_source(self.settings, str(path or self.folder))
-        reader = DocumentReader(self.settings, request.model)
+        reader = DocumentReader(self.settings, InForce(request.model))
         return open_folder(self.settings, request, source, reader, self.store, self._lease)
 
     @contextmanager

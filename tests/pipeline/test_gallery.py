@@ -23,6 +23,7 @@ from tests.images.pictures import encoded
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.errors import ItemError, SettingsError
+from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.images import CorruptImageError
 from vectorize_pipelines.pipeline import planning
 from vectorize_pipelines.pipeline.change_stream import ChangeStream
@@ -96,7 +97,7 @@ class Gallery:
         given = {"collection": "gallery", "model": self.settings.models.image, "mode": "drain"}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
         source = gallery_source(self.settings, path or str(self.folder))
-        reader = ImageReader(self.settings, request.model)
+        reader = ImageReader(self.settings, InForce(request.model))
         with open_folder(self.settings, request, source, reader, self.store, self._lease) as stream:
             for _ in written(self.store, stream):
                 pass

@@ -204,6 +204,7 @@ class Server:
             "transaction.state.log.min.isr": "1",
             "transaction.state.log.num.partitions": "4",
             "group.initial.rebalance.delay.ms": "0",
+            "offsets.retention.minutes": str(365 * 24 * 60),
             **self.properties,
         }
 

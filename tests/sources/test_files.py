@@ -1,6 +1,8 @@
 """Listing folders and fsspec URLs."""
 
 import os
+import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,8 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vectorize_pipelines.errors import SourceError
-from vectorize_pipelines.sources.files import FileSource, SourceFile
+from vectorize_pipelines.settings import PROJECT_ROOT
+from vectorize_pipelines.sources.files import EXTRAS, FileSource, SourceFile
 
 SUFFIXES = (".md", ".txt")
 
@@ -143,6 +146,23 @@ def test_an_fsspec_url(bucket: str, ending: str) -> None:
     for name, file in listing.files.items():
         with fsspec.open(name) as content:
             assert len(content.read()) == file.size
+
+
+@pytest.mark.parametrize(
+    ("url", "remedy"), [("s3://bucket/docs", "uv sync --extra s3"), ("gs://bucket/docs", "uv sync --extra gcs")]
+)
+def test_a_missing_package_is_named_with_what_installs_it(
+    url: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(SourceError, match=f"{url} cannot be listed.*{remedy}"):
+        source(url).list()
+
+
+def test_every_extra_that_is_named_is_there() -> None:
+    extras = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(EXTRAS.values()) <= set(extras)
 
 
 def test_a_single_file_by_url(bucket: str) -> None:

@@ -47,6 +47,14 @@ class _Failing:
         return self.calls
 
 
+def test_whoever_waits_for_a_server_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    attempted(_Failing(2), pauses(3, 1e-4), lambda error: True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "the vector store is away or overloaded; trying again in 0.0001 s",
+        "the vector store is away or overloaded; trying again in 0.0002 s",
+    ]
+
+
 def test_a_call_is_tried_again_as_often_as_there_are_pauses() -> None:
     waits = pauses(3, 1e-4)
     assert attempted(_Failing(3), waits, lambda error: True) == 4

@@ -13,11 +13,19 @@ from pydantic import Field
 from vectorize_pipelines.assets.report import report_day, report_plot
 from vectorize_pipelines.documents.chunking import chunker_fingerprint
 from vectorize_pipelines.errors import SettingsError, SourceError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.partitions import Window, daily, days_in, window_of
-from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
+from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_default, corpus_source
 from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
-from vectorize_pipelines.pipeline.images import READER_VERSION, ImageReader, gallery_path, gallery_source
+from vectorize_pipelines.pipeline.images import (
+    READER_VERSION,
+    ImageReader,
+    gallery_default,
+    gallery_path,
+    gallery_source,
+)
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
+from vectorize_pipelines.pipeline.switching import settle
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import COLLECTION_METADATA, VectorStoreResource
@@ -37,10 +45,16 @@ class FolderConfig(dg.Config):
     reconcile: bool = Field(False, description="hold the manifest against the store first")
     path: str = Field("", description="a folder, a file or any fsspec URL")
     collection: str = Field("", description="the collection it is stored in")
-    model: str = Field("", description="the model it is embedded with")
+    model: str = Field(
+        "", description="the model it is embedded with; a collection that was embedded again has its own"
+    )
+
+    def in_force(self, settings: Settings, collection: str, default: InForce) -> InForce:
+        """What the run embeds with; `collection` is the settings'."""
+        return in_force(settings, self.collection or collection, self.model, default)
 
     def request(self, collection: str, model: str, window: Window, run_id: str) -> FolderRequest:
-        """The request that this configuration makes of a run, the settings' collection and model being given.
+        """The request that this configuration makes of a run, the settings' collection and the model being given.
 
         Raises `SettingsError` where no collection can be named so.
         """
@@ -49,7 +63,7 @@ class FolderConfig(dg.Config):
             raise SettingsError(f"collection {collection!r} in the run's config {COLLECTION_RULE}")
         return FolderRequest(
             collection=collection,
-            model=self.model or model,
+            model=model,
             mode=self.mode,
             window=window,
             run_id=run_id,
@@ -73,7 +87,7 @@ def _shown_path(path: str | None) -> str:
 
 
 _settings = load_settings()
-_RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @dg.asset(
@@ -84,7 +98,7 @@ _RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL
     metadata={COLLECTION_METADATA: _settings.corpus.collection, "path": _shown_path(_settings.corpus.path)},
     code_version=_code_version(_settings),
     pool="gpu",
-    retry_policy=_RETRIES,
+    retry_policy=RETRIES,
     kinds={"python", _settings.store.kind},
     owners=OWNERS,
     group_name="files",
@@ -99,11 +113,14 @@ def corpus_embeddings(
     with explained():
         settings = load_settings()
         window = window_of(context.partition_key_range)
-        request = config.request(settings.corpus.collection, settings.models.text, window, context.run.run_id)
+        store = vector_store.open()
+        settle(settings, store, config.collection or settings.corpus.collection)
+        now = config.in_force(settings, settings.corpus.collection, corpus_default(settings))
+        request = config.request(settings.corpus.collection, now.model, window, context.run.run_id)
         source = corpus_source(settings, config.path or settings.corpus.path)
-        reader = DocumentReader(settings, request.model)
+        reader = DocumentReader(settings, now)
         lease = partial(encoder.lease, dimension=reader.spec.dimension)
-        return open_folder(settings, request, source, reader, vector_store.open(), lease)
+        return open_folder(settings, request, source, reader, store, lease)
 
 
 @dg.asset(
@@ -114,7 +131,7 @@ def corpus_embeddings(
     metadata={COLLECTION_METADATA: _settings.gallery.collection, "path": _shown_path(_settings.gallery.path)},
     code_version=f"{_settings.models.image} reader=image/{READER_VERSION}",
     pool="gpu",
-    retry_policy=_RETRIES,
+    retry_policy=RETRIES,
     kinds={"python", _settings.store.kind},
     owners=OWNERS,
     group_name="files",
@@ -129,10 +146,14 @@ def gallery_embeddings(
     with explained():
         settings = load_settings()
         window = window_of(context.partition_key_range)
-        request = config.request(settings.gallery.collection, settings.models.image, window, context.run.run_id)
+        store = vector_store.open()
+        settle(settings, store, config.collection or settings.gallery.collection)
+        now = config.in_force(settings, settings.gallery.collection, gallery_default(settings))
+        request = config.request(settings.gallery.collection, now.model, window, context.run.run_id)
         source = gallery_source(settings, config.path or gallery_path(settings))
-        reader = ImageReader(settings, request.model)
-        return open_folder(settings, request, source, reader, vector_store.open(), encoder.lease)
+        reader = ImageReader(settings, now)
+        lease = partial(encoder.lease, dimension=reader.spec.dimension)
+        return open_folder(settings, request, source, reader, store, lease)
 
 
 @dg.asset(

@@ -15,8 +15,16 @@ from vectorize_pipelines.errors import VectorizeError
 #: Command -> (module, what `vectorize --help` says of it).
 COMMANDS = {
     "ingest": ("ingest", "Bring a collection up to date with a folder, a file or a URL."),
+    "submit": ("submit", "Submit requests to be embedded, by Kafka."),
+    "status": ("status", "Say what became of a request."),
+    "requests": ("requests", "List requests, newest first."),
+    "cancel": ("cancel", "Cancel requests."),
+    "drain": ("drain", "Embed the requests that wait in Kafka."),
+    "lag": ("lag", "Say how many requests wait in Kafka."),
+    "topics": ("topics", "Make and check the Kafka topics."),
+    "dead-letters": ("dead_letters", "List, show and replay messages that failed for a reason of their own."),
     "search": ("search", "Find the passages nearest to a question."),
-    "collections": ("collections", "List the collections with model and size."),
+    "collections": ("collections", "List the collections, and change their models without downtime."),
     "models": ("models", "Show, fetch and export models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
@@ -30,7 +38,10 @@ Exit codes:
   3  the source cannot be read
   4  the model cannot be loaded
   5  the vector store failed, or has no such collection
-  6  done, but some files could not be embedded (they are listed)
+  6  done, but some files or requests could not be embedded (they are listed)
+  7  the Kafka cluster failed or cannot be reached
+  8  no such request
+130  interrupted
 """
 
 
@@ -64,6 +75,8 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line; errors meant for the user are printed without a stack trace."""
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    # The hub's client has a handler of its own: without this each of its lines would be there twice.
+    logging.getLogger("huggingface_hub").propagate = False
     # Libraries announce their own changes; those are for us, not for who uses the command.
     warnings.simplefilter("ignore", DeprecationWarning)
     try:

@@ -207,13 +207,25 @@ def _folder(name: str, path: str, compare: "Callable[[], Comparison]") -> Iterat
         yield Finding(name, "error", f"{scheme}:// needs the package {package}", f"`uv pip install {package}`")
 
 
-def _kafka(settings: Settings) -> Iterator[Finding]:
+def check_kafka(settings: Settings) -> Iterator[Finding]:
+    """Whether the cluster answers and has the topics as they should be. Raises `KafkaError`, `SettingsError`."""
     if settings.kafka.bootstrap_servers is None:
         yield Finding("kafka", "off", "not configured", "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS=host:9092 names a cluster")
         return
-    for server in settings.kafka.bootstrap_servers.split(","):
-        host, _, port = server.strip().rpartition(":")
-        yield _connect("kafka", host, int(port) if port.isdigit() else 9092)
+    from vectorize_pipelines.messaging.topics import check_offset_retention, check_topics
+
+    where = f"{settings.kafka.bootstrap_servers} over {settings.kafka.security_protocol}"
+    quick = settings.kafka.model_copy(update={"request_seconds": CONNECT_SECONDS})
+    problems = check_topics(quick)
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        yield Finding("kafka", "error", f"{where}: {problems[0]}{more}", "`vectorize topics check` says all of it")
+    else:
+        yield Finding(
+            "kafka", "ok", f"{where} answers; the topics {settings.kafka.topic_prefix}.… are as they should be"
+        )
+    for warning in check_offset_retention(quick):
+        yield Finding("kafka", "warning", warning)
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
@@ -248,7 +260,7 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("gpus", _gpus),
     ("corpus", _corpus),
     ("gallery", _gallery),
-    ("kafka", _kafka),
+    ("kafka", check_kafka),
     ("redis", _redis),
     ("alerts", _alerts),
 )

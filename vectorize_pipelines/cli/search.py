@@ -65,7 +65,8 @@ def command(
             raise click.UsageError(f"{found.name}: {error}") from error
     if errors:
         raise click.UsageError(f"{content}: {errors[0]}")
-    hits = store.search(found.name, vectors[0], limit, where).to_pylist()
+    # Not by its alias, which may have been turned to another model's vectors since.
+    hits = store.search(found.physical, vectors[0], limit, where).to_pylist()
     for hit in hits:
         hit["metadata"] = json.loads(hit["metadata"])
     if as_json:

@@ -5,6 +5,7 @@ memory, and what survives their crashes.
 """
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -126,6 +127,8 @@ def main() -> None:
     """Entry point of the process; its arguments are the connection's file descriptor and the parent's id."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # What a parser has to say of a file is in its error; pypdf also logs it, without saying of which file.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     os.dup2(2, 1)  # what a library prints must not end up in the parent's output
     descriptor, parent = map(int, sys.argv[1:3])
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()

@@ -33,6 +33,9 @@ GROW_AFTER = 50
 #: No batch is cut smaller than this to spread work over several streams: a seventh of the speed is lost by then.
 SMALLEST_SHARE = 256
 
+#: The last batches of several streams are cut down to this, so that none of the streams waits long for another.
+SMALLEST_LAST = 512
+
 
 @dataclass(frozen=True, slots=True)
 class TokenBatch:
@@ -127,19 +130,22 @@ def token_batches(
 
     Longest first: memory is at its highest at the start, and the last batches, which keep only some streams
     busy, are the short ones. The texts' order is guessed from their bytes and corrected by `LOOK_AHEAD`
-    tokenized texts. A text longer than the budget is a batch of its own. Input that would fill fewer batches
-    than there are `streams` is spread over them.
+    tokenized texts, the first batches excepted, which nobody is to wait for. A text longer than the budget is a
+    batch of its own. With several `streams`, input that would fill few batches is spread over them, and the last
+    batches of more become smaller and smaller, so that none of the streams waits long for another.
     """
     sizes = [_bytes(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda position: -sizes[position])
-    # In most languages a token has 3 to 5 bytes. Two batches a stream even out unequal ones.
-    share = max(SMALLEST_SHARE, sum(sizes) // 4 // (2 * streams)) if streams > 1 else budget.tokens
+    remaining = sum(sizes) // 4  # tokens, about: in most languages one has 3 to 5 bytes
+    smallest = min(SMALLEST_LAST, max(SMALLEST_SHARE, remaining // (2 * streams)))
     waiting: list[tuple[int, int, list[int]]] = []  # a heap: the longest first
     waiting_tokens = 0
-    taken = 0
+    taken = made = 0
     while taken < len(order) or waiting:
+        share = max(smallest, remaining // (2 * streams)) if streams > 1 else budget.tokens
         tokens = min(budget.tokens, share)
-        while taken < len(order) and (len(waiting) < LOOK_AHEAD or waiting_tokens < LOOK_AHEAD_BATCHES * tokens):
+        look_ahead = min(LOOK_AHEAD, WINDOW * (made + 1))
+        while taken < len(order) and (len(waiting) < look_ahead or waiting_tokens < LOOK_AHEAD_BATCHES * tokens):
             window = order[taken : taken + max(WINDOW, tokens // WINDOW_TEXT_TOKENS)]
             taken += len(window)
             for position, ids in zip(window, tokenize([texts[each] for each in window]), strict=True):
@@ -147,6 +153,8 @@ def token_batches(
                 waiting_tokens += len(ids)
         batch = _longest(waiting, tokens)
         waiting_tokens -= sum(len(ids) for ids in batch.ids)
+        remaining -= sum(sizes[position] for position in batch.positions) // 4
+        made += 1
         yield batch
 
 

@@ -132,4 +132,4 @@ def _check(name: str) -> None:
     wanted = int(name.partition(":")[2] or 0)
     if wanted >= found:
         has = f"torch sees {found} of this kind" if found else "torch sees none of this kind"
-        raise SettingsError(f"device {name} is not there: {has}; choose auto or cpu")
+        raise SettingsError(f"device {name} is not there: {has}; choose auto or cpu (the setting encoder.device)")

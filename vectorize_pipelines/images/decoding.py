@@ -144,7 +144,10 @@ def _read(content: bytes | Path, limits: ImageLimits) -> bytes:
     else:
         size, data = len(content), content
     if size > limits.max_bytes:
-        raise ImageTooLargeError(f"{size:,} bytes, and at most {limits.max_bytes:,} are read; make the image smaller")
+        raise ImageTooLargeError(
+            f"{size:,} bytes, and at most {limits.max_bytes:,} are read; "
+            "make the image smaller, or raise VECTORIZE_IMAGES__MAX_FILE_BYTES"
+        )
     if not data:
         raise EmptyImageError("the file has no bytes; replace it")
     return data
@@ -177,7 +180,10 @@ def _opened(data: bytes) -> "Iterator[Image.Image]":
         with _damage_reported(data):
             image = Image.open(BytesIO(data), formats=formats)
     except Image.DecompressionBombError as error:
-        raise ImageTooLargeError(f"{error}; scale the image down") from error
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageTooLargeError(
+            f"more than {most:,} pixels, as decompression bombs have and no setting allows; scale the image down"
+        ) from error
     except CorruptImageError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise _unidentified(data, formats) from error.__cause__
@@ -196,7 +202,8 @@ def _unidentified(data: bytes, formats: tuple[str, ...]) -> ItemError:
     readable = ", ".join(formats)
     if data[4:12] in _HEIF_SIGNATURES:
         return UnsupportedImageError(
-            f"a HEIF image, which needs the package pillow-heif; install it, or convert to one of {readable}"
+            "a HEIF image, which needs the package pillow-heif: `uv sync --extra heif` installs it; "
+            f"or convert to one of {readable}"
         )
     return UnsupportedImageError(f"not an image of a known format; convert it to one of {readable}")
 
@@ -211,7 +218,8 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
         raise CorruptImageError(f"its header says {width}x{height} pixels; the file is damaged, replace it")
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
-            f"{width}x{height} pixels, and at most {limits.max_pixels:,} are decoded; scale the image down"
+            f"{width}x{height} pixels, and at most {limits.max_pixels:,} are decoded; "
+            "scale the image down, or raise VECTORIZE_IMAGES__MAX_PIXELS"
         )
 
 

@@ -20,10 +20,10 @@ from typing import Any, Self
 
 import sqlalchemy as sa
 
-from vectorize_pipelines.database import Database, Text
+from vectorize_pipelines.database import Database, Text, purge_rows
 from vectorize_pipelines.errors import ItemError, LedgerError, RefusedUriError
 from vectorize_pipelines.guarded_http import Answer, Deadline, exchange, parse
-from vectorize_pipelines.ledger import ERROR_CHARACTERS, microseconds, purge_rows, storable
+from vectorize_pipelines.ledger import ERROR_CHARACTERS, microseconds, storable
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.settings import CallbackSettings, Settings

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
@@ -19,9 +20,9 @@ log = logging.getLogger(__name__)
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
-#: librdkafka's `send_offsets_to_transaction` keeps no time limit, and waits for ever for a coordinator that was missing
-#: from the brokers' list for a moment, as in a restart (its issues 5456 and 5511, seen with 2.16): until any connection
-#: changes its state once what is known of coordinators is too old. With these it does so within seconds.
+#: `send_offsets_to_transaction` of librdkafka (from 2.10 on, at least to 2.16) has no time limit and waits for ever for
+#: a coordinator that was missing from the brokers' list for a moment, as in a restart (its issues 5456 and 5511), until
+#: any connection changes its state after what is known of coordinators has become too old.
 _FORGETTING = {
     "connections.max.idle.ms": 5_000,
     "topic.metadata.refresh.interval.ms": 2_000,
@@ -30,7 +31,13 @@ _FORGETTING = {
 #: Between two attempts of what a broker may do a moment later.
 PAUSE_SECONDS = 0.1
 
+#: So long what a connection suffered from is told with the errors that follow from it.
+TROUBLE_SECONDS = 60.0
+
 Result = TypeVar("Result")
+
+#: Addresses -> when and why a connection failed last. A call that fails for it only says that it timed out.
+_troubles: dict[str, tuple[float, str]] = {}
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
@@ -91,14 +98,30 @@ def admin(settings: KafkaSettings) -> "AdminClient":
         return AdminClient(_common(settings), logger=log)
 
 
+def produce(sender: "Producer", topic: str, **message: Any) -> None:
+    """Hands a message to the producer; waits while its queue is full. Raises `KafkaException`."""
+    while True:
+        try:
+            sender.produce(topic, **message)
+        except BufferError:
+            sender.poll(0.1)
+        else:
+            return
+
+
 @contextmanager
-def kafka_errors(settings: KafkaSettings, doing: str) -> Iterator[None]:
-    """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret."""
+def kafka_errors(settings: KafkaSettings, doing: str, client: "AdminClient | Producer | None" = None) -> Iterator[None]:
+    """What the client raises within becomes a `KafkaError`: what was done, where, why; never a secret.
+
+    `client` is asked why its connections failed; a consumer says so by itself while it reads.
+    """
     from confluent_kafka import KafkaException
 
     try:
         yield
     except KafkaException as error:
+        if client is not None:
+            client.poll(0)
         raise kafka_error(settings, doing, error) from None
 
 
@@ -134,7 +157,17 @@ def kafka_error(settings: KafkaSettings, doing: str, error: object) -> KafkaErro
     """The same for an error in hand: a `KafkaException`, or the error of a message or a delivery."""
     inner = error.args[0] if isinstance(error, Exception) and error.args else error
     text = inner.str() if hasattr(inner, "str") else str(inner)
+    at, trouble = _troubles.get(settings.bootstrap_servers or "", (0.0, ""))
+    if trouble and time.monotonic() - at < TROUBLE_SECONDS:
+        text = f"{text} ({trouble})"
     return KafkaError(f"{doing} failed at {settings.bootstrap_servers}: {_without_secrets(settings, text)}")
+
+
+def _note_trouble(servers: str, error: Any) -> None:
+    from confluent_kafka import KafkaError as Codes
+
+    if error.code() != Codes._ALL_BROKERS_DOWN:
+        _troubles[servers] = (time.monotonic(), error.str())
 
 
 def require_servers(settings: KafkaSettings) -> str:
@@ -148,8 +181,10 @@ def require_servers(settings: KafkaSettings) -> str:
 
 
 def _common(settings: KafkaSettings) -> dict[str, Any]:
+    servers = require_servers(settings)
     properties: dict[str, Any] = {
-        "bootstrap.servers": require_servers(settings),
+        "bootstrap.servers": servers,
+        "error_cb": partial(_note_trouble, servers),
         "client.id": "vectorize",
         "security.protocol": settings.security_protocol.lower(),
         "socket.timeout.ms": round(settings.request_seconds * 1000),

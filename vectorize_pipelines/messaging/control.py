@@ -7,9 +7,11 @@ value takes the cancellation back.
 import json
 import logging
 import time
+from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+from vectorize_pipelines.messaging.clients import produce
 from vectorize_pipelines.messaging.reading import TopicReader
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
@@ -20,12 +22,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def cancel(producer: "Producer", names: TopicNames, task_id: str, timestamp_ms: int | None = None) -> None:
+def cancel(
+    producer: "Producer",
+    names: TopicNames,
+    task_id: str,
+    timestamp_ms: int | None = None,
+    on_delivery: Callable[[Any, Any], None] | None = None,
+) -> None:
     """Hands the cancellation to the producer; whoever calls flushes it. It counts for messages up to `timestamp_ms`,
     milliseconds since 1970, by default now."""
     at = time.time_ns() // 1_000_000 if timestamp_ms is None else timestamp_ms
     value = json.dumps({"action": "cancel", "timestamp_ms": at}).encode()
-    producer.produce(names.control, key=task_id.encode(), value=value)
+    produce(producer, names.control, key=task_id.encode(), value=value, on_delivery=on_delivery)
 
 
 class Cancellations:

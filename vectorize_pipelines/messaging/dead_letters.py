@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from vectorize_pipelines.messaging.clients import produce
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.reading import TopicReader
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replayed_offsets
@@ -104,8 +105,8 @@ class StoredLetter:
 
 def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter) -> None:
     """Hands the letter to the producer; whoever calls flushes, or commits the transaction."""
-    headers: list[tuple[str, str | bytes | None]] = [*letter.headers, *letter.error_headers()]
-    producer.produce(names.dead_letter, key=letter.key, value=letter.value, headers=headers)
+    headers = [*letter.headers, *letter.error_headers()]
+    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers)
 
 
 def attempts_of(headers: Headers | None) -> int:

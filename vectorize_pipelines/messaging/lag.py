@@ -1,16 +1,23 @@
 """What waits in the topics, from watermarks and committed offsets alone: no message is read."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import admin, kafka_errors
+from vectorize_pipelines.messaging.clients import admin, consumer, insisted
 from vectorize_pipelines.messaging.reading import Place, offsets, partitions_of
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
+    from confluent_kafka import Consumer
     from confluent_kafka.admin import AdminClient
+
+#: What has been committed is asked for at least as often.
+COMMITTED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,30 +38,80 @@ class PartitionLag:
 
 
 def partition_lags(
-    settings: KafkaSettings, modality: Modality, client: "AdminClient | None" = None
+    settings: KafkaSettings,
+    modality: Modality,
+    client: "AdminClient | None" = None,
+    reader: "Consumer | None" = None,
 ) -> list[PartitionLag]:
     """Both lanes of a modality, the priority lane first, by partition. Five requests, each bounded in time.
 
-    Whoever asks often hands in the same `client`. Raises `KafkaError`, also where a topic is missing.
+    Whoever asks often hands in the same `client`, and a `reader` from `offset_reader`. Raises `KafkaError`, also
+    where a topic is missing.
     """
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     places = partitions_of(settings, list(TopicNames(settings.topic_prefix).lanes(modality)), client)
-    committed = committed_offsets(settings, places, client)
+    committed = committed_offsets(settings, places, reader)
     low = offsets(settings, places, latest=False, client=client)
     high = offsets(settings, places, latest=True, client=client)
     return [PartitionLag(*place, committed.get(place), low[place], high[place]) for place in places]
 
 
-def committed_offsets(
-    settings: KafkaSettings, places: list[Place], client: "AdminClient | None" = None
-) -> dict[Place, int]:
-    """What the group of the drain runs has committed; without an entry, nothing. Raises `KafkaError`."""
-    from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+class LagWatch:
+    """The lag of one modality, for who looks many times a second: one request where nothing has arrived.
 
-    wanted = ConsumerGroupTopicPartitions(settings.group, [TopicPartition(*place) for place in places])
-    with kafka_errors(settings, f"asking for the offsets of the group {settings.group}"):
-        answers = (client or admin(settings)).list_consumer_group_offsets(
-            [wanted], request_timeout=settings.request_seconds
+    Keeps its connection to the cluster. Used by one thread at a time.
+    """
+
+    def __init__(self, settings: KafkaSettings, modality: Modality) -> None:
+        """Raises `KafkaNotConfiguredError`."""
+        self._settings = settings
+        self._modality = modality
+        self._client = admin(settings)
+        self._reader = offset_reader(settings)
+        self._last: Sequence[PartitionLag] = ()
+        self._asked = 0.0
+        self._looking = Lock()
+
+    def look(self) -> Sequence[PartitionLag]:
+        """As `partition_lags`; committed offsets may be `COMMITTED_SECONDS` old."""
+        with self._looking:
+            if not self._last or time.monotonic() - self._asked >= COMMITTED_SECONDS:
+                self._last = partition_lags(self._settings, self._modality, self._client, self._reader)
+                self._asked = time.monotonic()
+            else:
+                places = [(each.topic, each.partition) for each in self._last]
+                high = offsets(self._settings, places, latest=True, client=self._client)
+                self._last = [replace(each, high=high[each.topic, each.partition]) for each in self._last]
+            return self._last
+
+
+def committed_offsets(
+    settings: KafkaSettings, places: list[Place], reader: "Consumer | None" = None
+) -> dict[Place, int]:
+    """What the group of the drain runs has committed; without an entry, nothing. Raises `KafkaError`.
+
+    `reader` is one that `offset_reader` gave, for who asks often.
+    """
+    from confluent_kafka import TopicPartition
+
+    wanted = [TopicPartition(*place) for place in places]
+    client = offset_reader(settings) if reader is None else reader
+    try:
+        found = insisted(
+            settings,
+            f"asking for the offsets of the group {settings.group}",
+            lambda: client.committed(wanted, timeout=settings.request_seconds),
         )
-        found = answers[settings.group].result().topic_partitions
+    finally:
+        if reader is None:
+            client.close()
     return {(each.topic, each.partition): each.offset for each in found if each.offset >= 0}
+
+
+def offset_reader(settings: KafkaSettings) -> "Consumer":
+    """A consumer that only asks for committed offsets, and does not wait for transactions that are open.
+
+    Not an `AdminClient`: librdkafka 2.16's crashes the process when the group's coordinator is just being found
+    (`list_consumer_group_offsets` reaches into the consumer group that only a consumer has).
+    """
+    return consumer(settings, **{"isolation.level": "read_uncommitted"})

@@ -17,6 +17,7 @@ from pydantic_core import from_json
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import JsonValue, Modality
+from vectorize_pipelines.messaging.content_types import CONTENT_TYPES, DEFAULT_CONTENT_TYPE
 from vectorize_pipelines.settings import COLLECTION_NAME
 
 SCHEMA_VERSION = 1
@@ -24,21 +25,6 @@ MAX_BATCH = 10_000
 MAX_TASK_ID = 512
 MAX_PRIORITY = 2**31 - 1
 PRIORITY_NAMES = {"low": 0, "normal": 0, "high": 1}
-
-#: Content types of inline documents -> (ending of a file of that kind, whether `content` is base64).
-CONTENT_TYPES: Mapping[str, tuple[str, bool]] = {
-    "text/plain": (".txt", False),
-    "text/markdown": (".md", False),
-    "text/html": (".html", False),
-    "text/csv": (".csv", False),
-    "text/tab-separated-values": (".tsv", False),
-    "application/x-ndjson": (".jsonl", False),
-    "application/jsonl": (".jsonl", False),
-    "application/pdf": (".pdf", True),
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": (".docx", True),
-    "application/vnd.apache.parquet": (".parquet", True),
-}
-DEFAULT_CONTENT_TYPE = "text/plain"
 
 
 class TaskType(StrEnum):

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import admin, consumer, kafka_error, kafka_errors
+from vectorize_pipelines.messaging.clients import admin, consumer, insisted, kafka_error, kafka_errors
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _FETCH_MESSAGES = 1000
 _SLICE_SECONDS = 0.1
+#: So long a broker holds the answer that there is nothing, and with it the sign that the end is reached.
+_FETCH_WAIT_MS = 50
 
 #: Topic and partition.
 Place = tuple[str, int]
@@ -32,7 +34,8 @@ class TopicReader:
 
         self._settings = settings
         self._topic = topic
-        self._consumer = consumer(settings, group or f"{settings.group}.reader", **{"enable.partition.eof": True})
+        properties = {"enable.partition.eof": True, "fetch.wait.max.ms": _FETCH_WAIT_MS}
+        self._consumer = consumer(settings, group or f"{settings.group}.reader", **properties)
         places = partitions_of(settings, [topic], self._consumer)
         starts = starts or {}
         self._consumer.assign(
@@ -95,10 +98,10 @@ class TopicReader:
 
 def partitions_of(settings: KafkaSettings, topics: list[str], client: Any = None) -> list[Place]:
     """Every partition of the topics. Raises `KafkaError`, also for a topic that is missing."""
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     places: list[Place] = []
     for topic in topics:
-        with kafka_errors(settings, f"looking at {topic}"):
+        with kafka_errors(settings, f"looking at {topic}", client):
             found = client.list_topics(topic, timeout=settings.request_seconds).topics[topic]
         if found.error is not None or not found.partitions:
             raise KafkaError(
@@ -119,10 +122,13 @@ def offsets(
     from confluent_kafka.admin._listoffsets import OffsetSpec
 
     spec: OffsetSpec = (OffsetSpec.latest if latest else OffsetSpec.earliest)()  # type: ignore[no-untyped-call]
-    answers = (client or admin(settings)).list_offsets(
-        {TopicPartition(topic, number): spec for topic, number in places},
-        isolation_level=IsolationLevel.READ_COMMITTED,
-        request_timeout=settings.request_seconds,
-    )
-    with kafka_errors(settings, "asking for offsets"):
+    asked = {TopicPartition(*place): spec for place in places}
+    client = admin(settings) if client is None else client  # the futures are never done once the client is gone
+
+    def ask() -> dict[Place, int]:
+        answers = client.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=settings.request_seconds
+        )
         return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
+
+    return insisted(settings, "asking for offsets", ask)

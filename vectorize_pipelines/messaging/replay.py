@@ -6,28 +6,37 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from vectorize_pipelines.messaging.clients import consumer, kafka_errors, producer
+from vectorize_pipelines.messaging.clients import consumer, kafka_errors, produce, producer
 from vectorize_pipelines.messaging.dead_letters import (
     ATTEMPTS_HEADER,
     StoredLetter,
     matches,
     stored_letter,
 )
+from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.reading import TopicReader, partitions_of
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replay_group, replayed_offsets
-from vectorize_pipelines.messaging.topics import TopicNames
+from vectorize_pipelines.messaging.topics import TopicNames, oldest_kept
 from vectorize_pipelines.settings import KafkaSettings
 
 BATCH_LETTERS = 500
+#: So long a replayed letter may wait in its topic.
+DRAIN_MARGIN_MS = 24 * 3600 * 1000
 
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What a replay did. `topics`: letters by the topic that they went to; `left_out`: outstanding letters that were
-    not asked for; `foreign`: messages of the topic that no run of this project wrote, which nothing replays."""
+    """What a replay did.
+
+    topics    letters by the topic that they went to
+    left_out  outstanding letters that were not asked for
+    expired   letters older than what their topic keeps: sent there they might be deleted before they are read
+    foreign   messages of the topic that no run of this project wrote, which nothing replays
+    """
 
     replayed: int = 0
     left_out: int = 0
+    expired: int = 0
     foreign: int = 0
     topics: dict[str, int] = field(default_factory=dict)
 
@@ -54,6 +63,7 @@ class _Replay:
         #: Of each partition in the pass so far: what is there and not replayed, and where the pass stands.
         self._skipped: dict[int, set[int]] = {}
         self._ends: dict[int, int] = {}
+        self._oldest: dict[str, int] = {}
 
     def run(self) -> ReplayCounts:
         sender = producer(self._settings, replay_group(self._settings))
@@ -79,20 +89,28 @@ class _Replay:
         self._ends[partition] = offset + 1
         if stored.is_replayed:
             return
-        full = self._limit is not None and self._counts.replayed + len(self._batch) >= self._limit
-        if stored.letter is not None and not full and matches(stored, self._reason, self._ids):
-            self._batch.append(stored)
-            return
         if stored.letter is None:
             self._counts.foreign += 1
-        else:
+            return
+        full = self._limit is not None and self._counts.replayed + len(self._batch) >= self._limit
+        if full or not matches(stored, self._reason, self._ids):
             self._counts.left_out += 1
-            self._skipped.setdefault(partition, set()).add(offset)
+        elif self._is_expired(stored.letter.origin):
+            self._counts.expired += 1
+        else:
+            self._batch.append(stored)
+            return
+        self._skipped.setdefault(partition, set()).add(offset)
+
+    def _is_expired(self, origin: Origin) -> bool:
+        if origin.topic not in self._oldest:
+            partitions_of(self._settings, [origin.topic])  # says so where it is missing
+            self._oldest[origin.topic] = oldest_kept(self._settings, origin.topic) + DRAIN_MARGIN_MS
+        return origin.timestamp_ms < self._oldest[origin.topic]
 
     def _send(self, sender: Producer, group: Consumer, replayed: dict[int, ReplayedOffsets]) -> None:
         if not self._batch:
             return
-        self._check_topics()
         positions = self._positions(replayed)
         timeout = self._settings.request_seconds
         with kafka_errors(self._settings, "replaying dead letters"):
@@ -119,11 +137,6 @@ class _Replay:
             positions.append(TopicPartition(self._topic, partition, offset, metadata))
         return positions
 
-    def _check_topics(self) -> None:
-        """A letter whose topic is gone would otherwise keep the transaction waiting until it times out."""
-        topics = {stored.letter.origin.topic for stored in self._batch if stored.letter}
-        partitions_of(self._settings, sorted(topics - self._counts.topics.keys()))
-
     def _count(self) -> None:
         for stored in self._batch:
             if stored.letter is not None:
@@ -137,16 +150,6 @@ def _produce(sender: Producer, stored: StoredLetter) -> None:
     letter = stored.letter
     if letter is None:
         return
-    headers: list[tuple[str, str | bytes | None]] = [*letter.headers, (ATTEMPTS_HEADER, str(letter.attempts).encode())]
-    while True:
-        try:
-            sender.produce(
-                letter.origin.topic,
-                key=letter.key,
-                value=letter.value,
-                headers=headers,
-                timestamp=letter.origin.timestamp_ms,
-            )
-            return
-        except BufferError:
-            sender.poll(0.1)
+    headers = [*letter.headers, (ATTEMPTS_HEADER, str(letter.attempts).encode())]
+    origin = letter.origin
+    produce(sender, origin.topic, key=letter.key, value=letter.value, headers=headers, timestamp=origin.timestamp_ms)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import consumer, kafka_errors
+from vectorize_pipelines.messaging.clients import consumer, insisted
 from vectorize_pipelines.messaging.reading import partitions_of
 from vectorize_pipelines.settings import KafkaSettings
 
@@ -83,11 +83,15 @@ def replayed_offsets(settings: KafkaSettings, topic: str, client: Any = None) ->
     """
     from confluent_kafka import TopicPartition
 
-    reader = client or consumer(settings, replay_group(settings))
+    # One that reads committed messages would wait for the transaction of a replay that was killed to time out.
+    reader = client or consumer(settings, replay_group(settings), **{"isolation.level": "read_uncommitted"})
     try:
         places = partitions_of(settings, [topic], reader)
-        with kafka_errors(settings, f"asking for the offsets of the group {replay_group(settings)}"):
-            committed = reader.committed([TopicPartition(*place) for place in places], timeout=settings.request_seconds)
+        committed = insisted(
+            settings,
+            f"asking for the offsets of the group {replay_group(settings)}",
+            lambda: reader.committed([TopicPartition(*place) for place in places], timeout=settings.request_seconds),
+        )
         try:
             return {each.partition: ReplayedOffsets.decode(each.offset, each.metadata) for each in committed}
         except ValueError as error:

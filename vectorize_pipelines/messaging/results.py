@@ -46,8 +46,8 @@ class ResultWaiter:
 
         Raises `KafkaError`.
         """
-        waiting = {task_id for task_id in task_ids if self._expected.get(task_id) is None}
-        wanted = [task_id for task_id in task_ids if task_id in self._expected]
+        wanted = [task_id for task_id in dict.fromkeys(task_ids) if task_id in self._expected]
+        waiting = {task_id for task_id in wanted if self._expected[task_id] is None}
         deadline = time.monotonic() + timeout
         if self._reader is None and waiting:
             self._reader = TopicReader(self._settings, self._topic, self._starts)
@@ -59,9 +59,12 @@ class ResultWaiter:
                     waiting.discard(event.task_id)
             if left <= 0:
                 break
-        found = {task_id: event for task_id in wanted if (event := self._expected[task_id]) is not None}
-        for task_id in found:
-            del self._expected[task_id]
+        found: dict[str, ResultEvent] = {}
+        for task_id in wanted:
+            final = self._expected[task_id]
+            if final is not None:
+                found[task_id] = final
+                del self._expected[task_id]
         return found
 
     def close(self) -> None:

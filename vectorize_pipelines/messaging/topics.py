@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: A request of a higher priority goes to the priority lane.
 NORMAL_PRIORITY = 0
+#: A broker's log.retention.hours, where nobody has changed it.
+DEFAULT_RETENTION_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +156,45 @@ def check_topics(settings: KafkaSettings) -> list[str]:
     return [f"{state.name} {problem}" for state in describe_topics(settings) for problem in state.problems]
 
 
+def check_offset_retention(settings: KafkaSettings) -> list[str]:
+    """Whether the cluster remembers offsets for as long as the messages are there; in words where it does not.
+
+    A group that has been idle for longer than the broker's `offsets.retention.minutes` begins anew: requests would be
+    drained once more, dead letters offered once more. Raises `KafkaError`.
+    """
+    from confluent_kafka.admin._config import ConfigResource
+
+    longest = max(int(plan.config.get("retention.ms", DEFAULT_RETENTION_MS)) for plan in planned_topics(settings))
+    client = admin(settings)
+    with kafka_errors(settings, "describing a broker", client):
+        broker = min(client.list_topics(timeout=settings.request_seconds).brokers)
+        resource = ConfigResource(ConfigResource.Type.BROKER, str(broker))
+        answer = client.describe_configs([resource], request_timeout=settings.request_seconds)[resource].result()
+    minutes = int(answer["offsets.retention.minutes"].value)
+    if minutes * 60_000 >= longest:
+        return []
+    return [
+        f"the brokers forget the offsets of a group that is idle for {minutes} minutes (offsets.retention.minutes), "
+        f"and keep messages for {longest // 60_000}: set it to at least that, or an idle group takes messages once more"
+    ]
+
+
+def oldest_kept(settings: KafkaSettings, topic: str) -> int:
+    """Messages of an earlier time than this, in milliseconds since 1970, may be deleted at once.
+
+    Raises `KafkaError`.
+    """
+    from confluent_kafka.admin._config import ConfigResource
+
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    client = admin(settings)
+    with kafka_errors(settings, f"describing the topic {topic}"):
+        config = client.describe_configs([resource], request_timeout=settings.request_seconds)[resource].result()
+    retention = int(config["retention.ms"].value)
+    deletes = "delete" in config["cleanup.policy"].value
+    return time.time_ns() // 1_000_000 - retention if deletes and retention >= 0 else 0
+
+
 def partition_counts(settings: KafkaSettings) -> dict[str, int]:
     """The number of partitions of each topic of this prefix that is there. Raises `KafkaError`."""
     names = {plan.name for plan in planned_topics(settings)}
@@ -166,7 +207,7 @@ def partition_counts(settings: KafkaSettings) -> dict[str, int]:
 
 def _partition_counts(settings: KafkaSettings, client: "AdminClient") -> dict[str, tuple[int, int]]:
     """Partitions and replicas of every topic of the cluster."""
-    with kafka_errors(settings, "listing the topics"):
+    with kafka_errors(settings, "listing the topics", client):
         topics = client.list_topics(timeout=settings.request_seconds).topics
     return {
         name: (len(topic.partitions), min((len(each.replicas) for each in topic.partitions.values()), default=0))

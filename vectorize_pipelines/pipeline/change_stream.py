@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from itertools import compress
 
 import numpy as np
@@ -21,6 +22,7 @@ from vectorize_pipelines.encoders.protocol import EngineChoice
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Change, Receipt
 from vectorize_pipelines.pipeline.encoding import ItemEncoder
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.planning import Plan, Planner
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -36,6 +38,7 @@ SECONDS_PER_BATCH = 5.0
 class ChangeStream(EmbeddingStream):
     """The stream of one run for one collection.
 
+    physical           the collection behind the alias that the run's model is the model of
     announce           called with source ids before their rows change
     acknowledged       called with receipts and the days that were touched, once the store has what they stand for
     all_days_reported  called by `reported`
@@ -45,6 +48,7 @@ class ChangeStream(EmbeddingStream):
     changes: Generator[Change, None, None]
     planner: Planner
     collection: str
+    physical: str
     model: str
     run_id: str
     items: ItemEncoder
@@ -52,6 +56,7 @@ class ChangeStream(EmbeddingStream):
     acknowledged: Callable[[Sequence[Receipt], Iterable[str]], None]
     settings: PipelineSettings
     expected: int | None = None
+    outage: Outage = field(default_factory=Outage)
     resources: ExitStack = field(default_factory=ExitStack)
     totals: Totals = field(default_factory=Totals)
     failures: list[Failure] = field(default_factory=list)
@@ -62,12 +67,13 @@ class ChangeStream(EmbeddingStream):
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self.settings.queue_batches
         plans = prefetch(self._read(), depth, "vectorize-read")
-        batches = prefetch(self._encode(plans), depth, "vectorize-encode")
+        batches = prefetch(self._encode(plans), depth, "vectorize-encode", self.outage)
         self.resources.callback(batches.close)
         yield from batches
 
     def close(self) -> None:
         self.interrupt()
+        self.outage.close()
         self.resources.close()
 
     def reported(self) -> None:
@@ -105,23 +111,23 @@ class ChangeStream(EmbeddingStream):
             self.touched.update(plan.totals)
             self.failures.extend(plan.failures)
 
+        items = [row.item for row in plan.rows]
+        ids, days, weights = [row.id for row in plan.rows], [row.day for row in plan.rows], _weights(plan)
+        models = [self.model] * len(ids)
+        contents = {row.id: row.item.content for row in plan.rows if isinstance(row.item.content, bytes)}
+        plan.release()
         stale = [In("id", tuple(plan.stale_ids)), In("source_id", tuple(plan.vanished))]
         return EmbeddingBatch(
             collection=self.collection,
             announce=lambda _: self.announce(plan.sources),
-            records=make_records(
-                [row.id for row in plan.rows],
-                [row.item for row in plan.rows],
-                [row.day for row in plan.rows],
-                vectors,
-                made,
-                [self.model] * len(plan.rows),
-                run_id=self.run_id,
-            ),
+            records=make_records(ids, items, days, vectors, made, models, run_id=self.run_id),
             stale=[filter_ for filter_ in stale if filter_.values],
             totals=plan.totals,
-            weights=_weights(plan),
+            weights=weights,
             acknowledge=acknowledge,
+            physical=self.physical,
+            contents=contents,
+            keep=partial(self.items.keep, items, vectors),
         )
 
     def _vectors(self, plan: Plan) -> tuple[npt.NDArray[np.float32], list[datetime]]:

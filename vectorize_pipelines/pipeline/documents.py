@@ -16,7 +16,9 @@ from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
+from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import ItemError, SettingsError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
 from vectorize_pipelines.settings import DocumentSettings, Settings
@@ -33,25 +35,42 @@ def corpus_source(settings: Settings, path: str) -> FileSource:
     return FileSource(path, SUPPORTED_SUFFIXES, settings.corpus.include, settings.corpus.exclude)
 
 
+def corpus_default(settings: Settings) -> InForce:
+    """What documents are embedded with where their collection was never embedded again."""
+    return InForce(settings.models.text, settings.models.dimension)
+
+
 def compare_corpus(settings: Settings) -> Comparison:
     """What a drain run of the configured corpus would find to do; reads no file, asks no store and fetches no model.
 
     Raises `ModelNotFetchedError` where the model is not on this machine.
     """
-    reader = DocumentReader(settings, settings.models.text, fetch=False)
+    now = in_force(settings, settings.corpus.collection, "", corpus_default(settings))
+    reader = DocumentReader(settings, now, fetch=False)
     return compare_folder(settings, settings.corpus.collection, corpus_source(settings, settings.corpus.path), reader)
 
 
 class Cutting:
     """How documents are cut for one model: to its length, by its own tokenizer. Making one loads no model."""
 
-    def __init__(self, settings: Settings, model: str, *, dimension: int | None = None, fetch: bool = True):
-        """`dimension`: that of the vectors; None is the model's own. Raises as `DocumentReader`."""
-        self._documents = settings.documents
+    def __init__(
+        self,
+        settings: Settings,
+        model: str,
+        *,
+        dimension: int | None = None,
+        limits: tuple[int, int] | None = None,
+        fetch: bool = True,
+    ):
+        """`dimension`: that of the vectors; None is the model's own. Raises as `DocumentReader`.
+
+        `limits`: longest chunk and overlap, in tokens; None: as the settings have them for the model.
+        """
         self._cache = home.model_cache(settings)
         self.spec = describe_model(model, dimension=dimension, cache_directory=self._cache, fetch=fetch)
-        self._limits = self._chunk_limits()
-        self.model = f"{self.spec.fingerprint} {chunker_fingerprint(*self._limits)}"
+        self._limits = limits or chunk_limits(settings, self.spec)
+        self.chunker = chunker_fingerprint(*self._limits)
+        self.model = f"{self.spec.fingerprint} {self.chunker}"
         self._chunker: Chunker | None = None
 
     def items(
@@ -85,17 +104,21 @@ class Cutting:
             for chunk in self._chunker.chunks(document)
         ]
 
-    def _chunk_limits(self) -> tuple[int, int]:
-        """Longest chunk and overlap, in tokens."""
-        longest = self._documents.chunk_tokens or self.spec.max_length or DEFAULT_CHUNK_TOKENS
-        overlap = self._documents.overlap_tokens
-        if self.spec.max_length is not None and longest > self.spec.max_length:
-            raise SettingsError(
-                f"documents.chunk_tokens is {longest}, but {self.spec.name} takes at most {self.spec.max_length} tokens"
-            )
-        if overlap * 2 > longest:
-            raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
-        return longest, overlap
+
+def chunk_limits(settings: Settings, spec: EncoderSpec) -> tuple[int, int]:
+    """Longest chunk and overlap, in tokens, as the settings have them for a model.
+
+    Raises `SettingsError` where they do not fit it.
+    """
+    longest = settings.documents.chunk_tokens or spec.max_length or DEFAULT_CHUNK_TOKENS
+    overlap = settings.documents.overlap_tokens
+    if spec.max_length is not None and longest > spec.max_length:
+        raise SettingsError(
+            f"documents.chunk_tokens is {longest}, but {spec.name} takes at most {spec.max_length} tokens"
+        )
+    if overlap * 2 > longest:
+        raise SettingsError(f"documents.overlap_tokens is {overlap}: more than half of a chunk of {longest} tokens")
+    return longest, overlap
 
 
 class DocumentReader:
@@ -103,14 +126,16 @@ class DocumentReader:
 
     may_refuse = False
 
-    def __init__(self, settings: Settings, model: str, *, fetch: bool = True):
+    def __init__(self, settings: Settings, now: InForce, *, fetch: bool = True):
         """Raises `UnknownModelError`, and `SettingsError` where the chunks do not fit the model.
 
         With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
         """
-        self._cutting = Cutting(settings, model, dimension=settings.models.dimension, fetch=fetch)
+        self._cutting = Cutting(settings, now.model, dimension=now.dimension, limits=now.limits, fetch=fetch)
         self.spec, self.model = self._cutting.spec, self._cutting.model
-        self.fingerprint = f"{self.model} {_reading(settings.documents)}"
+        reading = f"{self._cutting.chunker} {_reading(settings.documents)}"
+        self.fingerprint = f"{self.spec.fingerprint} {reading}"
+        self.as_now = frozenset(f"{fingerprint} {reading}" for fingerprint in now.same_rows)
         documents = settings.documents
         self.limits = f"bytes={documents.max_file_bytes} decompressed={documents.max_decompressed_bytes}"
         self._pool = ParserPool(settings.documents)

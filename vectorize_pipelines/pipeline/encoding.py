@@ -64,6 +64,10 @@ class ItemEncoder:
         totals.spread("cache", self._reuse.seconds - before, Counter(days))
         return vectors, refused
 
+    def keep(self, items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:
+        """Puts vectors of shape (n, dimension) into the embedding cache, unless it is off. Called from any thread."""
+        self._reuse.secure({content_key(item): (item, vector) for item, vector in zip(items, vectors, strict=True)})
+
     def _fill(
         self, items: Sequence[Item], days: Sequence[str], vectors: npt.NDArray[np.float32], totals: Totals
     ) -> dict[int, ItemError]:

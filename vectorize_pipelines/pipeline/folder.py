@@ -23,6 +23,7 @@ from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.change_stream import SECONDS_PER_BATCH, ChangeStream
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.encoding import ItemEncoder
+from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.pipeline.planning import Planner
 from vectorize_pipelines.pipeline.reuse import configured_reuse
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -51,6 +52,7 @@ class Reader(Protocol):
     spec         the model
     model        fingerprint of model and way of cutting, as it is written into the records
     fingerprint  `model` and every setting that decides what is read out of a file
+    as_now       further fingerprints: what was read under them is up to date under `fingerprint`
     limits       the settings by which a file may be refused
     may_refuse   whether a file is a single item, which the encoder may refuse when it looks at its content
     """
@@ -58,6 +60,7 @@ class Reader(Protocol):
     spec: EncoderSpec
     model: str
     fingerprint: str
+    as_now: frozenset[str]
     limits: str
     may_refuse: bool
 
@@ -144,7 +147,7 @@ def compare(
 def compare_folder(settings: Settings, collection: str, source: FileSource, reader: Reader) -> Comparison:
     """What a drain run would find to do; reads no file and asks no store."""
     with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
-        known = {name: entry for name, entry in manifest.entries().items() if source.holds(name)}
+        known = {name: entry for name, entry in _entries(manifest, reader).items() if source.holds(name)}
     return compare(source.list(), known, (), source, reader)
 
 
@@ -165,10 +168,10 @@ def open_folder(
     with ExitStack() as resources:
         _lock(home.manifest_lock(settings, request.collection), resources)
         listing = source.list()  # not before: another run may have embedded files that came meanwhile
-        store.ensure_collection(request.collection, reader.spec)
+        physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
-        known, stored = _trusted(manifest.entries(), source, store, request)
+        known, stored = _trusted(_entries(manifest, reader), source, store, physical, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
         work = compare(listing, known, stored, source, reader)
         if request.mode == "replay":
@@ -178,23 +181,22 @@ def open_folder(
             work = replace(work, changed=everything, unchanged=())
         totals, failures = _unchanged(work.unchanged, days)
         resources.enter_context(reader)
+        outage = configured_outage(settings)
         return ChangeStream(
             changes=_changes(reader, work, known, stored, request),
-            planner=Planner(store, request.collection, reader.model, days, force=request.force),
+            planner=Planner(
+                store, request.collection, physical, reader.model, days, force=request.force, outage=outage
+            ),
             collection=request.collection,
+            physical=physical,
             model=reader.model,
             run_id=request.run_id,
-            items=ItemEncoder(
-                reader.spec.dimension,
-                lambda: lease_encoder(request.model),
-                configured_reuse(settings, reader.spec, force=request.force),
-                most_rows=settings.pipeline.batch_items,
-                seconds_per_batch=SECONDS_PER_BATCH,
-            ),
+            items=_item_encoder(settings, request, reader.spec, lease_encoder),
             announce=manifest.forget,
             acknowledged=_acknowledge(manifest),
             settings=settings.pipeline,
             expected=len(work.changed) + len(work.unchanged),
+            outage=outage,
             resources=resources.pop_all(),
             totals=totals,
             failures=failures,
@@ -202,6 +204,21 @@ def open_folder(
             interrupt=reader.close,
             all_days_reported=manifest.days_reported,
         )
+
+
+def _item_encoder(
+    settings: Settings,
+    request: FolderRequest,
+    spec: EncoderSpec,
+    lease_encoder: Callable[[str], AbstractContextManager[Encoder]],
+) -> ItemEncoder:
+    return ItemEncoder(
+        spec.dimension,
+        lambda: lease_encoder(request.model),
+        configured_reuse(settings, spec, force=request.force),
+        most_rows=settings.pipeline.batch_items,
+        seconds_per_batch=SECONDS_PER_BATCH,
+    )
 
 
 def _lock(file: Path, resources: ExitStack) -> None:
@@ -215,8 +232,18 @@ def _lock(file: Path, resources: ExitStack) -> None:
     resources.callback(lock.release)
 
 
+def _entries(manifest: Manifest, reader: Reader) -> dict[str, ManifestEntry]:
+    """What the manifest knows, in the terms of this reader: a change of the model has left files as they were."""
+    now = dict.fromkeys(reader.as_now, reader.fingerprint)
+    now |= {f"{before} {reader.limits}": f"{reader.fingerprint} {reader.limits}" for before in reader.as_now}
+    return {
+        name: replace(entry, fingerprint=now[entry.fingerprint]) if entry.fingerprint in now else entry
+        for name, entry in manifest.entries().items()
+    }
+
+
 def _trusted(
-    entries: dict[str, ManifestEntry], source: FileSource, store: VectorStore, request: FolderRequest
+    entries: dict[str, ManifestEntry], source: FileSource, store: VectorStore, physical: str, request: FolderRequest
 ) -> tuple[dict[str, ManifestEntry], dict[str, int]]:
     """The manifest's entries of this source that agree with the store, and the store's rows of each source.
 
@@ -226,9 +253,9 @@ def _trusted(
     known = {name: entry for name, entry in entries.items() if source.holds(name)}
     below = Or((Equal("source_id", source.root), Prefix("source_id", source.root.rstrip("/") + "/")))
     expected_rows = sum(entry.rows for entry in known.values())
-    if not request.reconcile and store.count(request.collection, below) == expected_rows:
+    if not request.reconcile and store.count(physical, below) == expected_rows:
         return known, {}
-    stored = store.count_by(request.collection, "source_id", below)
+    stored = store.count_by(physical, "source_id", below)
     agreeing = {name: entry for name, entry in known.items() if entry.rows == stored.get(name, 0)}
     if len(agreeing) < len(known):
         logger.warning(

@@ -14,6 +14,7 @@ from typing import Self
 from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.errors import ItemError, SettingsError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.images.decoding import SUPPORTED_SUFFIXES, ImageLimits, read_header
 from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.pipeline.folder import Comparison, Reading, compare_folder
@@ -44,13 +45,19 @@ def gallery_path(settings: Settings) -> str:
     return settings.gallery.path
 
 
+def gallery_default(settings: Settings) -> InForce:
+    """What images are embedded with where their collection was never embedded again."""
+    return InForce(settings.models.image)
+
+
 def compare_gallery(settings: Settings) -> Comparison:
     """What a drain run of the configured gallery would find to do; reads no file, asks no store and fetches no model.
 
     Raises `ModelNotFetchedError` where the model is not on this machine.
     """
     source = gallery_source(settings, gallery_path(settings))
-    reader = ImageReader(settings, settings.models.image, fetch=False)
+    now = in_force(settings, settings.gallery.collection, "", gallery_default(settings))
+    reader = ImageReader(settings, now, fetch=False)
     return compare_folder(settings, settings.gallery.collection, source, reader)
 
 
@@ -59,16 +66,19 @@ class ImageReader:
 
     may_refuse = True
 
-    def __init__(self, settings: Settings, model: str, *, fetch: bool = True):
+    def __init__(self, settings: Settings, now: InForce, *, fetch: bool = True):
         """Raises `UnknownModelError`, and `SettingsError` where the model takes no images.
 
         With `fetch` false a model that is not on this machine raises `ModelNotFetchedError`.
         """
-        self.spec = describe_model(model, cache_directory=home.model_cache(settings), fetch=fetch)
+        cache = home.model_cache(settings)
+        self.spec = describe_model(now.model, dimension=now.dimension, cache_directory=cache, fetch=fetch)
         if Modality.IMAGE not in self.spec.modalities:
-            raise SettingsError(f"{model} takes no images; choose a CLIP model in models.image, such as ViT-B/32")
+            raise SettingsError(f"{now.model} takes no images; choose a CLIP model in models.image, such as ViT-B/32")
         self.model = self.spec.fingerprint
-        self.fingerprint = f"{self.model} reader=image/{READER_VERSION}"
+        reading = f"reader=image/{READER_VERSION}"
+        self.fingerprint = f"{self.model} {reading}"
+        self.as_now = frozenset(f"{fingerprint} {reading}" for fingerprint in now.same_rows)
         self._limits = ImageLimits(settings.images.max_file_bytes, settings.images.max_pixels)
         self.limits = f"bytes={self._limits.max_bytes} pixels={self._limits.max_pixels}"
         self._threads: ThreadPoolExecutor | None = None

@@ -14,14 +14,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.items import Item, Modality
 from vectorize_pipelines.pipeline.changes import Change, Changed, Days, Failed, Receipt, Touched, Vanished
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import RECORD_FIELDS, record_id
 from vectorize_pipelines.stores.contents import vectors_of
-from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.filters import Filter, In
 from vectorize_pipelines.stores.protocol import VectorStore
 
 #: Changes that bring no items, and are looked up together.
@@ -61,21 +63,39 @@ class Plan:
     failures: list[Failure] = field(default_factory=list)
     refusable: dict[str, Changed] = field(default_factory=dict)
 
+    def release(self) -> None:
+        """Lets go of the content, once records are made of it: what remains may have to wait for long."""
+        self.rows, self.refusable = [], {}
+
 
 class Planner:
     """Plans changes for one collection and one model.
 
-    `model` is the fingerprint written into the records. With `force`, every item is encoded anew.
+    `collection` is the alias, which makes the ids; rows are looked up in `physical`, which stays this model's when the
+    alias is switched meanwhile. `model` is the fingerprint written into the records. With `force`, every item is
+    encoded anew.
     """
 
-    def __init__(self, store: VectorStore, collection: str, model: str, days: Days, *, force: bool):
+    def __init__(
+        self,
+        store: VectorStore,
+        collection: str,
+        physical: str,
+        model: str,
+        days: Days,
+        *,
+        force: bool,
+        outage: Outage | None = None,
+    ):
         self._store = store
+        self._outage = outage or Outage()
         self._collection = collection
+        self._physical = physical
         self._model = model
         self._days = days
         self._force = force
         # Who holds the source's lock is the only writer of its rows, so an empty collection stays so until we write.
-        self._nothing_there = store.count(collection) == 0
+        self._nothing_there = store.count(physical) == 0
 
     def plans(self, changes: Iterable[Change], rows_together: Callable[[], int]) -> Iterator[Plan]:
         """Plans of about `rows_together()` rows, asked for each group; a source's receipt comes with its last row.
@@ -181,8 +201,14 @@ class Planner:
         """Rows of vanished sources are counted, not looked at: there may be any number of them."""
         if plan.vanished and not self._nothing_there:
             where = In("source_id", tuple(plan.vanished))
-            for day, rows in self._store.count_by(self._collection, "partition", where).items():
+            for day, rows in self._counted_by_day(where).items():
                 plan.totals.of(day).deleted += rows
+
+    def _counted_by_day(self, where: Filter) -> dict[str, int]:
+        return self._outage.wait_out(lambda: self._store.count_by(self._physical, "partition", where))
+
+    def _fetched(self, where: Filter, columns: Sequence[str]) -> pa.Table:
+        return self._outage.wait_out(lambda: self._store.fetch(self._physical, where, columns))
 
     def _existing_rows(self, group: Sequence[Change]) -> dict[str, dict[str, _StoredRow]]:
         """Source id -> row id -> row, without vectors; the text only where the source itself is not read."""
@@ -193,7 +219,7 @@ class Planner:
         others = tuple(change.source_id for change in group if isinstance(change, Changed))
         for sources, columns in ((touched, (*FIELDS_BUT_TEXT, "text")), (others, FIELDS_BUT_TEXT)):
             if sources:
-                for row in self._store.fetch(self._collection, In("source_id", sources), columns).to_pylist():
+                for row in self._fetched(In("source_id", sources), columns).to_pylist():
                     row["metadata"] = json.loads(row["metadata"])
                     found.setdefault(row["source_id"], {})[row["id"]] = row
         return found
@@ -208,7 +234,7 @@ class Planner:
         if not wanted:
             return {}
         columns = ("id", "content_hash", "embedded_at", "vector")
-        table = self._store.fetch(self._collection, In("id", tuple(wanted)), columns)
+        table = self._fetched(In("id", tuple(wanted)), columns)
         vectors = vectors_of(table)
         return {
             row["id"]: (vectors[n], row["embedded_at"])

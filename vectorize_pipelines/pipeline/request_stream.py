@@ -36,11 +36,12 @@ from vectorize_pipelines.messaging.messages import (
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
+from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.pipeline.request_report import Poison, Report
 from vectorize_pipelines.pipeline.request_writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
 from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, UnusableModelError, Work, occurred
 from vectorize_pipelines.pipeline.reuse import configured_reuse
-from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
+from vectorize_pipelines.pipeline.stream import PROGRESS_INTERVAL_SECONDS, EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.request_state import RequestState
@@ -133,6 +134,8 @@ class RequestStream(EmbeddingStream):
     ):
         self.totals, self.failures, self.touched = Totals(), [], set()
         self.counts = RunCounts()
+        # Messages wait in their topics: of an outage only what has been encoded already is borne.
+        self.outage = configured_outage(settings)
         self._settings = settings
         self._modality = modality
         self._run_id = run_id
@@ -167,6 +170,7 @@ class RequestStream(EmbeddingStream):
             yield from batches
 
     def close(self) -> None:
+        self.outage.close()
         self._reader.close()
         self._resources.close()
 
@@ -193,17 +197,18 @@ class RequestStream(EmbeddingStream):
 
     def progress(self) -> str:
         figures = self.figures()
-        waited = max(0.0, time.time() - self.counts.newest_ms / 1000) if self.counts.newest_ms else 0.0
+        oldest = f", the oldest for about {max(0.0, time.time() - self.counts.newest_ms / 1000):.1f} s"
         return (
             f"{figures['messages']} messages ({figures['messages_per_second']} a second), about {figures['lag']} "
-            f"waiting, the last one taken was {waited:.1f} s old; {figures['dead_letters']} dead letters; "
-            f"at {self._report.standing() or 'the beginning'}{self._why_ended and '; ended: ' + self._why_ended}"
+            f"waiting{oldest if figures['lag'] and self.counts.newest_ms else ''}; {figures['dead_letters']} dead "
+            f"letters; at {self._report.standing() or 'the beginning'}"
+            f"{self._why_ended and '; ended: ' + self._why_ended}"
         )
 
     # The reading thread
 
     def _units(self) -> Generator[Unit, None, None]:
-        last_message = last_look = time.monotonic()
+        last_message = last_look = last_said = time.monotonic()
         while True:
             started = time.perf_counter()
             polled = self._source.poll(self._messages_together())
@@ -219,6 +224,10 @@ class RequestStream(EmbeddingStream):
             if now - last_look >= LOOK_SECONDS or not polled.messages:
                 last_look = now
                 self._lag = self._source.lag()
+                if now - max(last_message, last_said) >= PROGRESS_INTERVAL_SECONDS:
+                    # Whoever writes the batches says how far the run is, and none come.
+                    last_said = now
+                    logger.info("%s: nothing arrives; %s", self.collection, self.progress())
                 self._why_ended = self._reason_to_end(now, last_message) or ""
                 if self._why_ended:
                     return
@@ -277,7 +286,7 @@ class RequestStream(EmbeddingStream):
                 work.state = RequestState.CANCELLED
                 continue
             try:
-                work.target = self._targets.of(work.request)
+                work.target = self.outage.wait_out(partial(self._targets.of, work.request))
             except ItemError as error:
                 work.fail(error)
         self._reader.read([work for work in unit.works if work.state is RequestState.PROCESSING])
@@ -307,7 +316,7 @@ class RequestStream(EmbeddingStream):
     def _deletions(self, unit: Unit) -> Iterator[EmbeddingBatch]:
         if unit.tombstones:
             deletion = Deletion(self._store, self._versions, unit.tombstones)
-            for collection in deletion.noted(self.collection):
+            for collection in self.outage.wait_out(partial(deletion.noted, self.collection)):
                 yield self._batch(collection, deletion.announce)
 
     def _groups(self, unit: Unit) -> Iterator[EmbeddingBatch]:
@@ -332,17 +341,25 @@ class RequestStream(EmbeddingStream):
         counted = set(map(id, live))
         kept = [id(work) in counted for work in works for _ in work.items]
         items = [item for work in live for item in work.items]
+        vectors = vectors[kept]
+        ids = [record_id(collection, item.source_id, item.item_index) for item in items]
         records = make_records(
-            [record_id(collection, item.source_id, item.item_index) for item in items],
+            ids,
             items,
             [work.day for work in live for _ in work.items],
-            vectors[kept],
+            vectors,
             [time for time, keep in zip(made, kept, strict=True) if keep],
             [model for work in live for model in work.models],
             run_id=self._run_id,
         )
-        write = RequestWrite(self._store, self._versions, self._sources, live, records, totals, self._report.cancelled)
-        return self._batch(collection, partial(self._announce, write), records)
+        write = RequestWrite(self._store, self._versions, self._sources, live, totals, self._report.cancelled)
+        batch = self._batch(collection, partial(self._announce, write), records)
+        batch.physical = target.physical
+        batch.contents = {
+            id_: item.content for id_, item in zip(ids, items, strict=True) if isinstance(item.content, bytes)
+        }
+        batch.keep = partial(self._encoder(target).keep, items, vectors)
+        return batch
 
     def _announce(self, write: RequestWrite, batch: EmbeddingBatch) -> None:
         """Runs in the writer's thread: what was cancelled while it was encoded is not written any more."""
@@ -358,7 +375,8 @@ class RequestStream(EmbeddingStream):
         models = [model for work in works for model in work.models]
         vectors = np.empty((len(items), target.spec.dimension), dtype=np.float32)
         made = [datetime.now(UTC)] * len(items)
-        stored = {} if self._force else self._stored(collection, works, known)
+        look_up = partial(self._stored, collection, target.physical, works, known)
+        stored = {} if self._force else self.outage.wait_out(look_up)
         left: list[int] = []
         for n, item in enumerate(items):
             found = stored.get((item.source_id, item.content_hash, models[n]))
@@ -379,14 +397,15 @@ class RequestStream(EmbeddingStream):
         return vectors, made
 
     def _stored(
-        self, collection: str, works: Sequence[Work], known: Mapping[str, Known]
+        self, collection: str, physical: str, works: Sequence[Work], known: Mapping[str, Known]
     ) -> Mapping[tuple[str, str, str], tuple[Any, datetime]]:
         """(task id, content, model) -> vector and when it was made, of what the store has of these requests."""
-        asked = self._sources.may_have_rows(collection, [work.request.task_id for work in works], known)
+        names = [work.request.task_id for work in works]
+        asked = self._sources.may_have_rows(collection, physical, names, known)
         if not asked:
             return {}
         columns = ("source_id", "content_hash", "model", "embedded_at", "vector")
-        table = self._store.fetch(collection, In("source_id", tuple(asked)), columns)
+        table = self._store.fetch(physical, In("source_id", tuple(asked)), columns)
         vectors = vectors_of(table)
         rows = table.select(columns[:4]).to_pylist()
         return {

@@ -50,16 +50,18 @@ class KnownSources:
         """The newest message of each that has one."""
         return self._versions.known(collection, source_ids)
 
-    def may_have_rows(self, collection: str, source_ids: Sequence[str], known: Mapping[str, Known]) -> list[str]:
+    def may_have_rows(
+        self, collection: str, physical: str, source_ids: Sequence[str], known: Mapping[str, Known]
+    ) -> list[str]:
         """Those of the sources that the store has to be asked for."""
         if collection not in self._complete:
-            self._complete[collection] = self._is_complete(collection)
+            self._complete[collection] = self._is_complete(collection, physical)
         return [name for name in source_ids if name in known] if self._complete[collection] else list(source_ids)
 
-    def _is_complete(self, collection: str) -> bool:
+    def _is_complete(self, collection: str, physical: str) -> bool:
         if _COMPLETE in self._versions.known(collection, [_COMPLETE]):
             return True
-        if self._store.count(collection):
+        if self._store.count(physical):
             return False
         self._versions.record(collection, {_COMPLETE: _COMPLETE_VERSION})
         return True
@@ -68,7 +70,8 @@ class KnownSources:
 class RequestWrite:
     """The rows of some requests for one collection; of each `task_id` there is one request.
 
-    records    the rows of all of them, in their order, every one with its vector
+    A batch for these has, when it is first announced, the rows of all of them, in their order, each with its vector.
+
     encoding   what making the vectors took
     cancelled  whether a request has been cancelled meanwhile
     """
@@ -79,7 +82,6 @@ class RequestWrite:
         versions: SourceVersions,
         sources: KnownSources,
         works: Sequence[Work],
-        records: pa.Table,
         encoding: Totals,
         cancelled: Callable[[Work], bool],
     ):
@@ -87,31 +89,34 @@ class RequestWrite:
         self._versions = versions
         self._sources = sources
         self._works = works
-        self._records = records
+        self._records: pa.Table | None = None
         self._encoding = encoding
         self._cancelled = cancelled
 
     def announce(self, batch: EmbeddingBatch) -> None:
         """Narrows the batch to what has to be written, and adds what of the requests' earlier rows is stale."""
+        if self._records is None:  # not before: a batch that waits may have been laid aside
+            self._records = batch.records
         collection = batch.collection
         names = [work.request.task_id for work in self._works]
         known = self._sources.known(collection, names)
-        existing = self._existing(collection, self._sources.may_have_rows(collection, names, known))
+        asked = self._sources.may_have_rows(collection, batch.physical, names, known)
+        existing = self._existing(batch.physical, asked)
         live = [work for work in self._works if self._counts(work, known, existing)]
         self._versions.record(collection, {work.request.task_id: work.request.origin.version for work in live})
         live = self._not_deleted(collection, live)
         batch.totals = Totals()
         batch.totals.merge(self._encoding)
-        batch.records = self._records.filter(pa.array(self._mask(live, existing), pa.bool_()))
+        batch.records = self._records.filter(pa.array(self._mask(self._records, live, existing), pa.bool_()))
         _count(live, batch.totals)
         stale = [row["id"] for work in live for row in _stale(work, existing, batch.totals)]
         batch.stale = [In("id", tuple(stale))] if stale else []
 
-    def _existing(self, collection: str, names: Sequence[str]) -> dict[str, dict[str, _Row]]:
+    def _existing(self, physical: str, names: Sequence[str]) -> dict[str, dict[str, _Row]]:
         """Source id -> row id -> row, without vector and text."""
         found: dict[str, dict[str, _Row]] = {}
         if names:
-            table = self._store.fetch(collection, In("source_id", tuple(names)), FIELDS_BUT_TEXT)
+            table = self._store.fetch(physical, In("source_id", tuple(names)), FIELDS_BUT_TEXT)
             for row in table.to_pylist():
                 row["metadata"] = json.loads(row["metadata"])
                 found.setdefault(row["source_id"], {})[row["id"]] = row
@@ -146,11 +151,11 @@ class RequestWrite:
                 work.vectors = 0
         return [work for work in works if work.vectors or not work.items]
 
-    def _mask(self, live: Sequence[Work], existing: Mapping[str, Mapping[str, _Row]]) -> list[bool]:
+    def _mask(self, records: pa.Table, live: Sequence[Work], existing: Mapping[str, Mapping[str, _Row]]) -> list[bool]:
         """Of each row, whether it has to be written: those that are right already are left alone."""
         counted = set(map(id, live))
         mask: list[bool] = []
-        ids = self._records["id"].to_pylist()
+        ids = records["id"].to_pylist()
         for work in self._works:
             rows = existing.get(work.request.task_id)
             if id(work) not in counted or rows is None:

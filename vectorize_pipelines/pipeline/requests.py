@@ -20,11 +20,13 @@ from vectorize_pipelines.errors import (
     SettingsError,
     UnknownModelError,
 )
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.images.decoding import ImageLimits
 from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
 from vectorize_pipelines.messaging.messages import InlineDocument, Origin, ReceivedMessage, Request, RequestItem
 from vectorize_pipelines.pipeline.documents import Cutting
 from vectorize_pipelines.pipeline.images import image_item
+from vectorize_pipelines.pipeline.switching import settle
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import COLLECTION_CHARACTERS, Settings
 from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
@@ -51,11 +53,18 @@ class UnusableCollectionError(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a request's rows go, and by which model. `dimension` None is the model's own."""
+    """Where a request's rows go, and by which model.
+
+    physical   what stood behind the collection's name when the run looked: the one that holds this model's vectors
+    dimension  None is the model's own
+    limits     longest passage of a document and overlap, in tokens; None: as the settings say
+    """
 
     collection: str
+    physical: str
     model: str
     dimension: int | None
+    limits: tuple[int, int] | None
     spec: EncoderSpec
 
 
@@ -110,12 +119,7 @@ class Targets:
     @property
     def default_collection(self) -> str:
         """The collection of requests that name neither collection nor model."""
-        kafka = self._settings.kafka
-        return {
-            Modality.TEXT: kafka.text_collection,
-            Modality.IMAGE: kafka.image_collection,
-            Modality.DOCUMENT: kafka.document_collection,
-        }[self._modality]
+        return self._settings.kafka.collection(self._modality)
 
     @property
     def default_model(self) -> str:
@@ -139,29 +143,34 @@ class Targets:
     def _find(self, request: Request) -> Target:
         named = request.collection is not None or request.model_name is not None
         try:
-            collection, model = self._names(request)
-            own = self._settings.models.dimension if model == self._settings.models.text else None
-            spec = describe_model(model, dimension=own, cache_directory=home.model_cache(self._settings))
+            collection, now = self._names(request)
+            spec = describe_model(now.model, dimension=now.dimension, cache_directory=home.model_cache(self._settings))
         except UnknownModelError as error:
             if request.model_name is None:
                 raise
             raise UnusableModelError(f"model_name: {error}") from error
         try:
-            self._store.ensure_collection(collection, spec)
+            physical = self._store.ensure_collection(collection, spec).physical
         except ModelMismatchError as error:
             if not named:
                 raise
             raise UnusableCollectionError(f"collection: {error}") from error
-        return Target(collection, model, own, spec)
+        return Target(collection, physical, now.model, now.dimension, now.limits, spec)
 
-    def _names(self, request: Request) -> tuple[str, str]:
-        """Collection and model."""
+    def _names(self, request: Request) -> tuple[str, InForce]:
+        """The collection, and what it is embedded with."""
         default = self.default_collection
         if request.collection is None and request.model_name not in (None, self.default_model):
             assert request.model_name is not None, "None is among those that were left out"
-            return f"{default}-{model_slug(request.model_name)}"[:COLLECTION_CHARACTERS].rstrip("-"), request.model_name
-        collection = request.collection or default
-        return collection, request.model_name or self._model_of(collection) or self.default_model
+            collection = f"{default}-{model_slug(request.model_name)}"[:COLLECTION_CHARACTERS].rstrip("-")
+        else:
+            collection = request.collection or default
+        settle(self._settings, self._store, collection)
+        model = request.model_name or self._model_of(collection) or self.default_model
+        dimension = self._settings.models.dimension if model == self._settings.models.text else None
+        return collection, in_force(
+            self._settings, collection, request.model_name or "", InForce(model=model, dimension=dimension)
+        )
 
     def _model_of(self, collection: str) -> str | None:
         try:
@@ -179,7 +188,7 @@ class RequestReader:
         self._image_limits = ImageLimits(settings.images.max_file_bytes, settings.images.max_pixels)
         self._parsers = ParserPool(settings.documents)
         self._threads = ThreadPoolExecutor(FETCHING_THREADS, thread_name_prefix="fetch")
-        self._cuttings: dict[tuple[str, int | None], Cutting] = {}
+        self._cuttings: dict[tuple[object, ...], Cutting] = {}
 
     def close(self) -> None:
         """Ends what is going on; a second call does nothing."""
@@ -271,10 +280,12 @@ class RequestReader:
         work.models.extend([cutting.model] * len(items))
 
     def _cutting(self, target: Target) -> Cutting:
-        key = (target.model, target.dimension)
+        key = (target.model, target.dimension, target.limits)
         if key not in self._cuttings:
             try:
-                self._cuttings[key] = Cutting(self._settings, target.model, dimension=target.dimension)
+                self._cuttings[key] = Cutting(
+                    self._settings, target.model, dimension=target.dimension, limits=target.limits
+                )
             except SettingsError as error:  # the chunk length does not fit this model
                 raise UnusableModelError(str(error)) from error
         return self._cuttings[key]

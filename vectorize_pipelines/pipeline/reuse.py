@@ -76,6 +76,7 @@ class VectorReuse:
         """`fingerprint` is the model's own, whatever way documents are cut; `clock` gives seconds."""
         self._fingerprint = fingerprint
         self._open_cache = open_cache
+        self._open_once = open_cache
         self._mode = mode
         self._force = force
         self._clock = clock
@@ -111,7 +112,7 @@ class VectorReuse:
         A file that is not the one its item was made from, any more, is left out: its vector may be of either.
         """
         started = self._clock()
-        trusted = {key: vector for key, (item, vector) in encoded.items() if self._is_of_its_item(item)}
+        trusted = {key: vector for key, (item, vector) in encoded.items() if self._trusts(item)}
         self._remember(trusted)
         if trusted and self._opened():
             self._attempt(lambda cache: cache.put(self._fingerprint, trusted))
@@ -120,6 +121,25 @@ class VectorReuse:
         self.seconds += self._clock() - started
         self._judge()
         return set(trusted)
+
+    def secure(self, encoded: Mapping[bytes, tuple[Item, Vector]]) -> None:
+        """Puts what was encoded into the cache, also where it has been left alone. Called from any thread.
+
+        A file that is not the one its item was made from, any more, is left out.
+        """
+        if self._open_once is None:
+            return
+        try:
+            cache = self._open_once()
+            try:
+                cache.put(
+                    self._fingerprint,
+                    {key: vector for key, (item, vector) in encoded.items() if _is_of_its_item(item)},
+                )
+            finally:
+                cache.close()
+        except EmbeddingCacheError as error:
+            logger.warning("not all that was encoded is in the embedding cache: %s", error)
 
     def close(self) -> None:
         """Lets go of the cache."""
@@ -153,17 +173,8 @@ class VectorReuse:
         while len(self._recent) > REMEMBERED:
             self._recent.popitem(last=False)
 
-    def _is_of_its_item(self, item: Item) -> bool:
-        if not isinstance(item.content, Path):
-            return True
-        if not self._checks_files:
-            return False
-        try:
-            with item.content.open("rb") as file:
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-        except OSError:
-            return False
-        return digest.hexdigest() == item.content_hash
+    def _trusts(self, item: Item) -> bool:
+        return not isinstance(item.content, Path) or (self._checks_files and _is_of_its_item(item))
 
     def _judge(self) -> None:
         """Turns the cache off where it does not pay."""
@@ -182,6 +193,18 @@ class VectorReuse:
             )
             self._checks_files = False
             self.close()
+
+
+def _is_of_its_item(item: Item) -> bool:
+    """Whether what was encoded is what the item was made from: a file may have changed meanwhile."""
+    if not isinstance(item.content, Path):
+        return True
+    try:
+        with item.content.open("rb") as file:
+            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
+    except OSError:
+        return False
+    return digest.hexdigest() == item.content_hash
 
 
 def configured_reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:

@@ -11,23 +11,32 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
 from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
 from vectorize_pipelines.stores.protocol import VectorStore
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.pipeline.mirroring import Mirrors
 
 logger = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_SECONDS = 10.0
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
 BATCHES_BETWEEN_MAINTENANCE = 16
+
+
+def _nothing() -> None:
+    """What is called where there is nothing to do."""
 
 
 @dataclass(slots=True)
@@ -44,6 +53,10 @@ class EmbeddingBatch:
     totals     what the batch did, by day; its writer adds the time that writing took
     weights    rows written, by day
     exclusive  keeps other writers of the same sources away; a run that is the only one needs no lock for each batch
+    physical   the collection whose model made the vectors, as the alias stood when the run looked; empty: `collection`
+               as it stands now
+    contents   by id, what rows without a text were made from, where it is at hand: for other generations' vectors
+    keep       keeps the vectors where the next run finds them, should this one not get to write them
     """
 
     collection: str
@@ -54,6 +67,14 @@ class EmbeddingBatch:
     weights: Mapping[str, int]
     acknowledge: Callable[[], None]
     exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
+    physical: str = ""
+    contents: Mapping[str, bytes] = field(default_factory=dict)
+    keep: Callable[[], None] = _nothing
+
+    def secure(self) -> None:
+        """Calls `keep`, the first time only."""
+        keep, self.keep = self.keep, _nothing
+        keep()
 
 
 class EmbeddingStream(ABC):
@@ -67,6 +88,7 @@ class EmbeddingStream(ABC):
     failures    sources that could not be embedded
     touched     days of which something was written, deleted or refused, by an earlier run that was killed too
     expected    the number of sources, where it is known
+    outage      bears with a store that is away; without one such a store fails the run at once
     """
 
     collection: str
@@ -75,6 +97,7 @@ class EmbeddingStream(ABC):
     failures: list[Failure]
     touched: set[str]
     expected: int | None = None
+    outage: Outage = Outage()
 
     @abstractmethod
     def __iter__(self) -> Iterator[EmbeddingBatch]:
@@ -110,43 +133,49 @@ class EmbeddingStream(ABC):
         self.close()
 
 
-def write_batch(store: VectorStore, batch: EmbeddingBatch) -> None:
+def write_batch(store: VectorStore, batch: EmbeddingBatch, mirrors: "Mirrors | None" = None) -> None:
     """Writes a batch, deletes what it made stale, acknowledges it. Raises `StoreError` with nothing acknowledged.
 
     Killed between any two of these steps, the next run finds the source announced and not acknowledged: it reads it
-    again, finds the rows that are right, and completes the rest.
+    again, finds the rows that are right, and completes the rest. `mirrors` writes to every generation of a collection
+    that is being embedded again; without, the collection has one.
     """
     started = time.perf_counter()
-    with batch.exclusive():
-        batch.announce(batch)
-        if batch.records.num_rows:
-            store.upsert(batch.collection, batch.records)
-        for stale in batch.stale:
-            store.delete(batch.collection, stale)
+    if mirrors is not None:
+        mirrors.write(batch)
+    else:
+        with batch.exclusive():
+            batch.announce(batch)
+            if batch.records.num_rows:
+                store.upsert(batch.physical or batch.collection, batch.records)
+            for stale in batch.stale:
+                store.delete(batch.physical or batch.collection, stale)
     batch.totals.spread("write", time.perf_counter() - started, batch.weights)
     batch.acknowledge()
 
 
-def written(store: VectorStore, stream: EmbeddingStream) -> Iterator[EmbeddingBatch]:
+def written(store: VectorStore, stream: EmbeddingStream, mirrors: "Mirrors | None" = None) -> Iterator[EmbeddingBatch]:
     """Writes the stream batch by batch, giving each once it is acknowledged, and keeps the collections compact.
 
-    Raises as `write_batch` does; what was given before stays.
+    A store that is away is waited for (`pipeline.outage`), and only the write is tried again. Raises as `write_batch`
+    does; what was given before stays.
     """
+
+    def maintain(collection: str) -> None:
+        for name in [collection] if mirrors is None else mirrors.physicals(collection):
+            with suppress(CollectionNotFoundError):  # nobody has made it: all that there was so far was refused
+                stream.outage.wait_out(partial(store.maintain, name))
+
     collections: set[str] = set()
     for number, batch in enumerate(stream, 1):
-        write_batch(store, batch)
+        stream.outage.wait_out(partial(write_batch, store, batch, mirrors), began=batch.secure)
         collections.add(batch.collection)
         if number % BATCHES_BETWEEN_MAINTENANCE == 0:
-            _maintain(store, batch.collection)
+            maintain(batch.collection)
         yield batch
     if stream.touched:
         for collection in sorted(collections or {stream.collection}):
-            _maintain(store, collection)
-
-
-def _maintain(store: VectorStore, collection: str) -> None:
-    with suppress(CollectionNotFoundError):  # nobody has made it: all that there was so far was refused
-        store.maintain(collection)
+            maintain(collection)
 
 
 class ProgressLog:

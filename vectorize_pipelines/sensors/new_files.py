@@ -10,7 +10,7 @@ import dagster as dg
 
 from vectorize_pipelines.dead_runs import close_dead_runs
 from vectorize_pipelines.errors import ModelNotFetchedError, VectorizeError
-from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, embed_corpus, embed_gallery
+from vectorize_pipelines.jobs import COLLECTION_TAG, MODE_TAG, UNFINISHED, embed_corpus, embed_gallery
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline.documents import compare_corpus
 from vectorize_pipelines.pipeline.folder import Comparison
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 #: How long the same work is left alone after a run that did not get it done: doubled each time, up to an hour.
 FIRST_PAUSE_SECONDS = 60.0
 LONGEST_PAUSE_SECONDS = 3600.0
-
-_UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +67,7 @@ class WatchedFolder:
     def drain_is_under_way(self, instance: dg.DagsterInstance, collection: str) -> bool:
         """Whether a drain run of this collection has not ended."""
         tags = {MODE_TAG: "drain", COLLECTION_TAG: collection}
-        return instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=_UNFINISHED, tags=tags)) > 0
+        return instance.get_runs_count(dg.RunsFilter(job_name=self.job.name, statuses=UNFINISHED, tags=tags)) > 0
 
 
 CORPUS = WatchedFolder("corpus", "corpus_embeddings", embed_corpus, lambda settings: settings.corpus, compare_corpus)

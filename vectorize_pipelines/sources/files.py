@@ -21,6 +21,8 @@ from vectorize_pipelines.errors import SourceError
 
 #: Where fsspec's file systems put a file's modification time, and what identifies its version.
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
+#: Protocol -> the extra of this project that has its package.
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 _EARLIEST = int(datetime(1, 1, 2, tzinfo=UTC).timestamp())
 _LATEST = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
@@ -144,6 +146,8 @@ class FileSource:
             filesystem.invalidate_cache()  # a code server lives for days
             found = _find(filesystem, path)
             exists = bool(found) or filesystem.exists(path)
+        except ImportError as error:
+            raise SourceError(f"{self.root} cannot be listed: {_missing_package(self.root, error)}") from error
         except Exception as error:  # every file system has errors of its own
             raise SourceError(f"{self.root} cannot be listed: {type(error).__name__}: {error}") from error
         if not exists:
@@ -158,6 +162,12 @@ class FileSource:
                 source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
                 files[source_id] = _remote_file(source_id, info)
         return Listing(files, {})
+
+
+def _missing_package(url: str, error: ImportError) -> str:
+    """What to install for URLs like this one: an extra of this project where there is one."""
+    extra = EXTRAS.get(urlsplit(url).scheme)
+    return f"its package is not installed; `uv sync --extra {extra}` installs it" if extra else f"{error}"
 
 
 def normalised_root(root: str) -> str:

@@ -32,7 +32,8 @@ LANE_WAIT_SECONDS = 0.02
 MILLISECONDS = 1000
 #: Before every timestamp that a message can have: without one it is -1.
 _EARLIEST = -(2**63)
-_TELL_ENDS: dict[str, Any] = {"enable.partition.eof": True}
+#: Ends are told, and told soon: a broker that has nothing new answers after so long.
+_TELL_ENDS: dict[str, Any] = {"enable.partition.eof": True, "fetch.wait.max.ms": 100}
 
 
 @dataclass(frozen=True, slots=True)

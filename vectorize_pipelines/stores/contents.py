@@ -33,7 +33,7 @@ def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> Non
     raise ModelMismatchError(
         f"the collection {collection.name!r} ({collection.physical} in {collection.location}) holds vectors of "
         f"{collection.model} with {collection.dimension} dimensions, not of {spec.name} with {spec.dimension}; "
-        "use another collection, or embed this one again with the new model"
+        "use another collection, or embed this one again: `vectorize collections reembed NAME --model MODEL`"
     )
 
 

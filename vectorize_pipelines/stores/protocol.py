@@ -50,9 +50,13 @@ class Written:
     updated: int
 
 
-def physical_name(alias: str, spec: EncoderSpec) -> str:
-    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`."""
-    return f"{alias}__{model_slug(spec.name)}-{spec.dimension}"
+def physical_name(alias: str, spec: EncoderSpec, edition: int = 1) -> str:
+    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`; later editions end in `__2`, `__3`, …
+
+    A collection that is embedded again with a model of the same name, or cut otherwise, is another edition.
+    """
+    name = f"{alias}__{model_slug(spec.name)}-{spec.dimension}"
+    return name if edition == 1 else f"{name}__{edition}"
 
 
 def model_slug(model: str) -> str:
@@ -66,7 +70,8 @@ class VectorStore(ABC):
 
     `name` is an alias (or a physical name) wherever a method takes one; a name that does not exist raises
     `CollectionNotFoundError`. Any failure of the store raises `StoreError` and says whether anything was written;
-    the caller acknowledges nothing and may call again, since every write is idempotent.
+    the caller acknowledges nothing and may call again, since every write is idempotent. Where the same call may succeed
+    once the store is back, it is a `StoreUnavailableError`: a run waits and calls again.
     """
 
     kind: str
@@ -77,11 +82,11 @@ class VectorStore(ABC):
         """Called once a process for the store that the settings name; `home` is VECTORIZE_HOME."""
 
     @abstractmethod
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
         """Creates the collection and its alias where they are missing. Called at the start of every run.
 
-        With `aliased=False` the alias is left alone and the collection goes by its physical name: that is how a
-        collection is filled with another model's vectors before `set_alias` turns its readers to it.
+        With `aliased=False` the alias is left alone and the collection goes by its physical name, that of `edition`:
+        that is how a collection is filled with another model's vectors before `set_alias` turns its readers to it.
 
         Raises `ModelMismatchError` where the name stands for a collection of another model or dimension.
         """
@@ -138,6 +143,10 @@ class VectorStore(ABC):
         `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the
         nearest are taken, so `limit` rows come back where that many match.
         """
+
+    def searches_exactly(self, name: str) -> bool:
+        """Whether a search compares every vector now, as where no index has been built; False also where it may not."""
+        return False
 
     @abstractmethod
     def maintain(self, name: str) -> Mapping[str, int | float]:

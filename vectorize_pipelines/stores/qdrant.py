@@ -95,8 +95,8 @@ class QdrantStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        physical = physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
         named = name if aliased else physical
         with self._connection.explained(f"creating the collection {name!r}"), self._writing:
             info = self._found(named)
@@ -229,6 +229,11 @@ class QdrantStore(VectorStore):
             return self._scored(hits, result_schema(_dimension(info), RECORD_FIELDS))
 
     # ---- care
+
+    def searches_exactly(self, name: str) -> bool:
+        with self._connection.explained(f"looking up the index of {name!r}"):
+            info = self._info(name)
+            return self._connection.local or self._settings.exact or not info.indexed_vectors_count
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Indexes again what a bulk load has put off, be it one that died; a server compacts and indexes by itself.

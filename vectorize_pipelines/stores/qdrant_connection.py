@@ -19,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, StoreError, VectorizeError
+from vectorize_pipelines.errors import (
+    CollectionNotFoundError,
+    SettingsError,
+    StoreError,
+    StoreUnavailableError,
+    VectorizeError,
+)
 from vectorize_pipelines.stores.failures import failure_text, without_credentials
 from vectorize_pipelines.stores.servers import attempted, check_version, pauses, revealed, server_address
 
@@ -130,7 +136,9 @@ class Connection:
         """Without the client's own error as its cause, which may show the request's headers, and so the key."""
         where = self.location if self.local else f"{self.location} (gRPC port {self._grpc_port})"
         advice = _ADVICE.get(code or "", "")
-        kind = CollectionNotFoundError if is_not_found(error) else StoreError
+        kind = StoreUnavailableError if code in _PASSING else StoreError
+        if is_not_found(error):
+            kind = CollectionNotFoundError
         return kind(failure_text(doing, where, state, advice, _reason(error), self._secret))
 
     def _connected(self) -> Any:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from vectorize_pipelines.errors import StoreError
+from vectorize_pipelines.errors import StoreUnavailableError
 from vectorize_pipelines.stores.qdrant_connection import Connection
 from vectorize_pipelines.stores.qdrant_points import Points
 
@@ -50,7 +50,7 @@ class Upload:
     def _send(self, points: list[Any]) -> None:
         status = self._connection.upsert(self._physical, points)
         if status != "completed":
-            raise StoreError(
+            raise StoreUnavailableError(
                 f"{self._connection.location} has taken {len(points)} points but not applied them ({status}); "
                 "look at the server's load, and call again"
             )

@@ -69,5 +69,6 @@ def attempted(call: Callable[[], Result], pauses: Sequence[float], may_pass: Cal
             if not may_pass(error):
                 raise
             asked: float | None = getattr(error, "retry_after_s", None)
+            logger.warning("the vector store is away or overloaded; trying again in %g s", asked or pause)
         time.sleep(asked or pause)
     return call()

@@ -107,10 +107,11 @@ class WeaviateStore(VectorStore):
 
     # ---- collections
 
-    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True) -> Collection:
-        named = name if aliased else physical_name(name, spec)
+    def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
+        physical = physical_name(name, spec, edition)
+        named = name if aliased else physical
         with self._explained(f"creating the collection {name!r}"):
-            found = self._catalogue.found(named) or self._catalogue.made(named, spec, physical_name(name, spec))
+            found = self._catalogue.found(named) or self._catalogue.made(named, spec, physical)
             check_model(self._catalogue.collection(named, found), found.revision, spec)
             self._catalogue.check_tenancy(named, found)
             self._catalogue.ensure_tenant(found)
@@ -225,6 +226,10 @@ class WeaviateStore(VectorStore):
 
     # ---- care
 
+    def searches_exactly(self, name: str) -> bool:
+        with self._explained(f"looking up the index of {name!r}"):
+            return self._catalogue.resolved(name).exact
+
     def maintain(self, name: str) -> Mapping[str, int | float]:
         """Weaviate compacts and indexes by itself; this tells how far it is. Cheap, and changes nothing.
 
@@ -276,14 +281,12 @@ class WeaviateStore(VectorStore):
         return scored(hits, similarities, limit)
 
     def _nearest(self, native: "Native[Any, Any]", query: list[float], limit: int, matching: "Condition") -> list[Any]:
-        from weaviate.classes.query import MetadataQuery
-
         found = self._attempt(
             lambda: native.query.near_vector(
                 query,
                 limit=limit,
                 filters=native_filter(matching),
-                return_metadata=MetadataQuery(distance=True),
+                return_metadata=["distance"],
                 return_properties=_SEARCH_PROPERTIES,
             )
         )

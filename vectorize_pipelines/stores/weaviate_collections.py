@@ -43,6 +43,7 @@ class Described:
     dimension      length of its vectors
     properties     names of its properties
     distance       what its vector index compares by
+    exact          whether every search compares every row, by whole vectors
     exact_rows     a search among fewer rows, left by a filter, compares each of them
     multi_tenant   whether every call has to name a tenant
     """
@@ -54,6 +55,7 @@ class Described:
     dimension: int
     properties: frozenset[str]
     distance: str
+    exact: bool
     exact_rows: int
     multi_tenant: bool
 
@@ -75,6 +77,8 @@ class Described:
 
 def described(config: "CollectionConfig") -> Described | None:
     """What the server says of a collection; None where it is not one of this project's."""
+    from weaviate.collections.classes.config import _VectorIndexConfigFlat
+
     try:
         description = json.loads(config.description or "")
     except ValueError:
@@ -92,6 +96,7 @@ def described(config: "CollectionConfig") -> Described | None:
         dimension=own["dimension"],
         properties=frozenset(one.name for one in config.properties),
         distance=str(getattr(index, "distance_metric", "cosine")).rpartition(".")[2].lower().replace("_", "-"),
+        exact=isinstance(index, _VectorIndexConfigFlat) and index.quantizer is None,
         exact_rows=_exact_rows(index),
         multi_tenant=config.multi_tenancy_config.enabled,
     )

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vectorize_pipelines.errors import StoreError, VectorizeError
+from vectorize_pipelines.errors import StoreError, StoreUnavailableError, VectorizeError
 from vectorize_pipelines.stores.failures import failure_text, without_credentials
 from vectorize_pipelines.stores.servers import check_version, revealed, server_address
 
@@ -126,15 +126,23 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed later."""
+    """Whether the same call may succeed soon."""
     import httpx
-    from weaviate.exceptions import WeaviateConnectionError, WeaviateRetryError, WeaviateTimeoutError
+    from weaviate.exceptions import WeaviateConnectionError, WeaviateRetryError
 
-    if isinstance(error, httpx.TimeoutException | WeaviateTimeoutError):
-        return False  # it waited for the server as long as it may
+    if _has_waited(error):
+        return False
     if isinstance(error, httpx.TransportError | WeaviateConnectionError | WeaviateRetryError):
         return True
     return isinstance(error, failures()) and passing_reason(str(error))
+
+
+def _has_waited(error: BaseException) -> bool:
+    """Whether a call waited for the server as long as it may."""
+    import httpx
+    from weaviate.exceptions import WeaviateTimeoutError
+
+    return isinstance(error, httpx.TimeoutException | WeaviateTimeoutError)
 
 
 def passing_reason(reason: str) -> bool:
@@ -154,8 +162,10 @@ def explained(place: str, secret: str | None, doing: str, state: str = "") -> It
         reason = _reason(error)
         lowered = reason.lower()
         advice = next((text for signs, text in _ADVICE if any(sign in lowered for sign in signs)), "")
+        unavailable = may_pass(error) or _has_waited(error) or "deadline" in lowered
+        kind = StoreUnavailableError if unavailable else StoreError
         # Not `from error`: the client's errors carry the request, and the request the key.
-        raise StoreError(failure_text(doing, place, state, advice, reason, secret)) from None
+        raise kind(failure_text(doing, place, state, advice, reason, secret)) from None
 
 
 def _reason(error: BaseException) -> str:

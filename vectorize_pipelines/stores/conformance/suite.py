@@ -82,6 +82,15 @@ class Collections(_OnOneStore):
         assert store.collection(COLLECTION).physical == physical_name(COLLECTION, spec())
         assert [collection.name for collection in store.collections()] == [COLLECTION, beside.physical]
 
+    def test_an_edition_of_the_same_model_can_stand_beside_the_alias(self, store: VectorStore) -> None:
+        first = store.collection(COLLECTION)
+        second = store.ensure_collection(COLLECTION, spec(), aliased=False, edition=2)
+        assert second.name == second.physical == physical_name(COLLECTION, spec(), 2) != first.physical
+        store.upsert(second.physical, table([row()]))
+        assert (store.count(COLLECTION), store.count(second.physical)) == (0, 1)
+        store.set_alias(COLLECTION, second.physical)
+        assert store.ensure_collection(COLLECTION, spec()).physical == second.physical
+
     def test_switching_an_alias_switches_every_reader(
         self, store: VectorStore, open_again: Callable[[], VectorStore]
     ) -> None:

@@ -1,0 +1,207 @@
+"""Runs that a command carries out in its own process, on the project's Dagster instance: started, shown, explained."""
+
+import contextlib
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from vectorize_pipelines.pipeline.totals import DayTotals
+from vectorize_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from vectorize_pipelines.pipeline.stream import EmbeddingStream
+
+logger = logging.getLogger(__name__)
+
+LAUNCHED_BY = "cli"
+EXIT_FAILED = 1
+EXIT_SOME_FAILED = 6
+EXIT_INTERRUPTED = 130
+FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
+
+
+def execute(
+    settings: Settings,
+    job: str,
+    asset: str,
+    config: dict[str, Any],
+    *,
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+) -> "dg.ExecuteInProcessResult":
+    """A drain run of an asset, as a run of today's partition; `config` names the collection where no `tags` are given.
+
+    Failures are in the result.
+    """
+    with large_imports():
+        from dagster import DagsterInstance
+
+        from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
+        from vectorize_pipelines.definitions import defs
+        from vectorize_pipelines.jobs import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG
+        from vectorize_pipelines.partitions import today
+
+    run_config: dict[str, Any] = {
+        "ops": {asset: {"config": config}},
+        # Dagster's console log would print every event; errors are printed below, in the words meant for the user.
+        "loggers": {"console": {"config": {"log_level": "DEBUG" if settings.log_level == "DEBUG" else "CRITICAL"}}},
+    }
+    with DagsterInstance.get() as instance:
+        close_dead_runs(instance, settings)
+        run_id = run_id or str(uuid.uuid4())
+        with run_lock(settings, run_id):
+            return defs.resolve_job_def(job).execute_in_process(
+                instance=instance,
+                run_id=run_id,
+                partition_key=today(),
+                run_config=run_config,
+                tags={
+                    MODE_TAG: "drain",
+                    **({COLLECTION_TAG: config["collection"]} if tags is None else tags),
+                    LAUNCHED_BY_TAG: LAUNCHED_BY,
+                    # The daemon has nothing to start this run again with; whoever called the command calls it again.
+                    MAX_RETRIES_TAG: "0",
+                },
+                raise_on_error=False,
+            )
+
+
+def execute_until_interrupted(
+    settings: Settings, job: str, asset: str, config: dict[str, Any], tags: Mapping[str, str]
+) -> "tuple[dg.ExecuteInProcessResult, bool]":
+    """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Gives also whether it was.
+
+    It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
+    """
+    run_id = str(uuid.uuid4())
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(1, "run") as thread:
+        running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
+        try:
+            return running.result(), False
+        except KeyboardInterrupt:
+            _wind_down(run_id)
+            return running.result(), True
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _wind_down(run_id: str) -> None:
+    from dagster import DagsterInstance
+
+    from vectorize_pipelines.jobs import WIND_DOWN_TAG
+
+    logger.warning("interrupted: what is in hand is finished")
+    with DagsterInstance.get() as instance:
+        while instance.get_run_by_id(run_id) is None:
+            time.sleep(0.1)  # it is just being made
+        instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
+
+
+@contextlib.contextmanager
+def large_imports() -> Iterator[None]:
+    """For large imports: looking for garbage among what they make, which stays, takes a tenth of the start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+class Console(logging.Handler):
+    """Shows on stderr what the library logs, and how far the stream is: on a terminal by a bar, else line by line.
+
+    Remembers the stream, whose totals the command prints at the end.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(logging.DEBUG)
+        self.stream: EmbeddingStream | None = None
+        self._shown_level = logging.getLevelName(settings.log_level)
+        # Dagster puts a pipe in the place of stderr while a run lasts, to keep what is printed.
+        self._stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._bar: tqdm[Any] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = getattr(record, "stream", None)
+        if stream is not None:
+            self.stream = stream
+        if stream is not None and self._stderr.isatty():
+            self._draw(stream)
+        elif record.levelno >= self._shown_level:
+            tqdm.write(record.getMessage(), file=self._stderr)
+            self._stderr.flush()
+
+    def _draw(self, stream: "EmbeddingStream") -> None:
+        done = stream.totals.sum()
+        if self._bar is None:
+            self._bar = tqdm(total=stream.expected, unit="doc", desc=stream.collection, file=self._stderr)
+        self._bar.n = done.documents
+        self._bar.set_postfix_str(f"{done.encoded} chunks encoded")
+
+    def finish(self) -> None:
+        """Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
+        if self._bar is not None:
+            self._bar.close()
+        self._stderr.close()
+
+
+@contextlib.contextmanager
+def console(settings: Settings) -> Iterator[Console]:
+    """The console, attached before Dagster attaches its own handler, which rewrites the messages that it forwards."""
+    logger = logging.getLogger("vectorize_pipelines")
+    handler = Console(settings)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        handler.finish()
+
+
+def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
+    """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
+    done = DayTotals() if stream is None else stream.totals.sum()
+    found: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
+    found["days"] = [] if stream is None else sorted(stream.touched)
+    found["failures"] = [
+        {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
+        for failure in (() if stream is None else stream.failures)
+    ]
+    return found
+
+
+def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
+    """What went wrong, in the words meant for the user, and the exit code."""
+    messages: list[str] = []
+    exit_code = 0 if result.success else EXIT_FAILED
+    for event in result.all_events:
+        if event.is_step_failure:
+            failure = event.step_failure_data.user_failure_data
+            error = event.step_failure_data.error
+            if failure is not None and "exit_code" in failure.metadata:
+                exit_code = int(str(failure.metadata["exit_code"].value))
+                messages.append(failure.description or "")
+            elif error is not None:
+                cause = error.cause or error
+                messages.append(f"{event.step_key}: {cause.message.strip()}")
+    messages.extend(
+        f"check {check.check_name} failed: {check.description or 'see the run in the UI'}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
+    )
+    return messages, exit_code

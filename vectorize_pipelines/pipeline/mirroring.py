@@ -1,0 +1,223 @@
+"""What is written to a collection that is being embedded again goes to all of its generations.
+
+    batch ──▶ no generations known ──▶ the collection, and look again ──▶ acknowledge
+          ──▶ several ──▶ vectors by each one's model ──▶ [lock] all of them, the live one last ──▶ acknowledge
+
+Called for every batch that is written (`stream.write_batch`). Why nothing is lost: a writer that saw no generations
+looks again once it has written, and before it acknowledges, and writes to those that have appeared. Who copies from
+one generation to another does so under the lock. A write that fails in one generation fails as a whole: nothing is
+acknowledged, and the run or the next one repeats it. The live one is written last, because the next run compares its
+source with that one: what it finds there, the others have.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, StoreError, VectorizeError
+from vectorize_pipelines.generations import Generation, Generations
+from vectorize_pipelines.items import Item
+from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row
+from vectorize_pipelines.pipeline.recutting import Recutter, can_be_cut
+from vectorize_pipelines.pipeline.totals import Totals
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.stores.filters import Filter, In, Or
+from vectorize_pipelines.stores.protocol import VectorStore
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.pipeline.stream import EmbeddingBatch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What a batch comes to in another generation.
+
+    records   rows for the ids of the batch, and all rows of the documents that are cut anew
+    without   ids of the batch's rows that have no counterpart there
+    sources   of the batch's rows
+    cut       source id -> ids of its rows, for the documents that are cut anew
+    replaced  ids of stale rows of these documents, which may be ids of other passages there
+    """
+
+    records: pa.Table
+    without: list[str]
+    sources: set[str]
+    cut: Mapping[str, Sequence[str]]
+    replaced: set[str]
+
+
+class Mirrors:
+    """Writes batches to every generation of their collections. Used by one thread; closed by it, too."""
+
+    def __init__(self, settings: Settings, store: VectorStore, lease: Lease):
+        """Raises `LedgerError`. Loads no model before one is needed."""
+        self._settings = settings
+        self._store = store
+        self._lease = lease
+        self._generations = Generations.open(settings)
+        self._counterparts: dict[str, Counterparts] = {}
+        self._recutters: dict[str, Recutter] = {}
+        self._standing: dict[str, str] = {}
+        #: Rows written to other generations than the one that their run embeds for.
+        self.mirrored = 0
+
+    def close(self) -> None:
+        """Gives back encoders and connections; a second call does nothing."""
+        for counterparts in self._counterparts.values():
+            counterparts.close()
+        for recutter in self._recutters.values():
+            recutter.close()
+        self._generations.close()
+
+    def physicals(self, collection: str) -> list[str]:
+        """What a batch for this collection is written to."""
+        return [each.physical for each in self._generations.written(collection)] or [collection]
+
+    def write(self, batch: "EmbeddingBatch") -> None:
+        """Announces a batch and writes it, under its own lock. Raises `StoreError` with nothing to be acknowledged."""
+        own = batch.physical or self._standing_for(batch.collection)
+        prepared: dict[str, _Prepared] = {}
+        for generation in self._others(batch.collection, own):
+            prepared[generation.physical] = self._prepare(batch, own, generation)
+        with batch.exclusive():
+            batch.announce(batch)
+            if prepared or not self._written_alone(batch, own):
+                self._write_all(batch, own, prepared)
+
+    def _written_alone(self, batch: "EmbeddingBatch", own: str) -> bool:
+        """Writes to the one generation that was known; false where another one has come meanwhile."""
+        self._put(own, batch.records, batch.stale)
+        return not self._others(batch.collection, own)
+
+    def _others(self, collection: str, own: str) -> list[Generation]:
+        return [each for each in self._generations.written(collection) if each.physical != own]
+
+    def _standing_for(self, collection: str) -> str:
+        """What the alias stood for when this run first wrote to it: its vectors are of that one's model."""
+        if collection not in self._standing:
+            try:
+                self._standing[collection] = self._store.collection(collection).physical
+            except CollectionNotFoundError:
+                return collection  # nobody has made it yet, for a batch that has no rows and only acknowledges
+        return self._standing[collection]
+
+    def _write_all(self, batch: "EmbeddingBatch", own: str, prepared: dict[str, _Prepared]) -> None:
+        while True:
+            with self._generations.exclusive(batch.collection):
+                written = self._generations.written(batch.collection)
+                _check_known(batch.collection, own, written)
+                missing = [each for each in written if each.physical != own and each.physical not in prepared]
+                if not missing:
+                    for generation in written:
+                        if generation.physical == own:
+                            self._put(own, batch.records, batch.stale)
+                        else:
+                            self._put_prepared(batch, generation, prepared[generation.physical])
+                    return
+            for generation in missing:
+                prepared[generation.physical] = self._prepare(batch, own, generation)
+
+    def _put(self, physical: str, records: pa.Table, stale: Sequence[Filter]) -> None:
+        if records.num_rows:
+            self._store.upsert(physical, records)
+        for filter_ in stale:
+            self._store.delete(physical, filter_)
+
+    def _put_prepared(self, batch: "EmbeddingBatch", generation: Generation, prepared: _Prepared) -> None:
+        """Writes what of a prepared batch is still to be written: announcing it may have taken rows out."""
+        ids = set(batch.records["id"].to_pylist())
+        dropped = prepared.sources.difference(batch.records["source_id"].to_pylist())
+        cut = {source_id: rows for source_id, rows in prepared.cut.items() if source_id not in dropped}
+        ids.update(id_ for rows in cut.values() for id_ in rows)
+        records = prepared.records.filter(pc.is_in(prepared.records["id"], pa.array(sorted(ids), pa.string())))
+        stale = [_without(filter_, prepared.replaced) for filter_ in batch.stale]
+        gone = [id_ for id_ in prepared.without if id_ in ids]
+        if cut:
+            there = self._store.fetch(generation.physical, In("source_id", tuple(cut)), ("id",))["id"].to_pylist()
+            gone += set(there) - ids
+        self._put(generation.physical, records, [*stale, *([In("id", tuple(gone))] if gone else [])])
+        self.mirrored += records.num_rows
+
+    # ---- what a batch comes to in another generation
+
+    def _prepare(self, batch: "EmbeddingBatch", own: str, generation: Generation) -> _Prepared:
+        """Encodes; nothing is written."""
+        counterparts = self._counterparts_of(generation)
+        rows: list[Row] = batch.records.select(FIELDS).to_pylist()
+        stale = self._stale_rows(batch, own, generation)
+        cut = self._cut_anew([*stale, *rows], own, generation)
+        loaded, refused = counterparts.load([row for row in rows if row["source_id"] not in cut], batch.contents)
+        for pairs in cut.values():
+            loaded += pairs
+        records, not_encoded = counterparts.encode(loaded, Totals())
+        _log_refused(generation, [*refused, *not_encoded])
+        return _Prepared(
+            records,
+            without=[each.row["id"] for each in (*refused, *not_encoded)],
+            sources={row["source_id"] for row in rows},
+            cut={source_id: [row["id"] for row, _ in pairs] for source_id, pairs in cut.items()},
+            replaced={row["id"] for row in stale if row["source_id"] in cut},
+        )
+
+    def _is_cut_otherwise(self, own: str, generation: Generation) -> bool:
+        cuts = {each.physical: each.cut for each in self._generations.of(generation.collection)}
+        return cuts.get(own, own) != generation.cut
+
+    def _stale_rows(self, batch: "EmbeddingBatch", own: str, generation: Generation) -> list[Row]:
+        """The rows that a batch deletes by id, where their documents are cut otherwise in the other generation."""
+        ids = tuple(filter_ for filter_ in batch.stale if isinstance(filter_, In) and filter_.field == "id")
+        if not ids or not self._is_cut_otherwise(own, generation):
+            return []
+        found: list[Row] = self._store.fetch(own, Or(ids), FIELDS).to_pylist()
+        return found
+
+    def _cut_anew(self, rows: Sequence[Row], own: str, generation: Generation) -> dict[str, list[tuple[Row, Item]]]:
+        """By source, the passages that a generation with another cut has of these rows' documents."""
+        documents = {row["source_id"]: row for row in rows if can_be_cut(row)}
+        if not documents or not self._is_cut_otherwise(own, generation):
+            return {}
+        if generation.physical not in self._recutters:
+            self._recutters[generation.physical] = Recutter(self._settings, generation)
+        found = self._recutters[generation.physical].cut(documents.values())
+        return {source_id: cut for source_id, cut in found.items() if not isinstance(cut, ItemError)}
+
+    def _counterparts_of(self, generation: Generation) -> Counterparts:
+        if generation.physical not in self._counterparts:
+            try:
+                self._counterparts[generation.physical] = Counterparts(self._settings, generation, self._lease)
+            except VectorizeError as error:
+                raise StoreError(
+                    f"nothing was written: {generation.collection} is also written to {generation.physical}, which "
+                    f"cannot be: {error}; `vectorize collections drop {generation.physical}` does without it"
+                ) from error
+        return self._counterparts[generation.physical]
+
+
+def _check_known(collection: str, own: str, written: Sequence[Generation]) -> None:
+    if own not in {each.physical for each in written}:
+        raise StoreError(
+            f"nothing was written: {own} is none of the generations of {collection!r} "
+            f"({', '.join(each.physical for each in written) or 'there are none'}); where the run began before it was "
+            "dropped, run again; where a collection was dropped by other means than `vectorize collections drop`, have "
+            "this command forget it"
+        )
+
+
+def _without(filter_: Filter, ids: set[str]) -> Filter:
+    """The filter without these ids, where it is one of ids."""
+    if not ids or not isinstance(filter_, In) or filter_.field != "id":
+        return filter_
+    return In("id", tuple(value for value in filter_.values if value not in ids))
+
+
+def _log_refused(generation: Generation, refused: Sequence[Refused]) -> None:
+    for each in refused[:5]:
+        logger.warning("%s has no row of %s: %s", generation.physical, each.row["source_id"], each.error)
+    if len(refused) > 5:
+        logger.warning("%s has no rows of %d further items", generation.physical, len(refused) - 5)
