@@ -197,7 +197,9 @@ class Installation:
         """Every committed message of a topic."""
         from confluent_kafka import KafkaError, TopicPartition
 
-        client = consumer(self.settings.kafka, group="reading", **{"enable.partition.eof": True})
+        client = consumer(
+            self.settings.kafka, group="reading", **{"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+        )
         try:
             numbers = client.list_topics(topic, timeout=SECONDS).topics[topic].partitions
             client.assign([TopicPartition(topic, number, 0) for number in numbers])
