@@ -61,7 +61,7 @@ def letter(
 
 def set_topic_property(settings: KafkaSettings, topic: str, name: str, value: str) -> None:
     """Changes one property of a topic, and leaves the others."""
-    from confluent_kafka.admin import AlterConfigOpType, ConfigEntry, ConfigResource
+    from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
