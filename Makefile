@@ -48,7 +48,7 @@ kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_POR
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
 
 test: lint servers ## everything that has to pass: lint, types, definitions, tests
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 
 chaos: setup ## kill runs over messages again and again, and count what is there afterwards (COUNT=50 SEED=0 MESSAGES=20000)
 	@$(RUN) python -m tests.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)

@@ -131,16 +131,16 @@ class Mirrors:
 
     def _put_prepared(self, batch: "EmbeddingBatch", generation: Generation, prepared: _Prepared) -> None:
         """Writes what of a prepared batch is still to be written: announcing it may have taken rows out."""
-        ids = set(batch.records["id"].to_pylist())
         dropped = prepared.sources.difference(batch.records["source_id"].to_pylist())
         cut = {source_id: rows for source_id, rows in prepared.cut.items() if source_id not in dropped}
-        ids.update(id_ for rows in cut.values() for id_ in rows)
+        passages = {id_ for rows in cut.values() for id_ in rows}
+        ids = passages.union(batch.records["id"].to_pylist())
         records = prepared.records.filter(pc.is_in(prepared.records["id"], pa.array(sorted(ids), pa.string())))
         stale = [_without(filter_, prepared.replaced) for filter_ in batch.stale]
         gone = [id_ for id_ in prepared.without if id_ in ids]
         if cut:
             there = self._store.fetch(generation.physical, In("source_id", tuple(cut)), ("id",))["id"].to_pylist()
-            gone += set(there) - ids
+            gone += set(there) - passages  # the batch's own ids are those of other passages here
         self._put(generation.physical, records, [*stale, *([In("id", tuple(gone))] if gone else [])])
         self.mirrored += records.num_rows
 

@@ -127,16 +127,20 @@ class ReembeddingStream(EmbeddingStream):
         return None if encoder is None else encoder.choice
 
     def _judge(self) -> None:
-        """Notes that the new generation is ready, where it is."""
-        if self._new.state is not State.BUILDING or self.failures:
+        """Notes that the new generation is ready, where it is, unless somebody has switched to it meanwhile."""
+        if self.failures or differences(self._store, self._generations, self._live, self._new).total:
             return
-        if not differences(self._store, self._generations, self._live, self._new).total:
-            self._generations.put(with_state(self._new, State.READY))
-            logger.info(
-                "%s is filled; `vectorize collections switch %s` turns readers to it",
-                self._new.physical,
-                self._new.collection,
-            )
+        with self._generations.exclusive(self._new.collection):
+            written = self._generations.written(self._new.collection)
+            now = next((each for each in written if each.physical == self._new.physical), None)
+            if now is None or now.state is not State.BUILDING:
+                return
+            self._generations.put(with_state(now, State.READY))
+        logger.info(
+            "%s is filled; `vectorize collections switch %s` turns readers to it",
+            self._new.physical,
+            self._new.collection,
+        )
 
     # ---- reading
 
