@@ -275,3 +275,12 @@ def ledger_rows(settings: Settings) -> dict[str, RequestRow]:
                 return found
     finally:
         ledger.close()
+
+
+def check_finished(installation: Installation, *, stored: int, collection: str = "texts") -> None:
+    """Nothing is outstanding, and the ledger says of every request what its last final event says."""
+    assert not installation.outstanding()
+    assert installation.store.count(collection) == stored
+    ledger = installation.ledger()
+    for task_id, states in installation.final_events().items():
+        assert ledger[task_id].state.value == states[-1], task_id
