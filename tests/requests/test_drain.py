@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.messaging import control
 from vectorize_pipelines.messaging.clients import admin, producer
 from vectorize_pipelines.messaging.topics import create_topics
+from vectorize_pipelines.pipeline import request_runs
+from vectorize_pipelines.pipeline.request_report import TopicReport
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.request_state import RequestState
 
@@ -180,8 +183,15 @@ def test_priority_overtakes_a_backlog_and_nothing_starves(make_installation: Mak
     check_finished(installation, stored=10_000 + next(more))
 
 
-def test_cancelled_before_during_and_after(installation: Installation) -> None:
+def test_cancelled_before_during_and_after(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     client = producer(installation.settings.kafka)
+    reports: list[TopicReport] = []
+
+    def reporting(*arguments: Any, **options: Any) -> TopicReport:
+        reports.append(TopicReport(*arguments, **options))
+        return reports[-1]
+
+    monkeypatch.setattr(request_runs, "TopicReport", reporting)
 
     def cancel(*names: str) -> None:
         for name in names:
@@ -189,8 +199,17 @@ def test_cancelled_before_during_and_after(installation: Installation) -> None:
         assert client.flush(10) == 0
 
     def during(texts: Sequence[Any]) -> None:
+        """Encoding takes until the run has heard of the cancellation."""
         if "during" in texts:
             cancel("during")
+            work: Any = SimpleNamespace(
+                request=SimpleNamespace(task_id="during", origin=SimpleNamespace(timestamp_ms=0))
+            )
+            deadline = time.monotonic() + 20
+            while not reports[-1].cancelled(work):
+                assert time.monotonic() < deadline
+                reports[-1].refresh()
+                time.sleep(0.01)
 
     installation.on_encode = during
     installation.send(
