@@ -13,6 +13,7 @@ import pytest
 
 from tests.requests.conftest import MakeInstallation
 from tests.requests.installation import Installation, batch_request, text_request
+from tests.servers.web import answer, serving
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging import control
@@ -394,3 +395,26 @@ def test_a_store_that_refuses_fails_the_run_and_loses_nothing(
     assert installation.final_events() == {f"t{n}": ["completed"] for n in range(300)}
     assert len(installation.letters()) == 1
     check_finished(installation, stored=300)
+
+
+def test_callbacks_are_posted_once_the_outcome_is_told(make_installation: MakeInstallation) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def take(handler: Any) -> None:
+        bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+        answer(handler)
+
+    installation = make_installation(callbacks={"allow_private": True})
+    with serving(take) as web:
+        installation.send(
+            text_request("good", "a boat", callback_url=web.url("/good")),
+            text_request("bad", "a boat", model_name="no/such-model", callback_url=web.url("/bad")),
+            text_request("quiet", "a boat"),
+        )
+        installation.drain()
+        deadline = time.monotonic() + 20
+        while len(bodies) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert {body["task_id"]: body["status"] for body in bodies} == {"good": "completed", "bad": "failed"}
+    assert sorted(web.asked) == ["/bad", "/good"]
+    check_finished(installation, stored=2)
