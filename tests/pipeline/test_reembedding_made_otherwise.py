@@ -1,14 +1,15 @@
-"""A generation in the making is switched to, or asked for otherwise, while it is being filled."""
+"""A generation in the making is switched to, asked for otherwise, or loses its store, while it is being filled."""
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed
-from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.errors import SettingsError, StoreUnavailableError
 from vectorize_pipelines.generations import State
-from vectorize_pipelines.pipeline import switching
+from vectorize_pipelines.pipeline import outage, switching
 from vectorize_pipelines.pipeline.reembedding import ReembeddingStream, open_reembedding
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.pipeline.switching import Wanted
@@ -55,3 +56,22 @@ def test_what_is_in_the_making_goes_on_with_what_it_was_made_of(writers: Writers
     writers.reembed([], chunk_tokens=64, overlap_tokens=8)
     for same in (Wanted(""), Wanted("", NEW, 64), Wanted(DEFAULT_TEXT_MODEL, NEW), Wanted("", overlap_tokens=8)):
         opened(writers, same).close()
+
+
+@pytest.mark.parametrize("method", ["upsert", "fetch", "scan", "count_by"])
+def test_a_store_that_is_away_for_a_while_is_waited_for_and_nothing_is_encoded_twice(
+    writers: Writers, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    really, failures = getattr(writers.store, method), [StoreUnavailableError("the store is away")] * 2
+    monkeypatch.setattr(outage, "FIRST_PAUSE_SECONDS", 0.001)
+
+    def away_twice(*arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return really(*arguments)
+
+    monkeypatch.setattr(writers.store, method, away_twice)
+    assert writers.reembed().totals.sum().encoded == len(TEXTS)
+    assert not failures, "the store was never away"
+    assert sorted(writers.encoders[NEW].asked) == sorted(TEXTS.values())
+    assert writers.texts(writers.physical(NEW)) == TEXTS

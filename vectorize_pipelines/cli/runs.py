@@ -196,6 +196,8 @@ def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
             if failure is not None and "exit_code" in failure.metadata:
                 exit_code = int(str(failure.metadata["exit_code"].value))
                 messages.append(failure.description or "")
+            elif error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+                messages.append("interrupted; what is written stays, and the same command goes on from there")
             elif error is not None:
                 cause = error.cause or error
                 messages.append(f"{event.step_key}: {cause.message.strip()}")

@@ -155,7 +155,7 @@ class Mirrors:
         loaded, refused = counterparts.load([row for row in rows if row["source_id"] not in cut], batch.contents)
         for pairs in cut.values():
             loaded += pairs
-        records, not_encoded = counterparts.encode(loaded, Totals())
+        records, not_encoded, _ = counterparts.encode(loaded, Totals())
         _log_refused(generation, [*refused, *not_encoded])
         return _Prepared(
             records,

@@ -182,7 +182,8 @@ def rollback(
         kept = [each for each in generations.of(collection) if each.state is State.KEPT]
         before = [each for each in kept if live is not None and each.created < live.created]
         if not before:
-            raise SettingsError(f"no earlier generation of {collection!r} is kept")
+            newer = f"; `vectorize collections switch {collection}` turns to the newer one" if kept else ""
+            raise SettingsError(f"no earlier generation of {collection!r} is kept{newer}")
         return _turned(settings, store, generations, live, before[-1])
 
 
