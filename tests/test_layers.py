@@ -10,7 +10,18 @@ import pytest
 import vectorize_pipelines
 
 PACKAGE = Path(vectorize_pipelines.__file__).parent
-UPPER = {"definitions", "partitions", "jobs", "schedules", "retention", "dead_runs", "assets", "sensors", "resources"}
+UPPER = {
+    "definitions",
+    "partitions",
+    "jobs",
+    "schedules",
+    "retention",
+    "dead_runs",
+    "drain_runs",
+    "assets",
+    "sensors",
+    "resources",
+}
 #: Entry points above both halves: they may import Dagster, inside functions.
 ENTRY = {"cli", "dev"}
 

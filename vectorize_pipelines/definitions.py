@@ -2,8 +2,10 @@
 
 import dagster as dg
 
-from vectorize_pipelines.assets import checks, from_files, maintenance, reembedding
+from vectorize_pipelines.assets import checks, from_files, from_kafka, maintenance, reembedding, request_checks
+from vectorize_pipelines.assets.single_request import embed_request
 from vectorize_pipelines.jobs import (
+    REQUEST_JOBS,
     check_indexes,
     embed_corpus,
     embed_gallery,
@@ -23,6 +25,7 @@ from vectorize_pipelines.schedules import (
     reconcile_gallery,
     waiting_callbacks,
 )
+from vectorize_pipelines.sensors.kafka_lag import LAG_SENSORS
 from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
 from vectorize_pipelines.sensors.run_failures import failed_runs
 
@@ -34,14 +37,19 @@ defs = dg.Definitions(
         from_files.corpus_embeddings,
         from_files.corpus_report,
         from_files.gallery_embeddings,
+        from_kafka.text_embeddings,
+        from_kafka.image_embeddings,
+        from_kafka.document_embeddings,
         maintenance.maintained_collections,
         reembedding.reembedding,
     ],
-    asset_checks=[*checks.CHECKS, *reembedding.CHECKS],
+    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *reembedding.CHECKS],
     jobs=[
         embed_corpus,
         embed_gallery,
         report_corpus,
+        *(each.job for each in REQUEST_JOBS.values()),
+        embed_request,
         reembed_collection,
         reembedding.drop_old_generations,
         maintain_collections,
@@ -58,7 +66,7 @@ defs = dg.Definitions(
         clean_up,
         waiting_callbacks,
     ],
-    sensors=[new_corpus_files, new_gallery_files, failed_runs],
+    sensors=[new_corpus_files, new_gallery_files, *LAG_SENSORS, failed_runs],
     resources={
         "encoder": _encoder,
         "vector_store": _vector_store,

@@ -1,12 +1,28 @@
 """The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL, and their runs' tags."""
 
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
 import dagster as dg
+
+from vectorize_pipelines.items import Modality
+
+if TYPE_CHECKING:
+    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 MODE_TAG = "vectorize/mode"
 #: The collection that a drain run brings up to date.
 COLLECTION_TAG = "vectorize/collection"
 #: The part of the work that a run owns, as `0/4`: the first of four.
 SHARD_TAG = "vectorize/shard"
+#: The topic that a run of requests drains.
+TOPIC_TAG = "vectorize/topic"
+#: Topic and shard in one: `dagster.yaml` lets two runs with the same value not run at once.
+OWNS_TAG = "vectorize/owns"
+#: Set on a run that is to end soon; the value says why.
+WIND_DOWN_TAG = "vectorize/wind_down"
+#: The `task_id` of the request that a run is for.
+REQUEST_ID_TAG = "vectorize/request_id"
 LAUNCHED_BY_TAG = "vectorize/launched_by"
 #: Dagster's own.
 MAX_RETRIES_TAG = "dagster/max_retries"
@@ -57,3 +73,31 @@ reembed_collection = dg.define_asset_job(
     selection=dg.AssetSelection.assets("reembedding"),
     description="Fills a new generation of a collection, embedded with another model, beside the one that is read.",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class RequestJob:
+    """The asset that requests of one modality become, and the job of its runs.
+
+    pool  has a place for each run that may embed such requests at the same time: one, unless somebody raised it
+    """
+
+    modality: Modality
+    asset: str
+    pool: str
+    job: "UnresolvedAssetJobDefinition"
+
+
+def _request_job(modality: Modality) -> RequestJob:
+    asset = f"{modality.value}_embeddings"
+    job = dg.define_asset_job(
+        f"embed_{modality.value}",
+        selection=dg.AssetSelection.assets(asset),
+        description=f"Embeds the {modality.value} requests of the days, or with mode: drain those that wait, and "
+        "checks what it wrote.",
+    )
+    return RequestJob(modality, asset, f"{modality.value}_requests", job)
+
+
+#: Modality -> its asset and job.
+REQUEST_JOBS = {modality: _request_job(modality) for modality in Modality}

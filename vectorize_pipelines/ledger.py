@@ -8,7 +8,8 @@ import binascii
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as time_of_day
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -182,6 +183,28 @@ class RequestLedger:
         last = found[limit - 1] if len(found) > limit else None
         following = None if last is None else _cursor(last.submitted_us, last.request_id)
         return Page(tuple(_row(each) for each in found[:limit]), following)
+
+    def completed(
+        self, modality: Modality, limit: int, *, run_id: str | None = None, days: tuple[date, date] | None = None
+    ) -> list[RequestRow]:
+        """The completed requests with rows in the store that were submitted last: of all, or of a run, or of some days.
+
+        `days`: first and last one, both included, in UTC.
+        """
+        wanted = [
+            requests.c.state == RequestState.COMPLETED.value,
+            requests.c.modality == modality.value,
+            requests.c.vectors > 0,
+        ]
+        if run_id is not None:
+            wanted.append(requests.c.run_id == run_id)
+        if days is not None:
+            begin, end = (datetime.combine(day, time_of_day(), UTC) for day in days)
+            wanted.append(requests.c.submitted_us >= microseconds(begin))
+            wanted.append(requests.c.submitted_us < microseconds(end + timedelta(days=1)))
+        query = sa.select(requests).where(*wanted).order_by(requests.c.submitted_us.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [_row(found) for found in connection.execute(query)]
 
     def counts(self) -> dict[RequestState, int]:
         """How many requests are in each state; states without any are there, too."""

@@ -222,6 +222,11 @@ class KafkaSettings(_Section):
     )
     drain: DrainSettings = DrainSettings()
 
+    def collection(self, modality: str) -> str:
+        """Where requests of a modality go that name neither collection nor model."""
+        name: str = getattr(self, f"{modality}_collection")
+        return name
+
     @property
     def group(self) -> str:
         """The consumer group of runs that drain."""

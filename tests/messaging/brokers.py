@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import produce, producer
+from vectorize_pipelines.messaging.clients import admin, produce, producer
 from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin
@@ -57,3 +57,14 @@ def letter(
     headers = [("trace", b"\x01\xfe"), ("trace", b"again"), ("empty", None)]
     problem = error or InvalidMessageError("data", "must not be blank")
     return DeadLetter.of(origin, f"key-{number}".encode(), value, headers, problem, "decode", "run-1")
+
+
+def set_topic_property(settings: KafkaSettings, topic: str, name: str, value: str) -> None:
+    """Changes one property of a topic, and leaves the others."""
+    from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    client = admin(settings)  # the futures are never done once the client is gone
+    for future in client.incremental_alter_configs([resource]).values():
+        future.result()

@@ -1,20 +1,24 @@
 """Dead letters keep the message byte by byte; each is replayed once, whenever the replay is killed."""
 
+import random
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.messaging.brokers import SOME_TIME_MS, bury, letter, read, send
+from tests.messaging.brokers import SOME_TIME_MS, bury, letter, read, send, set_topic_property
 from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.images.errors import CorruptImageError
 from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.clients import consumer
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER, DeadLetter, attempts_of, read_dead_letters
 from vectorize_pipelines.messaging.messages import Origin
+from vectorize_pipelines.messaging.outcomes import OutcomeProducer, Outcomes
 from vectorize_pipelines.messaging.replay import replay
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets
 from vectorize_pipelines.messaging.topics import TopicNames
@@ -197,3 +201,25 @@ def test_damaged_metadata_is_refused() -> None:
 def test_an_attempts_header_of_others_counts_as_none() -> None:
     for content in (b"", b"-1", b"x", b"9" * 30, None):
         assert attempts_of([(ATTEMPTS_HEADER, content)]) == 0
+
+
+@pytest.mark.parametrize("limit", ["client", "broker"])
+def test_a_message_that_does_not_fit_is_buried_without_its_value(
+    kafka_settings: KafkaSettings, topics: TopicNames, limit: str
+) -> None:
+    noise = random.Random(5).randbytes(12_000_000 if limit == "client" else 2_000_000)
+    if limit == "broker":
+        set_topic_property(kafka_settings, topics.dead_letter, "max.message.bytes", "1500000")
+    letters = [letter(kafka_settings, 0), letter(kafka_settings, 1, value=noise), letter(kafka_settings, 2)]
+    outcomes = OutcomeProducer(kafka_settings, "text.0/1")
+    with closing(consumer(kafka_settings)) as group:
+        outcomes.send(Outcomes(dead_letters=letters), group.consumer_group_metadata())
+    outcomes.close()
+    stored = [each.letter for each in read_dead_letters(kafka_settings) if each.letter is not None]
+    assert sorted(stored, key=lambda each: each.origin.offset) == [letters[0], letters[1].shortened(), letters[2]]
+    assert letters[1].shortened().omitted_bytes == len(noise)
+    # Sent back without its value it would delete what its key names.
+    counts = replay(kafka_settings)
+    assert (counts.replayed, counts.omitted) == (2, 1)
+    assert [each.key() for each in read(kafka_settings, topics.requests(Modality.TEXT)) if each.value() is None] == []
+    assert replay(kafka_settings).replayed == 0

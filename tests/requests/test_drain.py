@@ -1,5 +1,6 @@
 """Drain runs on a real broker: what comes of every kind of message, and when a run ends."""
 
+import json
 import threading
 import time
 from collections import Counter
@@ -12,11 +13,13 @@ import pytest
 
 from tests.requests.conftest import MakeInstallation
 from tests.requests.installation import Installation, batch_request, text_request
+from tests.servers.web import answer, serving
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging import control
 from vectorize_pipelines.messaging.clients import admin, producer
 from vectorize_pipelines.messaging.outcomes import FencedError
+from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.pipeline import request_runs
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.request_state import RequestState
@@ -249,6 +252,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
     while topic in client.list_topics(timeout=10).topics:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    create_topics(installation.settings.kafka)
     installation.send(text_request("new", "the sea"), partition=0)
     installation.drain()
     assert ("new", 0) in installation.texts()
@@ -256,8 +260,6 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
 
 
 def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
     installation.send(text_request("plain", "a boat"), partition=1)
@@ -280,8 +282,6 @@ def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installatio
 
 
 def test_a_replay_does_not_wait_for_an_open_transaction(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     installation.send(text_request("plain", "a boat"), partition=0)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
@@ -395,3 +395,26 @@ def test_a_store_that_refuses_fails_the_run_and_loses_nothing(
     assert installation.final_events() == {f"t{n}": ["completed"] for n in range(300)}
     assert len(installation.letters()) == 1
     check_finished(installation, stored=300)
+
+
+def test_callbacks_are_posted_once_the_outcome_is_told(make_installation: MakeInstallation) -> None:
+    bodies: list[dict[str, Any]] = []
+
+    def take(handler: Any) -> None:
+        bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+        answer(handler)
+
+    installation = make_installation(callbacks={"allow_private": True})
+    with serving(take) as web:
+        installation.send(
+            text_request("good", "a boat", callback_url=web.url("/good")),
+            text_request("bad", "a boat", model_name="no/such-model", callback_url=web.url("/bad")),
+            text_request("quiet", "a boat"),
+        )
+        installation.drain()
+        deadline = time.monotonic() + 20
+        while len(bodies) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert {body["task_id"]: body["status"] for body in bodies} == {"good": "completed", "bad": "failed"}
+    assert sorted(web.asked) == ["/bad", "/good"]
+    check_finished(installation, stored=2)

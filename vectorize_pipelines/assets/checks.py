@@ -1,12 +1,13 @@
-"""The checks of the assets from files. But for `index_recall`, each blocks what is downstream of it when it fails.
+"""The checks of the assets from files, and what those of the assets from Kafka (`request_checks.py`) share with them.
 
-In a run of the asset, `sound_vectors` and `canary_recall` look at the rows that it wrote, or, where it wrote none, at
-those of a replay's days. `rows_match_manifest` looks at the sources of the rows that it wrote and at those of a
-replay's days; at everything where the run reconciles. `index_recall` compares a bounded sample of the collection after
-a run that wrote rows. Executed on their own, all look at the whole collection (`index_recall`: at a larger sample).
+But for `index_recall`, each blocks what is downstream of it when it fails. In a run of the asset, `sound_vectors` and
+`canary_recall` look at the rows that it wrote, or, where it wrote none, at those of a replay's days.
+`rows_match_manifest` looks at the sources of the rows that it wrote and at those of a replay's days; at everything
+where the run reconciles. `index_recall` compares a bounded sample of the collection after a run that wrote rows.
+Executed on their own, all look at the whole collection (`index_recall`: at a larger sample).
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -56,34 +57,59 @@ def _gallery_defaults(settings: Settings) -> tuple[str, InForce]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scope:
+class Target:
+    """A collection that is looked at, and the model that it was made with; `dimension` None is the model's own."""
+
+    collection: str
+    model: str
+    dimension: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
     """What the checks of a run look at.
 
     embeds  whether the run embeds too; else its checks were executed on their own
     window  first and last day of a replay, None for any other run
+    most    about so many rows of a collection are looked at; None: all of them
+    read    gives the bytes of an image by its URI
     """
 
     settings: Settings
-    config: FolderConfig
-    collection: str
-    model: str
-    dimension: int | None
+    targets: Sequence[Target]
     run_id: str
     embeds: bool
     window: Window | None
+    most: int | None = None
+    read: Callable[[str], bytes] = quality.read_image
 
-    def rows(self, store: VectorStore) -> tuple[bool, Filter | None]:
-        """Whether there is anything to look at, and the filter of it; None is the whole collection."""
+    def rows(self, store: VectorStore) -> list[tuple[Target, Filter | None]]:
+        """Where there is anything to look at, and the filter of it; None is the whole collection."""
         if not self.embeds:
-            return True, None
+            return [(target, None) for target in self.targets]
         written = quality.written_by(self.run_id)
-        if store.count(self.collection, written):
-            return True, written
-        return self.window is not None, In("partition", tuple(days_in(self.window))) if self.window else None
+        days = In("partition", tuple(days_in(self.window))) if self.window else None
+        found = [(target, written if store.count(target.collection, written) else days) for target in self.targets]
+        return [(target, where) for target, where in found if where is not None]
+
+
+ScopeOf: TypeAlias = Callable[[dg.AssetCheckExecutionContext, VectorStore], Scope]
+
+
+@dataclass(frozen=True, slots=True)
+class _FileScope(Scope):
+    """Of a run over files there is one target, the collection of its config."""
+
+    reconcile: bool = False
+
+    @property
+    def collection(self) -> str:
+        """The collection."""
+        return self.targets[0].collection
 
     def sources(self, store: VectorStore, entries: Collection[ManifestEntry]) -> set[str] | None:
         """The sources whose rows are counted; None is all of them."""
-        if not self.embeds or self.config.reconcile:
+        if not self.embeds or self.reconcile:
             return None
         sources = quality.sources_of_run(store, self.collection, self.run_id)
         if self.window is not None:
@@ -92,33 +118,41 @@ class _Scope:
         return sources
 
 
-def _scope(context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings) -> _Scope:
+def _file_scope(
+    context: dg.AssetCheckExecutionContext, asset: dg.AssetsDefinition, defaults: _FromSettings
+) -> _FileScope:
     settings = load_settings()
     collection, default = defaults(settings)
-    ops: Mapping[str, Any] = dict(context.run.run_config).get("ops", {})  # type: ignore[assignment]
-    config = FolderConfig(**ops.get(asset.op.name, {}).get("config", {}))
-    embeds = _embeds(context.run, asset)
+    config = FolderConfig(**op_config(context.run, asset))
+    embeds = embeds_too(context.run, asset)
     now = config.in_force(settings, collection, default)
-    return _Scope(
+    return _FileScope(
         settings,
-        config,
-        config.collection or collection,
-        now.model,
-        now.dimension,
+        [Target(config.collection or collection, now.model, now.dimension)],
         context.run.run_id,
         embeds,
-        _window(context.run) if embeds and config.mode == "replay" else None,
+        run_window(context.run) if embeds and config.mode == "replay" else None,
+        reconcile=config.reconcile,
     )
 
 
-def _window(run: dg.DagsterRun) -> Window | None:
+_FileScopeOf: TypeAlias = Callable[[dg.AssetCheckExecutionContext, VectorStore], _FileScope]
+
+
+def op_config(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> dict[str, Any]:
+    """What a run was told for an asset."""
+    ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
+    return dict(ops.get(asset.op.name, {}).get("config", {}))
+
+
+def run_window(run: dg.DagsterRun) -> Window | None:
     """The days of a run, by its tags: to a check, which has no partitions, Dagster does not give them otherwise."""
     first = run.tags.get("dagster/asset_partition_range_start") or run.tags.get("dagster/partition")
     last = run.tags.get("dagster/asset_partition_range_end") or first
     return window_of(dg.PartitionKeyRange(first, last)) if first and last else None
 
 
-def _embeds(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> bool:
+def embeds_too(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> bool:
     """Checks run on their own when they alone are selected, or are all that a re-execution has to do again."""
     if run.step_keys_to_execute is not None:
         return asset.op.name in run.step_keys_to_execute
@@ -127,19 +161,25 @@ def _embeds(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> bool:
     return asset.key in run.asset_selection
 
 
-def _sound_vectors(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+def sound_vectors_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.AssetChecksDefinition:
+    """The check of an asset's vectors."""
+
     @dg.asset_check(asset=asset, blocking=True)
     def sound_vectors(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
         """Every vector has the model's dimension, finite numbers and, for a normalising model, length 1."""
+        report = None
         with explained():
             store = vector_store.open()
-            scope = _scope(context, asset, defaults)
-            anything, where = scope.rows(store)
-            if not anything:
-                return _nothing_written()
+            scope = scope_of(context, store)
             cache = home.model_cache(scope.settings)
-            spec = describe_model(scope.model, dimension=scope.dimension, cache_directory=cache)
-            report = quality.inspect_vectors(store, scope.collection, where, spec.dimension, normalized=spec.normalized)
+            for target, where in scope.rows(store):
+                spec = describe_model(target.model, dimension=target.dimension, cache_directory=cache)
+                found = quality.inspect_vectors(
+                    store, target.collection, where, spec.dimension, normalized=spec.normalized, most=scope.most
+                )
+                report = found if report is None else report + found
+        if report is None:
+            return _nothing_written()
         return dg.AssetCheckResult(
             passed=report.bad == 0,
             metadata={
@@ -153,7 +193,7 @@ def _sound_vectors(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.As
     return sound_vectors
 
 
-def _rows_match_manifest(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+def _rows_match_manifest(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset, blocking=True)
     def rows_match_manifest(
         context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource
@@ -161,7 +201,7 @@ def _rows_match_manifest(asset: dg.AssetsDefinition, defaults: _FromSettings) ->
         """The store has as many rows of a file as the manifest says."""
         with explained():
             store = vector_store.open()
-            scope = _scope(context, asset, defaults)
+            scope = scope_of(context, store)
             with closing(Manifest.open(home.manifest_file(scope.settings, scope.collection))) as manifest:
                 entries = manifest.entries()
             expected = {name: entry.rows for name, entry in entries.items() if entry.rows}
@@ -187,20 +227,26 @@ def _rows_match_manifest(asset: dg.AssetsDefinition, defaults: _FromSettings) ->
     return rows_match_manifest
 
 
-def _canary_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+def canary_recall_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.AssetChecksDefinition:
+    """The check whether an asset's rows are found."""
+
     @dg.asset_check(asset=asset, blocking=True)
     def canary_recall(
         context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
     ) -> dg.AssetCheckResult:
         """A row's own content, encoded anew, finds it at rank 1."""
+        report = None
         with explained():
             store = vector_store.open()
-            scope = _scope(context, asset, defaults)
-            anything, where = scope.rows(store)
-            if not anything:
-                return _nothing_written()
-            with encoder.lease(scope.model, scope.dimension) as loaded:
-                report = quality.canary_recall(store, scope.collection, loaded, where)
+            scope = scope_of(context, store)
+            for target, where in scope.rows(store):
+                with encoder.lease(target.model, target.dimension) as loaded:
+                    found = quality.canary_recall(
+                        store, target.collection, loaded, where, most=scope.most, read=scope.read
+                    )
+                report = found if report is None else report + found
+        if report is None:
+            return _nothing_written()
         return dg.AssetCheckResult(
             passed=report.sampled == 0 or report.recall >= LEAST_RECALL,
             metadata={
@@ -213,15 +259,14 @@ def _canary_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.As
     return canary_recall
 
 
-def _index_recall(asset: dg.AssetsDefinition, defaults: _FromSettings) -> dg.AssetChecksDefinition:
+def _index_recall(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.AssetChecksDefinition:
     @dg.asset_check(asset=asset)
     def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
         """Searches find the ten nearest rows, as comparing every vector does."""
         with explained():
             store = vector_store.open()
-            scope = _scope(context, asset, defaults)
-            anything, _ = scope.rows(store)
-            if not anything:
+            scope = scope_of(context, store)
+            if not scope.rows(store):
                 return _nothing_written()
             if all(each.name != scope.collection for each in store.collections()):
                 return dg.AssetCheckResult(passed=True, description=f"There is no collection {scope.collection} yet.")
@@ -249,8 +294,16 @@ def _nothing_written() -> dg.AssetCheckResult:
     return dg.AssetCheckResult(passed=True, description="The run wrote nothing: nothing new to check.")
 
 
-CHECKS = [
-    check(asset, defaults)
-    for asset, defaults in ((corpus_embeddings, _corpus_defaults), (gallery_embeddings, _gallery_defaults))
-    for check in (_sound_vectors, _rows_match_manifest, _canary_recall, _index_recall)
-]
+def _checks(asset: dg.AssetsDefinition, defaults: _FromSettings) -> list[dg.AssetChecksDefinition]:
+    def scope_of(context: dg.AssetCheckExecutionContext, store: VectorStore) -> _FileScope:
+        return _file_scope(context, asset, defaults)
+
+    return [
+        sound_vectors_check(asset, scope_of),
+        _rows_match_manifest(asset, scope_of),
+        canary_recall_check(asset, scope_of),
+        _index_recall(asset, scope_of),
+    ]
+
+
+CHECKS = [*_checks(corpus_embeddings, _corpus_defaults), *_checks(gallery_embeddings, _gallery_defaults)]

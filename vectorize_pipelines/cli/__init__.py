@@ -19,6 +19,7 @@ COMMANDS = {
     "status": ("status", "Say what became of a request."),
     "requests": ("requests", "List requests, newest first."),
     "cancel": ("cancel", "Cancel requests."),
+    "drain": ("drain", "Embed the requests that wait in Kafka."),
     "lag": ("lag", "Say how many requests wait in Kafka."),
     "topics": ("topics", "Make and check the Kafka topics."),
     "dead-letters": ("dead_letters", "List, show and replay messages that failed for a reason of their own."),

@@ -91,6 +91,11 @@ def replay(reason: str | None, ids: tuple[str, ...], limit: int | None, as_json:
             f"kept {counts.expired} that are older than what their topics keep; raise retention.ms of those first",
             err=True,
         )
+    if counts.omitted:
+        click.echo(
+            f"kept {counts.omitted} whose message was too large to be kept with them: `show` says where it lies",
+            err=True,
+        )
     if counts.foreign:
         click.echo(f"kept {counts.foreign} messages that were not written by this project", err=True)
 
@@ -112,6 +117,7 @@ def _summary(stored: "StoredLetter") -> dict[str, Any]:
         "partition": letter.origin.partition if letter else None,
         "offset": letter.origin.offset if letter else None,
         "timestamp_ms": letter.origin.timestamp_ms if letter else None,
+        "omitted_bytes": letter.omitted_bytes if letter else None,
     }
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vectorize_pipelines.cli.runs import console, errors_of, execute, figures
+from vectorize_pipelines.cli.runs import EXIT_SOME_FAILED, console, errors_of, execute, figures
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
-EXIT_SOME_FILES_FAILED = 6
 FAILURES_SHOWN = 20
 
 
@@ -148,7 +147,7 @@ def _report(
     for error in errors:
         click.echo(f"error: {error}", err=True)
     if result.success and outcome["failed"]:
-        return EXIT_SOME_FILES_FAILED
+        return EXIT_SOME_FAILED
     return exit_code
 
 

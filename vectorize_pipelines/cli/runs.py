@@ -4,9 +4,12 @@ import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -19,16 +22,31 @@ if TYPE_CHECKING:
 
     from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
+logger = logging.getLogger(__name__)
+
 LAUNCHED_BY = "cli"
 EXIT_FAILED = 1
 #: What Dagster makes of SIGINT and SIGTERM.
 INTERRUPTED = "DagsterExecutionInterruptedError"
+EXIT_SOME_FAILED = 6
+EXIT_INTERRUPTED = 130
 FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
 
 
-def execute(settings: Settings, job: str, asset: str, config: dict[str, Any]) -> "dg.ExecuteInProcessResult":
-    """A drain run of an asset, as a run of today's partition; `config` names the collection."""
-    with _imports():
+def execute(
+    settings: Settings,
+    job: str,
+    asset: str,
+    config: dict[str, Any],
+    *,
+    tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
+) -> "dg.ExecuteInProcessResult":
+    """A drain run of an asset, as a run of today's partition; `config` names the collection where no `tags` are given.
+
+    Failures are in the result.
+    """
+    with large_imports():
         from dagster import DagsterInstance
 
         from vectorize_pipelines.dead_runs import close_dead_runs, run_lock
@@ -43,7 +61,7 @@ def execute(settings: Settings, job: str, asset: str, config: dict[str, Any]) ->
     }
     with DagsterInstance.get() as instance:
         close_dead_runs(instance, settings)
-        run_id = str(uuid.uuid4())
+        run_id = run_id or str(uuid.uuid4())
         with run_lock(settings, run_id):
             return defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
@@ -52,7 +70,7 @@ def execute(settings: Settings, job: str, asset: str, config: dict[str, Any]) ->
                 run_config=run_config,
                 tags={
                     MODE_TAG: "drain",
-                    COLLECTION_TAG: config["collection"],
+                    **({COLLECTION_TAG: config["collection"]} if tags is None else tags),
                     LAUNCHED_BY_TAG: LAUNCHED_BY,
                     # The daemon has nothing to start this run again with; whoever called the command calls it again.
                     MAX_RETRIES_TAG: "0",
@@ -61,8 +79,40 @@ def execute(settings: Settings, job: str, asset: str, config: dict[str, Any]) ->
             )
 
 
+def execute_until_interrupted(
+    settings: Settings, job: str, asset: str, config: dict[str, Any], tags: Mapping[str, str]
+) -> "tuple[dg.ExecuteInProcessResult, bool]":
+    """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Gives also whether it was.
+
+    It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
+    """
+    run_id = str(uuid.uuid4())
+    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ThreadPoolExecutor(1, "run") as thread:
+        running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
+        try:
+            return running.result(), False
+        except KeyboardInterrupt:
+            _wind_down(run_id)
+            return running.result(), True
+        finally:
+            signal.signal(signal.SIGTERM, terminated)
+
+
+def _wind_down(run_id: str) -> None:
+    from dagster import DagsterInstance
+
+    from vectorize_pipelines.jobs import WIND_DOWN_TAG
+
+    logger.warning("interrupted: what is in hand is finished")
+    with DagsterInstance.get() as instance:
+        while instance.get_run_by_id(run_id) is None:
+            time.sleep(0.1)  # it is just being made
+        instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
+
+
 @contextlib.contextmanager
-def _imports() -> Iterator[None]:
+def large_imports() -> Iterator[None]:
     """For large imports: looking for garbage among what they make, which stays, takes a tenth of the start."""
     gc.disable()
     try:

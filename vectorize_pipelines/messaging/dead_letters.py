@@ -5,7 +5,7 @@ have the names that Kafka Connect gives them, so that tools for its dead letters
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,10 @@ OWN_PREFIX = "vectorize."
 ATTEMPTS_HEADER = "vectorize.attempts"
 CONNECTOR_NAME = "vectorize"
 MAX_MESSAGE_CHARACTERS = 4000
+#: Of a letter whose message does not fit into the topic: how many bytes the value has that is left out.
+OMITTED_HEADER = "vectorize.omitted.bytes"
+#: A key, or headers, beyond this are left out with the value.
+KEPT_BYTES = 64 * 1024
 
 Headers = Sequence[tuple[str, bytes | None]]
 
@@ -38,6 +42,7 @@ class DeadLetter:
     stage        what was being done: decode, fetch, encode, …
     run_id       the run in which it failed
     attempts     how often it has failed, this time included
+    omitted_bytes   size of the value, where that was left out; None where the letter is whole
     """
 
     origin: Origin
@@ -50,6 +55,7 @@ class DeadLetter:
     stage: str
     run_id: str | None
     attempts: int
+    omitted_bytes: int | None = None
 
     @classmethod
     def of(
@@ -69,6 +75,20 @@ class DeadLetter:
         full_name, attempts = f"{kind.__module__}.{kind.__qualname__}", attempts_of(headers) + 1
         return cls(origin, key, value, own, kind.__name__, full_name, message, stage, run_id, attempts)
 
+    def shortened(self) -> "DeadLetter":
+        """The letter without the value, for a message that is too large for the topic; its origin says where it lies.
+
+        A message may be compressed, so it may well be larger than what its own topic takes.
+        """
+        size = sum(len(name) + len(content or b"") for name, content in self.headers)
+        return replace(
+            self,
+            key=self.key if self.key is None or len(self.key) <= KEPT_BYTES else None,
+            value=None,
+            headers=self.headers if size <= KEPT_BYTES else (),
+            omitted_bytes=len(self.value or b""),
+        )
+
     def error_headers(self) -> list[tuple[str, bytes]]:
         """The headers that say why, to stand behind the message's own."""
         texts = {
@@ -84,6 +104,8 @@ class DeadLetter:
             "vectorize.error.class": self.error_class,
             "vectorize.timestamp": str(self.origin.timestamp_ms),
         }
+        if self.omitted_bytes is not None:
+            texts[OMITTED_HEADER] = str(self.omitted_bytes)
         return [(name, text.encode("utf-8", "replace")) for name, text in texts.items()]
 
 
@@ -103,10 +125,10 @@ class StoredLetter:
         return f"{self.partition}-{self.offset}"
 
 
-def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter) -> None:
-    """Hands the letter to the producer; whoever calls flushes, or commits the transaction."""
+def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter, **further: Any) -> None:
+    """Hands the letter to the producer; whoever calls flushes, or commits the transaction. Raises `KafkaException`."""
     headers = [*letter.headers, *letter.error_headers()]
-    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers)
+    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers, **further)
 
 
 def attempts_of(headers: Headers | None) -> int:
@@ -175,6 +197,7 @@ def _letter(message: Any) -> DeadLetter | None:
         texts.get(f"{CONNECT_PREFIX}stage", ""),
         texts.get(f"{CONNECT_PREFIX}task.id") or None,
         attempts_of(headers),
+        int(texts[OMITTED_HEADER]) if texts.get(OMITTED_HEADER, "").isdecimal() else None,
     )
 
 

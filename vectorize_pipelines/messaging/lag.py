@@ -1,6 +1,9 @@
 """What waits in the topics, from watermarks and committed offsets alone: no message is read."""
 
-from dataclasses import dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.items import Modality
@@ -12,6 +15,9 @@ from vectorize_pipelines.settings import KafkaSettings
 if TYPE_CHECKING:
     from confluent_kafka import Consumer
     from confluent_kafka.admin import AdminClient
+
+#: What has been committed is asked for at least as often.
+COMMITTED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,41 @@ def partition_lags(
     Whoever asks often hands in the same `client`, and a `reader` from `offset_reader`. Raises `KafkaError`, also
     where a topic is missing.
     """
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     places = partitions_of(settings, list(TopicNames(settings.topic_prefix).lanes(modality)), client)
     committed = committed_offsets(settings, places, reader)
     low = offsets(settings, places, latest=False, client=client)
     high = offsets(settings, places, latest=True, client=client)
     return [PartitionLag(*place, committed.get(place), low[place], high[place]) for place in places]
+
+
+class LagWatch:
+    """The lag of one modality, for who looks many times a second: one request where nothing has arrived.
+
+    Keeps its connection to the cluster. Used by one thread at a time.
+    """
+
+    def __init__(self, settings: KafkaSettings, modality: Modality) -> None:
+        """Raises `KafkaNotConfiguredError`."""
+        self._settings = settings
+        self._modality = modality
+        self._client = admin(settings)
+        self._reader = offset_reader(settings)
+        self._last: Sequence[PartitionLag] = ()
+        self._asked = 0.0
+        self._looking = Lock()
+
+    def look(self) -> Sequence[PartitionLag]:
+        """As `partition_lags`; committed offsets may be `COMMITTED_SECONDS` old."""
+        with self._looking:
+            if not self._last or time.monotonic() - self._asked >= COMMITTED_SECONDS:
+                self._last = partition_lags(self._settings, self._modality, self._client, self._reader)
+                self._asked = time.monotonic()
+            else:
+                places = [(each.topic, each.partition) for each in self._last]
+                high = offsets(self._settings, places, latest=True, client=self._client)
+                self._last = [replace(each, high=high[each.topic, each.partition]) for each in self._last]
+            return self._last
 
 
 def committed_offsets(

@@ -8,17 +8,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import kafka_error, producer
-from vectorize_pipelines.messaging.dead_letters import DeadLetter
+from vectorize_pipelines.messaging.clients import kafka_error, produce, producer
+from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
-
-if TYPE_CHECKING:
-    from confluent_kafka import Producer
 
 logger = logging.getLogger(__name__)
 
@@ -56,10 +54,16 @@ class OutcomeProducer:
         self._seconds = settings.request_seconds
         self._names = TopicNames(settings.topic_prefix)
         self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}")
+        #: Places in `Outcomes.dead_letters` of those that the topic refused as too large, of the outcomes in hand.
+        self._too_large: set[int] = set()
         self._insist("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
     def send(self, outcomes: Outcomes, group_metadata: object) -> None:
-        """Everything, or nothing. Raises `FencedError`, and `KafkaError` where the brokers stay away."""
+        """Everything, or nothing. Raises `FencedError`, and `KafkaError` where the brokers stay away.
+
+        A dead letter that is too large for its topic goes there without its value: no message stops a topic.
+        """
+        self._too_large.clear()
         deadline = time.monotonic() + OUTAGE_SECONDS
         while not self._attempt(outcomes, group_metadata):
             if time.monotonic() > deadline:
@@ -95,10 +99,27 @@ class OutcomeProducer:
 
     def _produce(self, outcomes: Outcomes) -> None:
         for event in outcomes.events:
-            put(self._producer, self._names.results, event_key(event), event.to_json())
-        for letter in outcomes.dead_letters:
-            headers = [*letter.headers, *letter.error_headers()]
-            put(self._producer, self._names.dead_letter, letter.key, letter.value, headers=headers)
+            produce(self._producer, self._names.results, key=event_key(event), value=event.to_json())
+        for place, letter in enumerate(outcomes.dead_letters):
+            self._bury(place, letter)
+
+    def _bury(self, place: int, letter: DeadLetter) -> None:
+        """Both ends refuse what is too large: the client at once, by its own limit, the broker when it gets it."""
+        from confluent_kafka import KafkaException
+
+        bury = partial(produce_dead_letter, self._producer, self._names)
+        if place not in self._too_large:
+            try:
+                return bury(letter, on_delivery=partial(self._buried, place))
+            except KafkaException as error:
+                if not _is_too_large(error.args[0]):
+                    raise
+        logger.warning("a dead letter is too large for %s and goes there without its value", self._names.dead_letter)
+        return bury(letter.shortened())
+
+    def _buried(self, place: int, error: object, message: object) -> None:
+        if error is not None and _is_too_large(error):
+            self._too_large.add(place)
 
     def _send_offsets(self, positions: Mapping[tuple[str, int], int], group_metadata: object) -> None:
         from confluent_kafka import TopicPartition
@@ -151,7 +172,13 @@ class EventProducer:
     def send(self, events: Sequence[ResultEvent]) -> None:
         """Returns once they are queued."""
         for event in events:
-            put(self._producer, self._topic, event_key(event), event.to_json(), on_delivery=self._delivered)
+            produce(
+                self._producer,
+                self._topic,
+                key=event_key(event),
+                value=event.to_json(),
+                on_delivery=self._delivered,
+            )
         self._producer.poll(0)
 
     def close(self) -> None:
@@ -169,12 +196,7 @@ def event_key(event: ResultEvent) -> bytes:
     return event.task_id.encode("utf-8", "replace")
 
 
-def put(client: "Producer", topic: str, key: bytes | None, value: bytes | None, **further: Any) -> None:
-    """`produce`, waiting for room where the client's queue is full."""
-    while True:
-        try:
-            client.produce(topic, value=value, key=key, **further)
-        except BufferError:
-            client.poll(0.1)
-        else:
-            return
+def _is_too_large(error: Any) -> bool:
+    from confluent_kafka import KafkaError as Codes
+
+    return bool(error.code() == Codes.MSG_SIZE_TOO_LARGE)

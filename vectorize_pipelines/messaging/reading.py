@@ -98,7 +98,7 @@ class TopicReader:
 
 def partitions_of(settings: KafkaSettings, topics: list[str], client: Any = None) -> list[Place]:
     """Every partition of the topics. Raises `KafkaError`, also for a topic that is missing."""
-    client = client or admin(settings)
+    client = admin(settings) if client is None else client
     places: list[Place] = []
     for topic in topics:
         with kafka_errors(settings, f"looking at {topic}", client):
@@ -123,7 +123,7 @@ def offsets(
 
     spec: OffsetSpec = (OffsetSpec.latest if latest else OffsetSpec.earliest)()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(*place): spec for place in places}
-    client = client or admin(settings)  # the futures are never done once the client is gone
+    client = admin(settings) if client is None else client  # the futures are never done once the client is gone
 
     def ask() -> dict[Place, int]:
         answers = client.list_offsets(

@@ -32,12 +32,14 @@ class ReplayCounts:
     left_out  outstanding letters that were not asked for
     expired   letters older than what their topic keeps: sent there they might be deleted before they are read
     foreign   messages of the topic that no run of this project wrote, which nothing replays
+    omitted   letters without their value, which did not fit: sent back they would delete what their key names
     """
 
     replayed: int = 0
     left_out: int = 0
     expired: int = 0
     foreign: int = 0
+    omitted: int = 0
     topics: dict[str, int] = field(default_factory=dict)
 
 
@@ -95,6 +97,8 @@ class _Replay:
         full = self._limit is not None and self._counts.replayed + len(self._batch) >= self._limit
         if full or not matches(stored, self._reason, self._ids):
             self._counts.left_out += 1
+        elif stored.letter.omitted_bytes is not None:
+            self._counts.omitted += 1
         elif self._is_expired(stored.letter.origin):
             self._counts.expired += 1
         else:

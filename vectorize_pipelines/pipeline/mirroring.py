@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vectorize_pipelines.errors import ItemError, StoreError, VectorizeError
+from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, StoreError, VectorizeError
 from vectorize_pipelines.generations import Generation, Generations
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row
@@ -101,7 +101,10 @@ class Mirrors:
     def _standing_for(self, collection: str) -> str:
         """What the alias stood for when this run first wrote to it: its vectors are of that one's model."""
         if collection not in self._standing:
-            self._standing[collection] = self._store.collection(collection).physical
+            try:
+                self._standing[collection] = self._store.collection(collection).physical
+            except CollectionNotFoundError:
+                return collection  # nobody has made it yet, for a batch that has no rows and only acknowledges
         return self._standing[collection]
 
     def _write_all(self, batch: "EmbeddingBatch", own: str, prepared: dict[str, _Prepared]) -> None:

@@ -4,16 +4,16 @@ Called by the asset checks (`assets/checks.py`); each function looks and reports
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.errors import UnreadableFileError
+from vectorize_pipelines.errors import CollectionNotFoundError, ItemError
 from vectorize_pipelines.items import Modality, content_hash
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.sources.content import read_content
@@ -41,6 +41,15 @@ class VectorReport:
     not_finite: int
     not_unit: int
 
+    def __add__(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(
+            self.rows + other.rows,
+            self.wrong_dimension + other.wrong_dimension,
+            self.not_finite + other.not_finite,
+            self.not_unit + other.not_unit,
+        )
+
     @property
     def bad(self) -> int:
         """Rows with a fault of any kind."""
@@ -48,11 +57,22 @@ class VectorReport:
 
 
 def inspect_vectors(
-    store: VectorStore, collection: str, where: Filter | None, dimension: int, *, normalized: bool
+    store: VectorStore,
+    collection: str,
+    where: Filter | None,
+    dimension: int,
+    *,
+    normalized: bool,
+    most: int | None = None,
 ) -> VectorReport:
-    """Looks at every matching row's vector, batch by batch; `normalized` says whether length 1 is expected."""
+    """Looks at matching rows' vectors, batch by batch; `normalized` says whether length 1 is expected.
+
+    `most`: no further batch once so many have been looked at; None: all of them.
+    """
     rows = wrong_dimension = not_finite = not_unit = 0
     for batch in store.scan(collection, ("vector",), where):
+        if most is not None and rows >= most:
+            break
         rows += batch.num_rows
         column = batch.column("vector")
         if column.type.list_size != dimension:
@@ -79,24 +99,47 @@ class CanaryReport:
     sampled: int
     missed: tuple[str, ...]
 
+    def __add__(self, other: Self) -> Self:
+        """Both together."""
+        return type(self)(self.sampled + other.sampled, (*self.missed, *other.missed))
+
     @property
     def recall(self) -> float:
         """Share of the passages that came first; NaN where none was looked for."""
         return (self.sampled - len(self.missed)) / self.sampled if self.sampled else math.nan
 
 
-def canary_recall(store: VectorStore, collection: str, encoder: Encoder, where: Filter | None) -> CanaryReport:
+def read_image(uri: str) -> bytes:
+    """The bytes of an image that came from files. Raises `UnreadableFileError`."""
+    return read_content(uri, LARGEST_CANARY_BYTES)
+
+
+def canary_recall(
+    store: VectorStore,
+    collection: str,
+    encoder: Encoder,
+    where: Filter | None,
+    *,
+    most: int | None = None,
+    read: Callable[[str], bytes] = read_image,
+) -> CanaryReport:
     """Encodes the content of some rows, the first by id among those that match, and looks whether each finds itself.
 
-    An image is read again from its URI; one that cannot be, or is another by now, is left out. A row of the same
-    content counts as itself: the same passage may stand in several documents. So does a row that scores as the
+    They are chosen among all or, with `most`, among about so many that the store gives first.
+
+    An image is read again from its URI by `read`; one that cannot be, or is another by now, is left out. A row of
+    the same content counts as itself: the same passage may stand in several documents. So does a row that scores as the
     canary's own vector does: texts that differ only in what the tokenizer drops have one vector.
     """
     canaries: list[dict[str, str]] = []
+    seen = 0
     for batch in store.scan(collection, ("id", "source_id", "content_hash", "text", "modality", "uri"), where):
         rows = [row for row in batch.to_pylist() if row["text"] or row["modality"] == Modality.IMAGE]
         canaries = sorted([*canaries, *rows], key=lambda row: row["id"])[:CANARIES]
-    contents = {row["id"]: content for row in canaries if (content := _content(row)) is not None}
+        seen += batch.num_rows
+        if most is not None and seen >= most:
+            break
+    contents = {row["id"]: content for row in canaries if (content := _content(row, read)) is not None}
     canaries = [row for row in canaries if row["id"] in contents]
     if not canaries:
         return CanaryReport(0, ())
@@ -110,13 +153,13 @@ def canary_recall(store: VectorStore, collection: str, encoder: Encoder, where: 
     return CanaryReport(len(canaries), tuple(missed))
 
 
-def _content(row: Mapping[str, str]) -> str | bytes | None:
+def _content(row: Mapping[str, str], read: Callable[[str], bytes]) -> str | bytes | None:
     """What a row was made from, if it can still be had."""
     if row["modality"] != Modality.IMAGE:
         return row["text"]
     try:
-        data = read_content(row["uri"], LARGEST_CANARY_BYTES)
-    except UnreadableFileError:
+        data = read(row["uri"])
+    except ItemError:
         return None
     return data if content_hash(data) == row["content_hash"] else None
 
@@ -149,6 +192,14 @@ def written_by(run_id: str) -> Filter:
 def sources_of_run(store: VectorStore, collection: str, run_id: str) -> set[str]:
     """The sources of which a run wrote rows."""
     return set(store.count_by(collection, "source_id", written_by(run_id)))
+
+
+def rows_of_sources(store: VectorStore, collection: str, sources: Sequence[str]) -> dict[str, int]:
+    """Source id -> rows, of those of the sources that have any; none where there is no such collection."""
+    try:
+        return store.count_by(collection, "source_id", In("source_id", tuple(sources)))
+    except CollectionNotFoundError:
+        return {}
 
 
 def sources_of_days(

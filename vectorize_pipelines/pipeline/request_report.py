@@ -5,11 +5,11 @@ to have.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from threading import Lock
 
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger, RequestRow
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery, CallbackRow
@@ -130,6 +130,41 @@ class Report:
         )
 
 
+class SingleReport(Report):
+    """Tells the ledger of a request that was no message, also while it is being processed, and calls who asked."""
+
+    def __init__(self, ledger: RequestLedger, modality: Modality, run_id: str, callbacks: CallbackDelivery):
+        super().__init__(ledger, modality, run_id, None)
+        self._callbacks = callbacks
+
+    def taken_up(self, works: Sequence[Work], *, noted: bool) -> None:
+        self._ledger.record([self._row(work) for work in works])
+
+    def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
+        super().finished(works, poison, positions)
+        self._call([(work, _event(work, self._run_id)) for work in works])
+
+    def abandoned(self, work: Work, error: VectorizeError | None) -> None:
+        """The request ended before its rows were written: with an error it failed, without one it was cancelled."""
+        work.state = RequestState.CANCELLED if error is None else RequestState.FAILED
+        row, event = self._row(work), _event(work, self._run_id)
+        if error is not None:
+            row = replace(row, error_class=type(error).__name__, error_message=str(error))
+            event = replace(event, error={"class": type(error).__name__, "message": str(error)})
+        self._ledger.record([row])
+        self._call([(work, event)])
+
+    def _call(self, ended: Sequence[tuple[Work, ResultEvent]]) -> None:
+        calls = [
+            CallbackRow(work.request.callback_url, event, work.request.origin)
+            for work, event in ended
+            if work.request.callback_url is not None
+        ]
+        if calls:
+            self._callbacks.enqueue(calls)
+            self._callbacks.deliver_soon()
+
+
 class TopicReport(Report):
     """Tells the ledger, then Kafka in one transaction, then those who asked to be called."""
 
@@ -157,11 +192,11 @@ class TopicReport(Report):
         super().taken_up(works, noted=noted)
         if noted:
             self._ledger.record([self._row(work) for work in works])
-        self._events.send([self._event(work) for work in works])
+        self._events.send([_event(work, self._run_id) for work in works])
 
     def finished(self, works: Sequence[Work], poison: Sequence[Poison], positions: Mapping[Place, int]) -> None:
         self._record(works, poison)
-        events = [self._event(work) for work in works]
+        events = [_event(work, self._run_id) for work in works]
         events += [_poison_event(each, self._run_id) for each in poison if each.task_id is not None]
         calls = [
             CallbackRow(work.request.callback_url, event, work.request.origin)
@@ -187,17 +222,18 @@ class TopicReport(Report):
         place = origin_of(message)
         return DeadLetter.of(place, message.key(), message.value(), message.headers(), error, stage, self._run_id)
 
-    def _event(self, work: Work) -> ResultEvent:
-        error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}
-        return ResultEvent(
-            task_id=work.request.task_id,
-            status=work.state,
-            collection=work.collection,
-            vector_count=work.vectors,
-            error=error,
-            run_id=self._run_id,
-            timestamp=datetime.now(UTC),
-        )
+
+def _event(work: Work, run_id: str) -> ResultEvent:
+    error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}
+    return ResultEvent(
+        task_id=work.request.task_id,
+        status=work.state,
+        collection=work.collection,
+        vector_count=work.vectors,
+        error=error,
+        run_id=run_id,
+        timestamp=datetime.now(UTC),
+    )
 
 
 def _poison_event(poison: Poison, run_id: str) -> ResultEvent:

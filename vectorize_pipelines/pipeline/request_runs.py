@@ -11,16 +11,19 @@ from datetime import time as time_of_day
 from math import inf
 from typing import Protocol, TypeVar
 
+from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.messaging.control import Cancellations
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer
 from vectorize_pipelines.pipeline.changes import Days
-from vectorize_pipelines.pipeline.request_report import Report, TopicReport
+from vectorize_pipelines.pipeline.request_report import Report, SingleReport, TopicReport
 from vectorize_pipelines.pipeline.request_stream import Ending, LeaseEncoder, RequestStream
-from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.pipeline.requests import Work, occurred
+from vectorize_pipelines.settings import DrainSettings, Settings
 from vectorize_pipelines.sources.kafka import WHOLE, DrainSource, ReplaySource, Shard
+from vectorize_pipelines.sources.single import SingleRequest, SingleSource
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import SourceVersions
 
@@ -30,6 +33,7 @@ class DrainRequest:
     """What a drain run is to do.
 
     once         ends when nothing is outstanding, and does not wait for more
+    idle_seconds, max_seconds   None: what the settings say
     should_stop  asked every second; a reason why the run is to end now, or None
     """
 
@@ -38,7 +42,15 @@ class DrainRequest:
     shard: Shard = WHOLE
     once: bool = False
     force: bool = False
+    idle_seconds: float | None = None
+    max_seconds: float | None = None
     should_stop: Callable[[], str | None] = lambda: None
+
+    def ending(self, drain: DrainSettings) -> Ending:
+        """When the run ends."""
+        idle = drain.idle_seconds if self.idle_seconds is None else self.idle_seconds
+        most = drain.max_seconds if self.max_seconds is None else self.max_seconds
+        return Ending(0 if self.once else idle, most, _end_of_today(), self.should_stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +88,6 @@ def open_drain(
             callbacks=_closing(resources, CallbackDelivery.open(settings)),
             group_metadata=source.group_metadata(),
         )
-        drain = kafka.drain
         return RequestStream(
             settings,
             request.modality,
@@ -86,9 +97,7 @@ def open_drain(
             versions=_closing(resources, SourceVersions.open(settings)),
             report=report,
             lease_encoder=lease_encoder,
-            ending=Ending(
-                0 if request.once else drain.idle_seconds, drain.max_seconds, _end_of_today(), request.should_stop
-            ),
+            ending=request.ending(kafka.drain),
             days=_days(settings),
             force=request.force,
             resources=resources.pop_all(),
@@ -121,6 +130,48 @@ def open_replay(
             force=request.force,
             resources=resources.pop_all(),
         )
+
+
+def open_single(
+    settings: Settings, single: SingleRequest, store: VectorStore, lease_encoder: LeaseEncoder
+) -> RequestStream:
+    """The stream of one request that was no message; needs no Kafka. Raises `LedgerError`."""
+    with ExitStack() as resources:
+        report = _single_report(settings, single, resources)
+        return RequestStream(
+            settings,
+            single.modality,
+            single.run_id,
+            source=SingleSource(single.message),
+            store=store,
+            versions=_closing(resources, SourceVersions.open(settings)),
+            report=report,
+            lease_encoder=lease_encoder,
+            ending=Ending(0, inf, datetime.max.replace(tzinfo=UTC)),
+            days=_days(settings),
+            force=False,
+            resources=resources.pop_all(),
+        )
+
+
+def abandon_single(settings: Settings, single: SingleRequest, error: VectorizeError | None) -> None:
+    """Notes that a request ended without its stream: it failed, or, without an error, it was cancelled.
+
+    Raises `LedgerError`.
+    """
+    occurred_at = occurred(single.request.origin)
+    work = Work(single.request, None, _days(settings).of(occurred_at), occurred_at, datetime.now(UTC))
+    with ExitStack() as resources:
+        _single_report(settings, single, resources).abandoned(work, error)
+
+
+def _single_report(settings: Settings, single: SingleRequest, resources: ExitStack) -> SingleReport:
+    return SingleReport(
+        _closing(resources, RequestLedger.open(settings)),
+        single.modality,
+        single.run_id,
+        _closing(resources, CallbackDelivery.open(settings)),
+    )
 
 
 class _HasClose(Protocol):

@@ -41,7 +41,7 @@ from vectorize_pipelines.pipeline.request_report import Poison, Report
 from vectorize_pipelines.pipeline.request_writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
 from vectorize_pipelines.pipeline.requests import RequestReader, Target, Targets, UnusableModelError, Work, occurred
 from vectorize_pipelines.pipeline.reuse import configured_reuse
-from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
+from vectorize_pipelines.pipeline.stream import PROGRESS_INTERVAL_SECONDS, EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.request_state import RequestState
@@ -197,17 +197,18 @@ class RequestStream(EmbeddingStream):
 
     def progress(self) -> str:
         figures = self.figures()
-        waited = max(0.0, time.time() - self.counts.newest_ms / 1000) if self.counts.newest_ms else 0.0
+        oldest = f", the oldest for about {max(0.0, time.time() - self.counts.newest_ms / 1000):.1f} s"
         return (
             f"{figures['messages']} messages ({figures['messages_per_second']} a second), about {figures['lag']} "
-            f"waiting, the last one taken was {waited:.1f} s old; {figures['dead_letters']} dead letters; "
-            f"at {self._report.standing() or 'the beginning'}{self._why_ended and '; ended: ' + self._why_ended}"
+            f"waiting{oldest if figures['lag'] and self.counts.newest_ms else ''}; {figures['dead_letters']} dead "
+            f"letters; at {self._report.standing() or 'the beginning'}"
+            f"{self._why_ended and '; ended: ' + self._why_ended}"
         )
 
     # The reading thread
 
     def _units(self) -> Generator[Unit, None, None]:
-        last_message = last_look = time.monotonic()
+        last_message = last_look = last_said = time.monotonic()
         while True:
             started = time.perf_counter()
             polled = self._source.poll(self._messages_together())
@@ -223,6 +224,10 @@ class RequestStream(EmbeddingStream):
             if now - last_look >= LOOK_SECONDS or not polled.messages:
                 last_look = now
                 self._lag = self._source.lag()
+                if now - max(last_message, last_said) >= PROGRESS_INTERVAL_SECONDS:
+                    # Whoever writes the batches says how far the run is, and none come.
+                    last_said = now
+                    logger.info("%s: nothing arrives; %s", self.collection, self.progress())
                 self._why_ended = self._reason_to_end(now, last_message) or ""
                 if self._why_ended:
                     return

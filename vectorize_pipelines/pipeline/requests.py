@@ -119,12 +119,7 @@ class Targets:
     @property
     def default_collection(self) -> str:
         """The collection of requests that name neither collection nor model."""
-        kafka = self._settings.kafka
-        return {
-            Modality.TEXT: kafka.text_collection,
-            Modality.IMAGE: kafka.image_collection,
-            Modality.DOCUMENT: kafka.document_collection,
-        }[self._modality]
+        return self._settings.kafka.collection(self._modality)
 
     @property
     def default_model(self) -> str:

@@ -5,9 +5,27 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError, UnknownModelError, VectorizeError
+from vectorize_pipelines.drain_runs import OccupiedTopicError
+from vectorize_pipelines.errors import (
+    ItemError,
+    ModelMismatchError,
+    SettingsError,
+    SourceError,
+    UnknownModelError,
+    VectorizeError,
+)
+from vectorize_pipelines.messaging.outcomes import FencedError
 
-_FINAL = (SettingsError, SourceError, UnknownModelError, ModelMismatchError)
+#: A run that was fenced would fence its successor if it were tried again; one that found its topic occupied has waited.
+_FINAL = (
+    SettingsError,
+    SourceError,
+    UnknownModelError,
+    ModelMismatchError,
+    ItemError,
+    FencedError,
+    OccupiedTopicError,
+)
 
 
 class _Terminated(dg.DagsterExecutionInterruptedError, dg.DagsterError):

@@ -1,6 +1,7 @@
 """The figures of a partition as Dagster metadata: numbers where people compare them over time, so the UI plots them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -43,8 +44,10 @@ class Preview:
         return self._rows.get(day, [])
 
 
-def day_metadata(stream: EmbeddingStream, day: str, collection: Collection, preview: Preview) -> dict[str, Any]:
-    """Everything that the UI shows of one day of one run."""
+def day_metadata(
+    stream: EmbeddingStream, day: str, collections: Sequence[Collection], preview: Preview
+) -> dict[str, Any]:
+    """Everything that the UI shows of one day of one run; `collections` are those that it wrote to, by name."""
     totals = stream.totals.get(day, DayTotals())
     metadata: dict[str, Any] = {
         "documents": totals.documents,
@@ -60,13 +63,13 @@ def day_metadata(stream: EmbeddingStream, day: str, collection: Collection, prev
         "encode_seconds": round(totals.encode_seconds, 4),
         "cache_seconds": round(totals.cache_seconds, 4),
         "write_seconds": round(totals.write_seconds, 4),
-        "collection": collection.name,
-        "physical_collection": collection.physical,
-        "location": dg.MetadataValue.url(collection.location)
-        if "://" in collection.location
-        else dg.MetadataValue.path(collection.location),
+        "collection": ", ".join(each.name for each in collections) or stream.collection,
         "model": stream.model,
     }
+    if collections:
+        metadata["physical_collection"] = ", ".join(each.physical for each in collections)
+        location = collections[0].location
+        metadata["location"] = (dg.MetadataValue.url if "://" in location else dg.MetadataValue.path)(location)
     if totals.encode_seconds:
         metadata["texts_per_second"] = round(totals.encoded / totals.encode_seconds, 1)
         metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)

@@ -3,7 +3,8 @@
 `VectorStoreIOManager`
 - writes an `EmbeddingStream` batch by batch, acknowledging each once the store has it, in every generation of a
   collection that is being embedded again;
-- records the figures of every partition that the run covers as that partition's metadata;
+- records the figures of every partition that the run covers as that partition's metadata, those of the run as a whole
+  with its last one;
 - logs a materialization for every other day that a drain run touched;
 - gives a downstream asset its partitions' records as a pandas DataFrame or a pyarrow Table.
 
@@ -12,13 +13,17 @@
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
+from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.partitions import days_in, window_of
 from vectorize_pipelines.pipeline.mirroring import Mirrors
 from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
@@ -51,6 +56,34 @@ def _carried(run_id: str, stream: EmbeddingStream) -> Iterator[None]:
     stream.totals.merge(_earlier_attempts.pop(run_id, Totals()))
 
 
+@dataclass(frozen=True, slots=True)
+class StreamResult:
+    """What writing a stream leaves to be shown. `collections`: those that it wrote to, by name."""
+
+    collections: Sequence[Collection]
+    preview: Preview
+
+    def metadata(self, stream: EmbeddingStream, day: str) -> dict[str, Any]:
+        """The metadata of one of its days."""
+        return day_metadata(stream, day, self.collections, self.preview)
+
+
+def write_stream(store: VectorStore, stream: EmbeddingStream, mirrors: Mirrors) -> StreamResult:
+    """Writes all of a stream, says how far it is, and looks where it went. Raises as `pipeline.stream.written`."""
+    preview, progress, names = Preview(), ProgressLog(stream), set()
+    for batch in written(store, stream, mirrors):
+        preview.add(batch.records)
+        if batch.records.num_rows or batch.stale:
+            names.add(batch.collection)
+        progress.show()
+    progress.show(last=True)
+    collections = []
+    for name in sorted(names or {stream.collection}):
+        with suppress(CollectionNotFoundError):  # a request's, before the first one that could be embedded
+            collections.append(stream.outage.wait_out(partial(store.collection, name)))
+    return StreamResult(collections, preview)
+
+
 class VectorStoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     """The store that the settings name."""
 
@@ -68,29 +101,23 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream) -> None:
         """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
-        preview = Preview()
         with explained(), obj:
             store = self.vector_store.open()
-            progress = ProgressLog(obj)
             mirrors = Mirrors(load_settings(), store, self.encoder.lease)
             with closing(mirrors), _carried(context.run_id, obj):
-                for batch in written(store, obj, mirrors):
-                    preview.add(batch.records)
-                    progress.show()
-            progress.show(last=True)
-            collection = obj.outage.wait_out(lambda: store.collection(obj.collection))
-            self._report(context, obj, collection, preview)
+                result = write_stream(store, obj, mirrors)
+            self._report(context, obj, result)
             obj.reported()
 
-    def _report(
-        self, context: dg.OutputContext, obj: EmbeddingStream, collection: Collection, preview: Preview
-    ) -> None:
+    def _report(self, context: dg.OutputContext, obj: EmbeddingStream, result: "StreamResult") -> None:
         window = days_in(window_of(context.asset_partition_key_range))
         for day in window:
-            metadata = day_metadata(obj, day, collection, preview)
+            metadata = result.metadata(obj, day)
+            if day == window[-1]:
+                metadata |= obj.figures()  # of the run as a whole, so they stand once
             context.step_context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=day)
         for day in sorted(obj.touched.difference(window)):
-            metadata = day_metadata(obj, day, collection, preview)
+            metadata = result.metadata(obj, day)
             context.log_event(dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata))
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame | pa.Table:

@@ -1,0 +1,55 @@
+"""`vectorize drain`: the requests that wait, in the foreground."""
+
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import COMMAND, Vectorize
+from tests.orchestration.requests_in_kafka import rows, send, text
+from tests.orchestration.servers import until
+from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.settings import KafkaSettings
+
+
+def count() -> int:
+    try:
+        return len(rows("texts"))
+    except CollectionNotFoundError:
+        return 0
+
+
+def test_what_waits_is_embedded_once(vectorize: Vectorize, kafka_settings: KafkaSettings) -> None:
+    send(kafka_settings, [*(text(f"note-{n}", f"note {n} about boats") for n in range(20)), b"no JSON"])
+    done = vectorize("drain", "text", "--once", "--json")
+    assert done.code == 6, done.err
+    assert (done.json["messages"], done.json["dead_letters"], done.json["lag"]) == (21, 1, 0)
+    assert (done.json["status"], done.json["encoded"], done.json["shard"]) == ("succeeded", 20, "0/1")
+    assert [failure["error"] for failure in done.json["failures"]] == ["InvalidMessageError"]
+    assert count() == 20
+
+
+def test_what_the_user_has_to_mend_is_said(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = vectorize("drain", "text", "--once")
+    assert done.code == 2
+    assert "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS" in done.err
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "localhost:1")
+    assert vectorize("drain", "text", "--shard", "4/4").code == 2
+
+
+def test_an_interrupted_drain_loses_nothing(vectorize: Vectorize, kafka_settings: KafkaSettings, home: Path) -> None:
+    send(kafka_settings, [text(f"note-{n}", f"note {n} about boats") for n in range(20)])
+    with subprocess.Popen([*COMMAND, "drain", "text"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until("the first rows", count, 120)
+            send(kafka_settings, [text(f"late-{n}", f"late note {n}") for n in range(20)])
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said
+    assert "ended: interrupted" in said
+    done = vectorize("drain", "text", "--once", "--json")
+    assert done.code == 0, done.err
+    assert count() == 40

@@ -1,0 +1,114 @@
+"""`vectorize drain`: a drain run over a modality's requests, in this process, on the project's instance."""
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from vectorize_pipelines.cli.runs import (
+    EXIT_INTERRUPTED,
+    EXIT_SOME_FAILED,
+    console,
+    errors_of,
+    execute_until_interrupted,
+    figures,
+    large_imports,
+)
+from vectorize_pipelines.home import use_dagster_home
+from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.clients import require_servers
+from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.sources.kafka import Shard
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from vectorize_pipelines.pipeline.stream import EmbeddingStream
+
+FAILURES_SHOWN = 20
+RUN_FIGURES = (
+    "messages",
+    "messages_per_second",
+    "dead_letters",
+    "superseded",
+    "cancelled",
+    "tombstones",
+    "lost_unread",
+    "lag",
+)
+
+
+@click.command()
+@click.argument("modality", type=click.Choice([each.value for each in Modality]))
+@click.option("--once", is_flag=True, help="End when nothing waits any more, instead of following the topic.")
+@click.option(
+    "--shard", default="0/1", show_default=True, metavar="I/N", help="Part of the topic's partitions that is read."
+)
+@click.option("--force", is_flag=True, help="Encode also what has not changed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -> int:
+    """Embed the requests of MODALITY that wait in Kafka, and those that come while it runs.
+
+    It is one run on the project's Dagster instance, as the sensors launch them, and ends as these do: when nothing has
+    come for kafka.drain.idle_seconds, or after kafka.drain.max_seconds. An earlier run of the same part of the topic is
+    told to end first. Ctrl-C ends it once what is in hand is finished; the rest waits for the next run.
+    """
+    settings = load_settings()
+    part = Shard.parse(shard)
+    require_servers(settings.kafka)
+    use_dagster_home(settings)
+    with large_imports():
+        from vectorize_pipelines.drain_runs import drain_tags
+        from vectorize_pipelines.jobs import REQUEST_JOBS
+
+    wiring = REQUEST_JOBS[Modality(modality)]
+    config = {"mode": "drain", "shard": str(part), "once": once, "force": force}
+    tags = drain_tags(settings.kafka, Modality(modality), part)
+    started = time.monotonic()
+    with console(settings) as shown:
+        result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)
+    code = _report(result, shown.stream, modality, part, time.monotonic() - started, as_json=as_json)
+    return EXIT_INTERRUPTED if interrupted and result.success else code
+
+
+def _report(
+    result: "dg.ExecuteInProcessResult",
+    stream: "EmbeddingStream | None",
+    modality: str,
+    shard: Shard,
+    seconds: float,
+    *,
+    as_json: bool,
+) -> int:
+    errors, exit_code = errors_of(result)
+    of_run = dict.fromkeys(RUN_FIGURES, 0) if stream is None else dict(stream.figures())
+    outcome: dict[str, Any] = {
+        "run_id": result.run_id,
+        "status": "succeeded" if result.success else "failed",
+        "modality": modality,
+        "shard": str(shard),
+        "seconds": round(seconds, 2),
+        **of_run,
+        **figures(stream),
+        "errors": errors,
+    }
+    if as_json:
+        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+    elif stream is not None:
+        _print(outcome)
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    return EXIT_SOME_FAILED if result.success and outcome["dead_letters"] else exit_code
+
+
+def _print(outcome: dict[str, Any]) -> None:
+    click.echo(
+        f"{outcome['modality']}: {outcome['messages']} messages, {outcome['dead_letters']} of them dead letters, "
+        f"{outcome['cancelled']} cancelled, {outcome['superseded']} superseded; {outcome['encoded']} encoded, "
+        f"{outcome['lag']} waiting ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
+    )
+    for failure in outcome["failures"][:FAILURES_SHOWN]:
+        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
+    if len(outcome["failures"]) > FAILURES_SHOWN:
+        click.echo(f"  … and {len(outcome['failures']) - FAILURES_SHOWN} more; --json lists the first thousand")
