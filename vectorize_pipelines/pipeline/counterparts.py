@@ -170,7 +170,7 @@ def records_of(rows: Sequence[Row], vectors: npt.NDArray[np.float32]) -> pa.Tabl
     return fields.append_column(schema.field("vector"), column)
 
 
-def same_row(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two rows, read as far as they are compared, are of the same item and equally up to date."""
     return all(one[name] == other[name] for name in COMPARED if name != "metadata") and json.loads(
         one["metadata"]

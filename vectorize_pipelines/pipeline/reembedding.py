@@ -24,18 +24,9 @@ from vectorize_pipelines.generations import Generation, Generations, State, with
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.comparison import differences
-from vectorize_pipelines.pipeline.counterparts import (
-    COMPARED,
-    FIELDS,
-    Counterparts,
-    Lease,
-    Refused,
-    Row,
-    records_of,
-    same_row,
-)
+from vectorize_pipelines.pipeline.counterparts import COMPARED, FIELDS, Counterparts, Lease, Refused, alike, records_of
 from vectorize_pipelines.pipeline.outage import configured_outage
-from vectorize_pipelines.pipeline.recutting import Recutter, can_be_cut
+from vectorize_pipelines.pipeline.recutting import Recutter, Row, can_be_cut
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.switching import Wanted, begin
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -216,7 +207,7 @@ class ReembeddingStream(EmbeddingStream):
             model = self._counterparts.model_of(row)
             if old is None or (old["model"], old["content_hash"]) != (model, row["content_hash"]):
                 wanted.append(id_)
-            elif not same_row(old, row):
+            elif not alike(old, row):
                 work.moved.append({**old, **{name: row[name] for name in COMPARED}})
                 work.read[id_] = row
         whole: list[Row] = []
@@ -256,7 +247,7 @@ class ReembeddingStream(EmbeddingStream):
             work.gone += [id_ for id_, row in there.items() if row["source_id"] == source_id and id_ not in wanted]
             for row, item in pairs:
                 old = there.get(row["id"])
-                if old is None or old["model"] != row["model"] or not same_row(old, row):
+                if old is None or old["model"] != row["model"] or not alike(old, row):
                     work.loaded.append((row, item))
         return kept
 
@@ -351,9 +342,7 @@ class ReembeddingStream(EmbeddingStream):
         if not batch.records.num_rows and not work.gone and not work.gone_sources:
             return
         now = self._rows(self._live, In("id", tuple(work.read)))
-        changed = {
-            id_ for id_, row in work.read.items() if row is None or id_ not in now or not same_row(now[id_], row)
-        }
+        changed = {id_ for id_, row in work.read.items() if not (row and id_ in now and alike(now[id_], row))}
         other = {source_id for source_id, id_ in work.cut.items() if id_ in changed}
         if changed:
             keep = [
