@@ -3,6 +3,8 @@
 import time
 from typing import Any
 
+from confluent_kafka.cimpl import NewTopic
+
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.clients import admin, produce, producer
 from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
@@ -59,12 +61,9 @@ def letter(
     return DeadLetter.of(origin, f"key-{number}".encode(), value, headers, problem, "decode", "run-1")
 
 
-def set_topic_property(settings: KafkaSettings, topic: str, name: str, value: str) -> None:
-    """Changes one property of a topic, and leaves the others."""
-    from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+def make_topic(settings: KafkaSettings, topic: str, **properties: str) -> None:
+    """A topic that is there already when ours are made, with properties of its own."""
     client = admin(settings)  # the futures are never done once the client is gone
-    for future in client.incremental_alter_configs([resource]).values():
+    config = {name.replace("_", "."): value for name, value in properties.items()}
+    for future in client.create_topics([NewTopic(topic, 1, 1, config=config)]).values():
         future.result()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.messaging.brokers import SOME_TIME_MS, bury, letter, read, send, set_topic_property
+from tests.messaging.brokers import SOME_TIME_MS, bury, letter, make_topic, read, send
 from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.images.errors import CorruptImageError
 from vectorize_pipelines.items import Modality
@@ -21,7 +21,7 @@ from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outcomes import OutcomeProducer, Outcomes
 from vectorize_pipelines.messaging.replay import replay
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets
-from vectorize_pipelines.messaging.topics import TopicNames
+from vectorize_pipelines.messaging.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import KafkaSettings
 
 
@@ -204,12 +204,12 @@ def test_an_attempts_header_of_others_counts_as_none() -> None:
 
 
 @pytest.mark.parametrize("limit", ["client", "broker"])
-def test_a_message_that_does_not_fit_is_buried_without_its_value(
-    kafka_settings: KafkaSettings, topics: TopicNames, limit: str
-) -> None:
+def test_a_message_that_does_not_fit_is_buried_without_its_value(kafka_settings: KafkaSettings, limit: str) -> None:
+    topics = TopicNames(kafka_settings.topic_prefix)
     noise = random.Random(5).randbytes(12_000_000 if limit == "client" else 2_000_000)
     if limit == "broker":
-        set_topic_property(kafka_settings, topics.dead_letter, "max.message.bytes", "1500000")
+        make_topic(kafka_settings, topics.dead_letter, max_message_bytes="1500000")
+    create_topics(kafka_settings)
     letters = [letter(kafka_settings, 0), letter(kafka_settings, 1, value=noise), letter(kafka_settings, 2)]
     outcomes = OutcomeProducer(kafka_settings, "text.0/1")
     with closing(consumer(kafka_settings)) as group:
