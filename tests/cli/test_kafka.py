@@ -18,7 +18,7 @@ from vectorize_pipelines.settings import KafkaSettings, load_settings
 REQUEST_KEYS = {"task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"}
 LETTER_KEYS = {
     *("id", "failed_at", "replayed", "key", "error_class", "error_message", "stage", "attempts", "run_id"),
-    *("topic", "partition", "offset", "timestamp_ms"),
+    *("topic", "partition", "offset", "timestamp_ms", "omitted_bytes"),
 }
 
 
