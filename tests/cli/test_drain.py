@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ def count() -> int:
         return len(rows("texts"))
     except CollectionNotFoundError:
         return 0
+
+
+@pytest.fixture(autouse=True)
+def _interrupts_are_heeded() -> Iterator[None]:
+    """A shell starts jobs in the background with Ctrl-C's signal ignored, and whatever they start inherits that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_what_waits_is_embedded_once(vectorize: Vectorize, kafka_settings: KafkaSettings) -> None:
