@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from vectorize_pipelines.stores.protocol import VectorStore
 
 EXIT_NOT_READY = 1
-EXIT_SOME_FAILED = 6
 FAILURES_SHOWN = 20
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -298,31 +298,24 @@ def _say_turned(name: str, live: "Generation", kept: "Generation", *, as_json: b
 
 
 def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: float, *, as_json: bool) -> int:
-    from vectorize_pipelines.cli.runs import errors_of, figures
+    from vectorize_pipelines.cli.runs import report
 
-    errors, exit_code = errors_of(result)
     with closing(_generations(settings)) as generations:
         new = next((each for each in generations.of(name) if each.state in ("building", "ready")), None)
-    outcome = {
-        "run_id": result.run_id,
-        "status": "succeeded" if result.success else "failed",
+    about = {
         "collection": name,
         "physical": None if new is None else new.physical,
         "model": None if new is None else new.model,
         "state": None if new is None else new.state.value,
         "seconds": round(seconds, 2),
-        **figures(stream),
-        "errors": errors,
     }
-    if as_json:
-        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
-    elif stream is not None:
-        click.echo(
-            f"{outcome['physical']}: {outcome['state']}; {outcome['chunks']} rows, {outcome['encoded']} encoded, "
-            f"{outcome['skipped']} skipped, {outcome['failed']} failed ({outcome['seconds']} s)"
-        )
-        for failure in outcome["failures"][:FAILURES_SHOWN]:
-            click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
-    for error in errors:
-        click.echo(f"error: {error}", err=True)
-    return EXIT_SOME_FAILED if result.success and outcome["failed"] else exit_code
+    return report(result, stream, about, _say_reembedded, refused="failed", as_json=as_json)
+
+
+def _say_reembedded(outcome: Mapping[str, Any]) -> None:
+    click.echo(
+        f"{outcome['physical']}: {outcome['state']}; {outcome['chunks']} rows, {outcome['encoded']} encoded, "
+        f"{outcome['skipped']} skipped, {outcome['failed']} failed ({outcome['seconds']} s)"
+    )
+    for failure in outcome["failures"][:FAILURES_SHOWN]:
+        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")

@@ -1,30 +1,23 @@
 """`vectorize drain`: a drain run over a modality's requests, in this process, on the project's instance."""
 
-import json
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
 from vectorize_pipelines.cli.runs import (
     EXIT_INTERRUPTED,
-    EXIT_SOME_FAILED,
     console,
-    errors_of,
     execute_until_interrupted,
-    figures,
     large_imports,
+    report,
 )
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.messaging.clients import require_servers
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.sources.kafka import Shard
-
-if TYPE_CHECKING:
-    import dagster as dg
-
-    from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
 FAILURES_SHOWN = 20
 RUN_FIGURES = (
@@ -68,41 +61,17 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
     started = time.monotonic()
     with console(settings) as shown:
         result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)
-    code = _report(result, shown.stream, modality, part, time.monotonic() - started, as_json=as_json)
+    about = {
+        "modality": modality,
+        "shard": str(part),
+        "seconds": round(time.monotonic() - started, 2),
+        **(dict.fromkeys(RUN_FIGURES, 0) if shown.stream is None else shown.stream.figures()),
+    }
+    code = report(result, shown.stream, about, _print, refused="dead_letters", as_json=as_json)
     return EXIT_INTERRUPTED if interrupted and result.success else code
 
 
-def _report(
-    result: "dg.ExecuteInProcessResult",
-    stream: "EmbeddingStream | None",
-    modality: str,
-    shard: Shard,
-    seconds: float,
-    *,
-    as_json: bool,
-) -> int:
-    errors, exit_code = errors_of(result)
-    of_run = dict.fromkeys(RUN_FIGURES, 0) if stream is None else dict(stream.figures())
-    outcome: dict[str, Any] = {
-        "run_id": result.run_id,
-        "status": "succeeded" if result.success else "failed",
-        "modality": modality,
-        "shard": str(shard),
-        "seconds": round(seconds, 2),
-        **of_run,
-        **figures(stream),
-        "errors": errors,
-    }
-    if as_json:
-        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
-    elif stream is not None:
-        _print(outcome)
-    for error in errors:
-        click.echo(f"error: {error}", err=True)
-    return EXIT_SOME_FAILED if result.success and outcome["dead_letters"] else exit_code
-
-
-def _print(outcome: dict[str, Any]) -> None:
+def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
         f"{outcome['modality']}: {outcome['messages']} messages, {outcome['dead_letters']} of them dead letters, "
         f"{outcome['cancelled']} cancelled, {outcome['superseded']} superseded; {outcome['encoded']} encoded, "

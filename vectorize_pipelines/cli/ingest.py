@@ -1,27 +1,22 @@
 """`vectorize ingest`: one drain run of an asset from files, in this process, on the project's instance."""
 
 import contextlib
-import json
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from vectorize_pipelines.cli.runs import EXIT_SOME_FAILED, console, errors_of, execute, figures
+from vectorize_pipelines.cli.runs import console, execute, report
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
 from vectorize_pipelines.sources.files import FileSource, normalised_root
 from vectorize_pipelines.sources.manifest import Manifest
-
-if TYPE_CHECKING:
-    import dagster as dg
-
-    from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
@@ -84,7 +79,12 @@ def command(
     started = time.monotonic()
     with console(settings) as shown:
         result = execute(settings, JOBS[asset], asset, config)
-    return _report(result, shown.stream, config, time.monotonic() - started, as_json=as_json)
+    about = {
+        "collection": config["collection"],
+        "path": config["path"],
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    return report(result, shown.stream, about, _print, refused="failed", as_json=as_json)
 
 
 def model_name(model: str) -> str:
@@ -122,36 +122,7 @@ def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
         return any(source.takes(name) for name in manifest.entries() if source.holds(name))
 
 
-def _report(
-    result: "dg.ExecuteInProcessResult",
-    stream: "EmbeddingStream | None",
-    config: dict[str, Any],
-    seconds: float,
-    *,
-    as_json: bool,
-) -> int:
-    errors, exit_code = errors_of(result)
-    outcome: dict[str, Any] = {
-        "run_id": result.run_id,
-        "status": "succeeded" if result.success else "failed",
-        "collection": config["collection"],
-        "path": config["path"],
-        "seconds": round(seconds, 2),
-        **figures(stream),
-        "errors": errors,
-    }
-    if as_json:
-        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
-    elif stream is not None:
-        _print(outcome)
-    for error in errors:
-        click.echo(f"error: {error}", err=True)
-    if result.success and outcome["failed"]:
-        return EXIT_SOME_FAILED
-    return exit_code
-
-
-def _print(outcome: dict[str, Any]) -> None:
+def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
         f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed; "
         f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {outcome['skipped']} skipped, "

@@ -2,16 +2,18 @@
 
 import contextlib
 import gc
+import json
 import logging
 import os
 import signal
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import click
 from tqdm import tqdm
 
 from vectorize_pipelines.pipeline.totals import DayTotals
@@ -175,7 +177,7 @@ def console(settings: Settings) -> Iterator[Console]:
         handler.finish()
 
 
-def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
+def _figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
     """What the run did; zeros where it failed before it had a stream, so that scripts find the same keys always."""
     done = DayTotals() if stream is None else stream.totals.sum()
     found: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
@@ -187,7 +189,39 @@ def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
     return found
 
 
-def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
+def report(
+    result: "dg.ExecuteInProcessResult",
+    stream: "EmbeddingStream | None",
+    about: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any]], None],
+    *,
+    refused: str,
+    as_json: bool,
+) -> int:
+    """Tells what became of a run, and gives the exit code.
+
+    about    what the command says of the run, between its status and its figures
+    show     prints the outcome for people; called where there is one
+    refused  the figure that counts what could not be embedded
+    """
+    errors, exit_code = _errors_of(result)
+    outcome: dict[str, Any] = {
+        "run_id": result.run_id,
+        "status": "succeeded" if result.success else "failed",
+        **about,
+        **_figures(stream),
+        "errors": errors,
+    }
+    if as_json:
+        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+    elif stream is not None:
+        show(outcome)
+    for error in errors:
+        click.echo(f"error: {error}", err=True)
+    return EXIT_SOME_FAILED if result.success and outcome[refused] else exit_code
+
+
+def _errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
     """What went wrong, in the words meant for the user, and the exit code."""
     messages: list[str] = []
     exit_code = 0 if result.success else EXIT_FAILED
