@@ -10,7 +10,7 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-kafka dev test lint servers kafka bench bench-gpu clean
+.PHONY: help setup demo demo-kafka dev test lint servers kafka chaos bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -48,7 +48,10 @@ kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_POR
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
 
 test: lint servers ## everything that has to pass: lint, types, definitions, tests
-	$(RUN) pytest
+	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
+chaos: setup ## kill runs over messages again and again, and count what is there afterwards (COUNT=50 SEED=0 MESSAGES=20000)
+	@$(RUN) python -m tests.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)

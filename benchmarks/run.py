@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoders, first_vector, flat, images, stores
+from benchmarks import encoders, first_vector, flat, images, kafka, stores
 from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
@@ -144,6 +144,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "first-vector": first_vector.run,
     "flat": flat.run,
     "stores": stores.run,
+    "kafka": kafka.run,
+    "kafka-cold": kafka.cold_start,
     "demo": demo,
 }
 

@@ -1,8 +1,8 @@
 """Measures every store against its bare client, on the same server or folder. Called by `run.py`.
 
 Every figure is a ratio of the protocol's call and the client's own best one, taken in turn in one run: of loads the
-median of the rounds, of searches the median of the differences between the two that follow each other. Seconds of CPU
-are shown beside it, which other programs on the machine disturb less.
+median of the rounds' ratios, of searches the median of the differences between the two that follow each other. Seconds
+of CPU are shown beside it, which other programs on the machine disturb less.
 
 `python -m benchmarks.stores [KIND] [ROWS]` measures one store, or all with fewer rows.
 """
@@ -78,7 +78,7 @@ def measure(kind: str, rows: int, place: Path) -> list[Figure]:
         loads, searches = _loads(store, bare, records), _searches(store, bare)
     own, direct = (statistics.median(each.wall for each in side) for side in loads)
     own_cpu, direct_cpu = (statistics.median(each.cpu for each in side) for side in loads)
-    share = direct / own
+    share = statistics.median(b.wall / a.wall for a, b in zip(*loads, strict=True))
     rates = f"{rows / own:,.0f} rows/s, the client {rows / direct:,.0f}; CPU {own_cpu:.1f} and {direct_cpu:.1f} s"
     through, directly = searches
     p50 = statistics.median(each.wall for each in directly)
@@ -109,11 +109,17 @@ def _opened(kind: str, place: Path) -> Iterator[tuple[VectorStore, Bare]]:
 
 
 def _loads(store: VectorStore, bare: Bare, records: pa.Table) -> tuple[list[Measured], list[Measured]]:
-    own, direct = [], []
+    """In turn, now one first and now the other."""
+    own: list[Measured] = []
+    direct: list[Measured] = []
     for number in range(ROUNDS):
-        own.append(_measured(partial(_load, store, f"own{number}", records)))
         ready = bare.prepare(f"bare{number}", records)
-        direct.append(_measured(partial(bare.load, f"bare{number}", ready)))
+        calls = [
+            (own, partial(_load, store, f"own{number}", records)),
+            (direct, partial(bare.load, f"bare{number}", ready)),
+        ]
+        for measured, call in reversed(calls) if number % 2 else calls:
+            measured.append(_measured(call))
         if number:
             store.drop(store.collection(f"own{number}").physical)
     return own, direct
@@ -154,7 +160,7 @@ def _measured(call: Callable[[], None]) -> Measured:
 
 
 def _bare_lancedb(place: Path) -> Bare:
-    """Batches appended to a table: the fastest call, which unlike an upsert does not look for rows of the same id."""
+    """Batches appended to a table that stays open: the fastest call, which looks for no rows of the same id."""
     import lancedb
 
     database: Any = lancedb.connect(place / "lancedb")

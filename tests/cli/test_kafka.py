@@ -18,7 +18,7 @@ from vectorize_pipelines.settings import KafkaSettings, load_settings
 REQUEST_KEYS = {"task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"}
 LETTER_KEYS = {
     *("id", "failed_at", "replayed", "key", "error_class", "error_message", "stage", "attempts", "run_id"),
-    *("topic", "partition", "offset", "timestamp_ms"),
+    *("topic", "partition", "offset", "timestamp_ms", "omitted_bytes"),
 }
 
 
@@ -139,7 +139,7 @@ def test_dead_letters(vectorize_here: Vectorize, kafka_settings: KafkaSettings, 
     assert vectorize_here("dead-letters", "show", "0-99").code == 1
     replayed = vectorize_here("dead-letters", "replay", "--reason", "ValueError", "--json").json
     assert replayed == {
-        **{"replayed": 1, "left_out": 1, "expired": 0, "foreign": 0},
+        **{"replayed": 1, "left_out": 1, "expired": 0, "omitted": 0, "foreign": 0},
         "topics": {topics.requests(Modality.TEXT): 1},
     }
     assert "replayed 1, left out 0" in vectorize_here("dead-letters", "replay", "--id", first["id"]).out

@@ -101,6 +101,14 @@ def test_unknown_model_says_where_it_was_looked_for(name: str, words: list[str])
     assert all(word in str(error.value) for word in words)
 
 
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "/" + "a" * 400, "~nobody-of-this-name/x", "local-dir:~nobody-of-this-name"]
+)
+def test_a_name_that_is_no_path_is_an_unknown_model(name: str) -> None:
+    with pytest.raises(UnknownModelError, match="no model"):
+        describe_model(name)
+
+
 def test_folder_without_a_model(tmp_path: Path) -> None:
     with pytest.raises(UnknownModelError, match=r"neither modules\.json nor config\.json"):
         locate_model(str(tmp_path))

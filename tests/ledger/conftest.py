@@ -17,8 +17,10 @@ MakeSettings = Callable[[], Settings]
 
 @contextmanager
 def _running(folder: Path) -> Iterator[Server]:
-    for place in (folder, folder.parent, folder.parent.parent):
-        place.chmod(0o755)  # the server runs under another account than root's
+    for place in (folder, *folder.parents):
+        mode = place.stat().st_mode
+        if not mode & 0o001:
+            place.chmod(mode | 0o055)  # the server runs under another account than root's
     try:
         with Server(folder / "server") as server:
             yield server

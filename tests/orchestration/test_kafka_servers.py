@@ -16,7 +16,7 @@ from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 from vectorize_pipelines.stores import open_store
 
-REQUESTS = 400
+REQUESTS = 300
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
 
 pytestmark = pytest.mark.timeout(600)

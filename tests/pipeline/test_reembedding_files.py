@@ -187,6 +187,17 @@ def test_documents_are_cut_anew_while_they_change(corpus: Folder) -> None:
     assert corpus.ingest().totals.sum().encoded == 0
 
 
+def test_a_document_that_shrinks_leaves_no_passage_of_before_where_it_is_cut_coarser(corpus: Folder) -> None:
+    corpus.put("a.md", document(*range(12)), 1)
+    corpus.ingest()
+    corpus.again(NEW, chunk_tokens=64)
+    fewer = document(*range(20, 28))
+    corpus.put("a.md", fewer, 2)
+    corpus.ingest()
+    assert len(corpus.of(OLD)["a.md"]) > len(corpus.of(NEW)["a.md"])
+    assert " ".join(corpus.of(NEW)["a.md"]).split() == fewer.split()
+
+
 def test_images_are_read_again_and_those_that_have_changed_are_listed(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -1,12 +1,12 @@
 """An installation of its own for each test, on the broker that all share."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.encoders.tiny_models import build_encoder
 from tests.requests.installation import Installation, install
 from vectorize_pipelines.settings import KafkaSettings
 
@@ -31,7 +31,12 @@ def installation(make_installation: MakeInstallation) -> Installation:
     return make_installation()
 
 
-@pytest.fixture(scope="session")
-def plain_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small model beside the default one."""
-    return build_encoder(tmp_path_factory.mktemp("models") / "tiny", "bert")
+@pytest.fixture
+def plain_model(tmp_path: Path) -> Path:
+    """The folder of another model than the default one, as far as a model is described; nobody loads it."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    config = {"model_type": "bert", "hidden_size": 32, "max_position_embeddings": 128, "vocab_size": 100}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder

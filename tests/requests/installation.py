@@ -77,6 +77,7 @@ class Installation:
     on_encode: Callable[[Sequence[Any]], None] | None = None
     sent: Counter[tuple[str, int]] = field(default_factory=Counter)
     _runs: int = 0
+    _producer: Any = None
 
     @property
     def names(self) -> TopicNames:
@@ -99,8 +100,10 @@ class Installation:
     ) -> None:
         """Sends messages; those with a `task_id` have it as their key. `at`: their time, by default now."""
         topic = self.names.lane(self.modality, int(priority))
-        create_topics(self.settings.kafka)
-        client = producer(self.settings.kafka)
+        if self._producer is None:
+            create_topics(self.settings.kafka)
+            self._producer = producer(self.settings.kafka)
+        client = self._producer
         errors: list[object] = []
 
         def delivered(error: object, message: Any) -> None:
@@ -194,7 +197,9 @@ class Installation:
         """Every committed message of a topic."""
         from confluent_kafka import KafkaError, TopicPartition
 
-        client = consumer(self.settings.kafka, group="reading", **{"enable.partition.eof": True})
+        client = consumer(
+            self.settings.kafka, group="reading", **{"enable.partition.eof": True, "fetch.wait.max.ms": 10}
+        )
         try:
             numbers = client.list_topics(topic, timeout=SECONDS).topics[topic].partitions
             client.assign([TopicPartition(topic, number, 0) for number in numbers])
@@ -270,3 +275,12 @@ def ledger_rows(settings: Settings) -> dict[str, RequestRow]:
                 return found
     finally:
         ledger.close()
+
+
+def check_finished(installation: Installation, *, stored: int, collection: str = "texts") -> None:
+    """Nothing is outstanding, and the ledger says of every request what its last final event says."""
+    assert not installation.outstanding()
+    assert installation.store.count(collection) == stored
+    ledger = installation.ledger()
+    for task_id, states in installation.final_events().items():
+        assert ledger[task_id].state.value == states[-1], task_id

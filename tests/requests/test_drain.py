@@ -1,40 +1,31 @@
 """Drain runs on a real broker: what comes of every kind of message, and when a run ends."""
 
-import threading
+import json
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from tests.requests.conftest import MakeInstallation
-from tests.requests.installation import Installation, batch_request, text_request
+from tests.requests.installation import Installation, batch_request, check_finished, text_request
+from tests.servers.web import answer, serving
 from vectorize_pipelines.encoders import describe_model
-from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging import control
 from vectorize_pipelines.messaging.clients import admin, producer
-from vectorize_pipelines.messaging.outcomes import FencedError
+from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.pipeline import request_runs
+from vectorize_pipelines.pipeline.request_report import TopicReport
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.request_state import RequestState
-from vectorize_pipelines.sources.kafka import Shard
 
 
 def reasons(installation: Installation) -> Counter[str]:
     """The error classes in the dead letters."""
     return Counter(dict(letter.headers())["vectorize.error.class"].decode() for letter in installation.letters())
-
-
-def check_finished(installation: Installation, *, stored: int, collection: str = "texts") -> None:
-    """Nothing is outstanding, and the ledger says of every request what its last final event says."""
-    assert not installation.outstanding()
-    assert installation.store.count(collection) == stored
-    ledger = installation.ledger()
-    for task_id, states in installation.final_events().items():
-        assert ledger[task_id].state.value == states[-1], task_id
 
 
 def test_texts_batches_and_what_came_without_an_id(installation: Installation) -> None:
@@ -192,8 +183,15 @@ def test_priority_overtakes_a_backlog_and_nothing_starves(make_installation: Mak
     check_finished(installation, stored=10_000 + next(more))
 
 
-def test_cancelled_before_during_and_after(installation: Installation) -> None:
+def test_cancelled_before_during_and_after(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     client = producer(installation.settings.kafka)
+    reports: list[TopicReport] = []
+
+    def reporting(*arguments: Any, **options: Any) -> TopicReport:
+        reports.append(TopicReport(*arguments, **options))
+        return reports[-1]
+
+    monkeypatch.setattr(request_runs, "TopicReport", reporting)
 
     def cancel(*names: str) -> None:
         for name in names:
@@ -201,8 +199,17 @@ def test_cancelled_before_during_and_after(installation: Installation) -> None:
         assert client.flush(10) == 0
 
     def during(texts: Sequence[Any]) -> None:
+        """Encoding takes until the run has heard of the cancellation."""
         if "during" in texts:
             cancel("during")
+            work: Any = SimpleNamespace(
+                request=SimpleNamespace(task_id="during", origin=SimpleNamespace(timestamp_ms=0))
+            )
+            deadline = time.monotonic() + 20
+            while not reports[-1].cancelled(work):
+                assert time.monotonic() < deadline
+                reports[-1].refresh()
+                time.sleep(0.01)
 
     installation.on_encode = during
     installation.send(
@@ -249,6 +256,7 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
     while topic in client.list_topics(timeout=10).topics:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    create_topics(installation.settings.kafka)
     installation.send(text_request("new", "the sea"), partition=0)
     installation.drain()
     assert ("new", 0) in installation.texts()
@@ -256,8 +264,6 @@ def test_a_topic_that_was_made_anew_is_read_from_its_beginning(installation: Ins
 
 
 def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
     installation.send(text_request("plain", "a boat"), partition=1)
@@ -280,8 +286,6 @@ def test_transactions_leave_no_lag_and_what_was_aborted_is_not_there(installatio
 
 
 def test_a_replay_does_not_wait_for_an_open_transaction(installation: Installation) -> None:
-    import json
-
     topic = installation.names.requests(installation.modality)
     installation.send(text_request("plain", "a boat"), partition=0)
     client = producer(installation.settings.kafka, f"{installation.names.prefix}.sender")
@@ -296,102 +300,24 @@ def test_a_replay_does_not_wait_for_an_open_transaction(installation: Installati
     assert len(installation.texts()) == 2
 
 
-def test_empty_topics_end_at_once(installation: Installation) -> None:
-    assert installation.drain().figures()["messages"] == 0
-    assert installation.replay().figures()["messages"] == 0
-    assert not installation.outstanding()
-    assert not installation.events()
+def test_callbacks_are_posted_once_the_outcome_is_told(make_installation: MakeInstallation) -> None:
+    bodies: list[dict[str, Any]] = []
 
+    def take(handler: Any) -> None:
+        bodies.append(json.loads(handler.rfile.read(int(handler.headers["Content-Length"]))))
+        answer(handler)
 
-def test_a_run_follows_the_topic_until_it_is_idle(make_installation: MakeInstallation) -> None:
-    installation = make_installation(kafka={"drain": {"idle_seconds": 3.0}})
-    sent = 0
-    installation.send(text_request("t0", "a boat"))
-    with installation.open_drain(once=False) as stream:
-        for _ in written(installation.store, stream):
-            if sent < 3:
-                sent += 1
-                installation.send(text_request(f"t{sent}", "a boat"))
-    assert "nothing came for 3 s" in stream.progress()
-    check_finished(installation, stored=4)
-
-
-def test_a_run_ends_with_its_day(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_runs, "_end_of_today", lambda: datetime.now(UTC) + timedelta(seconds=1))
-    installation.send(text_request("t", "a boat"))
-    stream = installation.drain(once=False)
-    assert "the day has ended" in stream.progress()
-    check_finished(installation, stored=1)
-
-
-def test_a_run_ends_when_it_is_told_to(installation: Installation) -> None:
-    told = threading.Event()
-    installation.send(text_request("t", "a boat"))
-    with installation.open_drain(once=False, should_stop=lambda: "told so" if told.is_set() else None) as stream:
-        for _ in written(installation.store, stream):
-            told.set()
-    assert "told so" in stream.progress()
-    check_finished(installation, stored=1)
-
-
-def test_two_runs_on_different_shards_share_the_work(installation: Installation) -> None:
-    installation.send(*[text_request(f"t{n}", f"text {n}") for n in range(600)])
-    errors: list[BaseException] = []
-
-    def run(index: int) -> None:
-        try:
-            streams.append(installation.drain(shard=Shard(index, 2)))
-        except BaseException as error:  # noqa: BLE001 (shown by the test's thread)
-            errors.append(error)
-
-    streams: list[Any] = []
-    threads = [threading.Thread(target=run, args=(index,)) for index in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors, errors
-    assert sum(stream.figures()["messages"] for stream in streams) == 600
-    assert all(stream.figures()["messages"] for stream in streams)
-    assert installation.final_events() == {f"t{n}": ["completed"] for n in range(600)}
-    check_finished(installation, stored=600)
-
-
-def test_a_second_run_of_a_shard_ends_the_first(installation: Installation) -> None:
-    installation.send(*[text_request(f"t{n}", f"text {n}") for n in range(300)])
-    with installation.open_drain() as first:
-        batches = written(installation.store, first)
-        next(batches)
-        second = installation.drain()
-        with pytest.raises(FencedError, match="another run"):
-            for _ in batches:
-                pass
-    assert second.figures()["messages"] < 300
-    assert installation.final_events() == {f"t{n}": ["completed"] for n in range(300)}
-    check_finished(installation, stored=300)
-
-
-def test_a_store_that_refuses_fails_the_run_and_loses_nothing(
-    installation: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    installation.send(*[text_request(f"t{n}", f"text {n}") for n in range(300)], b"no request")
-    upsert = installation.store.upsert
-    calls = 0
-
-    def failing(name: str, records: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls > 1:
-            raise StoreError("the store is away")
-        return upsert(name, records)
-
-    monkeypatch.setattr(installation.store, "upsert", failing)
-    with pytest.raises(StoreError, match="the store is away"):
+    installation = make_installation(callbacks={"allow_private": True})
+    with serving(take) as web:
+        installation.send(
+            text_request("good", "a boat", callback_url=web.url("/good")),
+            text_request("bad", "a boat", model_name="no/such-model", callback_url=web.url("/bad")),
+            text_request("quiet", "a boat"),
+        )
         installation.drain()
-    told = installation.final_events()
-    assert 0 < len(told) < 300
-    monkeypatch.setattr(installation.store, "upsert", upsert)
-    installation.drain()
-    assert installation.final_events() == {f"t{n}": ["completed"] for n in range(300)}
-    assert len(installation.letters()) == 1
-    check_finished(installation, stored=300)
+        deadline = time.monotonic() + 20
+        while len(bodies) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert {body["task_id"]: body["status"] for body in bodies} == {"good": "completed", "bad": "failed"}
+    assert sorted(web.asked) == ["/bad", "/good"]
+    check_finished(installation, stored=2)

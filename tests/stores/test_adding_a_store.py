@@ -21,6 +21,10 @@ def _store() -> Any:
     return module["SQLiteStore"]
 
 
+def test_the_store_is_as_short_as_it_is_said_to_be() -> None:
+    assert len(CODE.splitlines()) < 100
+
+
 class _AsInTheDocumentation:
     @pytest.fixture
     def open_again(self, tmp_path: Path) -> Callable[[], VectorStore]:

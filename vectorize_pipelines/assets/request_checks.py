@@ -24,6 +24,7 @@ from vectorize_pipelines.assets.checks import (
 )
 from vectorize_pipelines.assets.from_kafka import document_embeddings, image_embeddings, text_embeddings
 from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.partitions import Window
@@ -82,9 +83,10 @@ def _targets(settings: Settings, store: VectorStore, names: Sequence[str]) -> li
     targets = []
     for name in names:
         with suppress(CollectionNotFoundError):
-            collection = store.collection(name)
-            cut = settings.models.dimension if collection.model == settings.models.text else None
-            targets.append(Target(name, collection.model, cut))
+            model = store.collection(name).model
+            cut = settings.models.dimension if model == settings.models.text else None
+            now = in_force(settings, name, "", InForce(model=model, dimension=cut))
+            targets.append(Target(name, now.model, now.dimension))
     return targets
 
 

@@ -125,7 +125,8 @@ def switch(name: str, force: bool, as_json: bool) -> int:
 
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
-        live = switching.settled(settings, store, generations, name)
+        with generations.exclusive(name):
+            live = switching.settled(settings, store, generations, name)
         new = switching.next_of(generations, name)
         if live is None:
             raise SettingsError(f"{name!r} names none of its generations; `vectorize collections show {name}`")

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 LAUNCHED_BY = "cli"
 EXIT_FAILED = 1
+#: What Dagster makes of SIGINT and SIGTERM.
+INTERRUPTED = "DagsterExecutionInterruptedError"
 EXIT_SOME_FAILED = 6
 EXIT_INTERRUPTED = 130
 FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
@@ -198,7 +200,10 @@ def errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
                 messages.append(failure.description or "")
             elif error is not None:
                 cause = error.cause or error
-                messages.append(f"{event.step_key}: {cause.message.strip()}")
+                if INTERRUPTED in (error.cls_name, cause.cls_name):
+                    messages.append("interrupted; what is written stays, and the same command goes on from there")
+                else:
+                    messages.append(f"{event.step_key}: {cause.message.strip()}")
     messages.extend(
         f"check {check.check_name} failed: {check.description or 'see the run in the UI'}"
         for check in result.get_asset_check_evaluations()

@@ -41,6 +41,14 @@ class _Repetitions(logging.Filter):
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
 TRANSACTION_BACKOFF_MS = 5
+#: `send_offsets_to_transaction` of librdkafka (from 2.10 on, at least to 2.16) has no time limit and waits for ever for
+#: a coordinator that was missing from the brokers' list for a moment, as in a restart (its issues 5456 and 5511), until
+#: any connection changes its state after what is known of coordinators has become too old.
+_FORGETTING = {
+    "connections.max.idle.ms": 5_000,
+    "topic.metadata.refresh.interval.ms": 2_000,
+    "metadata.max.age.ms": 6_000,
+}
 #: Between two attempts of what a broker may do a moment later.
 PAUSE_SECONDS = 0.1
 
@@ -95,11 +103,13 @@ def producer(settings: KafkaSettings, transactional_id: str | None = None, **ove
     if transactional_id is not None:
         timeout = round(settings.drain.transaction_timeout_seconds * 1000)
         properties |= {
+            **_FORGETTING,
             "transactional.id": transactional_id,
             "transaction.timeout.ms": timeout,
             "retry.backoff.ms": TRANSACTION_BACKOFF_MS,
-            # librdkafka refuses a message that may outlive its transaction.
+            # librdkafka refuses a message, and a request, that may outlive its transaction.
             "delivery.timeout.ms": min(timeout, int(properties["delivery.timeout.ms"])),
+            "socket.timeout.ms": min(timeout, int(properties["socket.timeout.ms"])),
         }
     with _refused_properties(settings):
         return Producer({**properties, **overrides}, logger=log)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,6 +38,11 @@ Row: TypeAlias = dict[str, Any]
 
 #: What a row says apart from its vector; all of it is in a row that is to be carried over.
 FIELDS = RECORD_FIELDS
+#: What must be equal for a row to be that of the same item, and up to date.
+COMPARED = (
+    "source_id", "item_index", "modality", "uri", "page", "start", "end", "content_hash", "occurred_at", "partition",
+    "metadata",
+)  # fmt: skip
 SECONDS_PER_BATCH = 5.0
 READING_THREADS = 8
 #: What comes between the fingerprints of model and chunker in a row of a document.
@@ -118,8 +124,10 @@ class Counterparts:
                 loaded.append((row, _item(row, content)))
         return loaded, refused
 
-    def encode(self, loaded: Sequence[tuple[Row, Item]], totals: Totals) -> tuple[pa.Table, list[Refused]]:
-        """The records of these items, `record_schema`, and those that the encoder refused.
+    def encode(
+        self, loaded: Sequence[tuple[Row, Item]], totals: Totals
+    ) -> tuple[pa.Table, list[Refused], Callable[[], None]]:
+        """The records of these items, `record_schema`; those that the encoder refused; and what keeps the vectors.
 
         What was encoded is added to `totals`. A row keeps everything but its model, its vector and when that was made.
         """
@@ -129,7 +137,9 @@ class Counterparts:
         kept = [n for n in range(len(rows)) if n not in errors]
         made = datetime.now(UTC)
         whole = [{**rows[n], "model": self.model_of(rows[n]), "embedded_at": made} for n in kept]
-        return records_of(whole, vectors[kept]), [Refused(rows[n], error) for n, error in errors.items()]
+        refused = [Refused(rows[n], error) for n, error in errors.items()]
+        keep = partial(self._items.keep, [items[n] for n in kept], vectors[kept])
+        return records_of(whole, vectors[kept]), refused, keep
 
     def close(self) -> None:
         """Gives the encoder back."""
@@ -158,6 +168,13 @@ def records_of(rows: Sequence[Row], vectors: npt.NDArray[np.float32]) -> pa.Tabl
         pa.array(np.ascontiguousarray(vectors).reshape(-1)), type=schema.field("vector").type
     )
     return fields.append_column(schema.field("vector"), column)
+
+
+def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two rows, read as far as they are compared, are of the same item and equally up to date."""
+    return all(one[name] == other[name] for name in COMPARED if name != "metadata") and json.loads(
+        one["metadata"]
+    ) == json.loads(other["metadata"])
 
 
 def _item(row: Row, content: bytes | None) -> Item:

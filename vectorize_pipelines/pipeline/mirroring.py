@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vectorize_pipelines.errors import ItemError, StoreError, VectorizeError
+from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, StoreError, VectorizeError
 from vectorize_pipelines.generations import Generation, Generations
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row
@@ -101,7 +101,10 @@ class Mirrors:
     def _standing_for(self, collection: str) -> str:
         """What the alias stood for when this run first wrote to it: its vectors are of that one's model."""
         if collection not in self._standing:
-            self._standing[collection] = self._store.collection(collection).physical
+            try:
+                self._standing[collection] = self._store.collection(collection).physical
+            except CollectionNotFoundError:
+                return collection  # nobody has made it yet, for a batch that has no rows and only acknowledges
         return self._standing[collection]
 
     def _write_all(self, batch: "EmbeddingBatch", own: str, prepared: dict[str, _Prepared]) -> None:
@@ -128,16 +131,16 @@ class Mirrors:
 
     def _put_prepared(self, batch: "EmbeddingBatch", generation: Generation, prepared: _Prepared) -> None:
         """Writes what of a prepared batch is still to be written: announcing it may have taken rows out."""
-        ids = set(batch.records["id"].to_pylist())
         dropped = prepared.sources.difference(batch.records["source_id"].to_pylist())
         cut = {source_id: rows for source_id, rows in prepared.cut.items() if source_id not in dropped}
-        ids.update(id_ for rows in cut.values() for id_ in rows)
+        passages = {id_ for rows in cut.values() for id_ in rows}
+        ids = passages.union(batch.records["id"].to_pylist())
         records = prepared.records.filter(pc.is_in(prepared.records["id"], pa.array(sorted(ids), pa.string())))
         stale = [_without(filter_, prepared.replaced) for filter_ in batch.stale]
         gone = [id_ for id_ in prepared.without if id_ in ids]
         if cut:
             there = self._store.fetch(generation.physical, In("source_id", tuple(cut)), ("id",))["id"].to_pylist()
-            gone += set(there) - ids
+            gone += set(there) - passages  # the batch's own ids are those of other passages here
         self._put(generation.physical, records, [*stale, *([In("id", tuple(gone))] if gone else [])])
         self.mirrored += records.num_rows
 
@@ -152,7 +155,7 @@ class Mirrors:
         loaded, refused = counterparts.load([row for row in rows if row["source_id"] not in cut], batch.contents)
         for pairs in cut.values():
             loaded += pairs
-        records, not_encoded = counterparts.encode(loaded, Totals())
+        records, not_encoded, _ = counterparts.encode(loaded, Totals())
         _log_refused(generation, [*refused, *not_encoded])
         return _Prepared(
             records,

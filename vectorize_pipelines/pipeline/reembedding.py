@@ -7,15 +7,14 @@ A run that was killed is simply run again: what the new generation has already i
 the asset `reembedding`.
 """
 
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
-from typing import Any
 
 import pyarrow as pa
 
@@ -25,8 +24,9 @@ from vectorize_pipelines.generations import Generation, Generations, State, with
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.overlap import prefetch
 from vectorize_pipelines.pipeline.comparison import differences
-from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row, records_of
-from vectorize_pipelines.pipeline.recutting import Recutter, can_be_cut
+from vectorize_pipelines.pipeline.counterparts import COMPARED, FIELDS, Counterparts, Lease, Refused, alike, records_of
+from vectorize_pipelines.pipeline.outage import configured_outage
+from vectorize_pipelines.pipeline.recutting import Recutter, Row, can_be_cut
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream
 from vectorize_pipelines.pipeline.switching import Wanted, begin
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -38,11 +38,6 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 logger = logging.getLogger(__name__)
 
-#: What must be equal for a row to be that of the same item, and up to date.
-COMPARED = (
-    "source_id", "item_index", "modality", "uri", "page", "start", "end", "content_hash", "occurred_at", "partition",
-    "metadata",
-)  # fmt: skip
 COMPARED_TOGETHER = 2048
 #: Rows whose images are read at once, and bytes from which on a batch is not made larger.
 LOADED_TOGETHER = 64
@@ -92,6 +87,7 @@ class ReembeddingStream(EmbeddingStream):
         self.failures: list[Failure] = []
         self.touched: set[str] = set()
         self.expected = None
+        self.outage = configured_outage(settings)
         self._settings: PipelineSettings = settings.pipeline
         self._store = store
         self._generations = generations
@@ -109,13 +105,14 @@ class ReembeddingStream(EmbeddingStream):
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self._settings.queue_batches
         read = prefetch(self._read(), depth, "vectorize-read")
-        batches = prefetch(self._encode(read), depth, "vectorize-encode")
+        batches = prefetch(self._encode(read), depth, "vectorize-encode", self.outage)
         self._resources.callback(batches.close)
         yield from batches
         if self._days is None:
             self._judge()
 
     def close(self) -> None:
+        self.outage.close()
         self._resources.close()
 
     def reported(self) -> None:
@@ -127,16 +124,21 @@ class ReembeddingStream(EmbeddingStream):
         return None if encoder is None else encoder.choice
 
     def _judge(self) -> None:
-        """Notes that the new generation is ready, where it is."""
-        if self._new.state is not State.BUILDING or self.failures:
+        """Notes that the new generation is ready, where it is, unless somebody has switched to it meanwhile."""
+        look = partial(differences, self._store, self._generations, self._live, self._new)
+        if self.failures or self.outage.wait_out(look).total:
             return
-        if not differences(self._store, self._generations, self._live, self._new).total:
-            self._generations.put(with_state(self._new, State.READY))
-            logger.info(
-                "%s is filled; `vectorize collections switch %s` turns readers to it",
-                self._new.physical,
-                self._new.collection,
-            )
+        with self._generations.exclusive(self._new.collection):
+            written = self._generations.written(self._new.collection)
+            now = next((each for each in written if each.physical == self._new.physical), None)
+            if now is None or now.state is not State.BUILDING:
+                return
+            self._generations.put(with_state(now, State.READY))
+        logger.info(
+            "%s is filled; `vectorize collections switch %s` turns readers to it",
+            self._new.physical,
+            self._new.collection,
+        )
 
     # ---- reading
 
@@ -144,8 +146,7 @@ class ReembeddingStream(EmbeddingStream):
         """Runs in the reading thread."""
         days = self._days
         if days is None:
-            there = {*self._store.count_by(self._live.physical, "partition")}
-            days = sorted(there | {*self._store.count_by(self._new.physical, "partition")})
+            days = self.outage.wait_out(self._all_days)
         started = time.perf_counter()
         for work in chain(self._missing(days), self._gone(days)):
             chunks = {day: totals.chunks for day, totals in work.totals.items() if totals.chunks}
@@ -153,11 +154,15 @@ class ReembeddingStream(EmbeddingStream):
             yield work
             started = time.perf_counter()
 
+    def _all_days(self) -> list[str]:
+        both = (self._store.count_by(each.physical, "partition") for each in (self._live, self._new))
+        return sorted(set().union(*both))
+
     def _missing(self, days: Sequence[str]) -> Generator[_Work, None, None]:
         """What the new generation lacks, or has otherwise."""
         for some in self._ids(self._live, days, lambda: self._counterparts.rows_together):
             work = _Work()
-            rows = self._rows(self._live, In("id", tuple(some)))
+            rows = self._waited_rows(self._live, In("id", tuple(some)))
             for row in rows.values():
                 of_day = work.totals.of(row["partition"])
                 of_day.documents += row["item_index"] == 0
@@ -177,8 +182,7 @@ class ReembeddingStream(EmbeddingStream):
         """
         waiting: list[str] = []
         for day in days:
-            batches = self._store.scan(generation.physical, ("id",), Equal("partition", day))
-            ids = pa.chunked_array([batch.column("id") for batch in batches], pa.string())
+            ids = self.outage.wait_out(partial(self._ids_of, generation, day))
             start = 0
             while start < len(ids):
                 some = ids[start : start + max(1, together() - len(waiting))].to_pylist()
@@ -190,21 +194,25 @@ class ReembeddingStream(EmbeddingStream):
         if waiting:
             yield waiting
 
+    def _ids_of(self, generation: Generation, day: str) -> pa.ChunkedArray:
+        batches = self._store.scan(generation.physical, ("id",), Equal("partition", day))
+        return pa.chunked_array([batch.column("id") for batch in batches], pa.string())
+
     def _take(self, work: _Work, rows: Mapping[str, Row]) -> Generator[_Work, None, None]:
         """Adds rows that are carried over as they are cut; gives the work, in pieces where contents are large."""
-        there = self._rows(self._new, In("id", tuple(rows)))
+        there = self._waited_rows(self._new, In("id", tuple(rows)))
         wanted: list[str] = []
         for id_, row in rows.items():
             old = there.get(id_)
             model = self._counterparts.model_of(row)
             if old is None or (old["model"], old["content_hash"]) != (model, row["content_hash"]):
                 wanted.append(id_)
-            elif not _same(old, row):
+            elif not alike(old, row):
                 work.moved.append({**old, **{name: row[name] for name in COMPARED}})
                 work.read[id_] = row
         whole: list[Row] = []
         if wanted:
-            whole = self._store.fetch(self._live.physical, In("id", tuple(wanted)), FIELDS).to_pylist()
+            whole = self._whole(wanted)
         size = 0
         for start in range(0, len(whole), LOADED_TOGETHER):
             some = whole[start : start + LOADED_TOGETHER]
@@ -223,16 +231,15 @@ class ReembeddingStream(EmbeddingStream):
         kept: dict[str, Row] = {}
         if not firsts:
             return kept
-        by_id = In("id", tuple(row["id"] for row in firsts))
-        examples = self._store.fetch(self._live.physical, by_id, FIELDS).to_pylist()
+        examples = self._whole([row["id"] for row in firsts])
         cut = recutter.cut({**row, "run_id": self._run_id} for row in examples)
-        there = self._rows(self._new, In("source_id", tuple(cut)))
+        there = self._waited_rows(self._new, In("source_id", tuple(cut)))
         for example in examples:
             source_id = example["source_id"]
             pairs = cut[source_id]
             if isinstance(pairs, ItemError):
                 self._refuse(work, [Refused(example, pairs)])
-                kept |= self._rows(self._live, Equal("source_id", source_id))
+                kept |= self._waited_rows(self._live, Equal("source_id", source_id))
                 continue
             work.read[example["id"]] = example
             work.cut[source_id] = example["id"]
@@ -240,20 +247,19 @@ class ReembeddingStream(EmbeddingStream):
             work.gone += [id_ for id_, row in there.items() if row["source_id"] == source_id and id_ not in wanted]
             for row, item in pairs:
                 old = there.get(row["id"])
-                if old is None or old["model"] != row["model"] or not _same(old, row):
+                if old is None or old["model"] != row["model"] or not alike(old, row):
                     work.loaded.append((row, item))
         return kept
 
     def _gone(self, days: Sequence[str]) -> Generator[_Work, None, None]:
         """What the new generation has of these days and the live one has no more."""
         for some in self._ids(self._new, days, lambda: COMPARED_TOGETHER):
-            rows = self._rows(self._new, In("id", tuple(some)))
+            rows = self._waited_rows(self._new, In("id", tuple(some)))
             documents = {row["source_id"] for row in rows.values() if self._recutter is not None and can_be_cut(row)}
             others = {id_ for id_, row in rows.items() if row["source_id"] not in documents}
-            work = _Work(
-                gone=sorted(others - self._standing("id", others)),
-                gone_sources=sorted(documents - self._standing("source_id", documents)),
-            )
+            standing = self.outage.wait_out(partial(self._standing, "id", others))
+            sources = self.outage.wait_out(partial(self._standing, "source_id", documents))
+            work = _Work(gone=sorted(others - standing), gone_sources=sorted(documents - sources))
             if work.gone or work.gone_sources:
                 yield work
 
@@ -267,6 +273,16 @@ class ReembeddingStream(EmbeddingStream):
         """Rows by id, as far as they are compared."""
         found = self._store.fetch(generation.physical, where, ("id", "model", *COMPARED))
         return {row["id"]: row for row in found.to_pylist()}
+
+    def _waited_rows(self, generation: Generation, where: Filter) -> dict[str, Row]:
+        """The same for the reading thread, which holds no lock and waits for a store that is away."""
+        return self.outage.wait_out(partial(self._rows, generation, where))
+
+    def _whole(self, ids: Sequence[str]) -> list[Row]:
+        """Rows of the live generation, all of them but the vectors."""
+        fetched = partial(self._store.fetch, self._live.physical, In("id", tuple(ids)), FIELDS)
+        whole: list[Row] = self.outage.wait_out(fetched).to_pylist()
+        return whole
 
     def _refuse(self, work: _Work, refused: Sequence[Refused]) -> None:
         for each in refused:
@@ -287,7 +303,7 @@ class ReembeddingStream(EmbeddingStream):
                 yield self._batch(work)
 
     def _batch(self, work: _Work) -> EmbeddingBatch:
-        encoded, refused = self._counterparts.encode(work.loaded, work.totals)
+        encoded, refused, keep = self._counterparts.encode(work.loaded, work.totals)
         self._refuse(work, refused)
         records = pa.concat_tables([encoded, self._moved(work)])
         return EmbeddingBatch(
@@ -300,6 +316,7 @@ class ReembeddingStream(EmbeddingStream):
             acknowledge=lambda: self._acknowledge(work),
             exclusive=lambda: self._generations.exclusive(self._new.collection),
             physical=self._new.physical,
+            keep=keep,
         )
 
     def _moved(self, work: _Work) -> pa.Table:
@@ -307,7 +324,7 @@ class ReembeddingStream(EmbeddingStream):
         if not work.moved:
             return record_schema(self._new.dimension).empty_table()
         where = In("id", tuple(row["id"] for row in work.moved))
-        found = self._store.fetch(self._new.physical, where, (*FIELDS, "vector"))
+        found = self.outage.wait_out(partial(self._store.fetch, self._new.physical, where, (*FIELDS, "vector")))
         says = {row["id"]: row for row in work.moved}
         rows = [{**row, **says[row["id"]]} for row in found.select(FIELDS).to_pylist()]
         return records_of(rows, vectors_of(found))
@@ -325,7 +342,7 @@ class ReembeddingStream(EmbeddingStream):
         if not batch.records.num_rows and not work.gone and not work.gone_sources:
             return
         now = self._rows(self._live, In("id", tuple(work.read)))
-        changed = {id_ for id_, row in work.read.items() if row is None or id_ not in now or not _same(now[id_], row)}
+        changed = {id_ for id_, row in work.read.items() if not (row and id_ in now and alike(now[id_], row))}
         other = {source_id for source_id, id_ in work.cut.items() if id_ in changed}
         if changed:
             keep = [
@@ -377,9 +394,3 @@ def open_reembedding(
     except BaseException:
         generations.close()
         raise
-
-
-def _same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return all(one[name] == other[name] for name in COMPARED if name != "metadata") and json.loads(
-        one["metadata"]
-    ) == json.loads(other["metadata"])

@@ -92,6 +92,9 @@ class RequestWrite:
         self._records: pa.Table | None = None
         self._encoding = encoding
         self._cancelled = cancelled
+        # What earlier tries set out to do: another generation may not have it yet, whatever this one has by now.
+        self._begun: set[str] = set()
+        self._stale: dict[str, set[str]] = {}
 
     def announce(self, batch: EmbeddingBatch) -> None:
         """Narrows the batch to what has to be written, and adds what of the requests' earlier rows is stale."""
@@ -109,7 +112,11 @@ class RequestWrite:
         batch.totals.merge(self._encoding)
         batch.records = self._records.filter(pa.array(self._mask(self._records, live, existing), pa.bool_()))
         _count(live, batch.totals)
-        stale = [row["id"] for work in live for row in _stale(work, existing, batch.totals)]
+        self._begun.update(batch.records["id"].to_pylist())
+        for work in live:
+            gone = self._stale.setdefault(work.request.task_id, set())
+            gone.update(row["id"] for row in _stale(work, existing, batch.totals))
+        stale = sorted(id_ for work in live for id_ in self._stale[work.request.task_id])
         batch.stale = [In("id", tuple(stale))] if stale else []
 
     def _existing(self, physical: str, names: Sequence[str]) -> dict[str, dict[str, _Row]]:
@@ -164,7 +171,8 @@ class RequestWrite:
             for item, model in zip(work.items, work.models, strict=True):
                 row = rows.get(ids[len(mask)])
                 right = row is not None and row["content_hash"] == item.content_hash and row["model"] == model
-                mask.append(row is None or not right or not is_right(row, item, work.day))
+                begun = ids[len(mask)] in self._begun
+                mask.append(row is None or begun or not right or not is_right(row, item, work.day))
         return mask
 
 

@@ -68,14 +68,12 @@ def begin(
     with generations.exclusive(collection):
         live = settled(settings, store, generations, collection) or _registered(settings, store, standing)
         making = next((each for each in generations.of(collection) if each.state in MAKING), None)
-        if spec is None:
-            if making is None:
-                raise SettingsError(f"{collection!r} is not being embedded again; name the model that it is to get")
-            return live, making
-        limits = _limits(store, live, spec, wanted)
         if making is not None:
-            _check_same(making, spec, limits, wanted)
+            _check_same(making, spec, wanted)
             return live, making
+        if spec is None:
+            raise SettingsError(f"{collection!r} is not being embedded again; name the model that it is to get")
+        limits = _limits(store, live, spec, wanted)
         _check_new(generations, live, spec, limits, wanted)
         new = _made(store, generations, live, spec, limits, cuts_anew=wanted.cuts_anew)
         generations.put(live, new)
@@ -86,13 +84,16 @@ def _spec(settings: Settings, wanted: Wanted) -> EncoderSpec:
     return describe_model(wanted.model, dimension=wanted.dimension, cache_directory=home.model_cache(settings))
 
 
-def _check_same(making: Generation, spec: EncoderSpec, limits: tuple[int, int], wanted: Wanted) -> None:
-    """Raises `SettingsError` where something else is in the making."""
-    same_cut = not wanted.cuts_anew or (making.chunk_tokens, making.overlap_tokens) == limits
-    if making.fingerprint != spec.fingerprint or not same_cut:
+def _check_same(making: Generation, spec: EncoderSpec | None, wanted: Wanted) -> None:
+    """Raises `SettingsError` where something else is in the making; what is not asked for is as it is."""
+    asked = (wanted.dimension, wanted.chunk_tokens, wanted.overlap_tokens)
+    made = (making.dimension, making.chunk_tokens, making.overlap_tokens)
+    other = any(value not in (None, its) for value, its in zip(asked, made, strict=True))
+    if other or (spec is not None and making.fingerprint != spec.fingerprint):
         raise SettingsError(
-            f"{making.collection!r} is being embedded again with {making.model}, in passages of "
-            f"{making.chunk_tokens} tokens, into {making.physical}; switch to it, or drop it first: "
+            f"{making.collection!r} is being embedded again with {making.model} in {making.dimension} dimensions, in "
+            f"passages of {making.chunk_tokens} tokens with {making.overlap_tokens} of overlap, into "
+            f"{making.physical}; switch to it, or drop it first: "
             f"`vectorize collections drop {making.physical}`"
         )
 
@@ -181,7 +182,8 @@ def rollback(
         kept = [each for each in generations.of(collection) if each.state is State.KEPT]
         before = [each for each in kept if live is not None and each.created < live.created]
         if not before:
-            raise SettingsError(f"no earlier generation of {collection!r} is kept")
+            newer = f"; `vectorize collections switch {collection}` turns to the newer one" if kept else ""
+            raise SettingsError(f"no earlier generation of {collection!r} is kept{newer}")
         return _turned(settings, store, generations, live, before[-1])
 
 

@@ -8,6 +8,8 @@ Every write is one commit: a process that dies at any moment leaves the table as
 call opens the table anew and therefore reads the newest version, and that one only, to its end. Old versions are
 kept for `RETENTION`, which bounds how long a scan may take while others write and maintain.
 
+Records that are certainly new are appended, all others merged by id (see `lancedb_new_ids`).
+
 Concurrent merges of a new id can both insert it. Two things prevent that: writers of a table in a directory take
 turns, by a lock file in its folder `.locks`; and `id` is declared the table's (unenforced) primary key, on which
 LanceDB detects such a conflict at commit and merges again. Writers in object storage from several machines have
@@ -20,6 +22,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -46,6 +49,8 @@ from vectorize_pipelines.stores.contents import check_model, checked_query, resu
 from vectorize_pipelines.stores.failures import failure_text, no_such_collection, without_credentials
 from vectorize_pipelines.stores.filter_operands import parts
 from vectorize_pipelines.stores.filters import Filter
+from vectorize_pipelines.stores.lancedb_aliases import ALIASES, Aliases, is_not_found
+from vectorize_pipelines.stores.lancedb_aliases import SCHEMA as ALIASES_SCHEMA
 from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
 from vectorize_pipelines.stores.lancedb_maintenance import (
@@ -56,10 +61,10 @@ from vectorize_pipelines.stores.lancedb_maintenance import (
     carry_out,
     carry_out_apart,
 )
+from vectorize_pipelines.stores.lancedb_new_ids import NewIds
 from vectorize_pipelines.stores.lancedb_tables import (
     DIMENSION,
     MODEL,
-    PRIMARY_KEY,
     dimension_of,
     is_collection,
     prepared,
@@ -72,7 +77,6 @@ from vectorize_pipelines.stores.protocol import Collection, VectorStore, Written
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
 
-ALIASES = "_aliases"
 #: How long old versions are kept, for those who read them.
 RETENTION = timedelta(hours=1)
 LOCK_TIMEOUT = 600.0
@@ -81,14 +85,6 @@ VALUES_DELETED_TOGETHER = 500
 
 #: Schemes of object stores that LanceDB reads and writes itself; credentials come from the environment.
 OBJECT_STORES = ("s3", "gs", "az", "abfss")
-
-_ALIAS_SCHEMA = pa.schema(
-    [
-        pa.field("name", pa.string(), nullable=False, metadata=PRIMARY_KEY),
-        pa.field("physical", pa.string(), nullable=False),
-    ]
-)
-
 
 # With these the quantized index found every one of the ten nearest of 100,000 vectors without any structure.
 _PROBES = 32
@@ -151,11 +147,15 @@ class LanceDBStore(VectorStore):
         self._locks = locks
         self._local = local
         self._maintenance = maintenance or Maintenance()
+        directory = Path(location) if local else None
+        self._new_ids = NewIds(directory)
+        self._dimensions: dict[str, int] = {}
         self._versions_listed: dict[str, float] = {}
         with self._explained("opening"):
             locks.mkdir(parents=True, exist_ok=True)
             self._database: Any = connect(location)
             self._table_names()
+        self._aliases = Aliases(self._database, directory)
 
     # ---- collections
 
@@ -177,7 +177,7 @@ class LanceDBStore(VectorStore):
     def collections(self) -> list[Collection]:
         with self._explained("listing collections"):
             tables = self._table_names()
-            aliases = {name: physical for name, physical in self._aliases().items() if physical in tables}
+            aliases = {name: physical for name, physical in self._aliases.all().items() if physical in tables}
             names = aliases | {table: table for table in tables - set(aliases.values())}
             return [
                 self._describe(name, physical)
@@ -199,23 +199,25 @@ class LanceDBStore(VectorStore):
             if physical not in self._table_names():
                 raise self._not_found(physical)
             if ALIASES in self._all_table_names():
-                self._database.open_table(ALIASES).delete(f"physical = '{_quoted(physical)}'")
+                self._aliases.remove(physical)
             with self._locked(physical):
                 self._database.drop_table(physical)
+            self._dimensions.pop(physical, None)
 
     # ---- rows
 
     def upsert(self, name: str, records: pa.Table) -> Written:
         with self._explained(f"writing {records.num_rows} records to {name!r}", "nothing was written"):
             physical = self._physical(name)
-            rows = prepared(records, dimension_of(self._table(physical)))
+            rows = prepared(records, self._dimension(physical))
             if rows.num_rows == 0:
                 return Written(inserted=0, updated=0)
             with self._locked(physical):
                 table = self._table(physical)
-                merge = table.merge_insert("id").use_index(self._join_by_index(table, rows.num_rows))
-                result = merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
-        written = Written(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
+                with self._new_ids.followed(table) as earlier:
+                    if earlier is not None and earlier.add(rows["id"]):
+                        return self._appended(table, rows)
+                    written = self._merged(table, rows)
         if written.inserted + written.updated != rows.num_rows:
             raise StoreError(
                 f"{rows.num_rows} records were written to {name!r} in {self._shown_location}, but LanceDB inserted "
@@ -233,7 +235,8 @@ class LanceDBStore(VectorStore):
                     table = self._table(physical)
                     matching: int = table.count_rows(condition)
                     if matching:
-                        table.delete(condition)
+                        with self._new_ids.followed(table):
+                            table.delete(condition)
                 deleted += matching
         return deleted
 
@@ -313,10 +316,9 @@ class LanceDBStore(VectorStore):
                 table = self._table(physical)
                 before = table.stats()
                 work = self._due(table, before)
-                if work.anything and before["num_rows"] >= self._maintenance.apart_rows:
-                    carry_out_apart(self._location, physical, work)
-                elif work.anything:
-                    carry_out(table, work)
+                if work.anything:
+                    with self._new_ids.followed(table):
+                        self._carry_out(table, work, before["num_rows"])
                 fragments = self._table(physical).stats()["fragment_stats"]["num_fragments"]
         return {
             "rows": before["num_rows"],
@@ -330,6 +332,13 @@ class LanceDBStore(VectorStore):
     def close(self) -> None:
         """LanceDB's connection has no close; its files and caches go with the last reference."""
         self._database = None
+
+    def _carry_out(self, table: Any, work: Work, rows: int) -> None:
+        if rows >= self._maintenance.apart_rows:
+            carry_out_apart(self._location, table.name, work)
+            table.checkout_latest()
+        else:
+            carry_out(table, work)
 
     def _due(self, table: Any, stats: Mapping[str, Any]) -> Work:
         indexes = {index.name: index for index in table.list_indices()}
@@ -368,24 +377,23 @@ class LanceDBStore(VectorStore):
 
     # ---- tables
 
-    def _physical(self, name: str) -> str:
-        return self._aliases().get(name, name)
+    def _appended(self, table: Any, rows: pa.Table) -> Written:
+        # In a thread, which no interrupt reaches: the caller keeps the lock until the commit is made or has failed.
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(table.add, rows).result()
+        return Written(inserted=rows.num_rows, updated=0)
 
-    def _aliases(self) -> dict[str, str]:
-        try:
-            table = self._database.open_table(ALIASES)
-        except ValueError as error:
-            if _is_not_found(error):
-                return {}
-            raise
-        rows = table.search().limit(None).to_arrow()
-        return dict(zip(rows["name"].to_pylist(), rows["physical"].to_pylist(), strict=True))
+    def _merged(self, table: Any, rows: pa.Table) -> Written:
+        merge = table.merge_insert("id").use_index(self._join_by_index(table, rows.num_rows))
+        result = merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
+        return Written(inserted=result.num_inserted_rows, updated=result.num_updated_rows)
+
+    def _physical(self, name: str) -> str:
+        return self._aliases.all().get(name, name)
 
     def _write_alias(self, name: str, physical: str) -> None:
-        self._create(ALIASES, _ALIAS_SCHEMA)
-        row = pa.Table.from_pylist([{"name": name, "physical": physical}], schema=_ALIAS_SCHEMA)
-        merge = self._database.open_table(ALIASES).merge_insert("name")
-        merge.when_matched_update_all().when_not_matched_insert_all().execute(row)
+        self._create(ALIASES, ALIASES_SCHEMA)
+        self._aliases.point(name, physical)
 
     def _create(self, table: str, schema: pa.Schema) -> None:
         """In object storage another machine may come first: then its table stands."""
@@ -403,16 +411,22 @@ class LanceDBStore(VectorStore):
             raise StoreError(f"the table {physical!r} in {self._shown_location} is not a collection of this project")
         return table
 
+    def _dimension(self, physical: str) -> int:
+        """Remembered, since a physical name carries it."""
+        if physical not in self._dimensions:
+            self._dimensions[physical] = dimension_of(self._table(physical))
+        return self._dimensions[physical]
+
     def _opened(self, physical: str) -> Any:
         try:
             return self._database.open_table(physical)
         except ValueError as error:
-            if not _is_not_found(error):
+            if not is_not_found(error):
                 raise
             raise self._not_found(physical) from error
 
     def _not_found(self, name: str) -> CollectionNotFoundError:
-        return no_such_collection(name, self._shown_location, self._table_names() | set(self._aliases()))
+        return no_such_collection(name, self._shown_location, self._table_names() | set(self._aliases.all()))
 
     def _table_names(self) -> set[str]:
         return {name for name in self._all_table_names() if not name.startswith("_")}
@@ -504,14 +518,6 @@ class LanceDBStore(VectorStore):
 def _reason(error: BaseException) -> str:
     """LanceDB appends the place in its source, and a traceback where a callback failed."""
     return _PLACE_IN_SOURCE.sub("", str(error).split("Detail: Python exception")[0]).strip()
-
-
-def _is_not_found(error: ValueError) -> bool:
-    return "was not found" in str(error)
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "''")
 
 
 def _where(query: Any, condition: str | None) -> Any:

@@ -55,11 +55,9 @@ def to_sql(where: Filter) -> str:
 
 def terms_column(metadata: pa.ChunkedArray) -> pa.Array:
     """`metadata_terms` for a column of JSON objects; raises `StoreError` for a text that is not one."""
-    known: dict[str, str] = {}
-    for text in metadata.to_pylist():
-        if text not in known:
-            known[text] = _terms(text)
-    return pa.array([known[text] for text in metadata.to_pylist()], pa.string())
+    distinct = metadata.combine_chunks().dictionary_encode()
+    terms = pa.array([_terms(text) for text in distinct.dictionary.to_pylist()], pa.string())
+    return terms.take(distinct.indices)
 
 
 def text_value_sql(field: str) -> tuple[str, Callable[[str], str | None]]:

@@ -7,6 +7,7 @@ the server instead (`waitForReady`), as long as their time limit lasts, and `may
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -59,8 +60,9 @@ def connect(settings: "StoreSettings") -> "WeaviateClient":
 
     Raises `SettingsError` for a URL that cannot be one of Weaviate's, and otherwise what the client raises.
     """
-    import weaviate
-    from weaviate.classes.init import AdditionalConfig, Auth, Timeout
+    with warnings.catch_warnings():  # importing it turns the warnings of all libraries on
+        import weaviate
+        from weaviate.classes.init import AdditionalConfig, Auth, Timeout
 
     _quieten()
 

@@ -3,6 +3,7 @@
 Called by `weaviate`.
 """
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ def insert(
     Raises `StoreError` naming the records that stay refused, and what the client raises where no request gets
     through; what other requests wrote stays.
     """
-    requests = [items[first : first + settings.batch_rows] for first in range(0, len(items), settings.batch_rows)]
+    requests = _split(items, settings.batch_rows, settings.concurrency)
     with ThreadPoolExecutor(min(settings.concurrency, len(requests)), "vectorize-weaviate") as pool:
         refused = list(pool.map(lambda request: _inserted(native, request, pauses), requests))
     reasons = {record: reason for one in refused for record, reason in one.items()}
@@ -43,6 +44,17 @@ def insert(
         more = f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else ""
         kind = StoreUnavailableError if all(map(passing_reason, reasons.values())) else StoreError
         raise kind(f"Weaviate refused {len(reasons)} of {len(items)} records, by id: {named}{more}")
+
+
+def _split(
+    items: "Sequence[DataObject[Any, None]]", most: int, concurrency: int
+) -> "list[Sequence[DataObject[Any, None]]]":
+    """Requests of one size, so many that all threads end at about the same time."""
+    number = math.ceil(len(items) / most)
+    if number > concurrency:
+        number = math.ceil(number / concurrency) * concurrency
+    rows = math.ceil(len(items) / number)
+    return [items[first : first + rows] for first in range(0, len(items), rows)]
 
 
 def _inserted(

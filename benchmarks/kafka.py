@@ -1,0 +1,192 @@
+"""The benchmark `kafka`: drain runs from a real broker into LanceDB, in processes of their own.
+
+`CAP_MESSAGES` in the environment makes it smaller, for trying: the numbers then mean little.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import PROJECT_ROOT, Figure, python
+from benchmarks.flat import short_texts
+from benchmarks.passages import passages
+from tests.servers.kafka import Server
+from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.clients import producer
+from vectorize_pipelines.messaging.topics import TopicNames, create_topics
+from vectorize_pipelines.settings import Settings, load_settings
+
+MESSAGES = 200_000
+MESSAGES_WITH_MODEL = 2_500
+WORDS = 110
+MESSAGES_FOR_MEMORY = 1_000_000
+LATENCY_SECONDS = 20
+COLD_SECONDS = 120
+
+
+def run(place: Path) -> list[Figure]:
+    """Throughput without and with a model, latency, and memory."""
+    with Server(place / "kafka", heap="1g") as server:
+        rate, figure = throughput(place, server)
+        return [figure, with_model(place, server), *latency(place, server, rate), memory(place, server)]
+
+
+def throughput(place: Path, server: Server) -> tuple[float, Figure]:
+    """Messages a second with an encoder that costs nothing; also as a number."""
+    count = _capped(MESSAGES)
+    outcome = _drained(place, server, "null", short_texts(count))
+    rate = outcome["messages"] / outcome["seconds"]
+    measured = f"{rate:,.0f} messages/s ({outcome['messages']:,} messages, {outcome['cpu_seconds']:.1f} s of CPU)"
+    return rate, Figure("kafka: without a model, topic to LanceDB", measured, "≥ 15,000 messages/s", rate >= 15_000)
+
+
+def with_model(place: Path, server: Server) -> Figure:
+    """A drain run against the bare encoder on the same texts, in the same process."""
+    outcome = _drained(place, server, "model", passages(_capped(MESSAGES_WITH_MODEL), WORDS))
+    share, rate = outcome["bare_seconds"] / outcome["seconds"], outcome["messages"] / outcome["seconds"]
+    measured = f"{share:.0%} of the bare encoder ({rate:.0f} texts/s)"
+    return Figure("kafka: with the default model", measured, "≥ 90 %", share >= 0.9)
+
+
+def latency(place: Path, server: Server, rate: float) -> list[Figure]:
+    """From a message's timestamp to when its batch was stored and acknowledged, at half of the maximum rate."""
+    settings = _settings(place / "home-latency", server, "latency")
+    create_topics(settings.kafka)
+    child = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.kafka_run", str(settings.home), server.bootstrap_servers, "latency", "null"],
+        cwd=PROJECT_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "IDLE_SECONDS": "5"},
+        text=True,
+    )
+    _send_at(settings, short_texts(int(rate / 2 * _capped(LATENCY_SECONDS, 3))), rate / 2)
+    written = child.communicate(timeout=600)[0]
+    outcome = json.loads(written.splitlines()[-1])
+    p50, p99 = outcome["latency_p50"], outcome["latency_p99"]
+    return [
+        Figure("kafka: latency at half the rate, p50", f"{p50 * 1000:.0f} ms", "< 150 ms", p50 < 0.15),
+        Figure("kafka: latency at half the rate, p99", f"{p99 * 1000:.0f} ms", "< 1 s", p99 < 1),
+    ]
+
+
+def memory(place: Path, server: Server) -> Figure:
+    """Resident memory late in a long run against what it was after its first tenth."""
+    outcome = _drained(place, server, "null", short_texts(_capped(MESSAGES_FOR_MEMORY)), name="memory")
+    ratio = outcome["late_mib"] / outcome["early_mib"]
+    measured = (
+        f"{ratio:.2f} times ({outcome['early_mib']:.0f} MiB after a tenth of {outcome['messages']:,} messages, "
+        f"{outcome['late_mib']:.0f} MiB at most after)"
+    )
+    return Figure("kafka: memory", measured, "≤ 1.2 times", ratio <= 1.2)
+
+
+def cold_start(place: Path) -> list[Figure]:
+    """From a message's sending to its row, while no run is active: `make dev` and its sensors as users have them."""
+    with Server(place / "kafka") as server:
+        settings = _settings(place / "home", server, "cold")
+        create_topics(settings.kafka)
+        environment = {
+            **os.environ,
+            "VECTORIZE_HOME": str(settings.home),
+            "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": server.bootstrap_servers,
+            "VECTORIZE_KAFKA__TOPIC_PREFIX": "cold",
+        }
+        dagster = subprocess.Popen(
+            [sys.executable, "-m", "vectorize_pipelines.dev", "--port", "3997"],
+            cwd=PROJECT_ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            _wait_for_row(settings, "warm-up")
+            time.sleep(settings.kafka.drain.idle_seconds + 15)  # until that run has ended
+            seconds = _wait_for_row(settings, "measured")
+        finally:
+            os.killpg(dagster.pid, signal.SIGKILL)
+    return [Figure("kafka: cold, from sending to the row", f"{seconds:.1f} s", "< 6 s", seconds < 6)]
+
+
+def _wait_for_row(settings: Settings, task_id: str) -> float:
+    """Sends one text, and gives the seconds until its row can be found."""
+    from vectorize_pipelines.errors import CollectionNotFoundError
+    from vectorize_pipelines.stores import open_store
+    from vectorize_pipelines.stores.filters import In
+
+    store = open_store(settings.store, settings.home)
+    started = time.perf_counter()
+    _send(settings, [f"a text called {task_id}"], task_ids=[task_id])
+    while time.perf_counter() - started < COLD_SECONDS:
+        try:
+            if store.count(settings.kafka.text_collection, In("source_id", (task_id,))):
+                return time.perf_counter() - started
+        except CollectionNotFoundError:
+            pass
+        time.sleep(0.02)
+    raise TimeoutError(f"{task_id} was not stored within {COLD_SECONDS} s: is the sensor of the text topic on?")
+
+
+def _drained(place: Path, server: Server, encoder: str, texts: list[str], name: str | None = None) -> dict[str, Any]:
+    """Sends the texts, drains them in a process of its own, and gives what `kafka_run` prints."""
+    prefix = name or encoder
+    settings = _settings(place / f"home-{prefix}", server, prefix)
+    _send(settings, texts)
+    outcome: dict[str, Any] = json.loads(
+        python(
+            "-m", "benchmarks.kafka_run", settings.home, server.bootstrap_servers, prefix, encoder
+        ).stdout.splitlines()[-1]
+    )
+    assert outcome["messages"] == len(texts), f"{outcome['messages']} of {len(texts)} messages were drained"
+    return outcome
+
+
+def _settings(home: Path, server: Server, prefix: str) -> Settings:
+    kafka = {"bootstrap_servers": server.bootstrap_servers, "topic_prefix": prefix}
+    return load_settings({}, home=home, kafka=kafka)
+
+
+def _send(settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
+    create_topics(settings.kafka)
+    client = producer(settings.kafka)
+    topic = TopicNames(settings.kafka.topic_prefix).requests(Modality.TEXT)
+    for number, text in enumerate(texts):
+        _produce(client, topic, task_ids[number] if task_ids else f"t{number}", text)
+    client.flush()
+
+
+def _send_at(settings: Settings, texts: list[str], rate: float) -> None:
+    """So many messages a second, evenly."""
+    client = producer(settings.kafka)
+    topic = TopicNames(settings.kafka.topic_prefix).requests(Modality.TEXT)
+    started = time.perf_counter()
+    for number, text in enumerate(texts):
+        ahead = number / rate - (time.perf_counter() - started)
+        if ahead > 0.002:
+            time.sleep(ahead)
+        _produce(client, topic, f"t{number}", text)
+    client.flush()
+
+
+def _produce(client: Any, topic: str, task_id: str, text: str) -> None:
+    value = json.dumps({"task_id": task_id, "task_type": "text_vectorization", "data": text}).encode()
+    while True:
+        try:
+            client.produce(topic, value, task_id.encode())
+        except BufferError:
+            client.poll(0.1)
+        else:
+            client.poll(0)
+            return
+
+
+def _capped(number: int, least: int = 1) -> int:
+    cap = os.environ.get("CAP_MESSAGES")
+    return number if cap is None else max(least, min(number, int(cap)))

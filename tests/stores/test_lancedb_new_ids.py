@@ -1,0 +1,149 @@
+"""Records that LanceDB appends because they are new: whatever stores and aliases do, every id is there once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vectorize_pipelines.errors import StoreError
+from vectorize_pipelines.stores import lancedb_new_ids
+from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, many, row, spec, table
+from vectorize_pipelines.stores.filters import In
+from vectorize_pipelines.stores.lancedb import LanceDBStore
+from vectorize_pipelines.stores.lancedb_maintenance import Maintenance
+from vectorize_pipelines.stores.lancedb_new_ids import NewIds
+from vectorize_pipelines.stores.protocol import Written, physical_name
+
+EDITIONS = tuple(physical_name(COLLECTION, spec(), edition) for edition in (1, 2))
+COLUMNS = tuple(many(1).schema.names)
+EAGER = Maintenance(
+    fragments=2, rows_per_fragment=10**9, unindexed_rows=1, scalar_index_rows=1, vector_index_rows=10**9
+)
+
+writers = st.integers(0, 1)
+steps = st.tuples(
+    st.sampled_from(["upsert"] * 6 + ["fail before", "fail after", "delete", "maintain", "drop", "alias", "restart"]),
+    writers,
+    st.sets(st.integers(0, 20), min_size=1, max_size=8),
+)
+
+
+@dataclass
+class History:
+    """Two stores on one directory, and dictionaries of what they must hold."""
+
+    home: Path
+    patch: pytest.MonkeyPatch
+    rows: dict[str, dict[str, Row]] = field(default_factory=lambda: {name: {} for name in EDITIONS})
+    alias: str = EDITIONS[0]
+
+    def __post_init__(self) -> None:
+        self.stores = [self._opened(), self._opened()]
+        for edition in (1, 2):
+            self.stores[0].ensure_collection(COLLECTION, spec(), aliased=edition == 1, edition=edition)
+
+    def _opened(self) -> LanceDBStore:
+        location = self.home / "lancedb"
+        return LanceDBStore(str(location), location / ".locks", local=True, maintenance=EAGER)
+
+    def step(self, kind: str, writer: int, keys: set[int], moment: int) -> None:
+        store = self.stores[writer]
+        expected = self.rows[self.alias]
+        new = {one["id"]: one for one in (row(f"{key % 4}.txt", key, text=f"at {moment}") for key in sorted(keys))}
+        match kind:
+            case "upsert":
+                inserted = len(new.keys() - expected.keys())
+                assert store.upsert(COLLECTION, table(new.values())) == Written(inserted, len(new) - inserted)
+                expected |= new
+            case "fail before" | "fail after":
+                if self._failed(store, table(new.values()), kind == "fail after"):
+                    expected |= new
+            case "delete":
+                assert store.delete(COLLECTION, In("id", tuple(new))) == len(new.keys() & expected.keys())
+                self.rows[self.alias] = {one: fields for one, fields in expected.items() if one not in new}
+            case "maintain":
+                store.maintain(COLLECTION)
+            case "drop":
+                store.drop(self.alias)
+                edition = 1 + EDITIONS.index(self.alias)
+                self.stores[1 - writer].ensure_collection(COLLECTION, spec(), edition=edition)
+                self.rows[self.alias] = {}
+            case "alias":
+                self.alias = EDITIONS[1 - EDITIONS.index(self.alias)]
+                store.set_alias(COLLECTION, self.alias)
+            case "restart":
+                self.stores[writer] = self._opened()
+
+    def _failed(self, store: LanceDBStore, records: pa.Table, committed: bool) -> bool:
+        """Whether the records were written; LanceDB says that it failed at once or after the commit."""
+        with self.patch.context() as patch:
+            failing = _failing(lancedb.table.LanceTable.add, committed)
+            patch.setattr(lancedb.table.LanceTable, "add", failing)
+            failing_merge = _failing(lancedb.merge.LanceMergeInsertBuilder.execute, committed)
+            patch.setattr(lancedb.merge.LanceMergeInsertBuilder, "execute", failing_merge)
+            with pytest.raises(StoreError, match="the disk is broken"):
+                store.upsert(COLLECTION, records)
+        return committed
+
+    def check(self) -> None:
+        for store in self.stores:
+            for name, expected in self.rows.items():
+                found = [one for batch in store.scan(name, COLUMNS) for one in batch.to_pylist()]
+                assert {one["id"]: one for one in found} == expected
+                assert len(found) == len(expected)
+
+
+def _failing(call: Callable[..., Any], committed: bool) -> Callable[..., Any]:
+    def fail(*arguments: Any, **named: Any) -> None:
+        if committed:
+            call(*arguments, **named)
+        raise OSError("the disk is broken")
+
+    return fail
+
+
+@pytest.mark.parametrize("words", [2, 2**19], ids=["mistaken", "exact"])
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(history=st.lists(steps, max_size=12))
+def test_two_stores_on_one_directory_are_one_dictionary(
+    tmp_path_factory: pytest.TempPathFactory,
+    words: int,
+    history: list[tuple[str, int, set[int]]],
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lancedb_new_ids, "_FILTER_WORDS", words)
+        stores = History(tmp_path_factory.mktemp("home"), patch)
+        for moment, (kind, writer, keys) in enumerate(history):
+            stores.step(kind, writer, keys, moment)
+        stores.check()
+
+
+def test_what_is_known_survives_own_commits_only(tmp_path: Path) -> None:
+    """Where Lance should ever put its manifests elsewhere, every upsert would still be right, but slow."""
+    database = lancedb.connect(tmp_path)
+    table = database.create_table("rows", many(10).slice(0, 0))
+    of_others = lancedb.connect(tmp_path)
+    new_ids = NewIds(tmp_path)
+
+    def append(first: int) -> bool:
+        with new_ids.followed(table) as earlier:
+            records = many(10, first=first)
+            table.add(records)
+            return earlier is not None and earlier.add(records["id"])
+
+    assert [append(0), append(10), append(15), append(30)] == [True, True, False, True]
+    with new_ids.followed(table):
+        table.optimize()
+    assert append(50)
+    of_others.open_table("rows").delete("item_index = 0")
+    table = database.open_table("rows")
+    assert not append(70)
+    of_others.open_table("rows").delete("true")
+    table = database.open_table("rows")
+    assert append(70)
