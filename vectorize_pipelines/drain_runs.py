@@ -46,6 +46,10 @@ class OccupiedTopicError(VectorizeError):
     """Another run reads the same part of a topic, and does not end."""
 
 
+class WoundDownError(VectorizeError):
+    """The run was told to end before it had begun to read."""
+
+
 def drain_tags(kafka: KafkaSettings, modality: Modality, shard: Shard = WHOLE) -> dict[str, str]:
     """The tags of a drain run."""
     topic = TopicNames(kafka.topic_prefix).requests(modality)
@@ -115,13 +119,16 @@ class DrainRun:
         self._looked = 0.0
 
     def take_over(self) -> None:
-        """Tells earlier runs of the same part to wind down, and waits for their end. Raises `OccupiedTopicError`.
+        """Tells earlier runs of the same part to wind down, and waits for their end.
 
-        A run that was launched by hand gets the tags by which others see it.
+        A run that was launched by hand gets the tags by which others see it. Raises `OccupiedTopicError`, and
+        `WoundDownError` where this run itself has been told to end, by Ctrl-C between two tries for instance.
         """
         self._instance.add_run_tags(self._run_id, drain_tags(self._kafka, self._modality, self._shard))
         deadline = time.monotonic() + TAKE_OVER_SECONDS
+        self._stay_unless_told()
         while earlier := self._earlier():
+            self._stay_unless_told()
             wind_down(self._instance, earlier, f"handing over to run {self._run_id[:8]}, shard {self._shard}")
             if time.monotonic() > deadline:
                 names = ", ".join(f"{run.run_id} (shard {run.shard})" for run in earlier)
@@ -130,6 +137,11 @@ class DrainRun:
                     f"{self._shard}, is to read: terminate it, or wait until Dagster finds that its process is gone"
                 )
             time.sleep(LOOK_SECONDS)
+
+    def _stay_unless_told(self) -> None:
+        own = self._instance.get_run_by_id(self._run_id)
+        if own is not None and WIND_DOWN_TAG in own.tags:
+            raise WoundDownError(f"the run ended before it began: {own.tags[WIND_DOWN_TAG]}")
 
     def reason_to_end(self) -> str | None:
         """Why the run is to end now, if it is; may be called often."""

@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from tests.cli.conftest import COMMAND, Vectorize
@@ -27,6 +28,14 @@ def _interrupts_are_heeded() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+def _jobs(home: Path) -> set[str]:
+    """Of the runs that the installation knows."""
+    if not (home / "dagster").exists():
+        return set()
+    with dg.DagsterInstance.from_config(str(home / "dagster")) as instance:
+        return {run.job_name for run in instance.get_runs()}
 
 
 def test_what_waits_is_embedded_once(vectorize: Vectorize, kafka_settings: KafkaSettings) -> None:
@@ -62,3 +71,20 @@ def test_an_interrupted_drain_loses_nothing(vectorize: Vectorize, kafka_settings
     done = vectorize("drain", "text", "--once", "--json")
     assert done.code == 0, done.err
     assert count() == 40
+
+
+def test_a_drain_that_no_broker_answers_can_be_interrupted(
+    vectorize: Vectorize, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "localhost:1")
+    monkeypatch.setenv("VECTORIZE_KAFKA__REQUEST_SECONDS", "1")
+    with subprocess.Popen([*COMMAND, "drain", "text", "--once"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            until("the run", lambda: "embed_text" in _jobs(home), 120)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode != 0
+    assert "the run ended before it began: interrupted" in said
+    assert said.count("Connection refused") < 5  # librdkafka says it at each of dozens of tries

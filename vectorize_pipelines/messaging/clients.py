@@ -1,10 +1,12 @@
 """Clients of the Kafka cluster, with security and properties from the settings. Nothing else constructs any."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
@@ -16,6 +18,25 @@ if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
 
 log = logging.getLogger(__name__)
+
+
+class _Repetitions(logging.Filter):
+    """Lets a message of librdkafka through once in a while: it says at each of many tries that nobody answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = re.sub(r"\d+", "", record.getMessage())
+        now = time.monotonic()
+        if now - self._shown.get(text, -inf) < TROUBLE_SECONDS:
+            return False
+        if len(self._shown) >= MESSAGES_REMEMBERED:
+            self._shown.clear()
+        self._shown[text] = now
+        return True
+
 
 #: Under transactions librdkafka waits so long for each new one after a commit; its default of 100 ms would be most
 #: of a transaction's time.
@@ -33,11 +54,15 @@ PAUSE_SECONDS = 0.1
 
 #: So long what a connection suffered from is told with the errors that follow from it.
 TROUBLE_SECONDS = 60.0
+#: Messages that are kept from being repeated.
+MESSAGES_REMEMBERED = 100
 
 Result = TypeVar("Result")
 
 #: Addresses -> when and why a connection failed last. A call that fails for it only says that it timed out.
 _troubles: dict[str, tuple[float, str]] = {}
+
+log.addFilter(_Repetitions())
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":

@@ -17,6 +17,7 @@ from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.messaging.control import Cancellations
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer
+from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.request_report import Report, SingleReport, TopicReport
 from vectorize_pipelines.pipeline.request_stream import Ending, LeaseEncoder, RequestStream
@@ -72,6 +73,8 @@ def open_drain(
     not configured.
     """
     kafka = settings.kafka
+    # Says soon that nobody answers: a transaction would be waited for until an outage is over.
+    create_topics(kafka)
     with ExitStack() as resources:
         # First of all: what the earlier run left open has to be settled before its offsets are read.
         outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
-from vectorize_pipelines.drain_runs import OccupiedTopicError
+from vectorize_pipelines.drain_runs import OccupiedTopicError, WoundDownError
 from vectorize_pipelines.errors import (
     ItemError,
     ModelMismatchError,
@@ -25,6 +25,7 @@ _FINAL = (
     ItemError,
     FencedError,
     OccupiedTopicError,
+    WoundDownError,
 )
 
 
