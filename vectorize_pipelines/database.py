@@ -5,8 +5,10 @@ Dagster's, since a writer locks a whole file and Dagster would wait for ours.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
 #: Rows that one transaction deletes, so that who records need not wait long.
 PURGE_ROWS = 10_000
+#: Rows of one statement, of which SQLite takes 32,766 values; few numbers, so that statements are prepared once.
+_ROWS_TOGETHER = (1000, 100, 10, 1)
 FILE_NAME = "vectorize.db"
 #: Text is compared by code points, as Python and SQLite do, not by the rules of the server's language.
 Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
@@ -150,7 +154,15 @@ def _execute_named(
 
 
 def _execute_positional(connection: sa.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    connection.exec_driver_sql(sql, list(rows))
+    """Some hundred rows a statement: after each one Python's sqlite3 waits for its turn among the threads again."""
+    before, values, after = re.split(r"( VALUES \([^)]*\))", sql)
+    row = values.removeprefix(" VALUES ")
+    start = 0
+    for together in _ROWS_TOGETHER:
+        many = f"{before} VALUES {', '.join([row] * together)}{after}"
+        while len(rows) - start >= together:
+            connection.exec_driver_sql(many, tuple(chain.from_iterable(rows[start : start + together])))
+            start += together
 
 
 def purge_rows(database: Database, table: sa.Table, old: sa.ColumnElement[bool]) -> int:
@@ -242,6 +254,8 @@ def _engine(url: URL) -> sa.Engine:
     def _prepare(connection: Any, _: object) -> None:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
+        connection.execute("pragma wal_autocheckpoint = 16000")
+        connection.execute("pragma cache_size = -65536")
 
     return engine
 

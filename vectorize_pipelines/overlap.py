@@ -49,10 +49,16 @@ class _Channel(Generic[T]):
         if overflow is not None:
             overflow.listen(self._grow)
 
+    def wait_for_room(self) -> bool:
+        """Returns once an item would find room; False where the reader has gone."""
+        with self._changed:
+            self._changed.wait_for(self._has_room_or_nobody_reads)
+            return not self._abandoned
+
     def put(self, item: T) -> bool:
         """Waits for room; False where the reader has gone."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._items) < self._depth or self._may_grow() or self._abandoned)
+            self._changed.wait_for(self._has_room_or_nobody_reads)
             grows = self._may_grow()
         # Outside the lock: it may take its time.
         entry = _Aside(self._overflow.put_aside(item)) if grows and self._overflow is not None else _InMemory(item)
@@ -64,6 +70,9 @@ class _Channel(Generic[T]):
         if abandoned and isinstance(entry, _InMemory):
             self._lose([entry])
         return not abandoned
+
+    def _has_room_or_nobody_reads(self) -> bool:
+        return len(self._items) < self._depth or self._may_grow() or self._abandoned
 
     def _may_grow(self) -> bool:
         return self._overflow is not None and self._overflow.has_room()
@@ -110,10 +119,18 @@ class _Channel(Generic[T]):
 
 
 def prefetch(
-    items: Generator[T, None, None], depth: int, name: str, overflow: Overflow[T] | None = None
+    items: Generator[T, None, None],
+    depth: int,
+    name: str,
+    overflow: Overflow[T] | None = None,
+    *,
+    late: bool = False,
 ) -> Generator[T, None, None]:
     """The same items in the same order, produced by a thread called `name`, at most `depth` ahead, or as far as
     `overflow` has room.
+
+    With `late` an item is begun when there is room for it, rather than made and then held until there is: for batches
+    of what arrives meanwhile, which would only wait.
 
     What the generator raises is raised here, after the items before it. When this one is closed, the generator is
     closed too, in its own thread, and the thread has ended: an item in the making is finished first.
@@ -122,7 +139,11 @@ def prefetch(
 
     def produce() -> None:
         try:
-            for item in items:
+            while not late or channel.wait_for_room():
+                try:
+                    item = next(items)
+                except StopIteration:
+                    break
                 if not channel.put(item):
                     break
         except BaseException as error:  # noqa: BLE001 (handed to the reader, who raises it)

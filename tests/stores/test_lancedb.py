@@ -11,7 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
+import psutil
 import pytest
 
 from tests.stores import writers
@@ -199,6 +201,48 @@ def test_maintenance_compacts_and_indexes_when_due_and_only_then(tmp_path: Path)
     assert (idle["compacted"], idle["indexes_built"]) == (0, 0)
     store.upsert(COLLECTION, many(600, first=500))
     assert store.maintain(COLLECTION)["indexes_built"] == 1, "the vector index is trained anew"
+
+
+def test_a_large_collection_is_compacted_without_rewriting_what_was(tmp_path: Path) -> None:
+    limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=100)
+    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    physical = store.ensure_collection(COLLECTION, spec()).physical
+
+    def files() -> set[str]:
+        dataset = lance.dataset(str(tmp_path / "lancedb" / f"{physical}.lance"))
+        return {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
+
+    for first in range(0, 36_000, 3_000):
+        store.upsert(COLLECTION, many(3_000, first=first))
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    large = files()
+    assert 1 < len(large) < 6, "of 16,384 rows and more"
+    for first in range(36_000, 36_600, 50):
+        store.upsert(COLLECTION, many(50, first=first))
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    assert files() > large
+    assert len(files()) == len(large) + 1
+    assert sorted(stored(store)) == sorted(many(36_600)["id"].to_pylist())
+    store.close()
+
+
+def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: Path) -> None:
+    limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=1)
+    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    store.ensure_collection(COLLECTION, spec())
+    before = set(psutil.Process().children())
+    for first in range(0, 80, 10):
+        store.upsert(COLLECTION, many(10, first=first))
+    assert store.maintain(COLLECTION)["compacted"] == 0
+    (waiting,) = set(psutil.Process().children()) - before
+    waiting.kill()
+    psutil.wait_procs([waiting])
+    for first in range(80, 120, 10):
+        store.upsert(COLLECTION, many(10, first=first))
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    assert len(stored(store)) == 120
+    store.close()
+    assert set(psutil.Process().children()) <= before
 
 
 def test_an_indexed_collection_finds_the_same_neighbours(tmp_path: Path) -> None:

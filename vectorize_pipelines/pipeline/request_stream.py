@@ -163,8 +163,8 @@ class RequestStream(EmbeddingStream):
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self._settings.pipeline.queue_batches
-        units = prefetch(self._units(), depth, "vectorize-read")
-        batches = prefetch(self._encoded(units), depth, "vectorize-encode")
+        units = prefetch(self._units(), depth, "vectorize-read", late=True)
+        batches = prefetch(self._encoded(units), depth, "vectorize-encode", late=True)
         self._resources.callback(batches.close)
         with _rare_collections():
             yield from batches

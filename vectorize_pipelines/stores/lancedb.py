@@ -56,10 +56,10 @@ from vectorize_pipelines.stores.lancedb_filters import text_value_sql, to_sql
 from vectorize_pipelines.stores.lancedb_maintenance import (
     SCALAR_INDEXES,
     VECTOR_INDEX,
+    Apart,
     Maintenance,
     Work,
     carry_out,
-    carry_out_apart,
 )
 from vectorize_pipelines.stores.lancedb_new_ids import NewIds
 from vectorize_pipelines.stores.lancedb_tables import (
@@ -114,6 +114,10 @@ _PASSING = ("No space left", "ommit conflict", "error sending request", "onnecti
             "503 Service Unavailable", "Too Many Requests")  # fmt: skip
 
 
+#: The process that maintains a large table is started when the table is so near to needing it.
+_SOON = 0.4
+
+
 class LanceDBStore(VectorStore):
     """Collections in a directory or a bucket. See the module for what its guarantees rest on."""
 
@@ -147,6 +151,7 @@ class LanceDBStore(VectorStore):
         self._locks = locks
         self._local = local
         self._maintenance = maintenance or Maintenance()
+        self._apart = Apart(location)
         directory = Path(location) if local else None
         self._new_ids = NewIds(directory)
         self._dimensions: dict[str, int] = {}
@@ -319,6 +324,8 @@ class LanceDBStore(VectorStore):
                 if work.anything:
                     with self._new_ids.followed(table):
                         self._carry_out(table, work, before["num_rows"])
+                elif self._is_apart(before["num_rows"]) and self._due(table, before, _SOON).anything:
+                    self._apart.prepare()
                 fragments = self._table(physical).stats()["fragment_stats"]["num_fragments"]
         return {
             "rows": before["num_rows"],
@@ -331,37 +338,44 @@ class LanceDBStore(VectorStore):
 
     def close(self) -> None:
         """LanceDB's connection has no close; its files and caches go with the last reference."""
+        self._apart.close()
         self._database = None
 
     def _carry_out(self, table: Any, work: Work, rows: int) -> None:
-        if rows >= self._maintenance.apart_rows:
-            carry_out_apart(self._location, table.name, work)
+        if self._is_apart(rows):
+            self._apart.carry_out(table.name, work)
             table.checkout_latest()
         else:
             carry_out(table, work)
 
-    def _due(self, table: Any, stats: Mapping[str, Any]) -> Work:
+    def _is_apart(self, rows: int) -> bool:
+        return rows >= self._maintenance.apart_rows
+
+    def _due(self, table: Any, stats: Mapping[str, Any], share: float = 1.0) -> Work:
+        """What is due; with a smaller `share`, what is when the table comes so near to the limits."""
         indexes = {index.name: index for index in table.list_indices()}
         limits, rows = self._maintenance, stats["num_rows"]
-        columns = SCALAR_INDEXES if rows >= limits.scalar_index_rows else {}
+        columns = SCALAR_INDEXES if rows >= share * limits.scalar_index_rows else {}
         trained = {name: int(name.removeprefix(VECTOR_INDEX)) for name in indexes if name.startswith(VECTOR_INDEX)}
         enough = max((of * limits.retrain_growth for of in trained.values()), default=0)
-        train = rows >= max(limits.vector_index_rows, enough)
+        train = rows >= share * max(limits.vector_index_rows, enough)
         return Work(
-            compact=self._compaction_is_due(table, stats, indexes),
+            compact=self._compaction_is_due(table, stats, indexes, share),
             keep_seconds=RETENTION.total_seconds(),
             scalar_indexes=tuple(column for column in columns if f"{column}_idx" not in indexes),
             vector_index=f"{VECTOR_INDEX}{rows}" if train else None,
             outgrown=tuple(trained) if train else (),
         )
 
-    def _compaction_is_due(self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> bool:
+    def _compaction_is_due(
+        self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any], share: float
+    ) -> bool:
         limits = self._maintenance
         unindexed = max((index.num_unindexed_rows or 0 for index in indexes.values()), default=0)
         fragments = stats["fragment_stats"]["num_fragments"]
         return bool(
-            fragments >= limits.fragments + stats["num_rows"] // limits.rows_per_fragment
-            or unindexed >= limits.unindexed_rows
+            fragments >= share * (limits.fragments + stats["num_rows"] // limits.rows_per_fragment)
+            or unindexed >= share * limits.unindexed_rows
             or self._keeps_outlived_versions(table)
         )
 

@@ -6,7 +6,9 @@ Called by `LanceDBStore.maintain`, which holds the table's lock.
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
@@ -19,6 +21,11 @@ SCALAR_INDEXES: Mapping[str, str] = {"id": "BTree", "source_id": "BTree", "parti
 #: A vector index's name goes on with the rows that it was trained on: its partitions suit a table of that size.
 VECTOR_INDEX = "vector_of_"
 
+#: Compaction rewrites files of fewer rows, for which writers wait; every call looks at each file that there is.
+_FRAGMENT_ROWS = 2**14
+_FRAGMENTS = 64
+
+_DONE = "done\n"
 _COMMAND = "from vectorize_pipelines.stores.lancedb_maintenance import main; main()"
 
 
@@ -71,10 +78,30 @@ class Work:
 
 def carry_out(table: Any, work: Work) -> None:
     """Does what is due, in this process."""
-    from lancedb import index
-
     if work.compact:
         table.optimize(cleanup_older_than=timedelta(seconds=work.keep_seconds))
+    _index(table, work)
+
+
+def _carry_out_large(table: Any, work: Work) -> None:
+    """Does what is due to a large table.
+
+    LanceDB's own `optimize` fills each file with a million rows, so a table of fewer is rewritten whole every time,
+    while its writers wait. pylance takes the size of files as an argument.
+    """
+    if work.compact:
+        dataset = table.to_lance()
+        rows = max(_FRAGMENT_ROWS, dataset.count_rows() // _FRAGMENTS)
+        dataset.optimize.compact_files(target_rows_per_fragment=rows)
+        dataset.optimize.optimize_indices()
+        dataset.cleanup_old_versions(timedelta(seconds=work.keep_seconds), error_if_tagged_old_versions=False)
+        table.checkout_latest()
+    _index(table, work)
+
+
+def _index(table: Any, work: Work) -> None:
+    from lancedb import index
+
     for column in work.scalar_indexes:
         table.create_index(column, config=getattr(index, SCALAR_INDEXES[column])(), name=f"{column}_idx")
     if work.vector_index is not None:
@@ -83,22 +110,89 @@ def carry_out(table: Any, work: Work) -> None:
         table.drop_index(outgrown)
 
 
-def carry_out_apart(location: str, physical: str, work: Work) -> None:
-    """Does what is due in a process of its own.
+class Apart:
+    """Does what is due in processes of their own, each used once. Used by the threads of one process.
 
     LanceDB does not give back all the memory that compaction takes: a run of 100,000 passages grew to twice its size.
-    Raises `StoreError` with what the process said; the table is then as it was or as it was to be.
     """
-    # Not by arguments, which everyone on the machine can see: a location may hold credentials.
-    task = json.dumps({"location": location, "physical": physical, "work": asdict(work)})
-    command = [sys.executable, "-P", "-c", _COMMAND]
-    done = subprocess.run(command, input=task, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise StoreError(f"maintaining {physical!r} failed: {said[-1] if said else f'exit status {done.returncode}'}")
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self._lock = threading.Lock()
+        self._prepared: _Process | None = None
+        self._ending: list[_Process] = []
+
+    def prepare(self) -> None:
+        """Starts the next process, so that writers need not wait until it is ready, which takes a second or two."""
+        with self._lock:
+            self._ending = [process for process in self._ending if process.is_alive()]
+            if self._prepared is None or not self._prepared.is_alive():
+                self._prepared = _Process(self._location)
+
+    def carry_out(self, physical: str, work: Work) -> None:
+        """Raises `StoreError` with what the process said; the table is then as it was or as it was to be."""
+        self.prepare()
+        with self._lock:
+            process, self._prepared = self._prepared, None
+        process = process or _Process(self._location)
+        try:
+            process.carry_out(physical, work)
+        except BaseException:
+            process.kill()
+            raise
+        with self._lock:
+            self._ending.append(process)
+
+    def close(self) -> None:
+        """Ends the process that waits, if one does."""
+        with self._lock:
+            for process in [*self._ending, *([] if self._prepared is None else [self._prepared])]:
+                process.kill()
+            self._prepared, self._ending = None, []
+
+
+class _Process:
+    """Connects to a location, waits for one task, does it, says so, and ends."""
+
+    def __init__(self, location: str) -> None:
+        pipe = subprocess.PIPE
+        # A group of its own: a terminal's Ctrl-C is for the run, which ends what it has begun.
+        self._popen = subprocess.Popen(
+            [sys.executable, "-P", "-c", _COMMAND], stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0
+        )
+        # Not by arguments, which everyone on the machine can see: a location may hold credentials.
+        self._say(location)
+
+    def is_alive(self) -> bool:
+        return self._popen.poll() is None
+
+    def carry_out(self, physical: str, work: Work) -> None:
+        """Raises `StoreError`."""
+        self._say({"physical": physical, "work": asdict(work)})
+        assert self._popen.stdout is not None, "it is a pipe"
+        if self._popen.stdout.readline() != _DONE:
+            _, said = self._popen.communicate()
+            last = said.strip().splitlines()[-1:] or [f"exit status {self._popen.returncode}"]
+            raise StoreError(f"maintaining {physical!r} failed: {last[0]}")
+
+    def kill(self) -> None:
+        self._popen.kill()
+        self._popen.communicate()
+
+    def _say(self, what: object) -> None:
+        assert self._popen.stdin is not None, "it is a pipe"
+        with suppress(BrokenPipeError):  # it has died: what it does not answer tells
+            self._popen.stdin.write(json.dumps(what) + "\n")
+            self._popen.stdin.flush()
 
 
 def main() -> None:
-    """What that process runs."""
-    task = json.load(sys.stdin)
-    carry_out(connect(task["location"]).open_table(task["physical"]), Work(**task["work"]))
+    """What that process runs; without a task, because whoever started it has gone, nothing."""
+    import lance  # noqa: F401 (takes most of a second, for which nobody waits yet)
+
+    database = connect(json.loads(sys.stdin.readline()))
+    given = sys.stdin.readline()
+    if given:
+        task = json.loads(given)
+        _carry_out_large(database.open_table(task["physical"]), Work(**task["work"]))
+        print(_DONE, end="", flush=True)

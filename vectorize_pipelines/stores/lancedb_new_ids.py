@@ -16,9 +16,9 @@ import pyarrow as pa
 
 from vectorize_pipelines.stores.lancedb_commits import commit_of
 
-# Six bits of one word for each id. In 4 MiB, of batches of 2,048 new ids 1 in 20 is taken for known at 500,000 ids,
-# every third at 1,000,000 and all at 2,000,000.
-_FILTER_WORDS = 2**19
+# Six bits of one word for each id. In 16 MiB, of batches of 2,048 new ids 1 in 25 is taken for known at 2,000,000 ids,
+# every third at 3,500,000.
+_FILTER_WORDS = 2**21
 _BITS_PER_ID = 6
 _TABLES = 4
 
