@@ -6,12 +6,15 @@
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+import dagster as dg
 
 from benchmarks.figures import PROJECT_ROOT, Figure, python
 from benchmarks.flat import short_texts
@@ -28,6 +31,7 @@ WORDS = 110
 MESSAGES_FOR_MEMORY = 1_000_000
 LATENCY_SECONDS = 20
 COLD_SECONDS = 120
+COLD_STARTS = 5
 
 
 def run(place: Path) -> list[Figure]:
@@ -108,11 +112,47 @@ def cold_start(place: Path) -> list[Figure]:
         )
         try:
             _wait_for_row(settings, "warm-up")
-            time.sleep(settings.kafka.drain.idle_seconds + 15)  # until that run has ended
-            seconds = _wait_for_row(settings, "measured")
+            starts = [_cold_start(settings, number) for number in range(COLD_STARTS)]
         finally:
             os.killpg(dagster.pid, signal.SIGKILL)
-    return [Figure("kafka: cold, from sending to the row", f"{seconds:.1f} s", "< 6 s", seconds < 6)]
+    _show_stages(starts)
+    seconds = [start[-1][1] for start in starts]
+    measured = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s of {len(seconds)} times"
+    return [Figure("kafka: cold, from sending to the row", measured, "< 6 s", max(seconds) < 6)]
+
+
+def _cold_start(settings: Settings, number: int) -> list[tuple[str, float]]:
+    """What had happened how many seconds after a text was sent; the last is that its row is there.
+
+    The sensor's ticks begin every 20 s: the texts of several starts come at different places between them.
+    """
+    time.sleep(settings.kafka.drain.idle_seconds + 12 + 3.7 * number)  # until the last run has ended
+    sent = time.time()
+    seconds = _wait_for_row(settings, f"measured-{number}")
+    with dg.DagsterInstance.from_config(str(settings.home / "dagster")) as instance:
+        run = instance.get_run_records(limit=1)[0]
+        first: dict[str, float] = {}
+        for event in instance.all_logs(run.dagster_run.run_id):
+            if event.dagster_event is not None:
+                first.setdefault(event.dagster_event.event_type_value, event.timestamp - sent)
+    launched = run.create_timestamp.timestamp() - sent
+    return [
+        ("the sensor has seen it", launched),
+        ("the queue has let the run go", first["PIPELINE_STARTING"]),
+        ("its process runs", first["ENGINE_EVENT"]),
+        ("Dagster executes the step", first["STEP_START"]),
+        ("its row is in the store", seconds),
+    ]
+
+
+def _show_stages(starts: list[list[tuple[str, float]]]) -> None:
+    """A table of the medians."""
+    before = 0.0
+    print("cold start, seconds after sending (median):")
+    for stage in zip(*starts, strict=True):
+        after = statistics.median(seconds for _, seconds in stage)
+        print(f"  {stage[0][0]:30} {after:5.2f}  (+{after - before:.2f})")
+        before = after
 
 
 def _wait_for_row(settings: Settings, task_id: str) -> float:

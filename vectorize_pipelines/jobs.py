@@ -54,10 +54,16 @@ maintain_collections = dg.define_asset_job(
     description="Compacts every collection and builds and tunes its indexes.",
 )
 
+EMBEDDING_ASSETS = (
+    "corpus_embeddings",
+    "gallery_embeddings",
+    *(f"{modality.value}_embeddings" for modality in Modality),
+)
+
 check_indexes = dg.define_asset_job(
     "check_indexes",
     selection=dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(dg.AssetKey(asset), "index_recall") for asset in ("corpus_embeddings", "gallery_embeddings"))
+        *(dg.AssetCheckKey(dg.AssetKey(asset), "index_recall") for asset in EMBEDDING_ASSETS)
     ),
     description="Measures how many of the nearest rows the searches find.",
 )

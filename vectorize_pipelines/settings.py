@@ -10,9 +10,11 @@ services have in their environments are read as aliases (`LEGACY_NAMES`).
 """
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -55,8 +57,13 @@ def _absolute_or_none(path: Path | None) -> Path | None:
 
 
 def _split_commas(value: Any) -> Any:
-    """An environment variable holds a list as `a,b`; YAML has lists of its own."""
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+    """An environment variable holds a list as `a,b`, or as JSON; YAML has lists of its own."""
+    if not isinstance(value, str):
+        return value
+    with suppress(ValueError):  # a pattern may begin with a bracket too
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+    return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
@@ -405,6 +412,12 @@ class UriSettings(_Section):
     allowed_roots: Names = Field((), description="folders from which local files are read; empty: none")
     allow_private: bool = Field(False, description="private and loopback addresses may be fetched from")
     max_bytes: int = Field(100 * 2**20, ge=1, description="a larger content is refused, also once decompressed")
+    max_held_bytes: int = Field(
+        512 * 2**20,
+        ge=1,
+        description="so much fetched content a run over requests holds at a time; what is being fetched counts with "
+        "its limit, or the size that its URI announces; a request that needs more by itself is refused",
+    )
     timeout_seconds: float = Field(60.0, gt=0, description="limit for one content, redirects included")
     max_redirects: int = Field(5, ge=0, description="each is checked as the first address is")
 

@@ -142,6 +142,9 @@ def test_dead_letters(vectorize_here: Vectorize, kafka_settings: KafkaSettings, 
         **{"replayed": 1, "left_out": 1, "expired": 0, "omitted": 0, "foreign": 0},
         "topics": {topics.requests(Modality.TEXT): 1},
     }
+    unknown = vectorize_here("dead-letters", "replay", "--id", "0-99")
+    assert (unknown.code, unknown.out) == (1, "replayed 0, left out 1\n")
+    assert "no dead letter that waits has such an id" in unknown.err
     assert "replayed 1, left out 0" in vectorize_here("dead-letters", "replay", "--id", first["id"]).out
     assert vectorize_here("dead-letters", "list").err == "no dead letters\n"
     assert len(vectorize_here("dead-letters", "list", "--all", "--json").json) == 2
@@ -150,10 +153,10 @@ def test_dead_letters(vectorize_here: Vectorize, kafka_settings: KafkaSettings, 
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("submit", "x", "--collection", "No Such Name"), 1, "collection: must match"),
+        (("submit", "x", "--collection", "No Such Name"), 2, "collection: must match"),
         (("submit", "x", "--metadata", "novalue"), 2, "NAME=VALUE"),
         (("submit", "x", "--image", "https://example.com/a.png"), 2, "only one of TEXT and --image"),
-        (("submit", "x", "--priority", "urgent"), 1, "priority: must be"),
+        (("submit", "x", "--priority", "urgent"), 2, "priority: must be"),
         (("submit",), 2, "nothing to submit"),
         (("submit", "x"), 7, "is missing"),
         (("lag",), 7, "`vectorize topics create`"),

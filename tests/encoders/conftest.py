@@ -9,11 +9,18 @@ from typing import Any
 import pytest
 
 from tests.encoders.tiny_models import ARCHITECTURES, add_modules, build_encoder
+from vectorize_pipelines.encoders import encoder_cache
 
 #: Nothing here may ask the network: an unknown model fails at once instead of after a time-out.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 MEAN = {"pooling_mode_mean_tokens": True}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_model_from_elsewhere() -> None:
+    """What the process's tests of other folders have loaded would count as loaded here."""
+    encoder_cache().clear()
 
 
 @pytest.fixture(scope="session")

@@ -78,7 +78,8 @@ def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, m
 
     missing = evaluations()
     assert all(one.passed for one in missing.values())
-    assert missing["gallery_embeddings"].description == "There is no collection gallery yet."
+    assert set(missing) == {f"{kind}_embeddings" for kind in ("corpus", "gallery", "text", "image", "document")}
+    assert missing["gallery_embeddings"].description == "There is no collection yet."
 
     config = {"ops": {"corpus_embeddings": {"config": {"mode": "drain"}}}}
     embedded = run(instance, "embed_corpus", run_config=config, partition_key=TODAY)

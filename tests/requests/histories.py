@@ -23,7 +23,8 @@ from vectorize_pipelines.messaging.messages import ReceivedMessage
 from vectorize_pipelines.messaging.outcomes import Outcomes
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.request_report import Report, TopicReport
-from vectorize_pipelines.pipeline.request_stream import Ending, RequestStream
+from vectorize_pipelines.pipeline.request_stream import RequestStream
+from vectorize_pipelines.pipeline.request_units import Ending
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.records import record_id
 from vectorize_pipelines.settings import Settings

@@ -238,9 +238,8 @@ class Installation:
 def install(home: Path, bootstrap_servers: str, topic_prefix: str, **overrides: Any) -> Installation:
     """An installation in `home` on a broker; `overrides` is a tree of settings."""
     kafka = {"bootstrap_servers": bootstrap_servers, "topic_prefix": topic_prefix, **overrides.pop("kafka", {})}
-    settings = load_settings(
-        {}, home=home, kafka=kafka, models={"dimension": DIMENSION}, cache={"enabled": "off"}, **overrides
-    )
+    models = {"dimension": DIMENSION, **overrides.pop("models", {})}
+    settings = load_settings({}, home=home, kafka=kafka, models=models, cache={"enabled": "off"}, **overrides)
     return Installation(settings, open_store(settings.store, settings.home))
 
 

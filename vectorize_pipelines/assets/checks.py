@@ -259,27 +259,28 @@ def canary_recall_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.Ass
     return canary_recall
 
 
-def _index_recall(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.AssetChecksDefinition:
+def index_recall_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.AssetChecksDefinition:
+    """The check whether an asset's collections are searched well."""
+
     @dg.asset_check(asset=asset)
     def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
         """Searches find the ten nearest rows, as comparing every vector does."""
         with explained():
             store = vector_store.open()
             scope = scope_of(context, store)
-            if not scope.rows(store):
-                return _nothing_written()
-            if all(each.name != scope.collection for each in store.collections()):
-                return dg.AssetCheckResult(passed=True, description=f"There is no collection {scope.collection} yet.")
-            if store.searches_exactly(scope.collection):
-                rows = store.count(scope.collection)
-                said = "There is no index: every search compares all vectors."
-                return dg.AssetCheckResult(passed=True, description=said, metadata={"rows": rows, "indexed": 0})
-            report = measured_recall(store, scope.collection, BYTES_IN_RUN if scope.embeds else BYTES_ALONE)
+            there = {each.name for each in store.collections()}
+            names = [target.collection for target, _ in scope.rows(store) if target.collection in there]
+            indexed = [name for name in names if not store.searches_exactly(name)]
+            if not indexed:
+                return _nothing_indexed(scope, sum(store.count(name) for name in names), bool(names))
+            most = (BYTES_IN_RUN if scope.embeds else BYTES_ALONE) // len(indexed)
+            reports = [measured_recall(store, name, most) for name in indexed]
+        report = sum(reports[1:], reports[0])
         return dg.AssetCheckResult(
-            passed=report.reaches(LEAST_INDEX_RECALL),
+            passed=all(each.reaches(LEAST_INDEX_RECALL) for each in reports),
             metadata={
                 "rows": report.rows,
-                "indexed": 1,
+                "indexed": len(indexed),
                 "rows_compared": report.compared,
                 "queries": report.queries,
                 **({"recall": report.recall} if report.nearest else {}),
@@ -288,6 +289,16 @@ def _index_recall(asset: dg.AssetsDefinition, scope_of: _FileScopeOf) -> dg.Asse
         )
 
     return index_recall
+
+
+def _nothing_indexed(scope: Scope, rows: int, any_collection: bool) -> dg.AssetCheckResult:
+    if any_collection:
+        said = "There is no index: every search compares all vectors."
+    elif scope.embeds:
+        return _nothing_written()
+    else:
+        said = "There is no collection yet."
+    return dg.AssetCheckResult(passed=True, description=said, metadata={"rows": rows, "indexed": 0})
 
 
 def _nothing_written() -> dg.AssetCheckResult:
@@ -302,7 +313,7 @@ def _checks(asset: dg.AssetsDefinition, defaults: _FromSettings) -> list[dg.Asse
         sound_vectors_check(asset, scope_of),
         _rows_match_manifest(asset, scope_of),
         canary_recall_check(asset, scope_of),
-        _index_recall(asset, scope_of),
+        index_recall_check(asset, scope_of),
     ]
 
 

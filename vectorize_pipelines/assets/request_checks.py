@@ -1,4 +1,4 @@
-"""The checks of the assets from Kafka. Each blocks what is downstream of it when it fails.
+"""The checks of the assets from Kafka. Each but `index_recall` blocks what is downstream of it when it fails.
 
 In a run of the asset they look at what it wrote, or, where a replay found everything there, at its days; executed on
 their own, at the modality's default collection. A run may follow a topic for an hour, so each looks at some thousand
@@ -18,6 +18,7 @@ from vectorize_pipelines.assets.checks import (
     Target,
     canary_recall_check,
     embeds_too,
+    index_recall_check,
     op_config,
     run_window,
     sound_vectors_check,
@@ -167,6 +168,7 @@ def _checks(asset: dg.AssetsDefinition, modality: Modality) -> list[dg.AssetChec
         sound_vectors_check(asset, scope_of),
         _rows_match_requests(asset, modality),
         canary_recall_check(asset, scope_of),
+        index_recall_check(asset, scope_of),
     ]
 
 

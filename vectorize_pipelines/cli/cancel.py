@@ -14,7 +14,8 @@ def command(task_ids: tuple[str, ...], as_json: bool) -> None:
     """Cancel requests, as far as they have not been done.
 
     Counts for messages sent up to now: one that is sent under the same id later is done. What an earlier message of
-    that id has stored stays.
+    that id has stored stays. An id that nobody knows is no error, since its message may not have been read yet;
+    `vectorize status` says what became of it.
     """
     from vectorize_pipelines.client import VectorizeClient
 
@@ -25,4 +26,4 @@ def command(task_ids: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps({"cancelled": list(task_ids)}, ensure_ascii=False, indent=2))
     else:
         for task_id in task_ids:
-            click.echo(f"cancelled {task_id}")
+            click.echo(f"asked to cancel {task_id}")

@@ -13,6 +13,7 @@ from vectorize_pipelines.settings import load_settings
 
 if TYPE_CHECKING:
     from vectorize_pipelines.messaging.dead_letters import StoredLetter
+    from vectorize_pipelines.messaging.replay import ReplayCounts
 
 EXIT_NOT_FOUND = 1
 
@@ -75,14 +76,26 @@ def show(letter_id: str, as_json: bool) -> int:
 @click.option("--id", "ids", multiple=True, metavar="ID", help="Only this letter (see `list`); may be repeated.")
 @click.option("--limit", type=click.IntRange(min=1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="Print the counts as JSON.")
-def replay(reason: str | None, ids: tuple[str, ...], limit: int | None, as_json: bool) -> None:
-    """Send dead letters back to their topics, each once: key, message, headers and time as they were."""
+def replay(reason: str | None, ids: tuple[str, ...], limit: int | None, as_json: bool) -> int:
+    """Send dead letters back to their topics, each once: key, message, headers and time as they were.
+
+    Exits with 1 where nothing that waits has an --id.
+    """
     from vectorize_pipelines.messaging.replay import replay as replay_letters
 
     counts = replay_letters(load_settings().kafka, reason=reason, ids=ids, limit=limit)
     if as_json:
         click.echo(json.dumps(asdict(counts), ensure_ascii=False, indent=2))
-        return
+    else:
+        _say_replayed(counts)
+    found = counts.replayed + counts.expired + counts.omitted + counts.foreign
+    if ids and not found:
+        click.echo("error: no dead letter that waits has such an id; `vectorize dead-letters list` has them", err=True)
+        return EXIT_NOT_FOUND
+    return 0
+
+
+def _say_replayed(counts: "ReplayCounts") -> None:
     click.echo(f"replayed {counts.replayed}, left out {counts.left_out}")
     for topic, number in counts.topics.items():
         click.echo(f"  {number:>7} to {topic}")

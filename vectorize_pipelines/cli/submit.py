@@ -65,9 +65,13 @@ def command(
     settings = load_settings().kafka
     common = _common(fields)
     from vectorize_pipelines.client import VectorizeClient
+    from vectorize_pipelines.messaging.messages import InvalidMessageError
 
     with VectorizeClient.from_settings(settings, track=wait) as client:
-        task_ids = list(_submit(client, _contents(text, file, images, documents), batch, common))
+        try:
+            task_ids = list(_submit(client, _contents(text, file, images, documents), batch, common))
+        except InvalidMessageError as error:
+            raise click.UsageError(str(error)) from None
         if not task_ids:
             raise click.UsageError("there is nothing to submit")
         events = _wait(client, task_ids, timeout) if wait else {}

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class _Repetitions(logging.Filter):
-    """Lets a message of librdkafka through once in a while: it says at each of many tries that nobody answers."""
+    """Lets a message of librdkafka through once in a while: it says at each of many tries that nobody answers.
+
+    None that says what every broker does for a moment after its start.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,6 +32,8 @@ class _Repetitions(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = re.sub(r"\d+", "", record.getMessage())
+        if text.startswith("GETPID") and "Coordinator load in progress" in text:
+            return False
         now = time.monotonic()
         if now - self._shown.get(text, -inf) < TROUBLE_SECONDS:
             return False

@@ -5,7 +5,7 @@ Called by the asset check of that name (`assets/checks.py`); changes nothing.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -51,6 +51,10 @@ class IndexReport:
     def recall(self) -> float:
         """Share of the nearest rows that were found; NaN where none were looked for."""
         return self.found / self.nearest if self.nearest else math.nan
+
+    def __add__(self, other: "IndexReport") -> "IndexReport":
+        pairs = zip(astuple(self), astuple(other), strict=True)
+        return IndexReport(*(one + another for one, another in pairs))
 
     def reaches(self, least: float) -> bool:
         """Whether the recall is at least that; of a sample, whether it may be, by two standard deviations."""

@@ -19,14 +19,19 @@ from vectorize_pipelines.messaging.control import Cancellations
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer
 from vectorize_pipelines.messaging.topics import create_topics
 from vectorize_pipelines.pipeline.changes import Days
+from vectorize_pipelines.pipeline.request_encoding import LeaseEncoder
 from vectorize_pipelines.pipeline.request_report import Report, SingleReport, TopicReport
-from vectorize_pipelines.pipeline.request_stream import Ending, LeaseEncoder, RequestStream
+from vectorize_pipelines.pipeline.request_stream import RequestStream
+from vectorize_pipelines.pipeline.request_units import Ending
 from vectorize_pipelines.pipeline.requests import Work, occurred
 from vectorize_pipelines.settings import DrainSettings, Settings
-from vectorize_pipelines.sources.kafka import WHOLE, DrainSource, ReplaySource, Shard
+from vectorize_pipelines.sources.kafka import WHOLE, DrainSource, MessageSource, ReplaySource, Shard
 from vectorize_pipelines.sources.single import SingleRequest, SingleSource
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import SourceVersions
+
+#: For sources that end by themselves.
+_AT_THE_END = Ending(0, inf, datetime.max.replace(tzinfo=UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +96,8 @@ def open_drain(
             callbacks=_closing(resources, CallbackDelivery.open(settings)),
             group_metadata=source.group_metadata(),
         )
-        return RequestStream(
-            settings,
-            request.modality,
-            request.run_id,
-            source=source,
-            store=store,
-            versions=_closing(resources, SourceVersions.open(settings)),
-            report=report,
-            lease_encoder=lease_encoder,
-            ending=request.ending(kafka.drain),
-            days=_days(settings),
-            force=request.force,
-            resources=resources.pop_all(),
-        )
+        ending = request.ending(kafka.drain)
+        return _stream(settings, request, source, report, ending, store, lease_encoder, resources, force=request.force)
 
 
 def open_replay(
@@ -119,19 +112,9 @@ def open_replay(
         source = _closing(resources, ReplaySource(kafka, request.modality, request.window, settings.partitions.start))
         cancellations = _closing(resources, Cancellations(kafka))
         ledger = _closing(resources, RequestLedger.open(settings))
-        return RequestStream(
-            settings,
-            request.modality,
-            request.run_id,
-            source=source,
-            store=store,
-            versions=_closing(resources, SourceVersions.open(settings)),
-            report=Report(ledger, request.modality, request.run_id, cancellations),
-            lease_encoder=lease_encoder,
-            ending=Ending(0, inf, datetime.max.replace(tzinfo=UTC)),
-            days=_days(settings),
-            force=request.force,
-            resources=resources.pop_all(),
+        report = Report(ledger, request.modality, request.run_id, cancellations)
+        return _stream(
+            settings, request, source, report, _AT_THE_END, store, lease_encoder, resources, force=request.force
         )
 
 
@@ -141,20 +124,39 @@ def open_single(
     """The stream of one request that was no message; needs no Kafka. Raises `LedgerError`."""
     with ExitStack() as resources:
         report = _single_report(settings, single, resources)
-        return RequestStream(
-            settings,
-            single.modality,
-            single.run_id,
-            source=SingleSource(single.message),
-            store=store,
-            versions=_closing(resources, SourceVersions.open(settings)),
-            report=report,
-            lease_encoder=lease_encoder,
-            ending=Ending(0, inf, datetime.max.replace(tzinfo=UTC)),
-            days=_days(settings),
-            force=False,
-            resources=resources.pop_all(),
-        )
+        source = SingleSource(single.message)
+        return _stream(settings, single, source, report, _AT_THE_END, store, lease_encoder, resources)
+
+
+def _stream(
+    settings: Settings,
+    request: DrainRequest | ReplayRequest | SingleRequest,
+    source: MessageSource,
+    report: Report,
+    ending: Ending,
+    store: VectorStore,
+    lease_encoder: LeaseEncoder,
+    resources: ExitStack,
+    *,
+    force: bool = False,
+) -> RequestStream:
+    owned = ExitStack()
+    stream = RequestStream(
+        settings,
+        request.modality,
+        request.run_id,
+        source=source,
+        store=store,
+        versions=_closing(resources, SourceVersions.open(settings)),
+        report=report,
+        lease_encoder=lease_encoder,
+        ending=ending,
+        days=_days(settings),
+        force=force,
+        resources=owned,
+    )
+    owned.push(resources.pop_all())  # not before: the caller closes them where there is no stream
+    return stream
 
 
 def abandon_single(settings: Settings, single: SingleRequest, error: VectorizeError | None) -> None:

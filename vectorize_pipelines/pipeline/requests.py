@@ -1,46 +1,31 @@
-"""Requests -> items: which collection and model each is for, and what its URIs and documents hold.
+"""Requests on their way through a run, and which collection and model each is for.
 
-Called by `pipeline.request_stream` in its reading thread.
+`pipeline.request_stream` makes a `Work` of every request and asks `Targets` in its reading thread; `request_reader`
+gives the work its items.
 """
 
-import re
-import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vectorize_pipelines import home
-from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.encoders import EncoderSpec, describe_model
 from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     ItemError,
     ModelMismatchError,
-    SettingsError,
     UnknownModelError,
 )
 from vectorize_pipelines.generations import InForce, in_force
-from vectorize_pipelines.images.decoding import ImageLimits
-from vectorize_pipelines.items import Item, JsonValue, Modality, content_hash
-from vectorize_pipelines.messaging.messages import InlineDocument, Origin, ReceivedMessage, Request, RequestItem
-from vectorize_pipelines.pipeline.documents import Cutting
-from vectorize_pipelines.pipeline.images import image_item
+from vectorize_pipelines.items import Item, Modality
+from vectorize_pipelines.messaging.messages import Origin, ReceivedMessage, Request
 from vectorize_pipelines.pipeline.switching import settle
 from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import COLLECTION_CHARACTERS, Settings
-from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
 from vectorize_pipelines.stores.protocol import VectorStore, model_slug
-
-_ANNOUNCED = re.compile(
-    r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
-    re.ASCII,
-)
 
 #: The last day of the year 9999, after which Python has no times.
 LATEST_MS = 253_402_214_400_000
-#: URIs are fetched side by side: that waits more than it computes.
-FETCHING_THREADS = 8
 
 
 class UnusableModelError(ItemError):
@@ -77,6 +62,7 @@ class Work:
     occurred_at, started_at   its own time, and when it was taken up
     target    None until it is known
     models    of each item, the fingerprint that its record carries
+    held_bytes  of fetched contents and of the texts made of them, in its items
     vectors   rows that the store has of it at the end
     """
 
@@ -88,9 +74,20 @@ class Work:
     target: Target | None = None
     items: list[Item] = field(default_factory=list)
     models: list[str] = field(default_factory=list)
+    held_bytes: int = 0
     state: RequestState = RequestState.PROCESSING
     error: ItemError | None = None
     vectors: int = 0
+
+    def add(self, items: Sequence[Item], model: str) -> None:
+        """Appends items, all of them for the same model."""
+        self.items.extend(items)
+        self.models.extend([model] * len(items))
+        self.held_bytes += sum(_held(item) for item in items)
+
+    def forget_items(self) -> None:
+        """The request will not be embedded."""
+        self.items, self.models, self.held_bytes = [], [], 0
 
     def fail(self, error: ItemError) -> None:
         """Ends the request: nothing of it is written, what the store has of an earlier version stays."""
@@ -179,170 +176,12 @@ class Targets:
             return None
 
 
-class RequestReader:
-    """Makes the items of requests: fetches, parses and cuts side by side. Closed by whoever made it."""
-
-    def __init__(self, settings: Settings):
-        self._settings = settings
-        self._policy = FetchPolicy.of(settings.uris)
-        self._image_limits = ImageLimits(settings.images.max_file_bytes, settings.images.max_pixels)
-        self._parsers = ParserPool(settings.documents)
-        self._threads = ThreadPoolExecutor(FETCHING_THREADS, thread_name_prefix="fetch")
-        self._cuttings: dict[tuple[object, ...], Cutting] = {}
-
-    def close(self) -> None:
-        """Ends what is going on; a second call does nothing."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-        self._parsers.close()
-
-    def read(self, works: Iterable[Work]) -> None:
-        """Gives each its items, or its error. `ItemError`s fail the one request that they are of."""
-        reading = [(work, self._begin(work.request.items)) for work in works]
-        for work, contents in reading:
-            try:
-                self._finish(work, contents)
-            except ItemError as error:
-                work.fail(error)
-
-    def _begin(self, items: Sequence[RequestItem]) -> "list[Future[bytes] | None]":
-        """The contents that have to be fetched, on their way."""
-        return [None if item.modality is Modality.TEXT else self._threads.submit(self._content, item) for item in items]
-
-    def _content(self, item: RequestItem) -> bytes:
-        """An image's or a document's bytes. Raises `ItemError`; what may pass is tried again."""
-        if isinstance(item.content, InlineDocument):
-            content = item.content.content
-            return content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
-        images = item.modality is Modality.IMAGE
-        limit = self._image_limits.max_bytes if images else self._settings.documents.max_file_bytes
-        uri, checksum, size = announced(item.content)
-        drain = self._settings.kafka.drain
-        for attempt in range(1, drain.attempts + 1):
-            try:
-                return fetch(uri, self._policy, limit=limit, checksum=checksum, size=size)
-            except ItemError as error:
-                if not error.retryable or attempt == drain.attempts:
-                    raise
-            time.sleep(drain.retry_seconds * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
-
-    def _finish(self, work: Work, contents: "Sequence[Future[bytes] | None]") -> None:
-        assert work.target is not None, "requests get their targets before their items"
-        request, spec = work.request, work.target.spec
-        for number, (item, content) in enumerate(zip(request.items, contents, strict=True)):
-            try:
-                _check_model(item, spec)
-                self._add(work, item, b"" if content is None else content.result())
-            except ItemError as error:
-                if len(request.items) == 1:
-                    raise
-                raise type(error)(f"data[{number}]: {error}") from error
-
-    def _add(self, work: Work, item: RequestItem, content: bytes) -> None:
-        """Adds the rows of one entry of the request; all are numbered through, from 0."""
-        assert work.target is not None, "requests get their targets before their items"
-        request, origin = work.request, work.request.origin
-        at, occurred_at, index = place_uri(origin), work.occurred_at, len(work.items)
-        if item.modality is Modality.TEXT:
-            text = str(item.content)
-            work.items.append(_text_item(request, text, index, at, occurred_at))
-            work.models.append(work.target.spec.fingerprint)
-            return
-        named = isinstance(item.content, str) and not item.content.startswith("data:")
-        uri = announced(str(item.content))[0] if named else at
-        if item.modality is Modality.IMAGE:
-            work.items.append(
-                image_item(
-                    content,
-                    content_hash(content),
-                    self._image_limits,
-                    source_id=request.task_id,
-                    uri=uri or "",
-                    occurred_at=occurred_at,
-                    index=index,
-                    metadata=request.metadata,
-                )
-            )
-            work.models.append(work.target.spec.fingerprint)
-            return
-        cutting = self._cutting(work.target)
-        parsed = self._parsers.submit(_file_name(item.content), content=content).result().document
-        assert parsed is not None, "no content is known beforehand"
-        items = cutting.items(
-            parsed,
-            source_id=request.task_id,
-            uri=uri,
-            occurred_at=occurred_at,
-            first_index=index,
-            metadata={**_own_metadata(item.content), **request.metadata},
-        )
-        work.items.extend(items)
-        work.models.extend([cutting.model] * len(items))
-
-    def _cutting(self, target: Target) -> Cutting:
-        key = (target.model, target.dimension, target.limits)
-        if key not in self._cuttings:
-            try:
-                self._cuttings[key] = Cutting(
-                    self._settings, target.model, dimension=target.dimension, limits=target.limits
-                )
-            except SettingsError as error:  # the chunk length does not fit this model
-                raise UnusableModelError(str(error)) from error
-        return self._cuttings[key]
-
-
-def _check_model(item: RequestItem, spec: EncoderSpec) -> None:
-    wanted = Modality.IMAGE if item.modality is Modality.IMAGE else Modality.TEXT
-    if wanted not in spec.modalities:
-        takes = ", ".join(sorted(spec.modalities))
-        raise UnusableModelError(f"{spec.name} takes {takes}, not {wanted}: name another model in model_name")
-
-
-def announced(uri: str) -> tuple[str, str | None, int | None]:
-    """A URI without what its fragment announces of the content: `#sha256=HEX&size=BYTES`, either or both.
-
-    Gives the checksum as `sources.fetching.fetch` takes it, and the size in bytes.
-    """
-    found = _ANNOUNCED.search(uri)
-    if found is None:
-        return uri, None, None
-    checksum = f"{found['algorithm']}:{found['digest'].lower()}" if found["digest"] else None
-    return uri[: found.start()], checksum, int(found["size"]) if found["size"] else None
+def _held(item: Item) -> int:
+    if item.modality is Modality.TEXT:  # which came with its message
+        return 0
+    return len(item.content if isinstance(item.content, bytes) else item.text or "")
 
 
 def occurred(origin: Origin) -> datetime:
     """The message's own time; 1970 or the year 9999 for one outside of them, which a sender may have written there."""
     return datetime.fromtimestamp(min(max(origin.timestamp_ms, 0), LATEST_MS) / 1000, UTC)
-
-
-def place_uri(origin: Origin) -> str | None:
-    """Where a message can be read again; None for a request that was no message."""
-    return f"kafka://{origin.topic}/{origin.partition}/{origin.offset}" if origin.topic else None
-
-
-def _text_item(request: Request, text: str, index: int, uri: str | None, occurred_at: datetime) -> Item:
-    return Item(
-        source_id=request.task_id,
-        item_index=index,
-        modality=Modality.TEXT,
-        text=text,
-        uri=uri,
-        content_hash=content_hash(text),
-        occurred_at=occurred_at,
-        start=0,
-        end=len(text),
-        metadata=request.metadata,
-    )
-
-
-def _own_metadata(content: "str | InlineDocument") -> dict[str, JsonValue]:
-    if not isinstance(content, InlineDocument):
-        return {}
-    return {**({"title": content.title} if content.title else {}), **content.metadata}
-
-
-def _file_name(content: "str | InlineDocument") -> str:
-    """A name whose ending tells the parser the format."""
-    if isinstance(content, InlineDocument):
-        return f"document{content.suffix}"
-    return content.partition("?")[0].partition("#")[0]

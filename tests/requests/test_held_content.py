@@ -1,0 +1,171 @@
+"""What a run holds of contents at a time is bounded, and nothing is lost by that."""
+
+import base64
+import io
+import random
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tests.encoders.tiny_clips import build_clip
+from tests.requests.conftest import MakeInstallation
+from tests.requests.installation import Installation, check_finished
+from vectorize_pipelines.encoders.protocol import EncoderSpec
+from vectorize_pipelines.guarded_http import ContentTooLargeError
+from vectorize_pipelines.items import Modality
+from vectorize_pipelines.messaging.messages import Origin, Request, RequestItem, TaskType
+from vectorize_pipelines.pipeline.content_budget import ContentBudget
+from vectorize_pipelines.pipeline.request_reader import RequestReader
+from vectorize_pipelines.pipeline.requests import Target, Work
+from vectorize_pipelines.settings import Settings
+
+HELD = 200_000
+CLIP = EncoderSpec("clip", "0" * 12, 8, None, "cls", "", "", frozenset({Modality.IMAGE, Modality.TEXT}), True)
+
+
+def picture(size: int) -> bytes:
+    """A PNG of at least so many bytes, unlike any other."""
+    content = io.BytesIO()
+    side = max(2, int((size / 3) ** 0.5) + 1)
+    Image.frombytes("RGB", (side, side), random.Random(size).randbytes(side * side * 3)).save(content, "PNG")
+    return content.getvalue()
+
+
+@pytest.fixture
+def images(make_installation: MakeInstallation, tmp_path: Path) -> tuple[Installation, Path, list[int]]:
+    """An installation for images, the folder that it may read, and the bytes of each call of the encoder."""
+    folder, encoded = tmp_path / "pictures", list[int]()
+    folder.mkdir()
+    installation = make_installation(
+        uris={"allowed_roots": str(folder), "max_held_bytes": HELD},
+        images={"max_file_bytes": 40_000},
+        models={"image": str(build_clip(tmp_path / "clip"))},
+    )
+    installation.modality = Modality.IMAGE
+    installation.on_encode = lambda contents: encoded.append(sum(map(len, contents)))
+    return installation, folder, encoded
+
+
+def request(task_id: str, *uris: object) -> dict[str, Any]:
+    one = {"task_type": "image_vectorization", "data": str(uris[0])}
+    several = {"task_type": "batch_vectorization", "data": [{**one, "data": str(uri)} for uri in uris]}
+    return {"task_id": task_id, **(one if len(uris) == 1 else several)}
+
+
+def test_a_backlog_of_images_is_read_in_parts(images: tuple[Installation, Path, list[int]]) -> None:
+    installation, folder, encoded = images
+    files = []
+    for n in range(30):
+        files.append(folder / f"{n}.png")
+        files[-1].write_bytes(picture(30_000 + n))
+    for n, file in enumerate(files):
+        installation.send(request(f"image-{n}", file), partition=n % 2)
+        if n % 10 == 5:
+            installation.send(b"no request", partition=n % 2)
+    installation.send(request("pair", *files[:2]), request("too-much", *files[:10]), request("last", files[0]))
+    installation.drain()
+    assert sum(encoded) > 3 * HELD
+    assert max(encoded) <= HELD, "bytes that were held at a time"
+    rows = installation.rows("images")
+    assert set(rows) == {(f"image-{n}", 0) for n in range(30)} | {("pair", 0), ("pair", 1), ("last", 0)}
+    assert {row["uri"] for row in rows.values()} == {str(file) for file in files}
+    check_finished(installation, stored=33, collection="images")
+    assert len(installation.letters()) == 4
+    refused = installation.ledger()["too-much"]
+    assert refused.error_class == "ContentTooLargeError"
+    assert "VECTORIZE_URIS__MAX_HELD_BYTES" in (refused.error_message or "")
+    states = installation.final_events()
+    assert states.pop("too-much") == ["failed"]
+    assert set(map(tuple, states.values())) == {("completed",)}
+
+
+def test_a_run_that_dies_between_two_parts_is_made_up_for(images: tuple[Installation, Path, list[int]]) -> None:
+    installation, folder, _ = images
+    for n in range(30):
+        (folder / f"{n}.png").write_bytes(picture(30_000 + n))
+    installation.send(*[request(f"image-{n}", folder / f"{n}.png") for n in range(30)])
+    parts = 0
+
+    def dying(contents: Any) -> None:
+        nonlocal parts
+        parts += 1
+        if parts == 4:
+            raise ZeroDivisionError
+
+    installation.on_encode = dying
+    with pytest.raises(ZeroDivisionError):
+        installation.drain()
+    told = installation.final_events()
+    assert 0 < len(told) < 30, "parts are acknowledged one by one"
+    installation.on_encode = None
+    installation.drain()
+    assert installation.final_events() == {f"image-{n}": ["completed"] for n in range(30)}
+    check_finished(installation, stored=30, collection="images")
+
+
+@hypothesis_settings(deadline=None, max_examples=60)
+@given(
+    sizes=st.lists(st.lists(st.integers(100, 3_000), min_size=1, max_size=5), max_size=12),
+    most=st.integers(1_000, 12_000),
+)
+def test_every_request_is_read_or_refused_whatever_the_bound(sizes: list[list[int]], most: int) -> None:
+    """Against a bound worked out by hand; what was passed on is given back by another thread, in its own time."""
+    head = picture(1)
+    contents = [[head + bytes(size) for size in request] for request in sizes]
+    works = [_work(n, request) for n, request in enumerate(contents)]
+    budget, passed = ContentBudget(most), Queue[Work | None]()
+
+    def give_back() -> None:
+        while (work := passed.get()) is not None:
+            budget.give_back(work.held_bytes)
+
+    writer = threading.Thread(target=give_back)
+    writer.start()
+    reader = RequestReader(Settings(), budget)
+    left = deque(works)
+    try:
+        for last in reader.read(works):
+            while last in left:
+                passed.put(left.popleft())
+    finally:
+        for work in left:
+            passed.put(work)
+        passed.put(None)
+        writer.join()
+        reader.close()
+    for work, request in zip(works, contents, strict=True):
+        assert isinstance(work.error, ContentTooLargeError) == _is_too_much(request, most), work.error
+        assert [item.content for item in work.items] == ([] if work.error else request)
+    assert budget.take(most), "all of it has been given back"
+
+
+def _is_too_much(contents: list[bytes], most: int) -> bool:
+    held = 0
+    for content in contents:
+        set_aside = min(most, len(_uri(content)))
+        if held + set_aside > most or len(content) > set_aside:
+            return True
+        held += len(content)
+    return False
+
+
+def _uri(content: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
+def _work(number: int, contents: list[bytes]) -> Work:
+    items = tuple(RequestItem(Modality.IMAGE, _uri(content)) for content in contents)
+    now = datetime.now(UTC)
+    made = Request(
+        f"t{number}", TaskType.BATCH, items, None, None, 0, None, {}, None, Origin("images", 0, number, 1_000)
+    )
+    return Work(made, None, "2026-01-01", now, now, Target("images", "images__clip", "clip", None, None, CLIP))
