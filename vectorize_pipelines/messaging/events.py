@@ -29,7 +29,8 @@ class _EventModel(BaseModel):
     timestamp: datetime
 
 
-@dataclass(frozen=True, slots=True)
+# Not frozen, as little as `ledger.RequestRow`.
+@dataclass(slots=True)
 class ResultEvent:
     """One change of a request's state. `error` is None or has `class` and `message`; `timestamp` is in UTC."""
 
@@ -43,8 +44,10 @@ class ResultEvent:
 
     def to_json(self) -> bytes:
         """The message's value."""
+        content = self.as_dict()
         # A task id may hold half a character, which UTF-8 has no form for.
-        return to_json({**self.as_dict(), "task_id": self.task_id.encode("utf-8", "replace").decode()})
+        content["task_id"] = self.task_id.encode("utf-8", "replace").decode()
+        return to_json(content)
 
     def as_dict(self) -> dict[str, Any]:
         """The event as the JSON has it."""

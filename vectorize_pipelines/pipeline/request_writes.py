@@ -110,13 +110,14 @@ class RequestWrite:
         live = self._not_deleted(collection, live)
         batch.totals = Totals()
         batch.totals.merge(self._encoding)
-        batch.records = self._records.filter(pa.array(self._mask(self._records, live, existing), pa.bool_()))
+        mask = self._mask(self._records, live, existing)
+        batch.records = self._records if all(mask) else self._records.filter(pa.array(mask, pa.bool_()))
         _count(live, batch.totals)
         self._begun.update(batch.records["id"].to_pylist())
-        for work in live:
-            gone = self._stale.setdefault(work.request.task_id, set())
-            gone.update(row["id"] for row in _stale(work, existing, batch.totals))
-        stale = sorted(id_ for work in live for id_ in self._stale[work.request.task_id])
+        for work in live if existing else ():
+            gone = _stale(work, existing, batch.totals)
+            self._stale.setdefault(work.request.task_id, set()).update(row["id"] for row in gone)
+        stale = sorted(id_ for work in live for id_ in self._stale.get(work.request.task_id, ()))
         batch.stale = [In("id", tuple(stale))] if stale else []
 
     def _existing(self, physical: str, names: Sequence[str]) -> dict[str, dict[str, _Row]]:
@@ -160,6 +161,8 @@ class RequestWrite:
 
     def _mask(self, records: pa.Table, live: Sequence[Work], existing: Mapping[str, Mapping[str, _Row]]) -> list[bool]:
         """Of each row, whether it has to be written: those that are right already are left alone."""
+        if not existing and len(live) == len(self._works):
+            return [True] * records.num_rows
         counted = set(map(id, live))
         mask: list[bool] = []
         ids = records["id"].to_pylist()
