@@ -62,7 +62,10 @@ def with_model(place: Path, server: Server) -> Figure:
 
 
 def latency(place: Path, server: Server, rate: float) -> list[Figure]:
-    """From a message's timestamp to when its batch was stored and acknowledged, at half of the maximum rate."""
+    """From a message's timestamp to when its batch was stored and acknowledged, at half of the maximum rate.
+
+    The run has stored something before: how long a run takes to begin is another figure.
+    """
     settings = _settings(place / "home-latency", server, "latency")
     create_topics(settings.kafka)
     child = subprocess.Popen(
@@ -73,6 +76,9 @@ def latency(place: Path, server: Server, rate: float) -> list[Figure]:
         env={**os.environ, "IDLE_SECONDS": "5"},
         text=True,
     )
+    _send(settings, ["a text that warms the run up"])
+    assert child.stdout is not None, "it is a pipe"
+    assert child.stdout.readline().strip() == "warm", "the run says when it has stored something"
     _send_at(settings, short_texts(int(rate / 2 * _capped(LATENCY_SECONDS, 3))), rate / 2)
     written = child.communicate(timeout=600)[0]
     outcome = json.loads(written.splitlines()[-1])

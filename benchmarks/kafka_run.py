@@ -57,7 +57,9 @@ def main() -> None:
         for batch in written(store, stream):
             acknowledged = time.perf_counter()
             memory.append(process.memory_info().rss)
-            if idle and batch.records.num_rows:
+            if idle and len(memory) == 1:
+                print("warm", flush=True)
+            elif idle and batch.records.num_rows:
                 times = batch.records["occurred_at"].to_numpy().astype("datetime64[us]").astype(np.int64)
                 latencies.append(time.time() - times / 1e6)
             if kind == "model":

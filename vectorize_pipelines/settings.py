@@ -183,7 +183,9 @@ class DrainSettings(_Section):
     idle_seconds: float = Field(10.0, ge=0, description="a run ends when nothing has arrived for so long")
     max_seconds: float = Field(3600.0, gt=0, description="a run ends after so long")
     batch_messages: int = Field(2000, ge=1, description="at most so many messages are taken together")
-    linger_ms: int = Field(20, ge=0, description="so long a batch waits for more messages once it has one")
+    linger_ms: int = Field(
+        40, ge=1, description="so long a batch waits for more messages; those of the priority lane wait as long"
+    )
     ageing_seconds: float = Field(
         5.0, ge=0, description="a message that has waited so long goes before the priority lane's next batch"
     )
@@ -222,6 +224,9 @@ class KafkaSettings(_Section):
     ssl_key_location: Path | None = Field(None, description="PEM file of its key")
     ssl_key_password: SecretStr | None = Field(None, description="password of that key")
     request_seconds: float = Field(30.0, gt=0, description="limit for a request to the brokers, and for a delivery")
+    allowed_models: Names = Field(
+        (), description="models that requests may name beside those of models.text and models.image; empty: any"
+    )
     text_collection: str = Field("texts", pattern=COLLECTION_NAME, description="for texts that name no collection")
     image_collection: str = Field("images", pattern=COLLECTION_NAME, description="for images that name no collection")
     document_collection: str = Field(

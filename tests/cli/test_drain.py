@@ -1,5 +1,6 @@
 """`vectorize drain`: the requests that wait, in the foreground."""
 
+import json
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from PIL import Image
 
 from tests.cli.conftest import COMMAND, Vectorize
+from tests.encoders.tiny_clips import build_clip
 from tests.orchestration.requests_in_kafka import rows, send, text
 from tests.orchestration.servers import until
 from vectorize_pipelines.errors import CollectionNotFoundError
@@ -46,6 +49,31 @@ def test_what_waits_is_embedded_once(vectorize: Vectorize, kafka_settings: Kafka
     assert (done.json["status"], done.json["encoded"], done.json["shard"]) == ("succeeded", 20, "0/1")
     assert [failure["error"] for failure in done.json["failures"]] == ["InvalidMessageError"]
     assert count() == 20
+
+
+def test_images_and_documents_are_fetched_and_found(
+    vectorize: Vectorize, kafka_settings: KafkaSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "contents"
+    folder.mkdir()
+    monkeypatch.setenv("VECTORIZE_URIS__ALLOWED_ROOTS", json.dumps([str(folder)]))
+    monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", str(build_clip(tmp_path / "clip")))
+    for name, colour in (("red", "#f00"), ("blue", "#00f")):
+        Image.new("RGB", (64, 48), colour).save(folder / f"{name}.png")
+    (folder / "boats.md").write_text("# Harbours\n\nA boat lies in the harbour at night.\n\n# Fish\n\nHerring.\n")
+    assert vectorize("submit", "--image", folder / "red.png", "--image", folder / "blue.png", "--batch").code == 0
+    images = vectorize("drain", "image", "--once", "--json")
+    assert (images.code, images.json["encoded"]) == (0, 2), images.err
+    (hit,) = vectorize("search", "--image", folder / "red.png", "--collection", "images", "--limit", "1", "--json").json
+    assert hit["uri"] == str(folder / "red.png")
+
+    files = [folder / "boats.md", folder / "missing.md", tmp_path / "elsewhere.md"]
+    assert vectorize("submit", *(part for file in files for part in ("--document", file))).code == 0
+    documents = vectorize("drain", "document", "--once", "--json")
+    assert documents.code == 6, documents.err
+    assert sorted(each["error"] for each in documents.json["failures"]) == ["MissingContentError", "RefusedUriError"]
+    (hit,) = vectorize("search", "boat in a harbour", "--collection", "documents", "--limit", "1", "--json").json
+    assert (hit["uri"], hit["text"][:10]) == (str(folder / "boats.md"), "A boat lie")
 
 
 def test_what_the_user_has_to_mend_is_said(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:

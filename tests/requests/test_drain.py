@@ -85,6 +85,20 @@ def test_models_and_collections_mixed_in_one_topic(
     check_finished(installation, stored=2)
 
 
+def test_only_models_that_are_allowed_can_be_named(make_installation: MakeInstallation, plain_model: Path) -> None:
+    installation = make_installation(kafka={"allowed_models": ["someone/theirs"]})
+    default = installation.settings.models.text
+    installation.send(
+        text_request("theirs", "a boat", model_name=str(plain_model)),
+        text_request("ours", "a boat", model_name=default),
+        text_request("nobody's", "a boat"),
+    )
+    installation.drain()
+    assert installation.final_events() == {"theirs": ["failed"], "ours": ["completed"], "nobody's": ["completed"]}
+    assert "VECTORIZE_KAFKA__ALLOWED_MODELS" in (installation.ledger()["theirs"].error_message or "")
+    check_finished(installation, stored=2)
+
+
 def test_a_model_that_cannot_be_loaded_fails_the_requests_that_name_it(
     installation: Installation, plain_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,7 @@ from threading import Lock
 
 from vectorize_pipelines.errors import ItemError, VectorizeError
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.ledger import ERROR_CHARACTERS, RequestLedger, RequestRow
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery, CallbackRow
 from vectorize_pipelines.messaging.control import Cancellations
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
@@ -150,7 +150,7 @@ class SingleReport(Report):
         row, event = self._row(work), _event(work, self._run_id)
         if error is not None:
             row = replace(row, error_class=type(error).__name__, error_message=str(error))
-            event = replace(event, error={"class": type(error).__name__, "message": str(error)})
+            event = replace(event, error=_told(error))
         self._ledger.record([row])
         self._call([(work, event)])
 
@@ -224,7 +224,7 @@ class TopicReport(Report):
 
 
 def _event(work: Work, run_id: str) -> ResultEvent:
-    error = None if work.error is None else {"class": type(work.error).__name__, "message": str(work.error)}
+    error = None if work.error is None else _told(work.error)
     return ResultEvent(
         task_id=work.request.task_id,
         status=work.state,
@@ -236,13 +236,17 @@ def _event(work: Work, run_id: str) -> ResultEvent:
     )
 
 
+def _told(error: VectorizeError) -> dict[str, str]:
+    return {"class": type(error).__name__, "message": str(error)[:ERROR_CHARACTERS]}
+
+
 def _poison_event(poison: Poison, run_id: str) -> ResultEvent:
     return ResultEvent(
         task_id=poison.task_id or poison.place,
         status=RequestState.FAILED,
         collection=None,
         vector_count=0,
-        error={"class": type(poison.error).__name__, "message": str(poison.error)},
+        error=_told(poison.error),
         run_id=run_id,
         timestamp=datetime.now(UTC),
     )

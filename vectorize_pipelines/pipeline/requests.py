@@ -138,6 +138,7 @@ class Targets:
         return found
 
     def _find(self, request: Request) -> Target:
+        self._check_allowed(request)
         named = request.collection is not None or request.model_name is not None
         try:
             collection, now = self._names(request)
@@ -153,6 +154,14 @@ class Targets:
                 raise
             raise UnusableCollectionError(f"collection: {error}") from error
         return Target(collection, physical, now.model, now.dimension, now.limits, spec)
+
+    def _check_allowed(self, request: Request) -> None:
+        """Of a model that anybody may name the first run has to ask the hub."""
+        allowed, models = self._settings.kafka.allowed_models, self._settings.models
+        if allowed and request.model_name not in (None, *allowed, models.text, models.image):
+            raise UnusableModelError(
+                f"model_name: {request.model_name} is not among kafka.allowed_models (VECTORIZE_KAFKA__ALLOWED_MODELS)"
+            )
 
     def _names(self, request: Request) -> tuple[str, InForce]:
         """The collection, and what it is embedded with."""

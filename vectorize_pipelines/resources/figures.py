@@ -58,7 +58,6 @@ def day_metadata(
         "skipped": totals.skipped,
         "deleted": totals.deleted,
         "failed": totals.failed,
-        "tokens": totals.tokens,
         "read_seconds": round(totals.read_seconds, 4),
         "encode_seconds": round(totals.encode_seconds, 4),
         "cache_seconds": round(totals.cache_seconds, 4),
@@ -72,7 +71,10 @@ def day_metadata(
         metadata["location"] = (dg.MetadataValue.url if "://" in location else dg.MetadataValue.path)(location)
     if totals.encode_seconds:
         metadata["texts_per_second"] = round(totals.encoded / totals.encode_seconds, 1)
-        metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
+    if totals.tokens or not totals.encoded:  # nobody counts those of texts that come by Kafka, nor images have any
+        metadata["tokens"] = totals.tokens
+        if totals.encode_seconds:
+            metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
     choice = stream.choice
     if choice is not None:
         metadata["engine"] = f"{choice.engine} on {choice.device}, {choice.precision}: {choice.reason}"

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 #: (topic, partition)
 Place: TypeAlias = tuple[str, int]
 
-#: A wait on one lane holds up the other one, so it is short.
-LANE_WAIT_SECONDS = 0.02
 MILLISECONDS = 1000
 #: Before every timestamp that a message can have: without one it is -1.
 _EARLIEST = -(2**63)
@@ -111,6 +109,7 @@ class DrainSource(MessageSource):
         """Reads nothing yet. Raises `KafkaError`, and `SettingsError` where Kafka is not configured."""
         create_topics(settings)
         self._ageing_seconds = settings.drain.ageing_seconds
+        self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
         names = TopicNames(settings.topic_prefix)
         self._priority = _Lane(settings, names.priority(modality), shard)
         self._normal = _Lane(settings, names.requests(modality), shard)
@@ -131,7 +130,7 @@ class DrainSource(MessageSource):
         first = lanes[0](most, 0)
         if first.messages:
             return first
-        second = lanes[1](most, LANE_WAIT_SECONDS)
+        second = lanes[1](most, self._linger_seconds)
         return Polled(second.messages, {**first.positions, **second.positions})
 
     def _poll_priority(self, most: int, wait_seconds: float) -> Polled:
@@ -253,7 +252,7 @@ class ReplaySource(MessageSource):
             return Polled()
         with kafka_errors(self._settings, "reading the messages of the days"):
             ended: set[Place] = set()
-            polled = _read(self._consumer, most, LANE_WAIT_SECONDS, ended)
+            polled = _read(self._consumer, most, self._settings.drain.linger_ms / MILLISECONDS, ended)
         ends = dict(self._left)
         self._at.update(polled.positions)
         for place, offset in polled.positions.items():
