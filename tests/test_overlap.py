@@ -85,7 +85,7 @@ def test_an_item_made_late_is_not_begun_before_there_is_room() -> None:
     assert second.wait(10)
     assert next(items) == 2
     items.close()
-    assert len(made) <= 5
+    assert len(made) <= 4, "three that were read, and one that waits"
 
 
 @pytest.mark.parametrize("read", [0, 1, 5])

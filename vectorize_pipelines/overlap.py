@@ -125,6 +125,7 @@ def prefetch(
     overflow: Overflow[T] | None = None,
     *,
     late: bool = False,
+    leaving: Callable[[], None] = lambda: None,
 ) -> Generator[T, None, None]:
     """The same items in the same order, produced by a thread called `name`, at most `depth` ahead, or as far as
     `overflow` has room.
@@ -133,7 +134,8 @@ def prefetch(
     of what arrives meanwhile, which would only wait.
 
     What the generator raises is raised here, after the items before it. When this one is closed, the generator is
-    closed too, in its own thread, and the thread has ended: an item in the making is finished first.
+    closed too, in its own thread, and the thread has ended: an item in the making is finished first. `leaving` is
+    called before that is waited for, to end what the generator itself waits for.
     """
     channel: _Channel[T] = _Channel(depth, overflow)
 
@@ -159,4 +161,5 @@ def prefetch(
         yield from channel
     finally:
         channel.abandon()
+        leaving()
         thread.join()

@@ -1,6 +1,7 @@
 """What a run holds of contents at a time is bounded, and nothing is lost by that."""
 
 import base64
+import gc
 import io
 import random
 import threading
@@ -21,7 +22,7 @@ from tests.requests.conftest import MakeInstallation
 from tests.requests.installation import Installation, check_finished
 from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.guarded_http import ContentTooLargeError
-from vectorize_pipelines.items import Modality
+from vectorize_pipelines.items import Item, Modality
 from vectorize_pipelines.messaging.messages import Origin, Request, RequestItem, TaskType
 from vectorize_pipelines.pipeline.content_budget import ContentBudget
 from vectorize_pipelines.pipeline.request_reader import RequestReader
@@ -42,8 +43,8 @@ def picture(size: int) -> bytes:
 
 @pytest.fixture
 def images(make_installation: MakeInstallation, tmp_path: Path) -> tuple[Installation, Path, list[int]]:
-    """An installation for images, the folder that it may read, and the bytes of each call of the encoder."""
-    folder, encoded = tmp_path / "pictures", list[int]()
+    """An installation for images, the folder that it may read, and the bytes in memory at each call of the encoder."""
+    folder, held = tmp_path / "pictures", list[int]()
     folder.mkdir()
     installation = make_installation(
         uris={"allowed_roots": str(folder), "max_held_bytes": HELD},
@@ -51,8 +52,14 @@ def images(make_installation: MakeInstallation, tmp_path: Path) -> tuple[Install
         models={"image": str(build_clip(tmp_path / "clip"))},
     )
     installation.modality = Modality.IMAGE
-    installation.on_encode = lambda contents: encoded.append(sum(map(len, contents)))
-    return installation, folder, encoded
+    installation.on_encode = lambda _: held.append(_bytes_in_memory())
+    return installation, folder, held
+
+
+def _bytes_in_memory() -> int:
+    """Of all images that any item holds."""
+    items = [each for each in gc.get_objects() if type(each) is Item]
+    return sum(len(item.content) for item in items if isinstance(item.content, bytes))
 
 
 def request(task_id: str, *uris: object) -> dict[str, Any]:
@@ -62,7 +69,7 @@ def request(task_id: str, *uris: object) -> dict[str, Any]:
 
 
 def test_a_backlog_of_images_is_read_in_parts(images: tuple[Installation, Path, list[int]]) -> None:
-    installation, folder, encoded = images
+    installation, folder, held = images
     files = []
     for n in range(30):
         files.append(folder / f"{n}.png")
@@ -73,8 +80,8 @@ def test_a_backlog_of_images_is_read_in_parts(images: tuple[Installation, Path, 
             installation.send(b"no request", partition=n % 2)
     installation.send(request("pair", *files[:2]), request("too-much", *files[:10]), request("last", files[0]))
     installation.drain()
-    assert sum(encoded) > 3 * HELD
-    assert max(encoded) <= HELD, "bytes that were held at a time"
+    assert len(held) > 4
+    assert max(held) <= HELD
     rows = installation.rows("images")
     assert set(rows) == {(f"image-{n}", 0) for n in range(30)} | {("pair", 0), ("pair", 1), ("last", 0)}
     assert {row["uri"] for row in rows.values()} == {str(file) for file in files}
@@ -88,28 +95,61 @@ def test_a_backlog_of_images_is_read_in_parts(images: tuple[Installation, Path, 
     assert set(map(tuple, states.values())) == {("completed",)}
 
 
-def test_a_run_that_dies_between_two_parts_is_made_up_for(images: tuple[Installation, Path, list[int]]) -> None:
+@pytest.mark.parametrize("part", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("where", ["encoder", "writer"])
+def test_a_run_that_fails_between_two_parts_ends_and_is_made_up_for(
+    images: tuple[Installation, Path, list[int]], part: int, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever stage fails, the reader waits for room that nobody would make."""
     installation, folder, _ = images
     for n in range(30):
         (folder / f"{n}.png").write_bytes(picture(30_000 + n))
     installation.send(*[request(f"image-{n}", folder / f"{n}.png") for n in range(30)])
-    parts = 0
+    upsert, calls = installation.store.upsert, 0
 
-    def dying(contents: Any) -> None:
-        nonlocal parts
-        parts += 1
-        if parts == 4:
+    def failing(*_: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == part:
             raise ZeroDivisionError
 
-    installation.on_encode = dying
+    def failing_upsert(name: str, records: Any) -> Any:
+        failing()
+        return upsert(name, records)
+
+    if where == "encoder":
+        installation.on_encode = failing
+    else:
+        monkeypatch.setattr(installation.store, "upsert", failing_upsert)
     with pytest.raises(ZeroDivisionError):
         installation.drain()
-    told = installation.final_events()
-    assert 0 < len(told) < 30, "parts are acknowledged one by one"
-    installation.on_encode = None
+    assert len(installation.final_events()) < 30
     installation.drain()
     assert installation.final_events() == {f"image-{n}": ["completed"] for n in range(30)}
     check_finished(installation, stored=30, collection="images")
+
+
+def test_a_run_that_is_left_while_it_waits_for_room_ends(images: tuple[Installation, Path, list[int]]) -> None:
+    installation, folder, _ = images
+    for n in range(30):
+        (folder / f"{n}.png").write_bytes(picture(30_000 + n))
+    installation.send(*[request(f"image-{n}", folder / f"{n}.png") for n in range(30)])
+    with installation.open_drain() as stream:
+        next(iter(stream))
+    installation.drain()
+    check_finished(installation, stored=30, collection="images")
+
+
+def test_more_bytes_than_announced_are_another_content(images: tuple[Installation, Path, list[int]]) -> None:
+    installation, folder, _ = images
+    file = folder / "a.png"
+    file.write_bytes(picture(30_000))
+    installation.send(request("grown", f"{file}#size=29000"), request("right", f"{file}#size={file.stat().st_size}"))
+    installation.drain()
+    grown = installation.ledger()["grown"]
+    assert grown.error_class == "ContentMismatchError"
+    assert grown.error_message == "is more than the 29,000 bytes that were announced"
+    check_finished(installation, stored=1, collection="images")
 
 
 @hypothesis_settings(deadline=None, max_examples=60)
@@ -141,21 +181,12 @@ def test_every_request_is_read_or_refused_whatever_the_bound(sizes: list[list[in
             passed.put(work)
         passed.put(None)
         writer.join()
+        everything = budget.take(most)
         reader.close()
     for work, request in zip(works, contents, strict=True):
-        assert isinstance(work.error, ContentTooLargeError) == _is_too_much(request, most), work.error
+        assert isinstance(work.error, ContentTooLargeError) == (sum(map(len, request)) > most), work.error
         assert [item.content for item in work.items] == ([] if work.error else request)
-    assert budget.take(most), "all of it has been given back"
-
-
-def _is_too_much(contents: list[bytes], most: int) -> bool:
-    held = 0
-    for content in contents:
-        set_aside = min(most, len(_uri(content)))
-        if held + set_aside > most or len(content) > set_aside:
-            return True
-        held += len(content)
-    return False
+    assert everything, "all of it has been given back"
 
 
 def _uri(content: bytes) -> str:

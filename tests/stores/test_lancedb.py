@@ -1,6 +1,7 @@
 """LanceDB under the conformance suite, and what only it promises: several processes on one directory, writers that
 are killed, maintenance beside readers, and failures that say what to do."""
 
+import dataclasses
 import json
 import multiprocessing
 import random
@@ -23,6 +24,7 @@ from vectorize_pipelines.stores import conformance, open_store
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters import Equal, In
 from vectorize_pipelines.stores.lancedb import LanceDBStore
+from vectorize_pipelines.stores.lancedb_connection import connect
 from vectorize_pipelines.stores.lancedb_maintenance import Maintenance
 from vectorize_pipelines.stores.protocol import VectorStore
 
@@ -223,6 +225,33 @@ def test_a_large_collection_is_compacted_without_rewriting_what_was(tmp_path: Pa
     assert files() > large
     assert len(files()) == len(large) + 1
     assert sorted(stored(store)) == sorted(many(36_600)["id"].to_pylist())
+    store.close()
+
+
+def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path) -> None:
+    """pylance compacts, and brings up to date, indexes that LanceDB has made and goes on searching."""
+    limits = dataclasses.replace(EAGER, apart_rows=1, fragments=5)
+    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    physical = store.ensure_collection(COLLECTION, spec(dimension=16)).physical
+    records = many(3_000, dimension=16)
+    store.upsert(COLLECTION, records.slice(0, 2_900))
+    assert store.maintain(COLLECTION)["indexes_built"] == 4
+    for first in range(2_900, 3_000, 10):
+        store.upsert(COLLECTION, records.slice(first, 10))
+    store.delete(COLLECTION, In("id", tuple(records["id"].to_pylist()[:100])))
+    assert store.maintain(COLLECTION)["compacted"] == 1
+    assert store.maintain(COLLECTION)["compacted"] == 0, "nothing is left to do"
+    table = connect(str(tmp_path / "lancedb")).open_table(physical)
+    assert {index.name: index.num_unindexed_rows for index in table.list_indices()} == dict.fromkeys(
+        ("id_idx", "source_id_idx", "partition_idx", "vector_of_2900"), 0
+    )
+    kept = records.slice(100)
+    vectors = np.array(kept["vector"].to_pylist(), np.float32)
+    for query in many(40, dimension=16, seed=1)["vector"].to_pylist():
+        nearest = np.argsort(-(vectors @ np.array(query, np.float32)))[:10]
+        found = store.search(COLLECTION, np.array(query, np.float32), 10)["id"].to_pylist()
+        assert len(set(found) & {kept["id"][int(place)].as_py() for place in nearest}) >= 9
+    assert store.count(COLLECTION, Equal("source_id", kept["source_id"][0].as_py())) > 0
     store.close()
 
 

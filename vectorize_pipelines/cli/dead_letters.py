@@ -88,9 +88,9 @@ def replay(reason: str | None, ids: tuple[str, ...], limit: int | None, as_json:
         click.echo(json.dumps(asdict(counts), ensure_ascii=False, indent=2))
     else:
         _say_replayed(counts)
-    found = counts.replayed + counts.expired + counts.omitted + counts.foreign
-    if ids and not found:
-        click.echo("error: no dead letter that waits has such an id; `vectorize dead-letters list` has them", err=True)
+    if ids and not counts.replayed + counts.expired + counts.omitted:
+        which = "such an id" if reason is None else f"such an id and the reason {reason}"
+        click.echo(f"error: no dead letter that waits has {which}; `vectorize dead-letters list` has them", err=True)
         return EXIT_NOT_FOUND
     return 0
 

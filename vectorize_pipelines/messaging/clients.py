@@ -31,7 +31,8 @@ class _Repetitions(logging.Filter):
         self._shown: dict[str, float] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = re.sub(r"\d+", "", record.getMessage())
+        # Without the client's number, the thread's name and times, which differ from try to try.
+        text = re.sub(r"\[[^]]*#[^]]*\]|\[thrd:[^]]*\]|\d+ ?ms", "", record.getMessage())
         if text.startswith("GETPID") and "Coordinator load in progress" in text:
             return False
         now = time.monotonic()

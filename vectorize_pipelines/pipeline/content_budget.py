@@ -4,6 +4,7 @@ Taken by `pipeline.request_reader` in the reading thread, given back by `pipelin
 """
 
 import threading
+from concurrent.futures import CancelledError
 
 
 class ContentBudget:
@@ -22,6 +23,21 @@ class ContentBudget:
             self._taken += size if fits else 0
             return fits
 
+    def take_when_left(self, size: int, own: int) -> int:
+        """Takes so many bytes once they are left; or fewer, all that there are, where only the caller holds any.
+
+        own  bytes that the caller holds itself, and would wait for in vain
+
+        Gives how many were taken. Raises `CancelledError` after `close`.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(size) or self._taken <= own or self._closed)
+            if self._closed:
+                raise CancelledError
+            taken = max(0, min(size, self.most - self._taken))
+            self._taken += taken
+            return taken
+
     def give_back(self, size: int) -> None:
         """Bytes that were taken, and are no longer held or turned out not to be needed; negative: some more were."""
         if size:
@@ -29,20 +45,11 @@ class ContentBudget:
                 self._taken -= size
                 self._changed.notify_all()
 
-    def wait_for(self, size: int, own: int) -> bool:
-        """Waits until so many bytes are left, as long as others than the caller, who holds `own` bytes, hold any.
-
-        Gives whether they are left; False after `close`.
-        """
-        with self._changed:
-            self._changed.wait_for(lambda: self._fits(size) or self._taken <= own or self._closed)
-            return self._fits(size) and not self._closed
-
-    def _fits(self, size: int) -> bool:
-        return self._taken + size <= self.most
-
     def close(self) -> None:
-        """Ends every wait: nobody will give anything back any more."""
+        """Ends every wait: nobody will give anything back any more. A second call does nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _fits(self, size: int) -> bool:
+        return not self._closed and self._taken + size <= self.most

@@ -24,7 +24,7 @@ from vectorize_pipelines.pipeline.documents import Cutting
 from vectorize_pipelines.pipeline.images import image_item
 from vectorize_pipelines.pipeline.requests import Target, UnusableModelError, Work
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.sources.fetching import FetchPolicy, fetch
+from vectorize_pipelines.sources.fetching import ContentMismatchError, FetchPolicy, fetch
 
 _ANNOUNCED = re.compile(
     r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
@@ -95,8 +95,9 @@ class RequestReader:
             elif read is not None:
                 yield read
                 read = None
-            elif not self._budget.wait_for(self._most(waiting[0].item), waiting[0].work.held_bytes):
-                self._refuse(waiting[0].work)
+            else:
+                self._begin_with_what_is_left(waiting[0])
+                begun.append(waiting.popleft())
 
     def _begin(self, entry: _Entry) -> bool:
         """Has the entry's content fetched, unless there is no room for it now."""
@@ -105,18 +106,16 @@ class RequestReader:
         size = self._most(entry.item)
         if not self._budget.take(size):
             return False
-        entry.set_aside = size
-        entry.content = self._threads.submit(self._content, entry.item)
+        self._fetch(entry, size)
         return True
 
-    def _refuse(self, work: Work) -> None:
-        self._fail(
-            work,
-            ContentTooLargeError(
-                f"its contents are more than {self._budget.most:,} bytes together: send it in several requests, or "
-                "raise uris.max_held_bytes (VECTORIZE_URIS__MAX_HELD_BYTES)"
-            ),
-        )
+    def _begin_with_what_is_left(self, entry: _Entry) -> None:
+        """Waits until there is room, but not for what the entry's own request holds. Raises `CancelledError`."""
+        self._fetch(entry, self._budget.take_when_left(self._most(entry.item), entry.work.held_bytes))
+
+    def _fetch(self, entry: _Entry, size: int) -> None:
+        entry.set_aside = size
+        entry.content = self._threads.submit(self._content, entry.item, size)
 
     def _fail(self, work: Work, error: ItemError) -> None:
         self._budget.give_back(work.held_bytes)
@@ -134,14 +133,24 @@ class RequestReader:
             size = len(item.content)
         return min(limit if size is None else min(limit, size), self._policy.max_bytes, self._budget.most)
 
-    def _content(self, item: RequestItem) -> _Content:
-        """Raises `ItemError`; what may pass is tried again."""
-        content = self._fetched(item)
+    def _too_large(self, item: RequestItem, limit: int, error: ContentTooLargeError) -> ItemError:
+        """What it means that a content has more bytes than were set aside for it."""
+        if limit < self._most(item) or limit == self._budget.most:
+            return ContentTooLargeError(
+                f"the contents of the request are more than {self._budget.most:,} bytes together: send it in several "
+                "requests, or raise uris.max_held_bytes (VECTORIZE_URIS__MAX_HELD_BYTES)"
+            )
+        size = announced(item.content)[2] if isinstance(item.content, str) else None
+        return ContentMismatchError(f"is more than the {size:,} bytes that were announced") if size == limit else error
+
+    def _content(self, item: RequestItem, limit: int) -> _Content:
+        """Of at most `limit` bytes. Raises `ItemError`; what may pass is tried again."""
+        content = self._fetched(item, limit)
         if item.modality is Modality.IMAGE:
             return content
         return self._parsers.submit(_file_name(item.content), content=content).result().document
 
-    def _fetched(self, item: RequestItem) -> bytes:
+    def _fetched(self, item: RequestItem, limit: int) -> bytes:
         if isinstance(item.content, InlineDocument):
             content = item.content.content
             return content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
@@ -149,7 +158,9 @@ class RequestReader:
         drain = self._settings.kafka.drain
         for attempt in range(1, drain.attempts + 1):
             try:
-                return fetch(uri, self._policy, limit=self._most(item), checksum=checksum, size=size)
+                return fetch(uri, self._policy, limit=limit, checksum=checksum, size=size)
+            except ContentTooLargeError as error:
+                raise self._too_large(item, limit, error) from None
             except ItemError as error:
                 if not error.retryable or attempt == drain.attempts:
                     raise
@@ -160,18 +171,25 @@ class RequestReader:
         """Adds the rows of an entry to its request, or fails that."""
         work, item = entry.work, entry.item
         assert work.target is not None, "requests get their targets before their items"
-        before = work.held_bytes
-        held = 0
+        if work.error is not None:
+            self._abandon(entry)
+            return
+        before, held = work.held_bytes, 0
         try:
-            if work.error is None:
-                _check_model(item, work.target.spec)
-                self._add(work, item, None if entry.content is None else entry.content.result())
-                held = work.held_bytes - before
+            _check_model(item, work.target.spec)
+            self._add(work, item, None if entry.content is None else entry.content.result())
+            held = work.held_bytes - before
         except ItemError as error:
             several = len(work.request.items) > 1
             self._fail(work, type(error)(f"data[{entry.number}]: {error}") if several else error)
         finally:
             self._budget.give_back(entry.set_aside - held)
+
+    def _abandon(self, entry: _Entry) -> None:
+        """Its request has failed meanwhile; what is being fetched is held until that has ended."""
+        if entry.content is not None:
+            entry.content.cancel()
+            entry.content.add_done_callback(lambda _: self._budget.give_back(entry.set_aside))
 
     def _add(self, work: Work, item: RequestItem, content: _Content) -> None:
         """Adds the rows of one entry of the request; all are numbered through, from 0."""

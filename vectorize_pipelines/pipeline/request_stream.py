@@ -113,8 +113,10 @@ class RequestStream(EmbeddingStream):
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self._settings.pipeline.queue_batches
-        units = prefetch(self._units(), depth, "vectorize-read", late=True)
-        batches = prefetch(self._encoded(units), depth, "vectorize-encode", late=True)
+        # Whoever would give content back may be the one that leaves.
+        give_up = self._content_budget.close
+        units = prefetch(self._units(), depth, "vectorize-read", late=True, leaving=give_up)
+        batches = prefetch(self._encoded(units), depth, "vectorize-encode", late=True, leaving=give_up)
         self._resources.callback(batches.close)
         with _rare_collections():
             yield from batches
@@ -272,11 +274,12 @@ class RequestStream(EmbeddingStream):
     def _acknowledge(self, unit: Unit, batches: list[EmbeddingBatch]) -> None:
         """The unit's outcomes are told, its offsets committed; only then do its figures count."""
         self._report.finished(unit.works, unit.poison, unit.positions)
-        self._content_budget.give_back(unit.held_bytes)
         self.totals.spread("read", unit.read_seconds, Counter(work.day for work in unit.works))
         for batch in batches:
             self.totals.merge(batch.totals)
             self.touched.update(batch.totals)
+            batch.let_go()
+        self._content_budget.give_back(unit.let_go())
         batches.clear()  # the last of them refers to this list: without it all of them go at once
         for work in unit.works:
             self._count(work)

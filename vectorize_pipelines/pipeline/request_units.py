@@ -39,10 +39,14 @@ class Unit:
         self.tombstones = [entry for entry in self.entries if isinstance(entry, Tombstone)]
         self.poison = [entry for entry in self.entries if isinstance(entry, Poison)]
 
-    @property
-    def held_bytes(self) -> int:
-        """Of fetched contents."""
-        return sum(work.held_bytes for work in self.works)
+    def let_go(self) -> int:
+        """Called once the unit has been acknowledged: drops what its requests hold, and gives how many bytes it was."""
+        held = 0
+        for work in self.works:
+            if work.held_bytes:
+                held += work.held_bytes
+                work.forget_items()
+        return held
 
 
 def positions_after(entries: Sequence[Entry], until: Mapping[Place, int]) -> dict[Place, int]:

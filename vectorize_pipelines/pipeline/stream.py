@@ -71,6 +71,10 @@ class EmbeddingBatch:
     contents: Mapping[str, bytes] = field(default_factory=dict)
     keep: Callable[[], None] = _nothing
 
+    def let_go(self) -> None:
+        """Called once the batch has been written everywhere: what it was made from is not needed any more."""
+        self.contents, self.keep = {}, _nothing
+
     def secure(self) -> None:
         """Calls `keep`, the first time only."""
         keep, self.keep = self.keep, _nothing

@@ -16,7 +16,7 @@ from vectorize_pipelines.dead_runs import close_dead_runs
 from vectorize_pipelines.drain_runs import ActiveRun, active_runs, drain_tags, places, wind_down
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.jobs import MODE_TAG, REQUEST_JOBS, TOPIC_TAG
+from vectorize_pipelines.jobs import MODE_TAG, REQUEST_JOBS, TOPIC_TAG, WIND_DOWN_TAG
 from vectorize_pipelines.messaging.lag import LagWatch
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.partitions import today
@@ -174,7 +174,9 @@ class _Watch:
         last = self._instance.get_run_records(dg.RunsFilter(statuses=ended, tags=tags), limit=FAILURES_LOOKED_AT)
         failures = 0
         for record in last:
-            if record.dagster_run.status is not dg.DagsterRunStatus.FAILURE:
+            run = record.dagster_run
+            # One that was told to end before it had begun fails too, and means nothing.
+            if run.status is not dg.DagsterRunStatus.FAILURE or WIND_DOWN_TAG in run.tags:
                 break
             failures += 1
         if not failures:

@@ -352,13 +352,13 @@ class LanceDBStore(VectorStore):
         return rows >= self._maintenance.apart_rows
 
     def _due(self, table: Any, stats: Mapping[str, Any], share: float = 1.0) -> Work:
-        """What is due; with a smaller `share`, what is when the table comes so near to the limits."""
+        """What is due; with a smaller `share`, compaction is due when the table comes so near to its limits."""
         indexes = {index.name: index for index in table.list_indices()}
         limits, rows = self._maintenance, stats["num_rows"]
-        columns = SCALAR_INDEXES if rows >= share * limits.scalar_index_rows else {}
+        columns = SCALAR_INDEXES if rows >= limits.scalar_index_rows else {}
         trained = {name: int(name.removeprefix(VECTOR_INDEX)) for name in indexes if name.startswith(VECTOR_INDEX)}
         enough = max((of * limits.retrain_growth for of in trained.values()), default=0)
-        train = rows >= share * max(limits.vector_index_rows, enough)
+        train = rows >= max(limits.vector_index_rows, enough)
         return Work(
             compact=self._compaction_is_due(table, stats, indexes, share),
             keep_seconds=RETENTION.total_seconds(),

@@ -6,6 +6,7 @@ Called by `LanceDBStore.maintain`, which holds the table's lock.
 import json
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -156,9 +157,16 @@ class _Process:
 
     def __init__(self, location: str) -> None:
         pipe = subprocess.PIPE
+        # A file, since nobody reads a pipe while the process works, and a full one would stop it.
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         # A group of its own: a terminal's Ctrl-C is for the run, which ends what it has begun.
         self._popen = subprocess.Popen(
-            [sys.executable, "-P", "-c", _COMMAND], stdin=pipe, stdout=pipe, stderr=pipe, text=True, process_group=0
+            [sys.executable, "-P", "-c", _COMMAND],
+            stdin=pipe,
+            stdout=pipe,
+            stderr=self._said,
+            text=True,
+            process_group=0,
         )
         # Not by arguments, which everyone on the machine can see: a location may hold credentials.
         self._say(location)
@@ -170,14 +178,18 @@ class _Process:
         """Raises `StoreError`."""
         self._say({"physical": physical, "work": asdict(work)})
         assert self._popen.stdout is not None, "it is a pipe"
-        if self._popen.stdout.readline() != _DONE:
-            _, said = self._popen.communicate()
-            last = said.strip().splitlines()[-1:] or [f"exit status {self._popen.returncode}"]
-            raise StoreError(f"maintaining {physical!r} failed: {last[0]}")
+        if all(line != _DONE for line in iter(self._popen.stdout.readline, "")):
+            self._popen.wait()
+            self._said.seek(0)
+            said = self._said.read().decode("utf-8", "replace").strip().splitlines()
+            raise StoreError(
+                f"maintaining {physical!r} failed: {(said or [f'exit status {self._popen.returncode}'])[-1]}"
+            )
 
     def kill(self) -> None:
         self._popen.kill()
         self._popen.communicate()
+        self._said.close()
 
     def _say(self, what: object) -> None:
         assert self._popen.stdin is not None, "it is a pipe"
