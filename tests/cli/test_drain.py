@@ -60,6 +60,7 @@ def test_images_and_documents_are_fetched_and_found(
     monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", str(build_clip(tmp_path / "clip")))
     for name, colour in (("red", "#f00"), ("blue", "#00f")):
         Image.new("RGB", (64, 48), colour).save(folder / f"{name}.png")
+    assert vectorize("topics", "create").code == 0
     (folder / "boats.md").write_text("# Harbours\n\nA boat lies in the harbour at night.\n\n# Fish\n\nHerring.\n")
     assert vectorize("submit", "--image", folder / "red.png", "--image", folder / "blue.png", "--batch").code == 0
     images = vectorize("drain", "image", "--once", "--json")
@@ -73,7 +74,8 @@ def test_images_and_documents_are_fetched_and_found(
     assert documents.code == 6, documents.err
     assert sorted(each["error"] for each in documents.json["failures"]) == ["MissingContentError", "RefusedUriError"]
     (hit,) = vectorize("search", "boat in a harbour", "--collection", "documents", "--limit", "1", "--json").json
-    assert (hit["uri"], hit["text"][:10]) == (str(folder / "boats.md"), "A boat lie")
+    assert hit["uri"] == str(folder / "boats.md")
+    assert "A boat lies in the harbour" in hit["text"]
 
 
 def test_what_the_user_has_to_mend_is_said(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
