@@ -18,6 +18,7 @@ from vectorize_pipelines.errors import SettingsError, VectorizeError
 from vectorize_pipelines.items import Modality
 from vectorize_pipelines.jobs import (
     MODE_TAG,
+    NEVER_BEGUN_TAG,
     OWNS_TAG,
     REQUEST_JOBS,
     SHARD_TAG,
@@ -141,6 +142,7 @@ class DrainRun:
     def _stay_unless_told(self) -> None:
         own = self._instance.get_run_by_id(self._run_id)
         if own is not None and WIND_DOWN_TAG in own.tags:
+            self._instance.add_run_tags(self._run_id, {NEVER_BEGUN_TAG: "true"})
             raise WoundDownError(f"the run ended before it began: {own.tags[WIND_DOWN_TAG]}")
 
     def reason_to_end(self) -> str | None:

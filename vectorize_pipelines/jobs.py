@@ -21,6 +21,8 @@ TOPIC_TAG = "vectorize/topic"
 OWNS_TAG = "vectorize/owns"
 #: Set on a run that is to end soon; the value says why.
 WIND_DOWN_TAG = "vectorize/wind_down"
+#: Of a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
+NEVER_BEGUN_TAG = "vectorize/never_begun"
 #: The `task_id` of the request that a run is for.
 REQUEST_ID_TAG = "vectorize/request_id"
 LAUNCHED_BY_TAG = "vectorize/launched_by"

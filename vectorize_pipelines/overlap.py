@@ -134,8 +134,8 @@ def prefetch(
     of what arrives meanwhile, which would only wait.
 
     What the generator raises is raised here, after the items before it. When this one is closed, the generator is
-    closed too, in its own thread, and the thread has ended: an item in the making is finished first. `leaving` is
-    called before that is waited for, to end what the generator itself waits for.
+    closed too, in its own thread, and the thread has ended: an item in the making is finished first. Where it is closed
+    before its end, `leaving` is called before that is waited for, to end what the generator itself waits for.
     """
     channel: _Channel[T] = _Channel(depth, overflow)
 
@@ -159,7 +159,10 @@ def prefetch(
     thread.start()
     try:
         yield from channel
-    finally:
+    except BaseException:
         channel.abandon()
         leaving()
+        raise
+    finally:
+        channel.abandon()
         thread.join()

@@ -151,9 +151,21 @@ class OutcomeProducer:
     def _failure(self, doing: str, error: Exception) -> KafkaError:
         from confluent_kafka import KafkaError as Codes
 
+        if error.args[0].code() == Codes._FATAL:
+            error = self._reason_of_fatal(error)
         if error.args[0].code() in (Codes._FENCED, Codes.PRODUCER_FENCED, Codes.INVALID_PRODUCER_EPOCH):
             return FencedError("another run has taken over this part of the topic: this one ends, and loses nothing")
         return kafka_error(self._settings, doing, error)
+
+    def _reason_of_fatal(self, error: Exception) -> Exception:
+        """Producing says only that there was a fatal error before; calls of a transaction say which."""
+        from confluent_kafka import KafkaException
+
+        try:
+            self._producer.abort_transaction(self._seconds)
+        except KafkaException as reason:
+            return reason
+        return error
 
 
 class EventProducer:

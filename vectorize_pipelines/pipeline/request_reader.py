@@ -4,11 +4,11 @@ Called by `pipeline.request_stream` in its reading thread.
 """
 
 import re
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Event
 from typing import TypeAlias
 
 from vectorize_pipelines.documents.pool import ParserPool
@@ -30,6 +30,8 @@ _ANNOUNCED = re.compile(
     r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
     re.ASCII,
 )
+
+_HELD_SETTING = "uris.max_held_bytes (VECTORIZE_URIS__MAX_HELD_BYTES)"
 
 #: URIs are fetched side by side: that waits more than it computes.
 FETCHING_THREADS = 8
@@ -68,9 +70,11 @@ class RequestReader:
         self._parsers = ParserPool(settings.documents)
         self._threads = ThreadPoolExecutor(FETCHING_THREADS, thread_name_prefix="fetch")
         self._cuttings: dict[tuple[object, ...], Cutting] = {}
+        self._closed = Event()
 
     def close(self) -> None:
         """Ends what is going on; a second call does nothing."""
+        self._closed.set()
         self._budget.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._parsers.close()
@@ -135,11 +139,13 @@ class RequestReader:
 
     def _too_large(self, item: RequestItem, limit: int, error: ContentTooLargeError) -> ItemError:
         """What it means that a content has more bytes than were set aside for it."""
-        if limit < self._most(item) or limit == self._budget.most:
+        if limit < self._most(item):
             return ContentTooLargeError(
                 f"the contents of the request are more than {self._budget.most:,} bytes together: send it in several "
-                "requests, or raise uris.max_held_bytes (VECTORIZE_URIS__MAX_HELD_BYTES)"
+                f"requests, or raise {_HELD_SETTING}"
             )
+        if limit == self._budget.most:
+            return ContentTooLargeError(f"is more than the {limit:,} bytes that a run may hold: raise {_HELD_SETTING}")
         size = announced(item.content)[2] if isinstance(item.content, str) else None
         return ContentMismatchError(f"is more than the {size:,} bytes that were announced") if size == limit else error
 
@@ -155,6 +161,8 @@ class RequestReader:
             content = item.content.content
             return content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
         uri, checksum, size = announced(item.content)
+        if not limit and self._most(item):
+            raise self._too_large(item, limit, ContentTooLargeError("there is no room for it"))
         drain = self._settings.kafka.drain
         for attempt in range(1, drain.attempts + 1):
             try:
@@ -164,7 +172,8 @@ class RequestReader:
             except ItemError as error:
                 if not error.retryable or attempt == drain.attempts:
                     raise
-            time.sleep(drain.retry_seconds * 2 ** (attempt - 1))
+            if self._closed.wait(drain.retry_seconds * 2 ** (attempt - 1)):
+                raise CancelledError
         raise AssertionError("the last attempt returns or raises")
 
     def _finish(self, entry: _Entry) -> None:
@@ -183,13 +192,16 @@ class RequestReader:
             several = len(work.request.items) > 1
             self._fail(work, type(error)(f"data[{entry.number}]: {error}") if several else error)
         finally:
+            entry.content = None
             self._budget.give_back(entry.set_aside - held)
 
     def _abandon(self, entry: _Entry) -> None:
         """Its request has failed meanwhile; what is being fetched is held until that has ended."""
         if entry.content is not None:
+            size = entry.set_aside
             entry.content.cancel()
-            entry.content.add_done_callback(lambda _: self._budget.give_back(entry.set_aside))
+            entry.content.add_done_callback(lambda _: self._budget.give_back(size))
+            entry.content = None
 
     def _add(self, work: Work, item: RequestItem, content: _Content) -> None:
         """Adds the rows of one entry of the request; all are numbered through, from 0."""

@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from threading import Event
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
 from vectorize_pipelines.errors import ItemError
@@ -102,6 +103,7 @@ class RequestStream(EmbeddingStream):
             outage=self.outage,
             force=force,
         )
+        self._left = Event()
         self._begun = time.monotonic()
         self._why_ended = ""
         self._lag = 0
@@ -113,18 +115,21 @@ class RequestStream(EmbeddingStream):
 
     def __iter__(self) -> Iterator[EmbeddingBatch]:
         depth = self._settings.pipeline.queue_batches
-        # Whoever would give content back may be the one that leaves.
-        give_up = self._content_budget.close
-        units = prefetch(self._units(), depth, "vectorize-read", late=True, leaving=give_up)
-        batches = prefetch(self._encoded(units), depth, "vectorize-encode", late=True, leaving=give_up)
+        units = prefetch(self._units(), depth, "vectorize-read", late=True, leaving=self._leave)
+        batches = prefetch(self._encoded(units), depth, "vectorize-encode", late=True, leaving=self._leave)
         self._resources.callback(batches.close)
         with _rare_collections():
             yield from batches
 
     def close(self) -> None:
+        self._leave()
+        self._resources.close()
+
+    def _leave(self) -> None:
+        """Ends what the threads wait for: messages, a store, content, and room, which nobody would make any more."""
+        self._left.set()
         self.outage.close()
         self._reader.close()
-        self._resources.close()
 
     def reported(self) -> None:
         """Nothing is kept for a later run: the materialization of a killed run's days is made up for by the next."""
@@ -164,6 +169,8 @@ class RequestStream(EmbeddingStream):
         while True:
             started = time.perf_counter()
             polled = self._source.poll(self._messages_together())
+            if self._left.is_set():
+                return
             entries = self._entries(polled.messages)
             now = time.monotonic()
             if polled.messages:

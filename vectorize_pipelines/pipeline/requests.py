@@ -91,6 +91,8 @@ class Work:
 
     def fail(self, error: ItemError) -> None:
         """Ends the request: nothing of it is written, what the store has of an earlier version stays."""
+        # Its trace would keep what its functions had in hand, the request's contents among it.
+        error.__traceback__ = error.__cause__ = error.__context__ = None
         self.state, self.error = RequestState.FAILED, error
 
     @property

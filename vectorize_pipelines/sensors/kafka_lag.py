@@ -16,7 +16,7 @@ from vectorize_pipelines.dead_runs import close_dead_runs
 from vectorize_pipelines.drain_runs import ActiveRun, active_runs, drain_tags, places, wind_down
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.jobs import MODE_TAG, REQUEST_JOBS, TOPIC_TAG, WIND_DOWN_TAG
+from vectorize_pipelines.jobs import MODE_TAG, NEVER_BEGUN_TAG, REQUEST_JOBS, TOPIC_TAG
 from vectorize_pipelines.messaging.lag import LagWatch
 from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.partitions import today
@@ -175,8 +175,9 @@ class _Watch:
         failures = 0
         for record in last:
             run = record.dagster_run
-            # One that was told to end before it had begun fails too, and means nothing.
-            if run.status is not dg.DagsterRunStatus.FAILURE or WIND_DOWN_TAG in run.tags:
+            if NEVER_BEGUN_TAG in run.tags:
+                continue
+            if run.status is not dg.DagsterRunStatus.FAILURE:
                 break
             failures += 1
         if not failures:

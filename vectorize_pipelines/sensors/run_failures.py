@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from vectorize_pipelines.jobs import WIND_DOWN_TAG
+from vectorize_pipelines.jobs import NEVER_BEGUN_TAG
 from vectorize_pipelines.settings import load_settings
 
 TIMEOUT_SECONDS = 10
@@ -21,7 +21,7 @@ def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     if webhook is None:
         return dg.SkipReason("alerts.webhook_url (VECTORIZE_ALERTS__WEBHOOK_URL) is not set.")
     run = context.dagster_run
-    if WIND_DOWN_TAG in run.tags:
+    if NEVER_BEGUN_TAG in run.tags:
         return dg.SkipReason("The run was told to end before it had begun; nothing is lost.")
     body = {
         "run_id": run.run_id,
