@@ -26,7 +26,7 @@ from vectorize_pipelines.messaging.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import Settings, load_settings
 
 MESSAGES = 200_000
-MESSAGES_WITH_MODEL = 2_500
+MESSAGES_WITH_MODEL = 6_000
 WORDS = 110
 MESSAGES_FOR_MEMORY = 1_000_000
 LATENCY_SECONDS = 20

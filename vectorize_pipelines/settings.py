@@ -182,7 +182,7 @@ class DrainSettings(_Section):
     max_runs: int = Field(4, ge=1, description="runs of one modality side by side; never more than partitions")
     idle_seconds: float = Field(10.0, ge=0, description="a run ends when nothing has arrived for so long")
     max_seconds: float = Field(3600.0, gt=0, description="a run ends after so long")
-    batch_messages: int = Field(2000, ge=1, description="at most so many messages are taken together")
+    batch_messages: int = Field(4000, ge=1, description="at most so many messages are taken together")
     linger_ms: int = Field(
         40, ge=1, description="so long a batch waits for more messages; those of the priority lane wait as long"
     )

@@ -35,7 +35,7 @@ from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import Known, SourceVersions
 
 #: A batch takes at most about this long to encode: so long may a message of the priority lane wait for those before it.
-SECONDS_PER_BATCH = 2.0
+SECONDS_PER_BATCH = 3.0
 
 #: Gives the encoder of a model; the second argument is the vectors' dimension, None for the model's own.
 LeaseEncoder: TypeAlias = Callable[[str, int | None], AbstractContextManager[Encoder]]
@@ -87,7 +87,7 @@ class RequestEncoding:
 
     @property
     def rows_together(self) -> int:
-        """As many rows as an encoder takes about two seconds for."""
+        """As many rows as an encoder takes a batch's seconds for."""
         return max((each.rows_together for each in self._encoders.values()), default=FIRST_BATCH)
 
     @property
