@@ -87,7 +87,7 @@ class RequestEncoding:
 
     @property
     def rows_together(self) -> int:
-        """As many rows as an encoder takes a batch's seconds for."""
+        """As many rows as make a batch."""
         return max((each.rows_together for each in self._encoders.values()), default=FIRST_BATCH)
 
     @property
