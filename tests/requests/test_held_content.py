@@ -158,8 +158,8 @@ def test_more_bytes_than_announced_are_another_content(images: tuple[Installatio
 
 
 def test_what_is_still_being_fetched_for_a_refused_request_is_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    go, bad, good = threading.Event(), b"no picture", picture(500)
-    given_back = threading.Event()
+    bad, good = b"no picture", picture(500)
+    begun, go, given_back = threading.Event(), threading.Event(), threading.Event()
 
     class Budget(ContentBudget):
         def give_back(self, size: int) -> None:
@@ -169,7 +169,9 @@ def test_what_is_still_being_fetched_for_a_refused_request_is_held(monkeypatch: 
 
     def slow(uri: str, *arguments: Any, **options: Any) -> bytes:
         if uri == _uri(bad):
+            assert begun.wait(60)  # or else the other one would not even begin
             return bad
+        begun.set()
         assert go.wait(60)
         return good
 
