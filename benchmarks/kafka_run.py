@@ -33,6 +33,7 @@ def _lease_null(model: str, dimension: int | None) -> Iterator[Encoder]:
 
 
 def main() -> None:
+    """Warms the model up, drains, prints; with IDLE_SECONDS it prints `warm` first, once something is stored."""
     home, servers, prefix, kind = sys.argv[1:]
     idle = float(os.environ.get("IDLE_SECONDS", "0"))
     settings = load_settings(

@@ -109,8 +109,8 @@ class Database:
         # SQLAlchemy takes longer to look at a row's parameters than SQLite to store them.
         compiled = statement.compile(dialect=self._engine.dialect)
         assert list(compiled.positiontup or ()) == names, "an insert has its parameters in the columns' order"
-        sql = str(compiled)
-        return lambda connection, rows: _execute_positional(connection, sql, rows)
+        statements = _for_many_rows(str(compiled))
+        return lambda connection, rows: _execute_positional(connection, statements, rows)
 
     def close(self) -> None:
         """Closes every connection; a second call does nothing."""
@@ -153,13 +153,19 @@ def _execute_named(
     connection.execute(statement, [dict(zip(names, row, strict=True)) for row in rows])
 
 
-def _execute_positional(connection: sa.Connection, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    """Some hundred rows a statement: after each one Python's sqlite3 waits for its turn among the threads again."""
-    before, values, after = re.split(r"( VALUES \([^)]*\))", sql)
+def _for_many_rows(insert: str) -> dict[int, str]:
+    """Number of rows -> the insert of so many, the largest first."""
+    before, values, after = re.split(r"( VALUES \([^)]*\))", insert)
     row = values.removeprefix(" VALUES ")
+    return {together: f"{before} VALUES {', '.join([row] * together)}{after}" for together in _ROWS_TOGETHER}
+
+
+def _execute_positional(
+    connection: sa.Connection, statements: Mapping[int, str], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    """Some hundred rows a statement: after each one Python's sqlite3 waits for its turn among the threads again."""
     start = 0
-    for together in _ROWS_TOGETHER:
-        many = f"{before} VALUES {', '.join([row] * together)}{after}"
+    for together, many in statements.items():
         while len(rows) - start >= together:
             connection.exec_driver_sql(many, tuple(chain.from_iterable(rows[start : start + together])))
             start += together

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from vectorize_pipelines.stores.protocol import VectorStore
 
 EXIT_NOT_READY = 1
-FAILURES_SHOWN = 20
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -313,9 +312,10 @@ def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: fl
 
 
 def _say_reembedded(outcome: Mapping[str, Any]) -> None:
+    from vectorize_pipelines.cli.runs import show_failures
+
     click.echo(
         f"{outcome['physical']}: {outcome['state']}; {outcome['chunks']} rows, {outcome['encoded']} encoded, "
         f"{outcome['skipped']} skipped, {outcome['failed']} failed ({outcome['seconds']} s)"
     )
-    for failure in outcome["failures"][:FAILURES_SHOWN]:
-        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
+    show_failures(outcome["failures"])

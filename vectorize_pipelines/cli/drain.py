@@ -12,6 +12,7 @@ from vectorize_pipelines.cli.runs import (
     execute_until_interrupted,
     large_imports,
     report,
+    show_failures,
 )
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.items import Modality
@@ -19,7 +20,6 @@ from vectorize_pipelines.messaging.clients import require_servers
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.sources.kafka import Shard
 
-FAILURES_SHOWN = 20
 RUN_FIGURES = (
     "messages",
     "messages_per_second",
@@ -77,7 +77,4 @@ def _print(outcome: Mapping[str, Any]) -> None:
         f"{outcome['cancelled']} cancelled, {outcome['superseded']} superseded; {outcome['encoded']} encoded, "
         f"{outcome['lag']} waiting ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
-    for failure in outcome["failures"][:FAILURES_SHOWN]:
-        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
-    if len(outcome["failures"]) > FAILURES_SHOWN:
-        click.echo(f"  … and {len(outcome['failures']) - FAILURES_SHOWN} more; --json lists the first thousand")
+    show_failures(outcome["failures"], "the first thousand")

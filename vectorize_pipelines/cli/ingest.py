@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vectorize_pipelines.cli.runs import console, execute, report
+from vectorize_pipelines.cli.runs import console, execute, report, show_failures
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
@@ -20,7 +20,6 @@ from vectorize_pipelines.sources.manifest import Manifest
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
-FAILURES_SHOWN = 20
 
 
 @click.command()
@@ -128,7 +127,4 @@ def _print(outcome: Mapping[str, Any]) -> None:
         f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {outcome['skipped']} skipped, "
         f"{outcome['deleted']} deleted ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
-    for failure in outcome["failures"][:FAILURES_SHOWN]:
-        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
-    if len(outcome["failures"]) > FAILURES_SHOWN:
-        click.echo(f"  … and {len(outcome['failures']) - FAILURES_SHOWN} more; --json lists all of them")
+    show_failures(outcome["failures"], "all of them")

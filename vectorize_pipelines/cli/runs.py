@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ EXIT_FAILED = 1
 INTERRUPTED = "DagsterExecutionInterruptedError"
 EXIT_SOME_FAILED = 6
 EXIT_INTERRUPTED = 130
+FAILURES_SHOWN = 20
 FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
 
 
@@ -219,6 +220,14 @@ def report(
     for error in errors:
         click.echo(f"error: {error}", err=True)
     return EXIT_SOME_FAILED if result.success and outcome[refused] else exit_code
+
+
+def show_failures(failures: Sequence[Mapping[str, str]], whole: str | None = None) -> None:
+    """Prints the first failures of a run; `whole` says what --json has of more."""
+    for failure in failures[:FAILURES_SHOWN]:
+        click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
+    if whole is not None and len(failures) > FAILURES_SHOWN:
+        click.echo(f"  … and {len(failures) - FAILURES_SHOWN} more; --json lists {whole}")
 
 
 def _errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:

@@ -44,10 +44,16 @@ _Content: TypeAlias = bytes | ParsedDocument | None
 
 @dataclass(slots=True)
 class _Entry:
-    """An entry of a request on its way: what it is made of, and how many bytes are set aside for that."""
+    """An entry of a request on its way.
+
+    most       bytes that its content may have; 0 of a text, for which nothing is fetched
+    content    what it is made of, from when that is fetched until it is an item
+    set_aside  bytes of the budget for that
+    """
 
     work: Work
     number: int
+    most: int
     content: Future[_Content] | None = None
     set_aside: int = 0
 
@@ -85,7 +91,9 @@ class RequestReader:
         Yields a request where no more can be read before it and those before it have been passed on, since they hold
         all the content that the run may hold.
         """
-        waiting = deque(_Entry(work, number) for work in works for number in range(len(work.request.items)))
+        waiting = deque(
+            _Entry(work, number, self._most(item)) for work in works for number, item in enumerate(work.request.items)
+        )
         begun: deque[_Entry] = deque()
         read: Work | None = None
         while waiting or begun:
@@ -107,15 +115,14 @@ class RequestReader:
         """Has the entry's content fetched, unless there is no room for it now."""
         if entry.work.error is not None or entry.item.modality is Modality.TEXT:
             return True
-        size = self._most(entry.item)
-        if not self._budget.take(size):
+        if not self._budget.take(entry.most):
             return False
-        self._fetch(entry, size)
+        self._fetch(entry, entry.most)
         return True
 
     def _begin_with_what_is_left(self, entry: _Entry) -> None:
         """Waits until there is room, but not for what the entry's own request holds. Raises `CancelledError`."""
-        self._fetch(entry, self._budget.take_when_left(self._most(entry.item), entry.work.held_bytes))
+        self._fetch(entry, self._budget.take_when_left(entry.most, entry.work.held_bytes))
 
     def _fetch(self, entry: _Entry, size: int) -> None:
         entry.set_aside = size
@@ -127,7 +134,8 @@ class RequestReader:
         work.fail(error)
 
     def _most(self, item: RequestItem) -> int:
-        """So many bytes the content of an entry may have."""
+        if item.modality is Modality.TEXT:
+            return 0
         if isinstance(item.content, InlineDocument):
             return len(item.content.content)
         images = item.modality is Modality.IMAGE

@@ -86,7 +86,7 @@ class Work:
         self.held_bytes += sum(_held(item) for item in items)
 
     def forget_items(self) -> None:
-        """The request will not be embedded."""
+        """The items are not needed: the request has failed, or has been acknowledged."""
         self.items, self.models, self.held_bytes = [], [], 0
 
     def fail(self, error: ItemError) -> None:

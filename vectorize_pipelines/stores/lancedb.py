@@ -320,11 +320,12 @@ class LanceDBStore(VectorStore):
             with self._locked(physical):
                 table = self._table(physical)
                 before = table.stats()
-                work = self._due(table, before)
+                indexes = {index.name: index for index in table.list_indices()}
+                work = self._due(table, before, indexes)
                 if work.anything:
                     with self._new_ids.followed(table):
                         self._carry_out(table, work, before["num_rows"])
-                elif self._is_apart(before["num_rows"]) and self._due(table, before, _SOON).anything:
+                elif self._is_apart(before["num_rows"]) and self._compaction_is_due(table, before, indexes, _SOON):
                     self._apart.prepare()
                 fragments = self._table(physical).stats()["fragment_stats"]["num_fragments"]
         return {
@@ -351,16 +352,14 @@ class LanceDBStore(VectorStore):
     def _is_apart(self, rows: int) -> bool:
         return rows >= self._maintenance.apart_rows
 
-    def _due(self, table: Any, stats: Mapping[str, Any], share: float = 1.0) -> Work:
-        """What is due; with a smaller `share`, compaction is due when the table comes so near to its limits."""
-        indexes = {index.name: index for index in table.list_indices()}
+    def _due(self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any]) -> Work:
         limits, rows = self._maintenance, stats["num_rows"]
         columns = SCALAR_INDEXES if rows >= limits.scalar_index_rows else {}
         trained = {name: int(name.removeprefix(VECTOR_INDEX)) for name in indexes if name.startswith(VECTOR_INDEX)}
         enough = max((of * limits.retrain_growth for of in trained.values()), default=0)
         train = rows >= max(limits.vector_index_rows, enough)
         return Work(
-            compact=self._compaction_is_due(table, stats, indexes, share),
+            compact=self._compaction_is_due(table, stats, indexes),
             keep_seconds=RETENTION.total_seconds(),
             scalar_indexes=tuple(column for column in columns if f"{column}_idx" not in indexes),
             vector_index=f"{VECTOR_INDEX}{rows}" if train else None,
@@ -368,8 +367,9 @@ class LanceDBStore(VectorStore):
         )
 
     def _compaction_is_due(
-        self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any], share: float
+        self, table: Any, stats: Mapping[str, Any], indexes: Mapping[str, Any], share: float = 1.0
     ) -> bool:
+        """Whether it is; with a smaller `share`, whether the table has come so near to its limits."""
         limits = self._maintenance
         unindexed = max((index.num_unindexed_rows or 0 for index in indexes.values()), default=0)
         fragments = stats["fragment_stats"]["num_fragments"]
