@@ -127,23 +127,21 @@ def test_two_stores_on_one_directory_are_one_dictionary(
 def test_what_is_known_survives_own_commits_only(tmp_path: Path) -> None:
     """Where Lance should ever put its manifests elsewhere, every upsert would still be right, but slow."""
     database = lancedb.connect(tmp_path)
-    table = database.create_table("rows", many(10).slice(0, 0))
+    database.create_table("rows", many(10).slice(0, 0))
     of_others = lancedb.connect(tmp_path)
     new_ids = NewIds(tmp_path)
 
     def append(first: int) -> bool:
-        with new_ids.followed(table) as earlier:
+        with new_ids.followed("rows", database.open_table) as followed:
             records = many(10, first=first)
-            table.add(records)
-            return earlier is not None and earlier.add(records["id"])
+            followed.table.add(records)
+            return followed.ids is not None and followed.ids.add(records["id"])
 
     assert [append(0), append(10), append(15), append(30)] == [True, True, False, True]
-    with new_ids.followed(table):
-        table.optimize()
+    with new_ids.followed("rows", database.open_table) as followed:
+        followed.table.optimize()
     assert append(50)
     of_others.open_table("rows").delete("item_index = 0")
-    table = database.open_table("rows")
     assert not append(70)
     of_others.open_table("rows").delete("true")
-    table = database.open_table("rows")
     assert append(70)

@@ -22,7 +22,7 @@ import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -154,6 +154,7 @@ class LanceDBStore(VectorStore):
         self._apart = Apart(location)
         directory = Path(location) if local else None
         self._new_ids = NewIds(directory)
+        self._appending = ThreadPoolExecutor(thread_name_prefix="lancedb-append")
         self._dimensions: dict[str, int] = {}
         self._versions_listed: dict[str, float] = {}
         with self._explained("opening"):
@@ -217,12 +218,11 @@ class LanceDBStore(VectorStore):
             rows = prepared(records, self._dimension(physical))
             if rows.num_rows == 0:
                 return Written(inserted=0, updated=0)
-            with self._locked(physical):
-                table = self._table(physical)
-                with self._new_ids.followed(table) as earlier:
-                    if earlier is not None and earlier.add(rows["id"]):
-                        return self._appended(table, rows)
-                    written = self._merged(table, rows)
+            with self._locked(physical), self._new_ids.followed(physical, self._table) as followed:
+                if followed.ids is not None and followed.ids.add(rows["id"]):
+                    followed.version = self._append(followed.table, rows)
+                    return Written(inserted=rows.num_rows, updated=0)
+                written = self._merged(followed.table, rows)
         if written.inserted + written.updated != rows.num_rows:
             raise StoreError(
                 f"{rows.num_rows} records were written to {name!r} in {self._shown_location}, but LanceDB inserted "
@@ -236,12 +236,10 @@ class LanceDBStore(VectorStore):
         with self._explained(f"deleting from {name!r}", "some of the rows may be gone"):
             physical = self._physical(name)
             for condition in [to_sql(part) for part in parts(where, VALUES_DELETED_TOGETHER)]:
-                with self._locked(physical):
-                    table = self._table(physical)
-                    matching: int = table.count_rows(condition)
+                with self._locked(physical), self._new_ids.followed(physical, self._table) as followed:
+                    matching: int = followed.table.count_rows(condition)
                     if matching:
-                        with self._new_ids.followed(table):
-                            table.delete(condition)
+                        followed.table.delete(condition)
                 deleted += matching
         return deleted
 
@@ -317,17 +315,16 @@ class LanceDBStore(VectorStore):
         started = time.perf_counter()
         with self._explained(f"maintaining {name!r}", "its rows are unchanged"):
             physical = self._physical(name)
-            with self._locked(physical):
-                table = self._table(physical)
+            with self._locked(physical), self._new_ids.followed(physical, self._table) as followed:
+                table = followed.table
                 before = table.stats()
                 indexes = {index.name: index for index in table.list_indices()}
                 work = self._due(table, before, indexes)
                 if work.anything:
-                    with self._new_ids.followed(table):
-                        self._carry_out(table, work, before["num_rows"])
+                    self._carry_out(table, work, before["num_rows"])
                 elif self._is_apart(before["num_rows"]) and self._compaction_is_due(table, before, indexes, _SOON):
                     self._apart.prepare()
-                fragments = self._table(physical).stats()["fragment_stats"]["num_fragments"]
+                fragments = table.stats()["fragment_stats"]["num_fragments"]
         return {
             "rows": before["num_rows"],
             "fragments_before": before["fragment_stats"]["num_fragments"],
@@ -340,6 +337,7 @@ class LanceDBStore(VectorStore):
     def close(self) -> None:
         """LanceDB's connection has no close; its files and caches go with the last reference."""
         self._apart.close()
+        self._appending.shutdown()
         self._database = None
 
     def _carry_out(self, table: Any, work: Work, rows: int) -> None:
@@ -391,11 +389,15 @@ class LanceDBStore(VectorStore):
 
     # ---- tables
 
-    def _appended(self, table: Any, rows: pa.Table) -> Written:
+    def _append(self, table: Any, rows: pa.Table) -> int:
+        """Gives the version that it has committed."""
         # In a thread, which no interrupt reaches: the caller keeps the lock until the commit is made or has failed.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(table.add, rows).result()
-        return Written(inserted=rows.num_rows, updated=0)
+        appending = self._appending.submit(table.add, rows)
+        try:
+            version: int = appending.result().version
+        finally:
+            wait([appending])
+        return version
 
     def _merged(self, table: Any, rows: pa.Table) -> Written:
         merge = table.merge_insert("id").use_index(self._join_by_index(table, rows.num_rows))

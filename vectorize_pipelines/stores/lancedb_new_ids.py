@@ -5,8 +5,9 @@ empty, every commit since then was its own, and it has written none of their ids
 and a merge has to find out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +38,68 @@ class WrittenIds:
         return not known
 
 
+@dataclass(slots=True)
+class Followed:
+    """A table whose lock is held, open at its newest version.
+
+    ids      what the table may hold; None where that is not known
+    version  the version that the caller has committed, where it was told; else the table is asked
+    """
+
+    table: Any
+    ids: WrittenIds | None
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A table as this store left it, still open: opening and asking it goes through LanceDB's event loop each time."""
+
+    table: Any
+    version: int
+    commit: bytes
+    ids: WrittenIds
+
+
 class NewIds:
     """What this store has written to the tables of a directory that it saw empty; `None` stands for no directory."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
-        self._known: dict[str, tuple[bytes, WrittenIds]] = {}
+        self._left: dict[str, _Left] = {}
 
     @contextmanager
-    def followed(self, table: Any) -> Iterator[WrittenIds | None]:
-        """The ids that the table may hold, None where they are not known.
+    def followed(self, name: str, opened: Callable[[str], Any]) -> Iterator[Followed]:
+        """The table, which `opened` opens where this store was not the last to commit to it.
 
         What is committed within is the store's own doing, if the caller adds the ids that it writes. Where that ends
         with an exception the table's ids are not known any more.
         """
-        commit, ids = self._known.pop(table.name, (None, None))
-        if commit is None or commit != self._commit(table):
-            ids = WrittenIds() if self._directory and table.count_rows() == 0 else None
-        yield ids
-        commit = None if ids is None else self._commit(table)
-        if ids is not None and commit is not None:
-            self._known[table.name] = (commit, ids)
-            for forgotten in list(self._known)[:-_TABLES]:
-                self._known.pop(forgotten, None)
+        left = self._left.pop(name, None)
+        if left is not None and self._is_newest(name, left):
+            followed = Followed(left.table, left.ids)
+        else:
+            table = opened(name)
+            unknown = self._directory is None or table.count_rows() > 0
+            followed = Followed(table, None if unknown else WrittenIds())
+        yield followed
+        if followed.ids is not None:
+            self._leave(name, followed, followed.ids)
 
-    def _commit(self, table: Any) -> bytes | None:
-        return None if self._directory is None else commit_of(self._directory, table.name, table.version)
+    def _is_newest(self, name: str, left: _Left) -> bool:
+        """Whether nothing was committed since. Versions follow each other, and only old ones are ever removed."""
+        return self._commit(name, left.version) == left.commit and self._commit(name, left.version + 1) is None
+
+    def _leave(self, name: str, followed: Followed, ids: WrittenIds) -> None:
+        version = followed.table.version if followed.version is None else followed.version
+        commit = self._commit(name, version)
+        if commit is not None:
+            self._left[name] = _Left(followed.table, version, commit, ids)
+            for forgotten in list(self._left)[:-_TABLES]:
+                self._left.pop(forgotten, None)
+
+    def _commit(self, name: str, version: int) -> bytes | None:
+        return None if self._directory is None else commit_of(self._directory, name, version)
 
 
 def _places(ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
