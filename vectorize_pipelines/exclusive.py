@@ -5,15 +5,18 @@ With SQLite, which one machine uses, the lock of a file; with PostgreSQL the dat
 
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import sqlalchemy as sa
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
 
-from vectorize_pipelines.database import Database
 from vectorize_pipelines.errors import LedgerError
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from vectorize_pipelines.database import Database
 
 POLL_SECONDS = 0.01
 
@@ -25,22 +28,33 @@ class ExclusiveLock:
         """To be called just before what must not be done by two at once. Raises `LedgerError` if the lock is lost."""
 
 
+def unlocked() -> AbstractContextManager[ExclusiveLock]:
+    """For who is the only one."""
+    return nullcontext(ExclusiveLock())
+
+
 class _SessionLock(ExclusiveLock):
     """Lives as long as a connection to PostgreSQL does."""
 
-    def __init__(self, database: Database, connection: sa.Connection, what: str, key: int):
+    def __init__(self, database: "Database", connection: "sa.Connection", what: str, key: int):
         self._database = database
         self._connection = connection
         self._what = what
         self._key = key
 
     def check(self) -> None:
+        import sqlalchemy as sa
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
             self._connection.execute(sa.select(1))
         except SQLAlchemyError as error:
             raise self._lost(error) from None
 
     def release(self) -> None:
+        import sqlalchemy as sa
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
             held = self._connection.execute(sa.select(sa.func.pg_advisory_unlock(self._key))).scalar()
         except SQLAlchemyError as error:
@@ -55,7 +69,7 @@ class _SessionLock(ExclusiveLock):
 
 @contextmanager
 def exclusive(
-    database: Database, name: str, file: Path, what: str, timeout_seconds: float | None = None
+    database: "Database", name: str, file: Path, what: str, timeout_seconds: float | None = None
 ) -> Iterator[ExclusiveLock]:
     """Held by one thread of one process at a time; let go of when that process or its machine dies.
 
@@ -72,8 +86,11 @@ def exclusive(
 
 
 @contextmanager
-def _session_lock(database: Database, name: str, what: str, timeout_seconds: float | None) -> Iterator[ExclusiveLock]:
+def _session_lock(database: "Database", name: str, what: str, timeout_seconds: float | None) -> Iterator[ExclusiveLock]:
     """An advisory lock of PostgreSQL, on a connection of its own: none of the pool, which it would use up."""
+    import sqlalchemy as sa
+    from sqlalchemy.exc import SQLAlchemyError
+
     digest = hashlib.blake2b(f"vectorize/{name}".encode(errors="replace"), digest_size=8).digest()
     key = int.from_bytes(digest, "big", signed=True)
     with database.session() as connection:

@@ -53,21 +53,8 @@ embed_gallery = dg.define_asset_job(
 maintain_collections = dg.define_asset_job(
     "maintain_collections",
     selection=dg.AssetSelection.assets("maintained_collections"),
-    description="Compacts every collection and builds and tunes its indexes.",
-)
-
-EMBEDDING_ASSETS = (
-    "corpus_embeddings",
-    "gallery_embeddings",
-    *(f"{modality.value}_embeddings" for modality in Modality),
-)
-
-check_indexes = dg.define_asset_job(
-    "check_indexes",
-    selection=dg.AssetSelection.checks(
-        *(dg.AssetCheckKey(dg.AssetKey(asset), "index_recall") for asset in EMBEDDING_ASSETS)
-    ),
-    description="Measures how many of the nearest rows the searches find.",
+    description="Compacts every collection, builds and tunes its indexes, and measures how many of the nearest rows "
+    "they find.",
 )
 
 report_corpus = dg.define_asset_job(

@@ -1,5 +1,6 @@
 """`vectorize ingest` killed while it writes: the next call completes the work, nothing lost, nothing twice."""
 
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.cli.conftest import COMMAND, Vectorize
+from tests.orchestration.servers import until
 from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
@@ -113,3 +115,20 @@ def test_killed_while_it_writes(
     with dg.DagsterInstance.from_config(str(killed / "dagster")) as instance:
         left = [run.run_id for run in instance.get_runs() if not run.is_finished]
     assert left == [], "runs of killed processes still count as started"
+
+
+def test_interrupted_it_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "docs"
+    write_corpus(folder)
+    monkeypatch.setenv("VECTORIZE_PIPELINE__BATCH_ITEMS", str(BATCH_ITEMS))
+    command = [*COMMAND, "ingest", str(folder), "--json"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            until("the first rows", lambda: rows_in(home) > 0, RUN_SECONDS)
+            process.send_signal(signal.SIGINT)
+            out, said = process.communicate(timeout=RUN_SECONDS)
+        finally:
+            process.kill()
+    assert process.returncode == 130, said
+    assert json.loads(out)["status"] == "failed"
+    assert "the same command goes on from there" in said

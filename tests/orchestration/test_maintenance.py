@@ -71,15 +71,16 @@ def test_a_collection_that_cannot_be_maintained_does_not_keep_the_others_from_it
 
 
 def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
-    def evaluations() -> dict[str, dg.AssetCheckEvaluation]:
-        result = run(instance, "check_indexes")
+    def evaluation() -> dg.AssetCheckEvaluation:
+        result = run(instance, "maintain_collections")
         assert result.success
-        return {one.asset_key.to_user_string(): one for one in result.get_asset_check_evaluations()}
+        (found,) = result.get_asset_check_evaluations()
+        assert found.check_name == "index_recall"
+        return found
 
-    missing = evaluations()
-    assert all(one.passed for one in missing.values())
-    assert set(missing) == {f"{kind}_embeddings" for kind in ("corpus", "gallery", "text", "image", "document")}
-    assert missing["gallery_embeddings"].description == "There is no collection yet."
+    missing = evaluation()
+    assert missing.passed
+    assert missing.description == "There is no collection yet."
 
     config = {"ops": {"corpus_embeddings": {"config": {"mode": "drain"}}}}
     embedded = run(instance, "embed_corpus", run_config=config, partition_key=TODAY)
@@ -89,27 +90,30 @@ def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, m
     assert of_run.metadata["indexed"].value == 0
 
     monkeypatch.setattr(LanceDBStore, "searches_exactly", lambda *_: False)
-    measured = evaluations()["corpus_embeddings"]
+    write("unnamed", 5, 1)
+    measured = evaluation()
     assert measured.passed
     assert measured.metadata["recall"].value == 1
-    assert measured.metadata["rows_compared"].value == measured.metadata["rows"].value == 3
+    assert measured.metadata["rows_compared"].value == measured.metadata["rows"].value == 3 + 5
+    assert measured.metadata["unnamed/recall"].value == 1
 
-    monkeypatch.setattr(LanceDBStore, "search", _without_the_nearest(LanceDBStore.search))
-    lossy = evaluations()["corpus_embeddings"]
+    monkeypatch.setattr(LanceDBStore, "search", _without_the_nearest(LanceDBStore.search, of="corpus"))
+    lossy = evaluation()
     assert not lossy.passed
+    assert lossy.description == "Too few of the nearest rows are found in corpus."
     assert lossy.metadata["missed"].value == 3
 
 
-def _without_the_nearest(search: Any) -> Any:
-    return lambda *arguments: search(*arguments).slice(1)
+def _without_the_nearest(search: Any, of: str) -> Any:
+    return lambda store, name, *arguments: search(store, name, *arguments).slice(int(name == of))
 
 
-def test_schedules_launch_both_once_a_day() -> None:
+def test_a_schedule_launches_it_once_a_day() -> None:
     from vectorize_pipelines.definitions import defs
 
     schedules = {
         schedule.name: schedule for schedule in defs.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)
     }
-    for name in ("maintain_collections_daily", "check_indexes_daily"):
-        assert schedules[name].default_status == dg.DefaultScheduleStatus.RUNNING
-        assert defs.resolve_job_def(schedules[name].job_name).name == name.removesuffix("_daily")
+    daily = schedules["maintain_collections_daily"]
+    assert daily.default_status == dg.DefaultScheduleStatus.RUNNING
+    assert defs.resolve_job_def(daily.job_name).name == "maintain_collections"

@@ -1,7 +1,7 @@
 """A collection gets another model while it is used: nothing lost, nothing twice, whoever dies and whoever races."""
 
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed, spec_of
 from vectorize_pipelines.encoders import describe_model
-from vectorize_pipelines.errors import SettingsError, StoreError, UnknownModelError
+from vectorize_pipelines.errors import LedgerError, SettingsError, StoreError, UnknownModelError
+from vectorize_pipelines.exclusive import ExclusiveLock
 from vectorize_pipelines.generations import Generations, State
 from vectorize_pipelines.home import generations_lock
 from vectorize_pipelines.pipeline import comparison, switching
@@ -271,6 +272,73 @@ def test_what_was_kept_is_dropped_when_its_time_is_over(tmp_path: Path) -> None:
     assert [each.dimension for each in writers.store.collections()] == [NEW]
     with pytest.raises(SettingsError, match="no earlier generation"):
         rolled_back(writers)
+
+
+def test_what_was_turned_to_again_meanwhile_is_not_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writers = installed(tmp_path / "installation", VECTORIZE_REEMBEDDING__KEEP_DAYS="0")
+    writers.write(TEXTS)
+    writers.reembed()
+    switched(writers)
+    with closing(writers.generations()) as generations:
+        as_it_was = generations.all()
+        rolled_back(writers)
+        with monkeypatch.context() as patch:
+            patch.setattr(generations, "all", lambda: as_it_was)
+            assert switching.drop_expired(writers.settings, writers.store, generations) == []
+    assert states(writers) == {OLD: State.LIVE, NEW: State.KEPT}
+    assert writers.texts() == TEXTS
+
+
+def test_only_what_was_compared_is_switched_to(writers: Writers) -> None:
+    writers.write(TEXTS)
+    writers.reembed()
+    compared = pair(writers)
+    with closing(writers.generations()) as generations:
+        switching.drop(writers.settings, writers.store, generations, writers.physical(NEW))
+        _begin(writers, Wanted(DEFAULT_TEXT_MODEL, dimension=NEW))  # of the same name, and empty
+        with pytest.raises(SettingsError, match="nothing is switched"):
+            switching.switch(writers.settings, writers.store, generations, COLLECTION, compared)
+        assert writers.store.collection(COLLECTION).dimension == OLD
+        switching.switch(writers.settings, writers.store, generations, COLLECTION, pair(writers))
+    assert writers.store.collection(COLLECTION).dimension == NEW
+
+
+def test_encoders_of_dropped_generations_are_given_back(writers: Writers, monkeypatch: pytest.MonkeyPatch) -> None:
+    lent: list[int | None] = []
+
+    @contextmanager
+    def lease(model: str, dimension: int | None) -> Iterator[Any]:
+        lent.append(dimension)
+        try:
+            yield writers.encoders[dimension or 0]
+        finally:
+            lent.remove(dimension)
+
+    monkeypatch.setattr(writers, "lease", lease)
+    writers.write(TEXTS)
+    _begin(writers, Wanted(DEFAULT_TEXT_MODEL, dimension=NEW))
+    with closing(writers.mirrors()) as mirrors:
+        write_batch(writers.store, writers.batch({"s1": "first"}), mirrors)
+        assert lent == [NEW]
+        with closing(writers.generations()) as generations:
+            switching.drop(writers.settings, writers.store, generations, writers.physical(NEW))
+        write_batch(writers.store, writers.batch({"s1": "second"}), mirrors)
+        assert lent == []
+    assert writers.texts()["s1"] == "second"
+
+
+class _Lost(ExclusiveLock):
+    def check(self) -> None:
+        raise LedgerError("the lock was lost")
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_nothing_is_written_once_the_lock_is_lost(writers: Writers, mirrored: bool) -> None:
+    batch = writers.batch({"s1": "first"})
+    batch.exclusive = lambda: nullcontext(_Lost())
+    with closing(writers.mirrors()) as mirrors, pytest.raises(LedgerError, match="lost"):
+        write_batch(writers.store, batch, mirrors if mirrored else None)
+    assert writers.texts() == {}
 
 
 def test_who_died_between_alias_and_notes_is_put_right(writers: Writers) -> None:

@@ -5,11 +5,14 @@ import dataclasses
 import json
 import multiprocessing
 import random
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import lance
@@ -25,7 +28,7 @@ from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row
 from vectorize_pipelines.stores.filters import Equal, In
 from vectorize_pipelines.stores.lancedb import LanceDBStore
 from vectorize_pipelines.stores.lancedb_connection import connect
-from vectorize_pipelines.stores.lancedb_maintenance import Maintenance
+from vectorize_pipelines.stores.lancedb_maintenance import Maintenance, Work
 from vectorize_pipelines.stores.protocol import VectorStore
 
 EAGER = Maintenance(
@@ -272,6 +275,27 @@ def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: P
     assert len(stored(store)) == 120
     store.close()
     assert set(psutil.Process().children()) <= before
+
+
+def test_a_maintenance_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    """Else it would go on after the table's lock was let go."""
+    store = _eager(tmp_path)
+    physical = store.ensure_collection(COLLECTION, spec()).physical
+    work = Work(compact=True, keep_seconds=0, scalar_indexes=(), vector_index=None, outgrown=())
+    code = (
+        "import time; from vectorize_pipelines.stores import lancedb_maintenance as maintenance; "
+        "maintenance._carry_out_large = lambda *_: (print('begun', flush=True), time.sleep(3600)); maintenance.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    task = {"physical": physical, "work": dataclasses.asdict(work)}
+    process.stdin.write(f"{json.dumps(str(tmp_path / 'lancedb'))}\n{json.dumps(task)}\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "begun\n"
+    process.stdin.close()
+    assert process.wait(60) == 1
+    process.stdout.close()
 
 
 def test_an_indexed_collection_finds_the_same_neighbours(tmp_path: Path) -> None:

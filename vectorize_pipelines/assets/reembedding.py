@@ -75,15 +75,13 @@ def reembedding(
             raise SettingsError(str(error)) from error
 
 
-def _pair(context: dg.AssetCheckExecutionContext, generations: Generations) -> tuple[Generation, Generation] | None:
-    """The live generation and the one in the making of the run's collection, or of the only one that has both."""
+def _pairs(context: dg.AssetCheckExecutionContext, generations: Generations) -> list[tuple[Generation, Generation]]:
+    """The live generation and the one in the making: of the run's collection, else of every one that has both."""
     ops: Any = dict(context.run.run_config).get("ops", {})
     named = ops.get("reembedding", {}).get("config", {}).get("collection")
     making = [each for each in generations.all() if each.state in MAKING and named in (None, each.collection)]
-    if len(making) != 1:
-        return None
-    live = generations.live(making[0].collection)
-    return None if live is None else (live, making[0])
+    pairs = [(generations.live(new.collection), new) for new in making]
+    return [(live, new) for live, new in pairs if live is not None]
 
 
 def _days(context: dg.AssetCheckExecutionContext) -> Sequence[str] | None:
@@ -98,28 +96,31 @@ def _days(context: dg.AssetCheckExecutionContext) -> Sequence[str] | None:
 
 
 def _nothing() -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=True, description="No generation, or more than one, is in the making.")
+    return dg.AssetCheckResult(passed=True, description="No generation is in the making: there is nothing to compare.")
 
 
 @dg.asset_check(asset=reembedding)
 def same_rows(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
     """The new generation has the rows of the live one, day by day: of a run's days, or of all of them."""
     with explained(), closing(Generations.open(load_settings())) as generations:
-        pair = _pair(context, generations)
-        if pair is None:
+        pairs = _pairs(context, generations)
+        if not pairs:
             return _nothing()
-        store = vector_store.open()
-        found = differences(store, generations, *pair, days=_days(context))
-        unequal = [f"{day}: {here} instead of {there}" for day, (there, here) in found.days.items()]
+        store, days = vector_store.open(), _days(context)
+        found = [(new, differences(store, generations, live, new, days=days)) for live, new in pairs]
         return dg.AssetCheckResult(
-            passed=found.total == 0,
+            passed=all(each.total == 0 for _, each in found),
             metadata={
-                "rows_live": store.count(pair[0].physical),
-                "rows_new": store.count(pair[1].physical),
-                "missing": len(found.missing),
-                "extra": len(found.extra),
-                "changed": len(found.changed),
-                "days": unequal[:SHOWN],
+                "rows_live": sum(store.count(live.physical) for live, _ in pairs),
+                "rows_new": sum(store.count(new.physical) for _, new in pairs),
+                "missing": sum(len(each.missing) for _, each in found),
+                "extra": sum(len(each.extra) for _, each in found),
+                "changed": sum(len(each.changed) for _, each in found),
+                "days": [
+                    f"{new.collection} {day}: {here} instead of {there}"
+                    for new, each in found
+                    for day, (there, here) in each.days.items()
+                ][:SHOWN],
             },
         )
 
@@ -131,15 +132,18 @@ def canary_recall_of_new(
     """A row's own content, encoded anew with the new model, finds it at rank 1 in the new generation."""
     settings = load_settings()
     with explained(), closing(Generations.open(settings)) as generations:
-        pair = _pair(context, generations)
-        if pair is None:
+        pairs = _pairs(context, generations)
+        if not pairs:
             return _nothing()
         days = _days(context)
-        with encoder.lease(pair[1].model, pair[1].dimension) as loaded:
-            where = None if days is None else In("partition", tuple(days))
-            report = canary_recall(vector_store.open(), pair[1].physical, loaded, where)
+        where = None if days is None else In("partition", tuple(days))
+        reports = []
+        for _, new in pairs:
+            with encoder.lease(new.model, new.dimension) as loaded:
+                reports.append(canary_recall(vector_store.open(), new.physical, loaded, where))
+        report = sum(reports[1:], reports[0])
         return dg.AssetCheckResult(
-            passed=report.sampled == 0 or report.recall >= settings.reembedding.least_recall,
+            passed=all(each.sampled == 0 or each.recall >= settings.reembedding.least_recall for each in reports),
             metadata={
                 "sampled": report.sampled,
                 **({"recall": report.recall} if report.sampled else {}),
@@ -154,11 +158,14 @@ def neighbour_overlap_at_10(
 ) -> dg.AssetCheckResult:
     """How many of the ten nearest are the same in both generations. Reported, never failed: another model differs."""
     with explained(), closing(Generations.open(load_settings())) as generations:
-        pair = _pair(context, generations)
-        if pair is None:
+        pairs = _pairs(context, generations)
+        if not pairs:
             return _nothing()
-        with encoder.lease(pair[1].model, pair[1].dimension) as loaded:
-            report = neighbour_overlap(vector_store.open(), *pair, loaded)
+        reports = []
+        for live, new in pairs:
+            with encoder.lease(new.model, new.dimension) as loaded:
+                reports.append(neighbour_overlap(vector_store.open(), live, new, loaded))
+        report = sum(reports[1:], reports[0])
         return dg.AssetCheckResult(passed=True, metadata={"sampled": report.sampled, "overlap": report.overlap})
 
 

@@ -135,7 +135,7 @@ def switch(name: str, force: bool, as_json: bool) -> int:
         switched = force or not problems
         kept = live
         if switched:
-            new, kept = switching.switch(settings, store, generations, name)
+            new, kept = switching.switch(settings, store, generations, name, (live, new))
     outcome = {"collection": name, "switched": switched, **_compared(found), "problems": problems, **_turned(new, kept)}
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
@@ -229,7 +229,11 @@ def _to_drop(store: "VectorStore", generations: "Generations", name: str) -> str
             raise SettingsError(f"{name!r} has one generation; to delete all of it, name it: {standing.physical}")
         return name
     others = [each.physical for each in known if each.state != "live"]
-    if len(others) != 1:
+    if not others:
+        raise SettingsError(
+            f"{name!r} has one generation, which is read; to delete all of it, name it: {known[-1].physical}"
+        )
+    if len(others) > 1:
         raise SettingsError(
             f"{name!r} has {len(others)} generations that are not read; name one: "
             + ", ".join(each.physical for each in known)

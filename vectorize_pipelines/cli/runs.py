@@ -244,6 +244,7 @@ def _errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:
             elif error is not None:
                 cause = error.cause or error
                 if INTERRUPTED in (error.cls_name, cause.cls_name):
+                    exit_code = EXIT_INTERRUPTED
                     messages.append("interrupted; what is written stays, and the same command goes on from there")
                 else:
                     messages.append(f"{event.step_key}: {cause.message.strip()}")

@@ -11,7 +11,7 @@ source with that one: what it finds there, the others have.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,8 +85,9 @@ class Mirrors:
         prepared: dict[str, _Prepared] = {}
         for generation in self._others(batch.collection, own):
             prepared[generation.physical] = self._prepare(batch, own, generation)
-        with batch.exclusive():
+        with batch.exclusive() as lock:
             batch.announce(batch)
+            lock.check()
             if prepared or not self._written_alone(batch, own):
                 self._write_all(batch, own, prepared)
 
@@ -96,7 +97,17 @@ class Mirrors:
         return not self._others(batch.collection, own)
 
     def _others(self, collection: str, own: str) -> list[Generation]:
-        return [each for each in self._generations.written(collection) if each.physical != own]
+        written = self._generations.written(collection)
+        self._give_back(collection, {each.physical for each in written})
+        return [each for each in written if each.physical != own]
+
+    def _give_back(self, collection: str, standing: Set[str]) -> None:
+        """The encoders and parsers of generations that were dropped meanwhile."""
+        for physical, counterparts in list(self._counterparts.items()):
+            if counterparts.generation.collection == collection and physical not in standing:
+                self._counterparts.pop(physical).close()
+                if physical in self._recutters:
+                    self._recutters.pop(physical).close()
 
     def _standing_for(self, collection: str) -> str:
         """What the alias stood for when this run first wrote to it: its vectors are of that one's model."""
@@ -109,11 +120,12 @@ class Mirrors:
 
     def _write_all(self, batch: "EmbeddingBatch", own: str, prepared: dict[str, _Prepared]) -> None:
         while True:
-            with self._generations.exclusive(batch.collection):
+            with self._generations.exclusive(batch.collection) as lock:
                 written = self._generations.written(batch.collection)
                 _check_known(batch.collection, own, written)
                 missing = [each for each in written if each.physical != own and each.physical not in prepared]
                 if not missing:
+                    lock.check()
                     for generation in written:
                         if generation.physical == own:
                             self._put(own, batch.records, batch.stale)

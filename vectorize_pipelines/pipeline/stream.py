@@ -10,7 +10,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from vectorize_pipelines.encoders.protocol import EngineChoice
 from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.exclusive import ExclusiveLock, unlocked
 from vectorize_pipelines.pipeline.outage import Outage
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.stores.filters import Filter
@@ -66,7 +67,7 @@ class EmbeddingBatch:
     totals: Totals
     weights: Mapping[str, int]
     acknowledge: Callable[[], None]
-    exclusive: Callable[[], AbstractContextManager[object]] = nullcontext
+    exclusive: Callable[[], AbstractContextManager[ExclusiveLock]] = unlocked
     physical: str = ""
     contents: Mapping[str, bytes] = field(default_factory=dict)
     keep: Callable[[], None] = _nothing
@@ -148,8 +149,9 @@ def write_batch(store: VectorStore, batch: EmbeddingBatch, mirrors: "Mirrors | N
     if mirrors is not None:
         mirrors.write(batch)
     else:
-        with batch.exclusive():
+        with batch.exclusive() as lock:
             batch.announce(batch)
+            lock.check()
             if batch.records.num_rows:
                 store.upsert(batch.physical or batch.collection, batch.records)
             for stale in batch.stale:

@@ -7,6 +7,7 @@ is known of the generations are two places: whoever comes after a process that d
 
 import logging
 import re
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -143,15 +144,35 @@ def settled(settings: Settings, store: VectorStore, generations: Generations, co
 
 
 def switch(
-    settings: Settings, store: VectorStore, generations: Generations, collection: str
+    settings: Settings,
+    store: VectorStore,
+    generations: Generations,
+    collection: str,
+    compared: tuple[Generation, Generation] | None = None,
 ) -> tuple[Generation, Generation]:
     """Turns the alias to the new generation in one step; gives (now live, kept). What to look at before: `comparison`.
 
-    Raises `SettingsError` where there is nothing to switch to.
+    `compared` is the (live, new) that were looked at. Raises `SettingsError` where there is nothing to switch to, or
+    where it would be between others than these by now.
     """
     with generations.exclusive(collection):
         live = settled(settings, store, generations, collection)
-        return _turned(settings, store, generations, live, next_of(generations, collection))
+        new = next_of(generations, collection)
+        if compared is not None:
+            _check_compared(collection, compared, live, new)
+        return _turned(settings, store, generations, live, new)
+
+
+def _check_compared(
+    collection: str, compared: tuple[Generation, Generation], live: Generation | None, new: Generation
+) -> None:
+    # A name is given again once its collection was dropped; the time when it was made is not.
+    looked_at = [(each.physical, each.created) for each in compared]
+    if live is None or looked_at != [(each.physical, each.created) for each in (live, new)]:
+        raise SettingsError(
+            f"somebody has switched, dropped or begun a generation of {collection!r} while {compared[1].physical} was "
+            f"compared with {compared[0].physical}: nothing is switched; `vectorize collections show {collection}`"
+        )
 
 
 def next_of(generations: Generations, collection: str) -> Generation:
@@ -195,10 +216,24 @@ def drop(settings: Settings, store: VectorStore, generations: Generations, physi
     known = next((each for each in generations.all() if each.physical == physical), None)
     if known is None or known.state is State.DROPPED:
         store.drop(physical)
-        return
+    else:
+        _drop(settings, store, generations, known, lambda _: True)
+
+
+def _drop(
+    settings: Settings,
+    store: VectorStore,
+    generations: Generations,
+    known: Generation,
+    wanted: Callable[[Generation], bool],
+) -> bool:
+    """Drops a generation if it still is to be, as it stands under the lock; says whether it was."""
+    physical = known.physical
     with generations.exclusive(known.collection):
         live = _live_or_none(settings, store, generations, known.collection)
         known = next(each for each in generations.of(known.collection) if each.physical == physical)
+        if not wanted(known):
+            return False
         others = [each for each in generations.written(known.collection) if each.physical != physical]
         if live is not None and live.physical == physical and others:
             raise SettingsError(
@@ -212,18 +247,21 @@ def drop(settings: Settings, store: VectorStore, generations: Generations, physi
     except CollectionNotFoundError:
         logger.info("%s was gone already", physical)
     generations.put(with_state(known, State.DROPPED))
+    return True
 
 
 def drop_expired(settings: Settings, store: VectorStore, generations: Generations) -> list[Generation]:
     """Drops the generations whose time is over, and those that a process began to drop; gives them."""
     now = datetime.now(UTC)
-    dropped = []
-    for each in generations.all():
-        over = each.state is State.KEPT and each.keep_until is not None and each.keep_until <= now
-        if over or each.state is State.DROPPING:
-            drop(settings, store, generations, each.physical)
-            dropped.append(each)
-    return dropped
+
+    def is_over(generation: Generation) -> bool:
+        until = generation.keep_until
+        expired = generation.state is State.KEPT and until is not None and until <= now
+        return expired or generation.state is State.DROPPING
+
+    over = [each for each in generations.all() if is_over(each)]
+    # A rollback or a switch may have come first.
+    return [each for each in over if _drop(settings, store, generations, each, is_over)]
 
 
 def _turned(

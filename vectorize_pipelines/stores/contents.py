@@ -6,8 +6,9 @@ What a store cannot hold beyond that, and its own types, are the store's affair.
 import math
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,33 @@ def checked_records(records: pa.Table, dimension: int) -> pa.Table:
     _check_ids(rows["id"])
     _check_vectors(rows)
     return rows
+
+
+_HIT_SCHEMA = pa.schema([field for field in record_schema(1) if field.name != "vector"]).append(
+    pa.field("score", pa.float32())
+)
+_NAMES_BY_TYPE = {
+    data_type: [field.name for field in _HIT_SCHEMA if field.type == data_type]
+    for data_type in dict.fromkeys(field.type for field in _HIT_SCHEMA)
+}
+
+
+def hits(columns: Mapping[str, Sequence[Any]], scores: npt.NDArray[np.float32], limit: int) -> pa.Table:
+    """What `VectorStore.search` gives of rows that a client found: best first and then by id, at most `limit`.
+
+    `columns` has every field of a record but the vector.
+    """
+    given = scores.tolist()
+    ids = columns["id"]
+    order = sorted(range(len(ids)), key=lambda hit: (-given[hit], ids[hit]))[:limit]
+    values = {**columns, "score": given}
+    arrays: dict[str, pa.Array] = {}
+    # Of a few hits an array takes as long to make as all its values do, so those of one type are made together.
+    for data_type, names in _NAMES_BY_TYPE.items():
+        together = pa.array([values[name][hit] for name in names for hit in order], data_type)
+        for place, name in enumerate(names):
+            arrays[name] = together.slice(place * len(order), len(order))
+    return pa.Table.from_arrays([arrays[name] for name in _HIT_SCHEMA.names], schema=_HIT_SCHEMA)
 
 
 def row_uuid(record_id: str) -> str:

@@ -4,6 +4,7 @@ Called by `LanceDBStore.maintain`, which holds the table's lock.
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -198,6 +199,14 @@ class _Process:
             self._popen.stdin.flush()
 
 
+def _end_with_parent() -> None:
+    """Standard input ends when whoever holds its other end does."""
+    # Not through `sys.stdin`, whose lock this thread would still hold when the process ends as it should.
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    os._exit(1)
+
+
 def main() -> None:
     """What that process runs; without a task, because whoever started it has gone, nothing."""
     import lance  # noqa: F401 (takes most of a second, for which nobody waits yet)
@@ -205,6 +214,8 @@ def main() -> None:
     database = connect(json.loads(sys.stdin.readline()))
     given = sys.stdin.readline()
     if given:
+        # The table's lock goes with its holder, and without it nothing may go on. Whenever it ends, no commit is half.
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         task = json.loads(given)
         _carry_out_large(database.open_table(task["physical"]), Work(**task["work"]))
         print(_DONE, end="", flush=True)

@@ -19,13 +19,14 @@ How local mode differs from a server: no index is built (a search compares all v
 effect), values are counted by reading rows, since facets rewrite texts that look like UUIDs, and nothing is retried.
 """
 
+import math
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -61,7 +62,7 @@ from vectorize_pipelines.stores.qdrant_filters import (
     text_value,
     translated,
 )
-from vectorize_pipelines.stores.qdrant_points import Points, payload_keys, rows
+from vectorize_pipelines.stores.qdrant_points import Points, found_rows, payload_keys, rows
 from vectorize_pipelines.stores.qdrant_upload import Upload
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ if TYPE_CHECKING:
 
 #: More values of a field than that are counted by reading rows, so that an answer stays small.
 MOST_FACETS = 50_000
+#: How long a search relies on what the server last said of a collection, in seconds. It asks anew where that fails.
+DESCRIPTION_AGE = 1.0
 _ROWS_READ_TOGETHER = 4096
 _IDS_TOGETHER = 5_000
+
+#: The physical name behind a collection's, and its dimension.
+_Described: TypeAlias = tuple[str, int]
 
 
 class QdrantStore(VectorStore):
@@ -92,6 +98,7 @@ class QdrantStore(VectorStore):
         self._settings = settings
         self._writing = threading.RLock()
         self._rows_since_maintenance: Counter[str] = Counter()
+        self._known: dict[str, tuple[float, _Described]] = {}
 
     # ---- collections
 
@@ -221,12 +228,37 @@ class QdrantStore(VectorStore):
             raise ValueError(f"limit is {limit}; it must be at least 1")
         condition = self._translated(where)
         with self._connection.explained(f"searching {name!r}"):
-            info = self._info(name)
-            query = checked_query(vector, _dimension(info), name)
-            if self._settings.distance == "cosine":
-                query = query / np.linalg.norm(query)
-            hits = self._nearest(info.config.metadata[PHYSICAL], query.tolist(), limit, condition)
-            return self._scored(hits, result_schema(_dimension(info), RECORD_FIELDS))
+            recent = self._recent(name)
+            try:
+                return self._searched(name, recent or self._looked_up(name), vector, limit, condition)
+            except Exception:
+                # The name may stand for another collection by now.
+                if recent is None or (now := self._looked_up(name)) == recent:
+                    raise
+            return self._searched(name, now, vector, limit, condition)
+
+    def _recent(self, name: str) -> _Described | None:
+        asked, found = self._known.get(name, (-math.inf, None))
+        return found if time.monotonic() - asked < DESCRIPTION_AGE else None
+
+    def _looked_up(self, name: str) -> _Described:
+        info = self._info(name)
+        found = (info.config.metadata[PHYSICAL], _dimension(info))
+        self._known[name] = (time.monotonic(), found)
+        return found
+
+    def _searched(
+        self, name: str, described: _Described, vector: npt.NDArray[np.float32], limit: int, condition: Translated
+    ) -> pa.Table:
+        query = checked_query(vector, described[1], name)
+        if self._settings.distance == "cosine":
+            query = query / np.linalg.norm(query)
+        # By the name that was asked for: the server knows what it stands for at this moment.
+        points = self._nearest(name, query.tolist(), limit, condition)
+        scores = np.array([point.score for point in points], np.float32)
+        if self._settings.distance == "euclid":
+            scores = np.float32(1) - scores**2 / np.float32(2)
+        return found_rows(points, scores, limit)
 
     # ---- care
 
@@ -380,13 +412,13 @@ class QdrantStore(VectorStore):
                 if points:
                     yield rows(points, schema)
 
-    def _nearest(self, physical: str, query: list[float], limit: int, condition: Translated) -> list[Any]:
+    def _nearest(self, name: str, query: list[float], limit: int, condition: Translated) -> list[Any]:
         """Where the filter is not exact, more and more hits are taken until enough of them match."""
         wanted = limit
         while True:
             points = self._connection.call(
                 "query_points",
-                collection_name=physical,
+                collection_name=name,
                 query=query,
                 query_filter=condition.filter,
                 limit=wanted,
@@ -397,13 +429,6 @@ class QdrantStore(VectorStore):
             if len(matching) >= limit or len(points) < wanted:
                 return matching[:limit]
             wanted *= 4
-
-    def _scored(self, hits: list[Any], schema: pa.Schema) -> pa.Table:
-        scores = np.array([hit.score for hit in hits], np.float32)
-        if self._settings.distance == "euclid":
-            scores = np.float32(1) - scores**2 / np.float32(2)
-        found = pa.Table.from_batches([rows(hits, schema)]).append_column("score", pa.array(scores, pa.float32()))
-        return found.sort_by([("score", "descending"), ("id", "ascending")])
 
     # ---- writing
 

@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vectorize_pipelines.records import RECORD_FIELDS
-from vectorize_pipelines.stores.contents import row_uuid, timestamp_text, vectors_of
+from vectorize_pipelines.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.stores.contents import hits, row_uuid, timestamp_text, vectors_of
 from vectorize_pipelines.stores.metadata_terms import entries_of
 from vectorize_pipelines.stores.qdrant_filters import (
     METADATA_JSON,
@@ -33,6 +33,8 @@ from vectorize_pipelines.stores.qdrant_filters import (
 
 #: Payload key of the length of a vector that was written with another length than 1.
 LENGTH = "length"
+
+_FIELDS = [field for field in record_schema(1) if field.name != "vector"]
 
 _UNIT = 1e-6
 _INTEGERS = range(-(2**63), 2**63)
@@ -95,12 +97,23 @@ def rows(points: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
     )
 
 
+def found_rows(points: Sequence[Any], scores: npt.NDArray[np.float32], limit: int) -> pa.Table:
+    """Points that a search found, with the payload keys of `payload_keys`, as `contents.hits`."""
+    payloads = [point.payload or {} for point in points]
+    columns = {field.name: _values(payloads, field) for field in _FIELDS}
+    return hits(columns, scores, limit)
+
+
 def _column(payloads: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:
+    return pa.array(_values(payloads, field), field.type)
+
+
+def _values(payloads: Sequence[Mapping[str, Any]], field: pa.Field) -> list[Any]:
     key = METADATA_JSON if field.name == "metadata" else field.name
     values = [payload.get(key) for payload in payloads]
     if pa.types.is_timestamp(field.type):
-        values = [None if value is None else datetime.fromisoformat(value) for value in values]
-    return pa.array(values, field.type)
+        return [None if value is None else datetime.fromisoformat(value) for value in values]
+    return values
 
 
 def _vector_column(points: Sequence[Any], payloads: Sequence[Mapping[str, Any]], field: pa.Field) -> pa.Array:

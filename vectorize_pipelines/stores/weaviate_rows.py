@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import record_schema
-from vectorize_pipelines.stores.contents import row_uuid, vectors_of
+from vectorize_pipelines.stores.contents import hits, row_uuid, vectors_of
 from vectorize_pipelines.stores.metadata_terms import entries_of, term
-from vectorize_pipelines.stores.weaviate_filters import ID_PROPERTY, LARGEST_INTEGER, property_of
+from vectorize_pipelines.stores.weaviate_filters import LARGEST_INTEGER, property_of
 from vectorize_pipelines.stores.weaviate_texts import property_name, read_all, written, written_column
 
 if TYPE_CHECKING:
@@ -27,15 +27,7 @@ VECTOR = "default"
 #: The names of metadata of a record that the collection does not index; a property that exists once there are any.
 UNINDEXED = "unindexed_metadata"
 
-_RECORD_SCHEMA = pa.schema([field for field in record_schema(1) if field.name != "vector"])
-_HIT_SCHEMA = _RECORD_SCHEMA.append(pa.field("score", pa.float32()))
-_HIT_NAMES = _HIT_SCHEMA.names
-# By type, the fields and their properties. A search has a few hits: making an array takes as long as all its values do,
-# so fields of one type are made together.
-_NAMES_BY_TYPE = {
-    data_type: {field.name: property_of(field.name) for field in _RECORD_SCHEMA if field.type == data_type}
-    for data_type in dict.fromkeys(field.type for field in _RECORD_SCHEMA)
-}
+_FIELDS = [(field.name, property_of(field.name), field.type) for field in record_schema(1) if field.name != "vector"]
 
 
 def metadata_entries(records: pa.Table) -> list[Mapping[str, Any]]:
@@ -109,14 +101,14 @@ def _column(found: Sequence[Any], field: pa.Field) -> pa.Array:
     if field.name == "vector":
         matrix = np.array([one.vector[VECTOR] for one in found], np.float32)
         return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), type=field.type)
-    held = property_of(field.name)
-    return _values([one.properties.get(held) for one in found], field.type)
+    return pa.array(_read_values(found, property_of(field.name), field.type), field.type)
 
 
-def _values(values: Sequence[Any], data_type: pa.DataType) -> pa.Array:
+def _read_values(found: Sequence[Any], held: str, data_type: pa.DataType) -> Sequence[Any]:
+    values = [one.properties.get(held) for one in found]
     if pa.types.is_timestamp(data_type):
-        return pa.array([datetime.fromisoformat(value) for value in values], data_type)
-    return pa.array(read_all(values) if pa.types.is_string(data_type) else values, data_type)
+        return [datetime.fromisoformat(value) for value in values]
+    return read_all(values) if pa.types.is_string(data_type) else values
 
 
 def result_table(found: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
@@ -126,12 +118,5 @@ def result_table(found: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
 
 def scored(found: Sequence[Any], similarities: Sequence[float], limit: int) -> pa.Table:
     """Hits with `score`, best first and then by id, at most `limit` of them."""
-    scores = np.array(similarities, np.float32).tolist()
-    order = sorted(range(len(found)), key=lambda hit: (-scores[hit], found[hit].properties[ID_PROPERTY]))[:limit]
-    properties = [found[hit].properties for hit in order]
-    columns: dict[str, pa.Array] = {"score": pa.array([scores[hit] for hit in order], pa.float32())}
-    for data_type, names in _NAMES_BY_TYPE.items():
-        together = _values([one.get(held) for held in names.values() for one in properties], data_type)
-        for place, name in enumerate(names):
-            columns[name] = together.slice(place * len(order), len(order))
-    return pa.Table.from_arrays([columns[name] for name in _HIT_NAMES], schema=_HIT_SCHEMA)
+    columns = {name: _read_values(found, held, data_type) for name, held, data_type in _FIELDS}
+    return hits(columns, np.array(similarities, np.float32), limit)
