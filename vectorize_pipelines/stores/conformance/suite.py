@@ -103,6 +103,23 @@ class Collections(_OnOneStore):
         assert reader.collection(COLLECTION).model == "models/other"
         assert reader.ensure_collection(COLLECTION, spec("models/other")).physical == other.physical
 
+    def test_a_search_follows_the_alias_at_once(
+        self, store: VectorStore, open_again: Callable[[], VectorStore]
+    ) -> None:
+        reader = open_again()
+        store.upsert(COLLECTION, many(3))
+        other = store.ensure_collection(COLLECTION, spec("models/other", dimension=8), aliased=False)
+        store.upsert(other.physical, many(2, dimension=8))
+        short, long = np.ones(4, np.float32), np.ones(8, np.float32)
+        assert reader.search(COLLECTION, short, 5).num_rows == 3
+        store.set_alias(COLLECTION, other.physical)
+        assert reader.search(COLLECTION, long, 5).num_rows == 2
+        with pytest.raises(StoreError, match="8 components"):
+            reader.search(COLLECTION, short, 5)
+        store.drop(other.physical)
+        with pytest.raises(CollectionNotFoundError):
+            reader.search(COLLECTION, long, 5)
+
     def test_dropping_a_collection_drops_its_aliases(self, store: VectorStore) -> None:
         physical = store.collection(COLLECTION).physical
         store.set_alias("second-name", physical)
