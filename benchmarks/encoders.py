@@ -24,7 +24,7 @@ from vectorize_pipelines.encoders.models import locate_model
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
 #: Passages for ours, so that what happens once in a run does not weigh; the peers get the first of them.
-PASSAGES, PEERS_PASSAGES, WARM_UP = 2560, 512, 32
+PASSAGES, PEERS_PASSAGES, WARM_UP = 5120, 512, 32
 ROUNDS = 3
 
 CEILING = "ceiling: bare forward passes"

@@ -27,7 +27,7 @@ from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, token
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.export import export_tokenizer, exported
 from vectorize_pipelines.encoders.machine import physical_cores
-from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, PRECISION_HINTS, import_openvino
+from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, PRECISION_HINTS, import_openvino, padded_width
 from vectorize_pipelines.encoders.protocol import Vectors
 from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
@@ -61,7 +61,10 @@ def ceiling(source: Path) -> Outcome:
 
     def prepared(texts: Sequence[str]) -> list[tuple[TokenBatch, list[Any]]]:
         batches = token_batches(texts, lambda window: tokenizer.ids(window, ""), TokenBudget(BATCH_TOKENS))
-        return [(batch, list(batch.padded(export.padding))) for batch in batches]
+        return [(batch, list(batch.padded(export.padding, width(batch)))) for batch in batches]
+
+    def width(batch: TokenBatch) -> int:
+        return padded_width(batch.longest, export.precision, request.spec.max_length)
 
     def forward(batches: Iterable[tuple[TokenBatch, list[Any]]], vectors: Vectors) -> None:
         remaining = iter(batches)  # of a list, so that `next` is safe in several threads

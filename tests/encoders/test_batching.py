@@ -109,6 +109,9 @@ def test_padding_and_mask() -> None:
     np.testing.assert_array_equal(mask, [[1, 1, 1], [1, 0, 0]])
     assert tokens.dtype == mask.dtype == np.int64
     assert TokenBatch([0], [[]]).padded(3)[0].shape == (1, 1)
+    wider, mask = TokenBatch([4, 9], [[5, 6, 7], [8]]).padded(3, width=5)
+    np.testing.assert_array_equal(wider, [[5, 6, 7, 3, 3], [8, 3, 3, 3, 3]])
+    np.testing.assert_array_equal(mask, [[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]])
 
 
 def test_halves() -> None:

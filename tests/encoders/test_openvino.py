@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_models import WIDTH, write_json
@@ -20,7 +22,14 @@ from vectorize_pipelines.encoders import measured_folder as folder_module
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare
 from vectorize_pipelines.encoders.openvino import OpenVinoEncoder
-from vectorize_pipelines.encoders.openvino_graph import Graph, import_openvino
+from vectorize_pipelines.encoders.openvino_graph import (
+    PRECISION_HINTS,
+    WIDTH_STEP,
+    Graph,
+    import_openvino,
+    padded_width,
+    scaled_to_unit_length,
+)
 from vectorize_pipelines.errors import ItemError, SettingsError, UnknownModelError
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
@@ -123,6 +132,33 @@ def test_shape_type_and_empty_input(sentence_model: Callable[..., Path], cache_d
     assert encoder.encode(["half a pair \ud800"]).shape == (1, WIDTH)
     with pytest.raises(ItemError, match="item 0 is an image"):
         encoder.encode([b"\x89PNG"])
+
+
+@given(
+    longest=st.integers(1, 600),
+    max_length=st.integers(1, 600) | st.none(),
+    precision=st.sampled_from([*PRECISION_HINTS]),
+)
+def test_a_batch_is_never_narrower_than_its_texts_nor_wider_than_the_model(
+    longest: int, max_length: int | None, precision: str
+) -> None:
+    width = padded_width(longest, precision, max_length)
+    assert longest <= width < longest + WIDTH_STEP
+    if width > longest:
+        assert max_length is not None
+        assert width == max_length or (width % WIDTH_STEP == 0 and width < max_length)
+
+
+def test_rounded_vectors_are_scaled_back_to_length_1() -> None:
+    """In float16 OpenVINO rounds the vectors that it has normalised."""
+    vectors = np.random.default_rng(0).standard_normal((20, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    rounded = vectors.astype(np.float16).astype(np.float32)
+    rounded[7] = 0
+    assert scaled_to_unit_length(rounded, "float32") is rounded
+    lengths = np.linalg.norm(scaled_to_unit_length(rounded, "float16"), axis=1)
+    np.testing.assert_allclose(np.delete(lengths, 7), 1, atol=1e-6)
+    assert lengths[7] == 0
 
 
 def test_several_threads_share_an_encoder(sentence_model: Callable[..., Path], cache_directory: Path) -> None:

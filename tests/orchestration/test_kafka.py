@@ -36,10 +36,11 @@ def instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagster
 
 
 def run(
-    instance: dg.DagsterInstance, first: str = today(), last: str = "", job: str = "embed_text", **config: Any
+    instance: dg.DagsterInstance, first: str = "", last: str = "", job: str = "embed_text", **config: Any
 ) -> dg.ExecuteInProcessResult:
     from vectorize_pipelines.definitions import defs
 
+    first = first or today()
     tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
     return defs.resolve_job_def(job).execute_in_process(
         instance=instance,

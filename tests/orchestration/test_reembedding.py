@@ -8,10 +8,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from tests.orchestration.conftest import DAYS
+from tests.orchestration.conftest import DAYS, TODAY
 from vectorize_pipelines.generations import Generations, State
 from vectorize_pipelines.home import use_dagster_home
-from vectorize_pipelines.partitions import today
 from vectorize_pipelines.pipeline import switching
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.stores import open_store
@@ -28,7 +27,7 @@ def instance(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Dagst
         yield instance
 
 
-def run(instance: dg.DagsterInstance, job: str, day: str | None = today(), **config: Any) -> dg.ExecuteInProcessResult:
+def run(instance: dg.DagsterInstance, job: str, day: str | None = TODAY, **config: Any) -> dg.ExecuteInProcessResult:
     from vectorize_pipelines.definitions import defs
 
     asset = {"embed_corpus": "corpus_embeddings", "reembed_collection": "reembedding"}.get(job)
@@ -72,7 +71,7 @@ def test_day_by_day_then_all_then_dropped_by_the_job(instance: dg.DagsterInstanc
     assert rest.success
     assert checks(rest)["same_rows"][1]["rows_new"] == 3
     assert isinstance(checks(rest)["neighbour_overlap_at_10"][1]["overlap"], float)
-    assert instance.get_materialized_partitions(KEY) == {today(), *(day.isoformat() for day in DAYS)}
+    assert instance.get_materialized_partitions(KEY) == {TODAY, *(day.isoformat() for day in DAYS)}
 
     with closing(Generations.open(settings)) as generations:
         switching.switch(settings, store, generations, "corpus")

@@ -4,8 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 from tests.requests.installation import Installation, batch_request, text_request
 
-TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
-PAST = [TODAY - timedelta(days=number) for number in (30, 29, 28)]
+#: Of messages of "today": midnight may pass before they are sent.
+NOW = datetime.now(UTC)
+PAST = [NOW.replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=number) for number in (30, 29, 28)]
 
 
 def send_past_days(installation: Installation) -> None:
@@ -17,7 +18,7 @@ def send_past_days(installation: Installation) -> None:
     installation.send(batch_request("b", ["one", "other"]), at=PAST[2])
     installation.send(None, key=b"t3", at=PAST[2])
     installation.send(b"poison", at=PAST[1])
-    installation.send(text_request("today", "of today"))
+    installation.send(text_request("today", "of today"), at=NOW)
 
 
 def test_past_days_twice_end_in_the_same_store(installation: Installation) -> None:
@@ -61,5 +62,5 @@ def test_a_window_takes_only_its_own_days(installation: Installation) -> None:
     send_past_days(installation)
     installation.replay(PAST[1].date(), PAST[1].date())
     assert {row["partition"] for row in installation.rows().values()} == {PAST[1].date().isoformat()}
-    installation.replay(TODAY.date(), TODAY.date())
+    installation.replay(NOW.date(), NOW.date())
     assert installation.texts()["today", 0] == "of today"

@@ -51,13 +51,18 @@ class TokenBatch:
     @property
     def size(self) -> int:
         """Tokens, padding included: what a budget counts."""
-        return len(self.ids) * max(1, *(len(ids) for ids in self.ids))
+        return len(self.ids) * self.longest
 
-    def padded(self, padding: int) -> tuple[TokenMatrix, TokenMatrix]:
-        """Token ids and attention mask, both int64 of shape (texts, longest)."""
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, at least one."""
+        return max(1, *(len(ids) for ids in self.ids))
+
+    def padded(self, padding: int, width: int | None = None) -> tuple[TokenMatrix, TokenMatrix]:
+        """Token ids and attention mask, both int64 of shape (texts, width); by default the longest text's width."""
         import numpy as np
 
-        shape = (len(self.ids), max(1, *(len(ids) for ids in self.ids)))
+        shape = (len(self.ids), self.longest if width is None else width)
         tokens = np.full(shape, padding, dtype=np.int64)
         mask = np.zeros(shape, dtype=np.int64)
         for row, ids in enumerate(self.ids):

@@ -171,7 +171,12 @@ def _measured(request: LoadRequest, folder: MeasuredFolder, padding: int, precis
 
     tokenizer = export_tokenizer(request, folder.directory)
     graph = Graph(
-        folder.directory / "model.xml", precision=precision, padding=padding, dimension=request.spec.dimension
+        folder.directory / "model.xml",
+        precision=precision,
+        padding=padding,
+        dimension=request.spec.dimension,
+        normalized=request.spec.normalized,
+        max_length=request.spec.max_length,
     )
     try:
         vectors = graph.encode(sample_texts(request.spec.max_length), tokenizer.ids)

@@ -39,7 +39,12 @@ from vectorize_pipelines.encoders.open_clip_export import (
 )
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, recognises
 from vectorize_pipelines.encoders.open_clip_tokenizer import TextTokenizer, clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import PRECISION_HINTS, import_openvino, openvino_memory
+from vectorize_pipelines.encoders.openvino_graph import (
+    PRECISION_HINTS,
+    import_openvino,
+    openvino_memory,
+    scaled_to_unit_length,
+)
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.weights import count_parameters
@@ -194,7 +199,7 @@ class OpenVinoTowers(Towers):
         if tower not in requests:
             requests[tower] = self._tower(tower).create_infer_request()
         result: Vectors = requests[tower].infer([batch], share_inputs=True)[0]
-        return result
+        return scaled_to_unit_length(result, self._precisions[tower])
 
     def is_out_of_memory(self, error: Exception) -> bool:
         return out_of_memory(error)

@@ -68,6 +68,8 @@ class OpenVinoEncoder(Encoder):
             precision=export.precision,
             padding=export.padding,
             dimension=self.spec.dimension,
+            normalized=self.spec.normalized,
+            max_length=self.spec.max_length,
             batch_tokens=request.token_budget or BATCH_TOKENS,
         )
         weights = export.weights_bytes
