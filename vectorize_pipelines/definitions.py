@@ -6,6 +6,7 @@ from vectorize_pipelines.assets import checks, from_files, from_kafka, maintenan
 from vectorize_pipelines.assets.single_request import embed_request
 from vectorize_pipelines.jobs import (
     REQUEST_JOBS,
+    check_indexes,
     embed_corpus,
     embed_gallery,
     maintain_collections,
@@ -16,6 +17,7 @@ from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import (
+    check_indexes_daily,
     clean_up,
     drop_generations,
     maintain_collections_daily,
@@ -41,7 +43,7 @@ defs = dg.Definitions(
         maintenance.maintained_collections,
         reembedding.reembedding,
     ],
-    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *reembedding.CHECKS],
+    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *reembedding.CHECKS, *maintenance.CHECKS],
     jobs=[
         embed_corpus,
         embed_gallery,
@@ -51,6 +53,7 @@ defs = dg.Definitions(
         reembed_collection,
         reembedding.drop_old_generations,
         maintain_collections,
+        check_indexes,
         retention,
         deliver_callbacks,
     ],
@@ -59,6 +62,7 @@ defs = dg.Definitions(
         reconcile_gallery,
         drop_generations,
         maintain_collections_daily,
+        check_indexes_daily,
         clean_up,
         waiting_callbacks,
     ],

@@ -7,7 +7,7 @@ import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
 from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.jobs import UNFINISHED, maintain_collections
+from vectorize_pipelines.jobs import UNFINISHED, check_indexes, maintain_collections
 from vectorize_pipelines.messaging.callbacks import CallbackOutbox
 from vectorize_pipelines.retention import deliver_callbacks, retention
 from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
@@ -35,7 +35,15 @@ maintain_collections_daily = dg.ScheduleDefinition(
     job=maintain_collections,
     cron_schedule="0 4 * * *",
     execution_timezone="UTC",
-    description="Once a day compacts every collection, builds and tunes its indexes, and measures what they find.",
+    description="Compacts every collection and builds and tunes its indexes once a day.",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
+check_indexes_daily = dg.ScheduleDefinition(
+    name="check_indexes_daily",
+    job=check_indexes,
+    cron_schedule="30 4 * * *",
+    execution_timezone="UTC",
+    description="Measures once a day, in every collection, how many of the nearest rows the searches find.",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
 reconcile_corpus = _reconciling(CORPUS)

@@ -32,9 +32,9 @@ RUN_SECONDS = 120
 FIELDS = ("id", "source_id", "item_index", "text", "occurred_at", "partition", "metadata", "model", "vector")
 
 
-def write_corpus(folder: Path) -> None:
+def write_corpus(folder: Path, documents: int = DOCUMENTS) -> None:
     folder.mkdir()
-    for n in range(DOCUMENTS):
+    for n in range(documents):
         entries = (
             f"## Entry {m}\n\nOn day {m} of year {n} the keeper saw {n * m + 1} ships pass. " * 3
             for m in range(PASSAGES)
@@ -119,7 +119,7 @@ def test_killed_while_it_writes(
 
 def test_interrupted_it_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "docs"
-    write_corpus(folder)
+    write_corpus(folder, 20 * DOCUMENTS)  # for a minute: it is interrupted after its first rows
     monkeypatch.setenv("VECTORIZE_PIPELINE__BATCH_ITEMS", str(BATCH_ITEMS))
     command = [*COMMAND, "ingest", str(folder), "--json"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:

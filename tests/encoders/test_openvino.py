@@ -19,6 +19,7 @@ from tests.encoders.tiny_models import WIDTH, write_json
 from vectorize_pipelines.encoders import Encoder, engines, load_encoder
 from vectorize_pipelines.encoders import export as export_module
 from vectorize_pipelines.encoders import measured_folder as folder_module
+from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare
 from vectorize_pipelines.encoders.openvino import OpenVinoEncoder
@@ -147,6 +148,40 @@ def test_a_batch_is_never_narrower_than_its_texts_nor_wider_than_the_model(
     if width > longest:
         assert max_length is not None
         assert width == max_length or (width % WIDTH_STEP == 0 and width < max_length)
+
+
+@pytest.mark.parametrize(
+    ("longest", "precision", "max_length", "width"),
+    [
+        (97, "bfloat16", 512, 112),
+        (112, "bfloat16", 512, 112),
+        (97, "bfloat16", 100, 100),
+        (95, "bfloat16", 512, 95),
+        (97, "bfloat16", None, 97),
+        (97, "float32", 512, 97),
+    ],
+)
+def test_long_batches_in_bfloat16_are_as_wide_as_the_kernels(
+    longest: int, precision: str, max_length: int | None, width: int
+) -> None:
+    assert padded_width(longest, precision, max_length) == width
+
+
+def test_a_graph_pads_to_that_width_and_gives_vectors_of_length_1(
+    cache_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load(BUNDLED, cache_directory)
+    shapes: list[tuple[int, ...]] = []
+
+    def infer(batch: TokenBatch, tokens: Any, mask: Any, vectors: Any) -> None:
+        shapes.append(tokens.shape)
+        vectors[batch.positions] = 0.5
+
+    monkeypatch.setattr(encoder._graph, "precision", "bfloat16")
+    monkeypatch.setattr(encoder._graph, "_infer", infer)
+    vectors = encoder.encode(["lamp " * 120])
+    assert shapes == [(1, 128)], "of 122 tokens"
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
 def test_rounded_vectors_are_scaled_back_to_length_1() -> None:

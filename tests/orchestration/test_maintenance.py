@@ -72,7 +72,7 @@ def test_a_collection_that_cannot_be_maintained_does_not_keep_the_others_from_it
 
 def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluation() -> dg.AssetCheckEvaluation:
-        result = run(instance, "maintain_collections")
+        result = run(instance, "check_indexes")
         assert result.success
         (found,) = result.get_asset_check_evaluations()
         assert found.check_name == "index_recall"
@@ -80,7 +80,7 @@ def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, m
 
     missing = evaluation()
     assert missing.passed
-    assert missing.description == "There is no collection yet."
+    assert missing.metadata["collections"].value == missing.metadata["indexed"].value == 0
 
     config = {"ops": {"corpus_embeddings": {"config": {"mode": "drain"}}}}
     embedded = run(instance, "embed_corpus", run_config=config, partition_key=TODAY)
@@ -93,27 +93,44 @@ def test_an_index_is_measured_where_there_is_one(instance: dg.DagsterInstance, m
     write("unnamed", 5, 1)
     measured = evaluation()
     assert measured.passed
-    assert measured.metadata["recall"].value == 1
-    assert measured.metadata["rows_compared"].value == measured.metadata["rows"].value == 3 + 5
-    assert measured.metadata["unnamed/recall"].value == 1
+    assert measured.metadata["collections"].value == measured.metadata["indexed"].value == 2
+    for name, rows in (("corpus", 3), ("unnamed", 5)):
+        assert measured.metadata[f"{name}/recall"].value == 1
+        assert measured.metadata[f"{name}/rows_compared"].value == rows
 
     monkeypatch.setattr(LanceDBStore, "search", _without_the_nearest(LanceDBStore.search, of="corpus"))
     lossy = evaluation()
     assert not lossy.passed
-    assert lossy.description == "Too few of the nearest rows are found in corpus."
-    assert lossy.metadata["missed"].value == 3
+    assert lossy.description == "corpus: of 9 nearest rows 3 are not found"
+    assert lossy.metadata["unnamed/recall"].value == 1
+
+    really = LanceDBStore.searches_exactly
+    monkeypatch.setattr(LanceDBStore, "searches_exactly", _damaged(really, of="corpus"))
+    damaged = evaluation()
+    assert not damaged.passed
+    assert damaged.description == "corpus cannot be searched: it is damaged"
+    assert damaged.metadata["unnamed/recall"].value == 1
 
 
 def _without_the_nearest(search: Any, of: str) -> Any:
-    return lambda store, name, *arguments: search(store, name, *arguments).slice(int(name == of))
+    return lambda store, name, *arguments: search(store, name, *arguments).slice(int(name.startswith(f"{of}__")))
 
 
-def test_a_schedule_launches_it_once_a_day() -> None:
+def _damaged(really: Any, of: str) -> Any:
+    def searches_exactly(store: LanceDBStore, name: str) -> Any:
+        if name.startswith(f"{of}__"):
+            raise StoreError("it is damaged")
+        return really(store, name)
+
+    return searches_exactly
+
+
+def test_schedules_launch_both_once_a_day() -> None:
     from vectorize_pipelines.definitions import defs
 
     schedules = {
         schedule.name: schedule for schedule in defs.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)
     }
-    daily = schedules["maintain_collections_daily"]
-    assert daily.default_status == dg.DefaultScheduleStatus.RUNNING
-    assert defs.resolve_job_def(daily.job_name).name == "maintain_collections"
+    for name in ("maintain_collections_daily", "check_indexes_daily"):
+        assert schedules[name].default_status == dg.DefaultScheduleStatus.RUNNING
+        assert defs.resolve_job_def(schedules[name].job_name).name == name.removesuffix("_daily")

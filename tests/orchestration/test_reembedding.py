@@ -84,6 +84,25 @@ def test_day_by_day_then_all_then_dropped_by_the_job(instance: dg.DagsterInstanc
     assert all(passed for passed, _ in checks(after).values())
 
 
+def test_checks_alone_look_at_every_collection_that_is_being_embedded_again(instance: dg.DagsterInstance) -> None:
+    from vectorize_pipelines.definitions import defs
+
+    for name in ("corpus", "other"):
+        assert run(instance, "embed_corpus", mode="drain", collection=name).success
+        config: dict[str, Any] = {"collection": name, "model": DEFAULT_TEXT_MODEL, "dimension": 64, "mode": "drain"}
+        assert run(instance, "reembed_collection", **config).success
+    settings = load_settings()
+    open_store(settings.store, settings.home).delete("other__all-minilm-l6-v2-64", Equal("item_index", 0))
+    job = dg.define_asset_job("checks", selection=dg.AssetSelection.checks_for_assets("reembedding"))
+    alone = dg.Definitions.merge(defs, dg.Definitions(jobs=[job])).resolve_job_def("checks")
+    found = checks(alone.execute_in_process(instance=instance, raise_on_error=False))
+    passed, figures = found["same_rows"]
+    assert not passed
+    assert (figures["corpus/missing"], figures["other/missing"]) == (0, 3)
+    assert found["neighbour_overlap_at_10"][1]["corpus/sampled"] == 3
+    assert found["canary_recall_of_new"][0]
+
+
 def test_a_collection_that_is_not_there_fails_and_says_so(instance: dg.DagsterInstance) -> None:
     result = run(instance, "reembed_collection", collection="nothing", model=DEFAULT_TEXT_MODEL)
     assert not result.success

@@ -277,25 +277,34 @@ def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: P
     assert set(psutil.Process().children()) <= before
 
 
-def test_a_maintenance_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("abandoned", [False, True])
+def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_it(
+    tmp_path: Path, abandoned: bool
+) -> None:
     """Else it would go on after the table's lock was let go."""
     store = _eager(tmp_path)
     physical = store.ensure_collection(COLLECTION, spec()).physical
-    work = Work(compact=True, keep_seconds=0, scalar_indexes=(), vector_index=None, outgrown=())
+    for first in range(0, 30, 10):
+        store.upsert(COLLECTION, many(10, first=first))
+    work = Work(compact=True, keep_seconds=3600, scalar_indexes=(), vector_index=None, outgrown=())
+    endless = "maintenance._carry_out_large = lambda *_: (print('begun', flush=True), time.sleep(3600)); "
     code = (
         "import time; from vectorize_pipelines.stores import lancedb_maintenance as maintenance; "
-        "maintenance._carry_out_large = lambda *_: (print('begun', flush=True), time.sleep(3600)); maintenance.main()"
+        f"{endless if abandoned else ''}maintenance.main()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True)
-    assert process.stdin is not None
-    assert process.stdout is not None
     task = {"physical": physical, "work": dataclasses.asdict(work)}
-    process.stdin.write(f"{json.dumps(str(tmp_path / 'lancedb'))}\n{json.dumps(task)}\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "begun\n"
-    process.stdin.close()
-    assert process.wait(60) == 1
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(f"{json.dumps(str(tmp_path / 'lancedb'))}\n{json.dumps(task)}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == ("begun\n" if abandoned else "done\n")
+            if abandoned:
+                process.stdin.close()
+            assert process.wait(60) == int(abandoned)
+        finally:
+            process.kill()
 
 
 def test_an_indexed_collection_finds_the_same_neighbours(tmp_path: Path) -> None:

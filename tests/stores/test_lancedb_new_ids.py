@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lance
 import lancedb
 import pyarrow as pa
 import pytest
@@ -12,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.stores import lancedb_new_ids
+from vectorize_pipelines.settings import StoreSettings
+from vectorize_pipelines.stores import lancedb_new_ids, open_store
 from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, many, row, spec, table
 from vectorize_pipelines.stores.filters import In
 from vectorize_pipelines.stores.lancedb import LanceDBStore
@@ -145,3 +148,22 @@ def test_what_is_known_survives_own_commits_only(tmp_path: Path) -> None:
     assert not append(70)
     of_others.open_table("rows").delete("true")
     assert append(70)
+
+
+def test_a_table_that_others_changed_is_opened_anew_whatever_versions_are_left_of_it(tmp_path: Path) -> None:
+    """A tag keeps the version that this store left, though the next one is gone."""
+    stores = [open_store(StoreSettings(), tmp_path) for _ in range(2)]
+    physical = stores[0].ensure_collection(COLLECTION, spec()).physical
+    stores[0].upsert(COLLECTION, many(5))
+    dataset = lance.dataset(str(tmp_path / "lancedb" / f"{physical}.lance"))
+    left = dataset.version
+    dataset.tags.create("kept", left)
+    for first in range(5, 25, 5):
+        stores[1].upsert(COLLECTION, many(5, first=first))
+    lance.dataset(dataset.uri).cleanup_old_versions(timedelta(0), error_if_tagged_old_versions=False)
+    versions = [version["version"] for version in lance.dataset(dataset.uri).versions()]
+    assert left in versions
+    assert left + 1 not in versions
+    assert stores[0].upsert(COLLECTION, many(5, first=10)) == Written(inserted=0, updated=5)
+    assert stores[0].delete(COLLECTION, In("id", tuple(many(5, first=10)["id"].to_pylist()))) == 5
+    assert stores[1].count(COLLECTION) == 20

@@ -4,8 +4,7 @@ But for `index_recall`, each blocks what is downstream of it when it fails. In a
 `canary_recall` look at the rows that it wrote, or, where it wrote none, at those of a replay's days.
 `rows_match_manifest` looks at the sources of the rows that it wrote and at those of a replay's days; at everything
 where the run reconciles. `index_recall` compares a bounded sample of the collection after a run that wrote rows.
-Executed on their own, all look at the whole collection (`index_recall`: at a larger sample, as it does of every
-collection of the store after the daily maintenance).
+Executed on their own, all look at the whole collection (`index_recall`: at a larger sample).
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +17,6 @@ import dagster as dg
 
 from vectorize_pipelines import home
 from vectorize_pipelines.assets.from_files import FolderConfig, corpus_embeddings, gallery_embeddings
-from vectorize_pipelines.assets.maintenance import maintained_collections
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.partitions import Window, days_in, window_of
@@ -26,6 +24,8 @@ from vectorize_pipelines.pipeline import quality
 from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.documents import corpus_default
 from vectorize_pipelines.pipeline.images import gallery_default
+from vectorize_pipelines.pipeline.index_recall import BYTES_ALONE
+from vectorize_pipelines.pipeline.index_recall import LEAST_RECALL as LEAST_INDEX_RECALL
 from vectorize_pipelines.pipeline.index_recall import index_recall as measured_recall
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.failures import explained
@@ -37,9 +37,8 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 SHOWN = 20
 LEAST_RECALL = 1.0
-LEAST_INDEX_RECALL = 0.99
-#: Of vectors, that are compared to measure an index: in a run that embeds, and in one that only checks.
-BYTES_IN_RUN, BYTES_ALONE = 64 * 2**20, 256 * 2**20
+#: Of vectors, that a run which embeds compares to measure indexes.
+BYTES_IN_RUN = 64 * 2**20
 RECONCILE = (
     "{count} files have other rows in the store than the manifest says; "
     "`vectorize ingest PATH --reconcile` reads them again."
@@ -275,7 +274,7 @@ def index_recall_check(asset: dg.AssetsDefinition, scope_of: ScopeOf) -> dg.Asse
             indexed = [name for name in names if not store.searches_exactly(name)]
             if not indexed:
                 return _nothing_indexed(scope, sum(store.count(name) for name in names), bool(names))
-            most = (BYTES_IN_RUN if scope.embeds else BYTES_ALONE) // len(indexed)
+            most = BYTES_IN_RUN // len(indexed) if scope.embeds else BYTES_ALONE
             reports = {name: measured_recall(store, name, most) for name in indexed}
         poor = [name for name, each in reports.items() if not each.reaches(LEAST_INDEX_RECALL)]
         first, *others = reports.values()
@@ -323,14 +322,4 @@ def _checks(asset: dg.AssetsDefinition, defaults: _FromSettings) -> list[dg.Asse
     ]
 
 
-def _store_scope(context: dg.AssetCheckExecutionContext, store: VectorStore) -> Scope:
-    """Every collection, also those that no setting names."""
-    targets = [Target(each.name, each.model, each.dimension) for each in store.collections()]
-    return Scope(load_settings(), targets, context.run.run_id, embeds=False, window=None)
-
-
-CHECKS = [
-    *_checks(corpus_embeddings, _corpus_defaults),
-    *_checks(gallery_embeddings, _gallery_defaults),
-    index_recall_check(maintained_collections, _store_scope),
-]
+CHECKS = [*_checks(corpus_embeddings, _corpus_defaults), *_checks(gallery_embeddings, _gallery_defaults)]

@@ -1,13 +1,19 @@
-"""`maintained_collections`: the store's collections, compacted and indexed. Materialized by a schedule, once a day."""
+"""`maintained_collections`: the store's collections, compacted and indexed, and the check of what their indexes find.
+
+Schedules materialize the one and execute the other, once a day each.
+"""
 
 from collections.abc import Mapping
 
 import dagster as dg
 
-from vectorize_pipelines.errors import StoreError
+from vectorize_pipelines.errors import CollectionNotFoundError, StoreError
+from vectorize_pipelines.pipeline.index_recall import BYTES_ALONE, LEAST_RECALL, IndexReport
+from vectorize_pipelines.pipeline.index_recall import index_recall as measured_recall
 from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.stores.protocol import VectorStore
 
 
 @dg.asset(
@@ -24,7 +30,7 @@ def maintained_collections(
     failures: dict[str, StoreError] = {}
     with explained():
         store = vector_store.open()
-        for physical, name in {each.physical: each.name for each in store.collections()}.items():
+        for physical, name in _collections(store).items():
             try:
                 metadata |= _figures(name, store.maintain(physical))
             except StoreError as error:
@@ -35,6 +41,47 @@ def maintained_collections(
         description = "; ".join(f"{name}: {error}" for name, error in failures.items())
         raise dg.Failure(description, metadata={**metadata, "failed": len(failures)})
     return dg.MaterializeResult(metadata=metadata)
+
+
+@dg.asset_check(asset=maintained_collections)
+def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
+    """Searches in every collection find the ten nearest rows, as comparing every vector does."""
+    reports: dict[str, IndexReport] = {}
+    problems: list[str] = []
+    with explained():
+        store = vector_store.open()
+        collections = _collections(store)
+        for physical, name in collections.items():
+            try:
+                if not store.searches_exactly(physical):
+                    reports[name] = measured_recall(store, physical, BYTES_ALONE)
+            except CollectionNotFoundError:
+                context.log.info(f"{name} was dropped meanwhile")
+            except StoreError as error:
+                problems.append(f"{name} cannot be searched: {error}")
+    problems += [
+        f"{name}: of {each.nearest} nearest rows {each.nearest - each.found} are not found"
+        for name, each in reports.items()
+        if not each.reaches(LEAST_RECALL)
+    ]
+    return dg.AssetCheckResult(
+        passed=not problems,
+        description="; ".join(problems) or None,
+        metadata={
+            "collections": len(collections),
+            "indexed": len(reports),
+            **{f"{name}/recall": each.recall for name, each in reports.items() if each.nearest},
+            **{f"{name}/rows_compared": each.compared for name, each in reports.items()},
+        },
+    )
+
+
+CHECKS = [index_recall]
+
+
+def _collections(store: VectorStore) -> dict[str, str]:
+    """Physical name -> one that people know it by."""
+    return {each.physical: each.name for each in store.collections()}
 
 
 def _figures(name: str, did: Mapping[str, int | float]) -> dict[str, int | float]:

@@ -4,7 +4,7 @@ Its checks hold the new generation against the live one; `vectorize collections 
 turns readers to it. The job `drop_old_generations` drops what a switch left behind once its time is over.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import Any, Literal
 
@@ -95,34 +95,46 @@ def _days(context: dg.AssetCheckExecutionContext) -> Sequence[str] | None:
     return days_in(window_of(dg.PartitionKeyRange(first, last)))
 
 
-def _nothing() -> dg.AssetCheckResult:
-    return dg.AssetCheckResult(passed=True, description="No generation is in the making: there is nothing to compare.")
+def _checked(
+    context: dg.AssetCheckExecutionContext, look: Callable[[Generations, Generation, Generation], dg.AssetCheckResult]
+) -> dg.AssetCheckResult:
+    """What `look` says of each pair, in one: where there are several, the figures carry the collections' names."""
+    with explained(), closing(Generations.open(load_settings())) as generations:
+        found = {new.collection: look(generations, live, new) for live, new in _pairs(context, generations)}
+    if not found:
+        said = "No generation is in the making: there is nothing to compare."
+        return dg.AssetCheckResult(passed=True, description=said)
+    if len(found) == 1:
+        return next(iter(found.values()))
+    failed = [name for name, each in found.items() if not each.passed]
+    return dg.AssetCheckResult(
+        passed=not failed,
+        description=f"Not so in {', '.join(failed)}." if failed else None,
+        metadata={f"{name}/{key}": value for name, each in found.items() for key, value in each.metadata.items()},
+    )
 
 
 @dg.asset_check(asset=reembedding)
 def same_rows(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
     """The new generation has the rows of the live one, day by day: of a run's days, or of all of them."""
-    with explained(), closing(Generations.open(load_settings())) as generations:
-        pairs = _pairs(context, generations)
-        if not pairs:
-            return _nothing()
-        store, days = vector_store.open(), _days(context)
-        found = [(new, differences(store, generations, live, new, days=days)) for live, new in pairs]
+
+    def look(generations: Generations, live: Generation, new: Generation) -> dg.AssetCheckResult:
+        store = vector_store.open()
+        found = differences(store, generations, live, new, days=_days(context))
+        unequal = [f"{day}: {here} instead of {there}" for day, (there, here) in found.days.items()]
         return dg.AssetCheckResult(
-            passed=all(each.total == 0 for _, each in found),
+            passed=found.total == 0,
             metadata={
-                "rows_live": sum(store.count(live.physical) for live, _ in pairs),
-                "rows_new": sum(store.count(new.physical) for _, new in pairs),
-                "missing": sum(len(each.missing) for _, each in found),
-                "extra": sum(len(each.extra) for _, each in found),
-                "changed": sum(len(each.changed) for _, each in found),
-                "days": [
-                    f"{new.collection} {day}: {here} instead of {there}"
-                    for new, each in found
-                    for day, (there, here) in each.days.items()
-                ][:SHOWN],
+                "rows_live": store.count(live.physical),
+                "rows_new": store.count(new.physical),
+                "missing": len(found.missing),
+                "extra": len(found.extra),
+                "changed": len(found.changed),
+                "days": unequal[:SHOWN],
             },
         )
+
+    return _checked(context, look)
 
 
 @dg.asset_check(asset=reembedding)
@@ -130,20 +142,14 @@ def canary_recall_of_new(
     context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
 ) -> dg.AssetCheckResult:
     """A row's own content, encoded anew with the new model, finds it at rank 1 in the new generation."""
-    settings = load_settings()
-    with explained(), closing(Generations.open(settings)) as generations:
-        pairs = _pairs(context, generations)
-        if not pairs:
-            return _nothing()
-        days = _days(context)
-        where = None if days is None else In("partition", tuple(days))
-        reports = []
-        for _, new in pairs:
-            with encoder.lease(new.model, new.dimension) as loaded:
-                reports.append(canary_recall(vector_store.open(), new.physical, loaded, where))
-        report = sum(reports[1:], reports[0])
+    days = _days(context)
+    where = None if days is None else In("partition", tuple(days))
+
+    def look(generations: Generations, live: Generation, new: Generation) -> dg.AssetCheckResult:
+        with encoder.lease(new.model, new.dimension) as loaded:
+            report = canary_recall(vector_store.open(), new.physical, loaded, where)
         return dg.AssetCheckResult(
-            passed=all(each.sampled == 0 or each.recall >= settings.reembedding.least_recall for each in reports),
+            passed=report.sampled == 0 or report.recall >= load_settings().reembedding.least_recall,
             metadata={
                 "sampled": report.sampled,
                 **({"recall": report.recall} if report.sampled else {}),
@@ -151,22 +157,21 @@ def canary_recall_of_new(
             },
         )
 
+    return _checked(context, look)
+
 
 @dg.asset_check(asset=reembedding)
 def neighbour_overlap_at_10(
     context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
 ) -> dg.AssetCheckResult:
     """How many of the ten nearest are the same in both generations. Reported, never failed: another model differs."""
-    with explained(), closing(Generations.open(load_settings())) as generations:
-        pairs = _pairs(context, generations)
-        if not pairs:
-            return _nothing()
-        reports = []
-        for live, new in pairs:
-            with encoder.lease(new.model, new.dimension) as loaded:
-                reports.append(neighbour_overlap(vector_store.open(), live, new, loaded))
-        report = sum(reports[1:], reports[0])
+
+    def look(generations: Generations, live: Generation, new: Generation) -> dg.AssetCheckResult:
+        with encoder.lease(new.model, new.dimension) as loaded:
+            report = neighbour_overlap(vector_store.open(), live, new, loaded)
         return dg.AssetCheckResult(passed=True, metadata={"sampled": report.sampled, "overlap": report.overlap})
+
+    return _checked(context, look)
 
 
 CHECKS = [same_rows, canary_recall_of_new, neighbour_overlap_at_10]

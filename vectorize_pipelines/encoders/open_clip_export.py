@@ -27,7 +27,7 @@ from vectorize_pipelines.encoders.equality import Agreement, compare, sample_tex
 from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.open_clip_models import CONFIG_FILE, ClipModel
 from vectorize_pipelines.encoders.open_clip_tokenizer import clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import import_openvino, native_precisions
+from vectorize_pipelines.encoders.openvino_graph import import_openvino, native_precisions, scaled_to_unit_length
 from vectorize_pipelines.encoders.protocol import Vectors
 from vectorize_pipelines.encoders.weights import is_torchscript
 from vectorize_pipelines.errors import UnknownModelError
@@ -274,10 +274,7 @@ def sample_ids(model: ClipModel) -> Ids:
 
 def padded(batch: TokenBatch, length: int) -> Ids:
     """Token ids as an array of shape (n, length), filled up with CLIP's padding, 0."""
-    import numpy as np
-
-    ids, _ = batch.padded(padding=0)
-    return np.pad(ids, ((0, 0), (0, length - ids.shape[1])))
+    return batch.padded(padding=0, width=length)[0]
 
 
 def measured_precisions(folder: MeasuredFolder, wanted: str, compiled: Callable[[str, str], Any]) -> dict[str, str]:
@@ -290,7 +287,8 @@ def measured_precisions(folder: MeasuredFolder, wanted: str, compiled: Callable[
         import numpy as np
 
         with np.load(folder.directory / "samples.npz") as samples:
-            return compare(compiled(tower, precision)(samples[tower])[0], samples[f"{tower}_vectors"])
+            vectors = scaled_to_unit_length(compiled(tower, precision)(samples[tower])[0], precision)
+            return compare(vectors, samples[f"{tower}_vectors"])
 
     native = native_precisions()
     return {tower: folder.fastest_equal(tower, wanted, native, partial(agreement, tower)) for tower in TOWERS}

@@ -126,7 +126,7 @@ class Graph:
     dimension     length of a vector
     normalized    whether its vectors are of length 1
     max_length    tokens that the model takes at most, None where it does not say
-    batch_tokens  tokens that one batch may have, padding included
+    batch_tokens  tokens that one batch may have, padding to its longest text included
     """
 
     def __init__(

@@ -138,13 +138,6 @@ class OverlapReport:
     sampled: int
     overlap: float
 
-    def __add__(self, other: "OverlapReport") -> "OverlapReport":
-        sampled = self.sampled + other.sampled
-        if not sampled:
-            return self
-        shared = self.overlap * self.sampled + other.overlap * other.sampled
-        return OverlapReport(sampled, shared / sampled)
-
 
 def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, encoder: Encoder | None) -> OverlapReport:
     """Compares the `NEIGHBOURS` nearest of some rows by each generation's own vectors.

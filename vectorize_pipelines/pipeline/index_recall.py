@@ -1,6 +1,6 @@
 """How many of the nearest rows a collection's index finds, held against comparing every vector.
 
-Called by the asset check of that name (`assets/checks.py`); changes nothing.
+Called by the asset checks of that name (`assets/checks.py`, `assets/maintenance.py`); changes nothing.
 """
 
 import math
@@ -16,6 +16,10 @@ from vectorize_pipelines.stores.protocol import VectorStore
 
 Matrix: TypeAlias = npt.NDArray[np.float32]
 
+#: What a check demands.
+LEAST_RECALL = 0.99
+#: Of a collection's vectors, that a run compares which does nothing else.
+BYTES_ALONE = 256 * 2**20
 #: Rows that a search is asked for.
 NEAREST = 10
 #: Searches where every row is compared, and at most.

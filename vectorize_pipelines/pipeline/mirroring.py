@@ -11,14 +11,16 @@ source with that one: what it finds there, the others have.
 """
 
 import logging
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, StoreError, VectorizeError
+from vectorize_pipelines.exclusive import ExclusiveLock
 from vectorize_pipelines.generations import Generation, Generations
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row
@@ -32,6 +34,14 @@ if TYPE_CHECKING:
     from vectorize_pipelines.pipeline.stream import EmbeddingBatch
 
 logger = logging.getLogger(__name__)
+
+
+#: Of a generation: physical name, and when it was made, since a name is given again once its collection was dropped.
+_Key: TypeAlias = tuple[str, datetime]
+
+
+def _key(generation: Generation) -> _Key:
+    return generation.physical, generation.created
 
 
 @dataclass(slots=True)
@@ -61,8 +71,8 @@ class Mirrors:
         self._store = store
         self._lease = lease
         self._generations = Generations.open(settings)
-        self._counterparts: dict[str, Counterparts] = {}
-        self._recutters: dict[str, Recutter] = {}
+        self._counterparts: dict[_Key, Counterparts] = {}
+        self._recutters: dict[_Key, Recutter] = {}
         self._standing: dict[str, str] = {}
         #: Rows written to other generations than the one that their run embeds for.
         self.mirrored = 0
@@ -82,14 +92,14 @@ class Mirrors:
     def write(self, batch: "EmbeddingBatch") -> None:
         """Announces a batch and writes it, under its own lock. Raises `StoreError` with nothing to be acknowledged."""
         own = batch.physical or self._standing_for(batch.collection)
-        prepared: dict[str, _Prepared] = {}
+        prepared: dict[_Key, _Prepared] = {}
         for generation in self._others(batch.collection, own):
-            prepared[generation.physical] = self._prepare(batch, own, generation)
+            prepared[_key(generation)] = self._prepare(batch, own, generation)
         with batch.exclusive() as lock:
             batch.announce(batch)
             lock.check()
             if prepared or not self._written_alone(batch, own):
-                self._write_all(batch, own, prepared)
+                self._write_all(batch, own, prepared, lock)
 
     def _written_alone(self, batch: "EmbeddingBatch", own: str) -> bool:
         """Writes to the one generation that was known; false where another one has come meanwhile."""
@@ -98,16 +108,17 @@ class Mirrors:
 
     def _others(self, collection: str, own: str) -> list[Generation]:
         written = self._generations.written(collection)
-        self._give_back(collection, {each.physical for each in written})
+        self._give_back(collection, written)
         return [each for each in written if each.physical != own]
 
-    def _give_back(self, collection: str, standing: Set[str]) -> None:
+    def _give_back(self, collection: str, written: Sequence[Generation]) -> None:
         """The encoders and parsers of generations that were dropped meanwhile."""
-        for physical, counterparts in list(self._counterparts.items()):
-            if counterparts.generation.collection == collection and physical not in standing:
-                self._counterparts.pop(physical).close()
-                if physical in self._recutters:
-                    self._recutters.pop(physical).close()
+        standing = {_key(each) for each in written}
+        for key, counterparts in list(self._counterparts.items()):
+            if counterparts.generation.collection == collection and key not in standing:
+                self._counterparts.pop(key).close()
+                if key in self._recutters:
+                    self._recutters.pop(key).close()
 
     def _standing_for(self, collection: str) -> str:
         """What the alias stood for when this run first wrote to it: its vectors are of that one's model."""
@@ -118,22 +129,26 @@ class Mirrors:
                 return collection  # nobody has made it yet, for a batch that has no rows and only acknowledges
         return self._standing[collection]
 
-    def _write_all(self, batch: "EmbeddingBatch", own: str, prepared: dict[str, _Prepared]) -> None:
+    def _write_all(
+        self, batch: "EmbeddingBatch", own: str, prepared: dict[_Key, _Prepared], lock: ExclusiveLock
+    ) -> None:
+        """Under the lock of the generations, too, which had to be waited for."""
         while True:
-            with self._generations.exclusive(batch.collection) as lock:
+            with self._generations.exclusive(batch.collection) as lock_of_generations:
                 written = self._generations.written(batch.collection)
                 _check_known(batch.collection, own, written)
-                missing = [each for each in written if each.physical != own and each.physical not in prepared]
+                missing = [each for each in written if each.physical != own and _key(each) not in prepared]
                 if not missing:
                     lock.check()
+                    lock_of_generations.check()
                     for generation in written:
                         if generation.physical == own:
                             self._put(own, batch.records, batch.stale)
                         else:
-                            self._put_prepared(batch, generation, prepared[generation.physical])
+                            self._put_prepared(batch, generation, prepared[_key(generation)])
                     return
             for generation in missing:
-                prepared[generation.physical] = self._prepare(batch, own, generation)
+                prepared[_key(generation)] = self._prepare(batch, own, generation)
 
     def _put(self, physical: str, records: pa.Table, stale: Sequence[Filter]) -> None:
         if records.num_rows:
@@ -194,21 +209,21 @@ class Mirrors:
         documents = {row["source_id"]: row for row in rows if can_be_cut(row)}
         if not documents or not self._is_cut_otherwise(own, generation):
             return {}
-        if generation.physical not in self._recutters:
-            self._recutters[generation.physical] = Recutter(self._settings, generation)
-        found = self._recutters[generation.physical].cut(documents.values())
+        if _key(generation) not in self._recutters:
+            self._recutters[_key(generation)] = Recutter(self._settings, generation)
+        found = self._recutters[_key(generation)].cut(documents.values())
         return {source_id: cut for source_id, cut in found.items() if not isinstance(cut, ItemError)}
 
     def _counterparts_of(self, generation: Generation) -> Counterparts:
-        if generation.physical not in self._counterparts:
+        if _key(generation) not in self._counterparts:
             try:
-                self._counterparts[generation.physical] = Counterparts(self._settings, generation, self._lease)
+                self._counterparts[_key(generation)] = Counterparts(self._settings, generation, self._lease)
             except VectorizeError as error:
                 raise StoreError(
                     f"nothing was written: {generation.collection} is also written to {generation.physical}, which "
                     f"cannot be: {error}; `vectorize collections drop {generation.physical}` does without it"
                 ) from error
-        return self._counterparts[generation.physical]
+        return self._counterparts[_key(generation)]
 
 
 def _check_known(collection: str, own: str, written: Sequence[Generation]) -> None:

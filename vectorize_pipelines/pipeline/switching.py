@@ -217,7 +217,7 @@ def drop(settings: Settings, store: VectorStore, generations: Generations, physi
     if known is None or known.state is State.DROPPED:
         store.drop(physical)
     else:
-        _drop(settings, store, generations, known, lambda _: True)
+        _drop(settings, store, generations, known, lambda as_it_is: as_it_is.state is not State.DROPPED)
 
 
 def _drop(
@@ -240,13 +240,12 @@ def _drop(
                 f"{physical} is what {known.collection!r} names; switch, roll back or drop the others first: "
                 + ", ".join(each.physical for each in others)
             )
-        generations.put(with_state(known, State.DROPPING))
-    # Nobody writes to it any more.
-    try:
-        store.drop(physical)
-    except CollectionNotFoundError:
-        logger.info("%s was gone already", physical)
-    generations.put(with_state(known, State.DROPPED))
+        generations.put(with_state(known, State.DROPPING))  # who dies now leaves word that it is to be deleted
+        try:
+            store.drop(physical)
+        except CollectionNotFoundError:
+            logger.info("%s was gone already", physical)
+        generations.put(with_state(known, State.DROPPED))
     return True
 
 

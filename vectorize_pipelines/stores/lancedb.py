@@ -5,8 +5,9 @@ Opened by `open_store` for the kind `lancedb`. A collection is a table with the 
 Aliases are the rows of the table `_aliases`.
 
 Every write is one commit: a process that dies at any moment leaves the table as it was before or after it. Every
-call opens the table anew and therefore reads the newest version, and that one only, to its end. Old versions are
-kept for `RETENTION`, which bounds how long a scan may take while others write and maintain.
+call opens the table anew and therefore reads the newest version, and that one only, to its end; but for writers, whose
+table stays open as long as nobody else touches it. Old versions are kept for `RETENTION`, which bounds how long a scan
+may take while others write and maintain.
 
 Records that are certainly new are appended, all others merged by id (see `lancedb_new_ids`).
 
@@ -208,6 +209,7 @@ class LanceDBStore(VectorStore):
                 self._aliases.remove(physical)
             with self._locked(physical):
                 self._database.drop_table(physical)
+            self._new_ids.forget(physical)
             self._dimensions.pop(physical, None)
 
     # ---- rows
@@ -337,6 +339,7 @@ class LanceDBStore(VectorStore):
     def close(self) -> None:
         """LanceDB's connection has no close; its files and caches go with the last reference."""
         self._apart.close()
+        self._new_ids.close()
         self._appending.shutdown()
         self._database = None
 
@@ -393,10 +396,15 @@ class LanceDBStore(VectorStore):
         """Gives the version that it has committed."""
         # In a thread, which no interrupt reaches: the caller keeps the lock until the commit is made or has failed.
         appending = self._appending.submit(table.add, rows)
-        try:
-            version: int = appending.result().version
-        finally:
-            wait([appending])
+        interrupt: BaseException | None = None
+        while not appending.done():
+            try:
+                wait([appending])
+            except BaseException as error:  # noqa: BLE001 (an interrupt, raised once the lock may be let go)
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+        version: int = appending.result().version
         return version
 
     def _merged(self, table: Any, rows: pa.Table) -> Written:

@@ -18,6 +18,18 @@ def commit_of(directory: Path, table: str, version: int) -> bytes | None:
     return _identity(_versions(directory, table) / f"{2**64 - 1 - version:020}{_SUFFIX}")
 
 
+def listing(directory: Path, table: str) -> tuple[int, int] | None:
+    """Changes whenever a version is added or removed; None where there is no table.
+
+    It is the folder's time of change, so what happens within a tick of the system's clock may not show.
+    """
+    try:
+        found = _versions(directory, table).stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def newest_commit(directory: Path, table: str) -> bytes | None:
     """The identity of the newest version of a table that has few; None where there is no table or no identity."""
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vectorize_pipelines.stores.lancedb_commits import commit_of
+from vectorize_pipelines.stores.lancedb_commits import commit_of, listing
 
 # Six bits of one word for each id. In 16 MiB, of batches of 2,048 new ids 1 in 25 is taken for known at 2,000,000 ids,
 # every third at 3,500,000.
@@ -53,11 +53,15 @@ class Followed:
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """A table as this store left it, still open: opening and asking it goes through LanceDB's event loop each time."""
+    """A table as this store left it, still open: opening and asking it goes through LanceDB's event loop each time.
+
+    versions  the listing of its versions
+    """
 
     table: Any
     version: int
     commit: bytes
+    versions: tuple[int, int] | None
     ids: WrittenIds
 
 
@@ -70,31 +74,44 @@ class NewIds:
 
     @contextmanager
     def followed(self, name: str, opened: Callable[[str], Any]) -> Iterator[Followed]:
-        """The table, which `opened` opens where this store was not the last to commit to it.
+        """The table, which `opened` opens unless nothing was done to it since this store committed last.
 
         What is committed within is the store's own doing, if the caller adds the ids that it writes. Where that ends
         with an exception the table's ids are not known any more.
         """
-        left = self._left.pop(name, None)
-        if left is not None and self._is_newest(name, left):
-            followed = Followed(left.table, left.ids)
-        else:
-            table = opened(name)
-            unknown = self._directory is None or table.count_rows() > 0
-            followed = Followed(table, None if unknown else WrittenIds())
+        followed = self._followed(name, self._left.pop(name, None), opened)
         yield followed
         if followed.ids is not None:
             self._leave(name, followed, followed.ids)
 
-    def _is_newest(self, name: str, left: _Left) -> bool:
-        """Whether nothing was committed since. Versions follow each other, and only old ones are ever removed."""
-        return self._commit(name, left.version) == left.commit and self._commit(name, left.version + 1) is None
+    def forget(self, name: str) -> None:
+        """Closes a table that is gone."""
+        self._left.pop(name, None)
+
+    def close(self) -> None:
+        """Closes all of them."""
+        self._left.clear()
+
+    def _followed(self, name: str, left: _Left | None, opened: Callable[[str], Any]) -> Followed:
+        if left is not None and self._is_untouched(name, left):
+            return Followed(left.table, left.ids)
+        table = opened(name)
+        if left is not None and self._commit(name, table.version) == left.commit:
+            return Followed(table, left.ids)
+        unknown = self._directory is None or table.count_rows() > 0
+        return Followed(table, None if unknown else WrittenIds())
+
+    def _is_untouched(self, name: str, left: _Left) -> bool:
+        """Whether no version was added or removed since, by anybody: a removal may hide what was added."""
+        if self._directory is None or listing(self._directory, name) != left.versions:
+            return False
+        return self._commit(name, left.version + 1) is None  # which may be of the same tick of the clock
 
     def _leave(self, name: str, followed: Followed, ids: WrittenIds) -> None:
         version = followed.table.version if followed.version is None else followed.version
         commit = self._commit(name, version)
-        if commit is not None:
-            self._left[name] = _Left(followed.table, version, commit, ids)
+        if commit is not None and self._directory is not None:
+            self._left[name] = _Left(followed.table, version, commit, listing(self._directory, name), ids)
             for forgotten in list(self._left)[:-_TABLES]:
                 self._left.pop(forgotten, None)
 

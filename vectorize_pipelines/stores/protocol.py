@@ -101,7 +101,10 @@ class VectorStore(ABC):
 
     @abstractmethod
     def set_alias(self, name: str, physical: str) -> None:
-        """Points an alias at a physical collection in one step: a reader sees the old one or the new one."""
+        """Points an alias at a physical collection in one step: a reader sees the old one or the new one.
+
+        Once this returns, every call by the alias is about the new one, in other processes too.
+        """
 
     @abstractmethod
     def drop(self, physical: str) -> None:
@@ -141,7 +144,8 @@ class VectorStore(ABC):
         """The nearest rows, best first: the record's fields without the vector, and `score` (float32).
 
         `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the
-        nearest are taken, so `limit` rows come back where that many match.
+        nearest are taken, so `limit` rows come back where that many match. Raises `StoreError` for a vector of another
+        length than the collection's.
         """
 
     def searches_exactly(self, name: str) -> bool:

@@ -54,7 +54,7 @@ from vectorize_pipelines.stores.qdrant_collections import (
     restoration,
     search_parameters,
 )
-from vectorize_pipelines.stores.qdrant_connection import Connection, is_not_found, is_there_already
+from vectorize_pipelines.stores.qdrant_connection import Connection, is_not_found, is_there_already, may_pass
 from vectorize_pipelines.stores.qdrant_filters import (
     Translated,
     lets_through,
@@ -231,9 +231,9 @@ class QdrantStore(VectorStore):
             recent = self._recent(name)
             try:
                 return self._searched(name, recent or self._looked_up(name), vector, limit, condition)
-            except Exception:
+            except Exception as error:
                 # The name may stand for another collection by now.
-                if recent is None or (now := self._looked_up(name)) == recent:
+                if recent is None or may_pass(error) or (now := self._looked_up(name)) == recent:
                     raise
             return self._searched(name, now, vector, limit, condition)
 

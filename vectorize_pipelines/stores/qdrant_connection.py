@@ -107,7 +107,7 @@ class Connection:
         return str(grpc.UpdateStatus.Name(answer.result.status)).lower()
 
     def _repeated(self, function: Callable[[], Any]) -> Any:
-        return attempted(function, self._pauses, lambda error: _code(error) in _PASSING)
+        return attempted(function, self._pauses, may_pass)
 
     def close(self) -> None:
         """Ends the connection; a folder is released with the last store on it."""
@@ -181,6 +181,11 @@ def is_not_found(error: BaseException) -> bool:
 def is_there_already(error: BaseException) -> bool:
     """Whether what was to be created had been created by another in between."""
     return _code(error) in ("ALREADY_EXISTS", "INVALID_ARGUMENT") and "already exists" in _reason(error)
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether a failure may be gone when the call is tried again."""
+    return _code(error) in _PASSING
 
 
 def _code(error: BaseException) -> str | None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.stores.contents import hits, row_uuid, timestamp_text, vectors_of
 from vectorize_pipelines.stores.metadata_terms import entries_of
@@ -98,8 +99,13 @@ def rows(points: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def found_rows(points: Sequence[Any], scores: npt.NDArray[np.float32], limit: int) -> pa.Table:
-    """Points that a search found, with the payload keys of `payload_keys`, as `contents.hits`."""
+    """Points that a search found, with the payload keys of `payload_keys`, as `contents.hits`.
+
+    Raises `StoreError` for points that are none of this project's.
+    """
     payloads = [point.payload or {} for point in points]
+    if any("id" not in payload for payload in payloads):
+        raise StoreError("what was found are no records of this project")
     columns = {field.name: _values(payloads, field) for field in _FIELDS}
     return hits(columns, scores, limit)
 

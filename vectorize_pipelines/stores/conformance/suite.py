@@ -10,10 +10,12 @@ opens the store under test, always on the same, initially empty place.
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -106,19 +108,27 @@ class Collections(_OnOneStore):
     def test_a_search_follows_the_alias_at_once(
         self, store: VectorStore, open_again: Callable[[], VectorStore]
     ) -> None:
-        reader = open_again()
-        store.upsert(COLLECTION, many(3))
-        other = store.ensure_collection(COLLECTION, spec("models/other", dimension=8), aliased=False)
-        store.upsert(other.physical, many(2, dimension=8))
-        short, long = np.ones(4, np.float32), np.ones(8, np.float32)
-        assert reader.search(COLLECTION, short, 5).num_rows == 3
-        store.set_alias(COLLECTION, other.physical)
-        assert reader.search(COLLECTION, long, 5).num_rows == 2
-        with pytest.raises(StoreError, match="8 components"):
-            reader.search(COLLECTION, short, 5)
-        store.drop(other.physical)
-        with pytest.raises(CollectionNotFoundError):
-            reader.search(COLLECTION, long, 5)
+        of_four = store.ensure_collection(COLLECTION, spec("models/other"), aliased=False).physical
+        of_eight = store.ensure_collection(COLLECTION, spec("models/wider", dimension=8), aliased=False).physical
+        first, second, third = many(3), many(3, first=3), many(2, dimension=8, first=6)
+        for name, records in ((COLLECTION, first), (of_four, second), (of_eight, third)):
+            store.upsert(name, records)
+        four, eight = np.ones(4, np.float32), np.ones(8, np.float32)
+
+        def found(query: npt.NDArray[np.float32]) -> set[str]:
+            return set(reader.search(COLLECTION, query, 5)["id"].to_pylist())
+
+        with closing(open_again()) as reader:
+            assert found(four) == set(first["id"].to_pylist())
+            store.set_alias(COLLECTION, of_four)
+            assert found(four) == set(second["id"].to_pylist())
+            store.set_alias(COLLECTION, of_eight)
+            assert found(eight) == set(third["id"].to_pylist())
+            with pytest.raises(StoreError):
+                found(four)
+            store.drop(of_eight)
+            with pytest.raises(CollectionNotFoundError):
+                found(eight)
 
     def test_dropping_a_collection_drops_its_aliases(self, store: VectorStore) -> None:
         physical = store.collection(COLLECTION).physical
