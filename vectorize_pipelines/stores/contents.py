@@ -125,8 +125,11 @@ def _check_ids(ids: pa.ChunkedArray) -> None:
 def _check_vectors(rows: pa.Table) -> None:
     for batch in rows.select(["id", "vector"]).to_batches():
         # Not `.values`, which ignores where a sliced batch begins.
-        components = batch.column("vector").flatten()
-        finite = np.isfinite(components.to_numpy(zero_copy_only=False))
+        components = batch.column("vector").flatten().to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if np.isfinite(components.sum()):  # as it cannot be where one of them is not; takes no memory
+                continue
+        finite = np.isfinite(components)
         if not finite.all():
             index = int(np.argmin(finite)) // (len(components) // batch.num_rows)
             row = batch.column("id")[index].as_py()
