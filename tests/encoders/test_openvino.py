@@ -7,6 +7,8 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from queue import LifoQueue
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,6 @@ from tests.encoders.tiny_models import WIDTH, write_json
 from vectorize_pipelines.encoders import Encoder, engines, load_encoder
 from vectorize_pipelines.encoders import export as export_module
 from vectorize_pipelines.encoders import measured_folder as folder_module
-from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.equality import Agreement, compare
 from vectorize_pipelines.encoders.openvino import OpenVinoEncoder
@@ -173,12 +174,17 @@ def test_a_graph_pads_to_that_width_and_gives_vectors_of_length_1(
     encoder = load(BUNDLED, cache_directory)
     shapes: list[tuple[int, ...]] = []
 
-    def infer(batch: TokenBatch, tokens: Any, mask: Any, vectors: Any) -> None:
-        shapes.append(tokens.shape)
-        vectors[batch.positions] = 0.5
+    class Inference:
+        def infer(self, inputs: list[Any], share_inputs: bool) -> None:
+            shapes.append(inputs[0].shape)
 
+        def get_output_tensor(self, number: int) -> Any:
+            return SimpleNamespace(data=np.full((shapes[-1][0], 384), 0.5, np.float32))
+
+    requests: LifoQueue[Any] = LifoQueue()
+    requests.put(Inference())
     monkeypatch.setattr(encoder._graph, "precision", "bfloat16")
-    monkeypatch.setattr(encoder._graph, "_infer", infer)
+    monkeypatch.setattr(encoder._graph, "_requests", requests)
     vectors = encoder.encode(["lamp " * 120])
     assert shapes == [(1, 128)], "of 122 tokens"
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)

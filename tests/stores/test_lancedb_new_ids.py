@@ -111,12 +111,12 @@ def _failing(call: Callable[..., Any], committed: bool) -> Callable[..., Any]:
     return fail
 
 
-@pytest.mark.parametrize("words", [2, 2**19], ids=["mistaken", "exact"])
+@pytest.mark.parametrize("words", [(2,), (2**19,), (8, 16, 32)], ids=["mistaken", "exact", "growing"])
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(history=st.lists(steps, max_size=12))
 def test_two_stores_on_one_directory_are_one_dictionary(
     tmp_path_factory: pytest.TempPathFactory,
-    words: int,
+    words: tuple[int, ...],
     history: list[tuple[str, int, set[int]]],
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -171,7 +171,7 @@ class Graph:
             with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
                 for done in [pool.submit(self._work, batches, vectors) for _ in range(workers)]:
                     done.result()
-        return scaled_to_unit_length(vectors, self.precision) if self._normalized else vectors
+        return vectors
 
     def close(self) -> None:
         """Frees the graph. Nothing may be encoding."""
@@ -205,6 +205,7 @@ class Graph:
         request = self._requests.get()
         try:
             request.infer([tokens, mask], share_inputs=True)
-            vectors[batch.positions] = request.get_output_tensor(0).data
+            made = request.get_output_tensor(0).data
+            vectors[batch.positions] = scaled_to_unit_length(made, self.precision) if self._normalized else made
         finally:
             self._requests.put(request)

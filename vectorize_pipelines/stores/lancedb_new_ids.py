@@ -17,24 +17,30 @@ import pyarrow as pa
 
 from vectorize_pipelines.stores.lancedb_commits import commit_of, listing
 
-# Six bits of one word for each id. In 16 MiB, of batches of 2,048 new ids 1 in 25 is taken for known at 2,000,000 ids,
-# every third at 3,500,000.
-_FILTER_WORDS = 2**21
+# Six bits of one word for each id. Filters of 1, 4 and 16 MiB, one after the other, since the first touch of a page
+# costs as much as looking for some ids. Each takes an id for four words, the last one all that come then. Of batches of
+# 2,048 new ids 1 in 25 is taken for known at 2,000,000 ids, every third at 3,500,000.
+_FILTER_WORDS = (2**17, 2**19, 2**21)
 _BITS_PER_ID = 6
 _TABLES = 4
 
 
 class WrittenIds:
-    """A Bloom filter: it never takes an id that was written for a new one, and rarely a new one for written."""
+    """Bloom filters: they never take an id that was written for a new one, and rarely a new one for written."""
 
     def __init__(self) -> None:
-        self._words = np.zeros(_FILTER_WORDS, np.uint64)
+        self._filters = [np.zeros(_FILTER_WORDS[0], np.uint64)]
+        self._in_last = 0
 
     def add(self, ids: pa.ChunkedArray) -> bool:
         """Counts the ids as written, and says whether certainly none of them was."""
-        words, bits = _places(ids)
-        known = bool(((self._words[words] & bits) == bits).any())
-        np.bitwise_or.at(self._words, words, bits)
+        if 4 * self._in_last >= len(self._filters[-1]) and len(self._filters) < len(_FILTER_WORDS):
+            self._filters.append(np.zeros(_FILTER_WORDS[len(self._filters)], np.uint64))
+            self._in_last = 0
+        hashes, bits = _hashed(ids)
+        known = any(bool(((each[_words(hashes, each)] & bits) == bits).any()) for each in self._filters)
+        np.bitwise_or.at(self._filters[-1], _words(hashes, self._filters[-1]), bits)
+        self._in_last += len(ids)
         return not known
 
 
@@ -119,11 +125,15 @@ class NewIds:
         return None if self._directory is None else commit_of(self._directory, name, version)
 
 
-def _places(ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The word of the filter that each id goes to, and its bits in it."""
+def _hashed(ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """What chooses each id's word in a filter, and its bits there."""
     # Python's own hash differs between processes, and this does not leave this one.
     hashes = np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids)).view(np.uint64)
     bits = np.zeros(len(ids), np.uint64)
     for place in range(_BITS_PER_ID):
         bits |= np.uint64(1) << (hashes >> np.uint64(6 * place) & np.uint64(63))
-    return (hashes >> np.uint64(6 * _BITS_PER_ID)) % np.uint64(_FILTER_WORDS), bits
+    return hashes >> np.uint64(6 * _BITS_PER_ID), bits
+
+
+def _words(hashes: npt.NDArray[np.uint64], filter_: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    return hashes % np.uint64(len(filter_))
