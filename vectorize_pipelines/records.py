@@ -3,6 +3,7 @@
 Users and their data depend on these: a change here is a new major version.
 """
 
+import functools
 import hashlib
 import json
 import uuid
@@ -24,6 +25,7 @@ _json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 
+@functools.cache
 def record_schema(dimension: int) -> pa.Schema:
     """The columns of a record; `id` first, `vector` (float32, `dimension` long) last.
 

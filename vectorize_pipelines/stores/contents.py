@@ -59,7 +59,7 @@ def checked_records(records: pa.Table, dimension: int) -> pa.Table:
         if not field.nullable and records[field.name].null_count:
             raise StoreError(f"{records[field.name].null_count} records have no {field.name!r}, which every record has")
     try:
-        rows = records.cast(schema)
+        rows = records if records.schema.equals(schema) else records.cast(schema)
     except (ValueError, pa.ArrowException) as error:
         raise StoreError(f"records are not what they must be: {error}") from error
     _check_ids(rows["id"])
