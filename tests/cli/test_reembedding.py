@@ -59,6 +59,9 @@ def test_a_change_of_model_from_the_command_line(vectorize: Vectorize, home: Pat
     assert "storm" in hit["text"]
     assert "dim=128" in hit["model"]
 
+    for refused in (("show", NEW), ("switch", NEW), ("rollback", OLD)):
+        with pytest.raises(SettingsError, match="generation of 'corpus'"):
+            collections(*refused)
     assert collections("rollback", "corpus", "--json")["live"] == OLD
     (hit,) = vectorize("search", "what broke the window", "--limit", 1, "--json").json
     assert "storm" in hit["text"]

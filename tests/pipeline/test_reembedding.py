@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed, spec_of
+from tests.pipeline.two_models import COLLECTION, NEW, OLD, HashEncoder, Writers, installed, spec_of
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.errors import LedgerError, SettingsError, StoreError, UnknownModelError
 from vectorize_pipelines.exclusive import ExclusiveLock
@@ -287,6 +287,25 @@ def test_what_was_turned_to_again_meanwhile_is_not_dropped(tmp_path: Path, monke
             assert switching.drop_expired(writers.settings, writers.store, generations) == []
     assert states(writers) == {OLD: State.LIVE, NEW: State.KEPT}
     assert writers.texts() == TEXTS
+
+
+def test_a_rollback_turns_to_what_was_read_before_and_not_to_what_was_tried_before(writers: Writers) -> None:
+    """One model was tried and given up, then another: back means back to the first, and on to the last."""
+    newest = 64
+    writers.encoders[newest] = HashEncoder(newest)
+    writers.write(TEXTS)
+    writers.reembed()
+    switched(writers)
+    rolled_back(writers)
+    writers.reembed(dimension=newest)
+    switched(writers)
+    assert states(writers) == {OLD: State.KEPT, NEW: State.KEPT, newest: State.LIVE}
+    rolled_back(writers)
+    assert states(writers) == {OLD: State.LIVE, NEW: State.KEPT, newest: State.KEPT}
+    with pytest.raises(SettingsError, match="no earlier generation"):
+        rolled_back(writers)
+    switched(writers)
+    assert states(writers) == {OLD: State.KEPT, NEW: State.KEPT, newest: State.LIVE}
 
 
 def test_only_what_was_compared_is_switched_to(writers: Writers) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vectorize_pipelines.stores.protocol import VectorStore
 
 EXIT_NOT_READY = 1
+EXIT_NOT_DROPPED = 1
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -53,6 +54,7 @@ def show(name: str, as_json: bool) -> None:
     """Show the generations of collection NAME: state, model, passages, rows by day, how long they are kept."""
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
+        _check_no_generation(generations, name)
         found = [_shown(store, each) for each in generations.of(name) if each.state != "dropped"]
     if not found:
         standing = store.collection(name)
@@ -67,8 +69,8 @@ def show(name: str, as_json: bool) -> None:
     for each in found:
         until = f"  kept until {each['keep_until'][:16]}" if each["keep_until"] else ""
         click.echo(
-            f"{each['physical']:{width}}  {each['state']:8}  {each['rows']:>9} rows, {len(each['partitions'])} days  "
-            f"{each['model']}{until}"
+            f"{each['physical']:{width}}  {each['state']:8}  {each['rows']:>9} rows, {len(each['partitions'])} day(s)  "
+            f"{each['model']} in {each['dimension']} dimensions{until}"
         )
 
 
@@ -124,6 +126,7 @@ def switch(name: str, force: bool, as_json: bool) -> int:
 
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
+        _check_no_generation(generations, name)
         with generations.exclusive(name):
             live = switching.settled(settings, store, generations, name)
         new = switching.next_of(generations, name)
@@ -161,6 +164,7 @@ def rollback(name: str, as_json: bool) -> None:
 
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
+        _check_no_generation(generations, name)
         live, kept = switching.rollback(settings, store, generations, name)
     if as_json:
         click.echo(json.dumps({"collection": name, **_turned(live, kept)}, ensure_ascii=False, indent=2))
@@ -171,8 +175,11 @@ def rollback(name: str, as_json: bool) -> None:
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @_as_json
-def drop(name: str, yes: bool, as_json: bool) -> None:
-    """Delete the physical collection NAME; or, of the collection NAME, the generation that is not read."""
+def drop(name: str, yes: bool, as_json: bool) -> int:
+    """Delete the physical collection NAME; or, of the collection NAME, the generation that is not read.
+
+    The last generation of a collection is all of it.
+    """
     from vectorize_pipelines.pipeline import switching
 
     settings, store = _opened()
@@ -183,12 +190,15 @@ def drop(name: str, yes: bool, as_json: bool) -> None:
             if not sys.stdin.isatty():
                 raise click.UsageError("say --yes: there is nobody to ask")
             what = f", which is what {', '.join(names)} names: all of it is deleted" if names else ""
-            click.confirm(f"drop {physical}{what}?", abort=True, err=True)
+            if not click.confirm(f"drop {physical}{what}?", err=True):
+                click.echo("nothing is dropped", err=True)
+                return EXIT_NOT_DROPPED
         switching.drop(settings, store, generations, physical)
     if as_json:
         click.echo(json.dumps({"dropped": physical}, ensure_ascii=False, indent=2))
     else:
-        click.echo(f"{physical} is dropped")
+        click.echo(f"{physical} is dropped{', and with it all of ' + ', '.join(names) if names else ''}")
+    return 0
 
 
 def _opened() -> "tuple[Settings, VectorStore]":
@@ -218,6 +228,13 @@ def _list(as_json: bool) -> None:
         )
 
 
+def _check_no_generation(generations: "Generations", name: str) -> None:
+    """Raises `SettingsError` for a physical name."""
+    for each in generations.all():
+        if each.physical == name != each.collection and each.state != "dropped":
+            raise SettingsError(f"{name!r} is a generation of {each.collection!r}: give the name of the collection")
+
+
 def _to_drop(store: "VectorStore", generations: "Generations", name: str) -> str:
     """The physical collection that is meant. Raises `SettingsError` where that is not certain."""
     known = [each for each in generations.of(name) if each.state != "dropped"]
@@ -234,10 +251,7 @@ def _to_drop(store: "VectorStore", generations: "Generations", name: str) -> str
             f"{name!r} has one generation, which is read; to delete all of it, name it: {known[-1].physical}"
         )
     if len(others) > 1:
-        raise SettingsError(
-            f"{name!r} has {len(others)} generations that are not read; name one: "
-            + ", ".join(each.physical for each in known)
-        )
+        raise SettingsError(f"{name!r} has {len(others)} generations that are not read; name one: " + ", ".join(others))
     return others[0]
 
 

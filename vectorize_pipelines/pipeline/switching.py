@@ -184,8 +184,10 @@ def next_of(generations: Generations, collection: str) -> Generation:
     making = [each for each in known if each.state in MAKING]
     live = next((each for each in known if each.state is State.LIVE), None)
     later = [each for each in known if each.state is State.KEPT and live is not None and each.created > live.created]
-    if making or later:
-        return (making or later)[-1]
+    if making:
+        return making[-1]
+    if later:
+        return max(later, key=lambda each: each.changed)
     raise SettingsError(
         f"there is nothing to switch {collection!r} to: `vectorize collections reembed {collection} --model M` makes it"
     )
@@ -205,7 +207,8 @@ def rollback(
         if not before:
             newer = f"; `vectorize collections switch {collection}` turns to the newer one" if kept else ""
             raise SettingsError(f"no earlier generation of {collection!r} is kept{newer}")
-        return _turned(settings, store, generations, live, before[-1])
+        # Of two that were tried one after the other, the one that was read last.
+        return _turned(settings, store, generations, live, max(before, key=lambda each: each.changed))
 
 
 def drop(settings: Settings, store: VectorStore, generations: Generations, physical: str) -> None:
