@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import quote
 
 from vectorize_pipelines import home
@@ -49,6 +49,10 @@ class State(StrEnum):
 WRITTEN = (State.BUILDING, State.READY, State.LIVE, State.KEPT)
 
 
+#: Physical name, and when it was made, since a name is given again once its collection was dropped.
+Identity: TypeAlias = tuple[str, datetime]
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """One physical collection of an alias.
@@ -74,6 +78,11 @@ class Generation:
     created: datetime
     changed: datetime
     keep_until: datetime | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Tells it from every other one."""
+        return self.physical, self.created
 
 
 @dataclass(frozen=True, slots=True)

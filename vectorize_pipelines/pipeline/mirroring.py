@@ -13,15 +13,14 @@ source with that one: what it finds there, the others have.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, StoreError, VectorizeError
 from vectorize_pipelines.exclusive import ExclusiveLock
-from vectorize_pipelines.generations import Generation, Generations
+from vectorize_pipelines.generations import Generation, Generations, Identity
 from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.counterparts import FIELDS, Counterparts, Lease, Refused, Row
 from vectorize_pipelines.pipeline.recutting import Recutter, can_be_cut
@@ -34,14 +33,6 @@ if TYPE_CHECKING:
     from vectorize_pipelines.pipeline.stream import EmbeddingBatch
 
 logger = logging.getLogger(__name__)
-
-
-#: Of a generation: physical name, and when it was made, since a name is given again once its collection was dropped.
-_Key: TypeAlias = tuple[str, datetime]
-
-
-def _key(generation: Generation) -> _Key:
-    return generation.physical, generation.created
 
 
 @dataclass(slots=True)
@@ -71,8 +62,8 @@ class Mirrors:
         self._store = store
         self._lease = lease
         self._generations = Generations.open(settings)
-        self._counterparts: dict[_Key, Counterparts] = {}
-        self._recutters: dict[_Key, Recutter] = {}
+        self._counterparts: dict[Identity, Counterparts] = {}
+        self._recutters: dict[Identity, Recutter] = {}
         self._standing: dict[str, str] = {}
         #: Rows written to other generations than the one that their run embeds for.
         self.mirrored = 0
@@ -92,9 +83,9 @@ class Mirrors:
     def write(self, batch: "EmbeddingBatch") -> None:
         """Announces a batch and writes it, under its own lock. Raises `StoreError` with nothing to be acknowledged."""
         own = batch.physical or self._standing_for(batch.collection)
-        prepared: dict[_Key, _Prepared] = {}
+        prepared: dict[Identity, _Prepared] = {}
         for generation in self._others(batch.collection, own):
-            prepared[_key(generation)] = self._prepare(batch, own, generation)
+            prepared[generation.identity] = self._prepare(batch, own, generation)
         with batch.exclusive() as lock:
             batch.announce(batch)
             lock.check()
@@ -113,7 +104,7 @@ class Mirrors:
 
     def _give_back(self, collection: str, written: Sequence[Generation]) -> None:
         """The encoders and parsers of generations that were dropped meanwhile."""
-        standing = {_key(each) for each in written}
+        standing = {each.identity for each in written}
         for key, counterparts in list(self._counterparts.items()):
             if counterparts.generation.collection == collection and key not in standing:
                 self._counterparts.pop(key).close()
@@ -130,14 +121,14 @@ class Mirrors:
         return self._standing[collection]
 
     def _write_all(
-        self, batch: "EmbeddingBatch", own: str, prepared: dict[_Key, _Prepared], lock: ExclusiveLock
+        self, batch: "EmbeddingBatch", own: str, prepared: dict[Identity, _Prepared], lock: ExclusiveLock
     ) -> None:
         """Under the lock of the generations, too, which had to be waited for."""
         while True:
             with self._generations.exclusive(batch.collection) as lock_of_generations:
                 written = self._generations.written(batch.collection)
                 _check_known(batch.collection, own, written)
-                missing = [each for each in written if each.physical != own and _key(each) not in prepared]
+                missing = [each for each in written if each.physical != own and each.identity not in prepared]
                 if not missing:
                     lock.check()
                     lock_of_generations.check()
@@ -145,10 +136,10 @@ class Mirrors:
                         if generation.physical == own:
                             self._put(own, batch.records, batch.stale)
                         else:
-                            self._put_prepared(batch, generation, prepared[_key(generation)])
+                            self._put_prepared(batch, generation, prepared[generation.identity])
                     return
             for generation in missing:
-                prepared[_key(generation)] = self._prepare(batch, own, generation)
+                prepared[generation.identity] = self._prepare(batch, own, generation)
 
     def _put(self, physical: str, records: pa.Table, stale: Sequence[Filter]) -> None:
         if records.num_rows:
@@ -209,21 +200,21 @@ class Mirrors:
         documents = {row["source_id"]: row for row in rows if can_be_cut(row)}
         if not documents or not self._is_cut_otherwise(own, generation):
             return {}
-        if _key(generation) not in self._recutters:
-            self._recutters[_key(generation)] = Recutter(self._settings, generation)
-        found = self._recutters[_key(generation)].cut(documents.values())
+        if generation.identity not in self._recutters:
+            self._recutters[generation.identity] = Recutter(self._settings, generation)
+        found = self._recutters[generation.identity].cut(documents.values())
         return {source_id: cut for source_id, cut in found.items() if not isinstance(cut, ItemError)}
 
     def _counterparts_of(self, generation: Generation) -> Counterparts:
-        if _key(generation) not in self._counterparts:
+        if generation.identity not in self._counterparts:
             try:
-                self._counterparts[_key(generation)] = Counterparts(self._settings, generation, self._lease)
+                self._counterparts[generation.identity] = Counterparts(self._settings, generation, self._lease)
             except VectorizeError as error:
                 raise StoreError(
                     f"nothing was written: {generation.collection} is also written to {generation.physical}, which "
                     f"cannot be: {error}; `vectorize collections drop {generation.physical}` does without it"
                 ) from error
-        return self._counterparts[_key(generation)]
+        return self._counterparts[generation.identity]
 
 
 def _check_known(collection: str, own: str, written: Sequence[Generation]) -> None:

@@ -166,9 +166,7 @@ def switch(
 def _check_compared(
     collection: str, compared: tuple[Generation, Generation], live: Generation | None, new: Generation
 ) -> None:
-    # A name is given again once its collection was dropped; the time when it was made is not.
-    looked_at = [(each.physical, each.created) for each in compared]
-    if live is None or looked_at != [(each.physical, each.created) for each in (live, new)]:
+    if live is None or [each.identity for each in compared] != [live.identity, new.identity]:
         raise SettingsError(
             f"somebody has switched, dropped or begun a generation of {collection!r} while {compared[1].physical} was "
             f"compared with {compared[0].physical}: nothing is switched; `vectorize collections show {collection}`"
