@@ -75,7 +75,8 @@ def kill_runs(installation: Installation, count: int, seed: int, messages: int) 
             further, name = {"kill_at": (step, moment, chance.randint(1, MOST_TIMES))}, f"{moment} {step}"
         status = run_child(installation, **further)
         kills[name if status else "a run that ended before it was struck"] += 1
-    run_child(installation)
+    if (status := run_child(installation)) != 0:
+        raise RuntimeError(f"the last run, which nobody struck, ended with {status}")
     return kills, traffic.check()
 
 

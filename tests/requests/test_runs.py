@@ -10,7 +10,7 @@ from tests.requests.conftest import MakeInstallation
 from tests.requests.installation import Installation, check_finished, text_request
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging.outcomes import FencedError
-from vectorize_pipelines.pipeline import request_runs
+from vectorize_pipelines.pipeline import request_runs, request_stream
 from vectorize_pipelines.pipeline.stream import written
 from vectorize_pipelines.sources.kafka import Shard
 
@@ -41,6 +41,40 @@ def test_a_run_ends_with_its_day(installation: Installation, monkeypatch: pytest
     stream = installation.drain(once=False)
     assert "the day has ended" in stream.progress()
     check_finished(installation, stored=1)
+
+
+def test_a_run_that_takes_only_what_waits_takes_all_of_it_though_its_day_ends(
+    make_installation: MakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation = make_installation(kafka={"drain": {"batch_messages": 100}})
+    monkeypatch.setattr(request_runs, "_end_of_today", lambda: datetime.now(UTC))
+    monkeypatch.setattr(request_stream, "LOOK_SECONDS", 0)
+    installation.send(*[text_request(f"t{n}", f"text {n}") for n in range(300)])
+    stream = installation.drain(once=True)
+    assert "nothing was left" in stream.progress()
+    check_finished(installation, stored=300)
+
+
+def test_what_comes_after_midnight_is_of_the_new_day(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return now - timedelta(days=1)
+
+    installation.send(text_request("t", "a boat"), at=now)
+    with monkeypatch.context() as before_midnight:
+        for module in (request_runs, request_stream):
+            before_midnight.setattr(module, "datetime", Yesterday)
+        stream = installation.open_drain()
+    with stream:
+        for _ in written(installation.store, stream):
+            pass
+    assert installation.rows()["t", 0]["partition"] == now.date().isoformat()
+    assert stream.touched == {now.date().isoformat()}
 
 
 def test_a_run_ends_when_it_is_told_to(installation: Installation) -> None:

@@ -44,8 +44,9 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
     """Embed the requests of MODALITY that wait in Kafka, and those that come while it runs.
 
     It is one run on the project's Dagster instance, as the sensors launch them, and ends as these do: when nothing has
-    come for kafka.drain.idle_seconds, or after kafka.drain.max_seconds. An earlier run of the same part of the topic is
-    told to end first. Ctrl-C ends it once what is in hand is finished; the rest waits for the next run.
+    come for kafka.drain.idle_seconds, after kafka.drain.max_seconds, or, without --once, with the UTC day. An earlier
+    run of the same part of the topic is told to end first. Ctrl-C ends it once what is in hand is finished; the rest
+    waits for the next run.
     """
     settings = load_settings()
     part = Shard.parse(shard)

@@ -30,15 +30,17 @@ from vectorize_pipelines.sources.single import SingleRequest, SingleSource
 from vectorize_pipelines.stores.protocol import VectorStore
 from vectorize_pipelines.versions import SourceVersions
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
 #: For sources that end by themselves.
-_AT_THE_END = Ending(0, inf, datetime.max.replace(tzinfo=UTC))
+_AT_THE_END = Ending(0, inf, _NEVER)
 
 
 @dataclass(frozen=True, slots=True)
 class DrainRequest:
     """What a drain run is to do.
 
-    once         ends when nothing is outstanding, and does not wait for more
+    once         ends when nothing is outstanding, and does not wait for more; nor does it end with the day: no sensor
+                 launches another run for what it would leave
     idle_seconds, max_seconds   None: what the settings say
     should_stop  asked every second; a reason why the run is to end now, or None
     """
@@ -56,7 +58,9 @@ class DrainRequest:
         """When the run ends."""
         idle = drain.idle_seconds if self.idle_seconds is None else self.idle_seconds
         most = drain.max_seconds if self.max_seconds is None else self.max_seconds
-        return Ending(0 if self.once else idle, most, _end_of_today(), self.should_stop)
+        if self.once:
+            return Ending(0, most, _NEVER, self.should_stop)
+        return Ending(idle, most, _end_of_today(), self.should_stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,6 @@ def _stream(
         report=report,
         lease_encoder=lease_encoder,
         ending=ending,
-        days=_days(settings),
         force=force,
         resources=owned,
     )
@@ -165,7 +168,9 @@ def abandon_single(settings: Settings, single: SingleRequest, error: VectorizeEr
     Raises `LedgerError`.
     """
     occurred_at = occurred(single.request.origin)
-    work = Work(single.request, None, _days(settings).of(occurred_at), occurred_at, datetime.now(UTC))
+    now = datetime.now(UTC)
+    day = Days(settings.partitions.start, now.date()).of(occurred_at)
+    work = Work(single.request, None, day, occurred_at, now)
     with ExitStack() as resources:
         _single_report(settings, single, resources).abandoned(work, error)
 
@@ -189,10 +194,6 @@ _Closable = TypeVar("_Closable", bound=_HasClose)
 def _closing(resources: ExitStack, closable: _Closable) -> _Closable:
     resources.callback(closable.close)
     return closable
-
-
-def _days(settings: Settings) -> Days:
-    return Days(settings.partitions.start, datetime.now(UTC).date())
 
 
 def _end_of_today() -> datetime:

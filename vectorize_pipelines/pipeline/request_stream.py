@@ -14,7 +14,8 @@ import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime
 from functools import partial
 from threading import Event
 
@@ -73,7 +74,6 @@ class RequestStream(EmbeddingStream):
         report: Report,
         lease_encoder: LeaseEncoder,
         ending: Ending,
-        days: Days,
         force: bool,
         resources: ExitStack,
     ):
@@ -86,7 +86,7 @@ class RequestStream(EmbeddingStream):
         self._source = source
         self._report = report
         self._ending = ending
-        self._days = days
+        self._days = Days(settings.partitions.start, datetime.now(UTC).date())
         self._resources = resources
         self._targets = Targets(settings, store, modality)
         self._content_budget = ContentBudget(settings.uris.max_held_bytes)
@@ -209,6 +209,7 @@ class RequestStream(EmbeddingStream):
     def _entries(self, messages: Sequence[ReceivedMessage]) -> list[Entry]:
         entries: list[Entry] = []
         now = datetime.now(UTC)
+        self._follow(now.date())
         for message in messages:
             key, value = message.key(), message.value()
             origin = origin_of(message)
@@ -224,6 +225,12 @@ class RequestStream(EmbeddingStream):
                 else:
                     entries.append(Work(request, message, day, occurred_at, now))
         return entries
+
+    def _follow(self, today: date) -> None:
+        """A run that goes on past midnight meets messages of a day that lay in the future when it began."""
+        if today != self._days.last:
+            self._days = replace(self._days, last=today)
+            self._known_days.clear()
 
     def _day(self, milliseconds: int, occurred_at: datetime) -> str:
         """The partition of a message; most are of the same few days."""
