@@ -27,7 +27,7 @@ from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, token
 from vectorize_pipelines.encoders.engines import LoadRequest
 from vectorize_pipelines.encoders.export import export_tokenizer, exported
 from vectorize_pipelines.encoders.machine import physical_cores
-from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, PRECISION_HINTS, import_openvino, padded_width
+from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, COUNT_STEP, compiled, padded_width
 from vectorize_pipelines.encoders.protocol import Vectors
 from vectorize_pipelines.generations import InForce
 from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
@@ -52,15 +52,12 @@ def ceiling(source: Path) -> Outcome:
     export = exported(request)
     tokenizer = export_tokenizer(request, export.folder.directory)
     streams = physical_cores()
-    settings = {
-        "INFERENCE_PRECISION_HINT": PRECISION_HINTS[export.precision],
-        "NUM_STREAMS": str(streams),
-        "INFERENCE_NUM_THREADS": str(streams),
-    }
-    compiled = import_openvino().Core().compile_model(str(export.folder.directory / "model.xml"), "CPU", settings)
+    graph = compiled(export.folder.directory / "model.xml", export.precision, streams)
 
     def prepared(texts: Sequence[str]) -> list[tuple[TokenBatch, list[Any]]]:
-        batches = token_batches(texts, lambda window: tokenizer.ids(window, ""), TokenBudget(BATCH_TOKENS))
+        batches = token_batches(
+            texts, lambda window: tokenizer.ids(window, ""), TokenBudget(BATCH_TOKENS), count_step=COUNT_STEP
+        )
         return [(batch, list(batch.padded(export.padding, width(batch)))) for batch in batches]
 
     def width(batch: TokenBatch) -> int:
@@ -70,7 +67,7 @@ def ceiling(source: Path) -> Outcome:
         remaining = iter(batches)  # of a list, so that `next` is safe in several threads
 
         def work(_: int) -> None:
-            inference = compiled.create_infer_request()
+            inference = graph.create_infer_request()
             for batch, inputs in remaining:
                 inference.infer(inputs, share_inputs=True)
                 vectors[batch.positions] = inference.get_output_tensor(0).data

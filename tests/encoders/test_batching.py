@@ -37,15 +37,20 @@ def texts_of(lengths: Sequence[int]) -> list[str]:
     lengths=st.lists(st.integers(0, 300), max_size=300),
     budget=st.integers(1, 4096),
     streams=st.integers(1, 4),
+    count_step=st.integers(1, 20),
 )
-def test_every_text_is_in_one_batch_within_the_budget(lengths: list[int], budget: int, streams: int) -> None:
-    batches = list(token_batches(texts_of(lengths), words, TokenBudget(budget), streams=streams))
+def test_every_text_is_in_one_batch_within_the_budget(
+    lengths: list[int], budget: int, streams: int, count_step: int
+) -> None:
+    made = token_batches(texts_of(lengths), words, TokenBudget(budget), streams=streams, count_step=count_step)
+    batches = list(made)
     assert sorted(position for batch in batches for position in batch.positions) == list(range(len(lengths)))
     for batch in batches:
         sizes = [len(ids) for ids in batch.ids]
         assert sizes == [lengths[position] + 2 for position in batch.positions]
         assert sizes == sorted(sizes, reverse=True)
         assert len(sizes) == 1 or sizes[0] * len(sizes) <= budget
+        assert len(sizes) < 2 * count_step or len(sizes) % count_step == 0
 
 
 def test_padding_is_small_and_the_longest_come_first() -> None:
@@ -55,6 +60,20 @@ def test_padding_is_small_and_the_longest_come_first() -> None:
     assert padded < 1.05 * sum(length + 2 for length in lengths)
     longest = [len(batch.ids[0]) for batch in batches]
     assert longest == sorted(longest, reverse=True)
+
+
+def test_short_texts_make_few_shapes() -> None:
+    def shapes(count_step: int) -> int:
+        found = set[tuple[int, int]]()
+        for seed in range(20):
+            texts = texts_of(
+                [round(random.Random(n).triangular(4, 16, 8)) for n in range(1000 * seed, 1000 * seed + 999)]
+            )
+            for batch in token_batches(texts, words, TokenBudget(2048), streams=2, count_step=count_step):
+                found.add((len(batch.ids), batch.longest))
+        return len(found)
+
+    assert shapes(16) < shapes(1) / 2
 
 
 def test_longest_first_where_bytes_are_a_bad_guess() -> None:

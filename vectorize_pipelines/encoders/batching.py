@@ -129,7 +129,7 @@ class SharedBatches:
 
 
 def token_batches(
-    texts: Sequence[str], tokenize: Tokenize, budget: TokenBudget, *, streams: int = 1
+    texts: Sequence[str], tokenize: Tokenize, budget: TokenBudget, *, streams: int = 1, count_step: int = 1
 ) -> Iterator[TokenBatch]:
     """Batches of `texts`, roughly longest first, each as full as the budget allows.
 
@@ -137,7 +137,8 @@ def token_batches(
     busy, are the short ones. The texts' order is guessed from their bytes and corrected by `LOOK_AHEAD`
     tokenized texts, the first batches excepted, which nobody is to wait for. A text longer than the budget is a
     batch of its own. With several `streams`, input that would fill few batches is spread over them, and the last
-    batches of more become smaller and smaller, so that none of the streams waits long for another.
+    batches of more become smaller and smaller, so that none of the streams waits long for another. Batches of at
+    least twice `count_step` texts hold a multiple of it.
     """
     sizes = [_bytes(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda position: -sizes[position])
@@ -156,17 +157,19 @@ def token_batches(
             for position, ids in zip(window, tokenize([texts[each] for each in window]), strict=True):
                 heapq.heappush(waiting, (-len(ids), position, ids))
                 waiting_tokens += len(ids)
-        batch = _longest(waiting, tokens)
+        batch = _longest(waiting, tokens, count_step)
         waiting_tokens -= sum(len(ids) for ids in batch.ids)
         remaining -= sum(sizes[position] for position in batch.positions) // 4
         made += 1
         yield batch
 
 
-def _longest(waiting: list[tuple[int, int, list[int]]], budget: int) -> TokenBatch:
+def _longest(waiting: list[tuple[int, int, list[int]]], budget: int, count_step: int) -> TokenBatch:
     longest = max(1, len(waiting[0][2]))
-    fitting = max(1, budget // longest)
-    taken = [heapq.heappop(waiting) for _ in range(min(fitting, len(waiting)))]
+    count = min(max(1, budget // longest), len(waiting))
+    if count >= 2 * count_step:
+        count -= count % count_step
+    taken = [heapq.heappop(waiting) for _ in range(count)]
     return TokenBatch([position for _, position, _ in taken], [ids for _, _, ids in taken])
 
 

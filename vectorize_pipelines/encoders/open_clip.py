@@ -40,8 +40,7 @@ from vectorize_pipelines.encoders.open_clip_export import (
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, recognises
 from vectorize_pipelines.encoders.open_clip_tokenizer import TextTokenizer, clip_tokenizer
 from vectorize_pipelines.encoders.openvino_graph import (
-    PRECISION_HINTS,
-    import_openvino,
+    compiled,
     openvino_memory,
     scaled_to_unit_length,
 )
@@ -214,13 +213,8 @@ class OpenVinoTowers(Towers):
             return self._compiled[tower]
 
     def _compile(self, tower: str, precision: str) -> Any:
-        settings = {
-            "NUM_STREAMS": self.workers,
-            "INFERENCE_NUM_THREADS": self.workers,
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-            "ENABLE_CPU_PINNING": False,  # the decoding threads use the same cores
-        }
-        return import_openvino().Core().compile_model(self._folder.directory / f"{tower}.xml", "CPU", settings)
+        # The decoding threads use the same cores.
+        return compiled(self._folder.directory / f"{tower}.xml", precision, self.workers, ENABLE_CPU_PINNING=False)
 
 
 class TorchTowers(Towers):
