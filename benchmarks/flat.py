@@ -10,25 +10,28 @@ from benchmarks.figures import Figure
 from benchmarks.ours import lay_out, measured
 from benchmarks.passages import SEED, sentences
 
-FEW, MANY, WARM_UP = 1_000, 100_000, 200
+#: Of the fewest no stage of the pipeline is full yet, of `SOME` every one is.
+FEW, SOME, MANY, WARM_UP = 1_000, 10_000, 100_000, 200
 
 
 def run(place: Path) -> list[Figure]:
     """`encode` and the whole pipeline, with the engine that `auto` picks."""
     texts = short_texts(WARM_UP + MANY)
-    few = lay_out(place / "few", texts[:WARM_UP], texts[WARM_UP : WARM_UP + FEW], files=False)
-    many = lay_out(place / "many", texts[:WARM_UP], texts[WARM_UP:], files=False)
-    measured("encode", few.json, place / "home-export", place / "exports", place / "vectors.npy")
+    laid_out = [
+        lay_out(place / str(count), texts[:WARM_UP], texts[WARM_UP : WARM_UP + count], files=False)
+        for count in (FEW, SOME, MANY)
+    ]
+    measured("encode", laid_out[0].json, place / "home-export", place / "exports", place / "vectors.npy")
     figures = []
-    for name, sources in (("encode", (few.json, many.json)), ("pipeline", (few.table, many.table))):
-        outcomes = [
-            measured(name, source, place / f"home-{name}-{number}", place / "exports", place / "vectors.npy")
-            for number, source in enumerate(sources)
-        ]
-        each = [outcome["seconds"] / outcome["texts"] * 1e6 for outcome in outcomes]
-        # What `encode` returns is its caller's; the pipeline keeps nothing.
-        returned = [outcome["vectors_mib"] if name == "encode" else 0 for outcome in outcomes]
-        peaks = [outcome["peak_mib"] - vectors for outcome, vectors in zip(outcomes, returned, strict=True)]
+    for name in ("encode", "pipeline"):
+        each, peaks = [], []
+        for texts_of in laid_out:
+            source = texts_of.json if name == "encode" else texts_of.table
+            home = place / f"home-{name}-{texts_of.table.parent.name}"
+            outcome = measured(name, source, home, place / "exports", place / "vectors.npy")
+            each.append(outcome["seconds"] / outcome["texts"] * 1e6)
+            # What `encode` returns is its caller's; the pipeline keeps nothing.
+            peaks.append(outcome["peak_mib"] - (outcome["vectors_mib"] if name == "encode" else 0))
         figures += [
             _figure(f"{name}, time a text", each, "µs", 1.1),
             _figure(f"{name}, peak memory", peaks, "MiB", 1.2),
@@ -44,6 +47,9 @@ def short_texts(count: int) -> list[str]:
 
 
 def _figure(name: str, values: list[float], unit: str, bound: float) -> Figure:
-    few, many = values
-    measured_as = f"{many / few:.2f} times ({few:,.0f} {unit} for {FEW:,} texts, {many:,.0f} {unit} for {MANY:,})"
+    few, some, many = values
+    measured_as = (
+        f"{many / few:.2f} times ({few:,.0f} {unit} for {FEW:,} texts, {some:,.0f} {unit} for {SOME:,}, "
+        f"{many:,.0f} {unit} for {MANY:,})"
+    )
     return Figure(f"flat: {name}", measured_as, f"≤ {bound} times", many / few <= bound)
