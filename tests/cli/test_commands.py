@@ -16,7 +16,7 @@ from vectorize_pipelines.stores.filters import Equal
 EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
     *("run_id", "status", "collection", "path", "seconds", "documents", "chunks", "encoded", "skipped", "deleted"),
-    *("failed", "tokens", "days", "failures", "errors"),
+    *("cache_hits", "deduplicated", "failed", "tokens", "days", "failures", "errors"),
 }
 
 
@@ -135,6 +135,16 @@ def test_a_secret_in_the_path_reaches_no_run(vectorize: Vectorize, home: Path, u
     assert done.code == 3
     assert "hunter2" not in done.err + done.out
     assert not [file for file in home.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
+
+
+def test_vectors_of_the_same_content_are_said_to_be_so(vectorize: Vectorize, tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "docs" / f"{name}.md").write_text("The keeper feeds the hens at six.")
+    assert "1 encoded, 1 skipped (1 of repeated content), 0 deleted" in vectorize("ingest", tmp_path / "docs").out
+    again = vectorize("ingest", tmp_path / "docs", "--collection", "other").out
+    assert "0 encoded, 2 skipped (1 from the embedding cache, 1 of repeated content), 0 deleted" in again
+    assert "0 encoded, 2 skipped, 0 deleted" in vectorize("ingest", tmp_path / "docs").out
 
 
 def test_a_path_has_one_spelling(vectorize: Vectorize, tmp_path: Path) -> None:

@@ -397,15 +397,16 @@ def test_a_collection_whose_model_is_gone_gets_another_one(writers: Writers, mon
 
 
 def test_problems_are_found_before_a_switch(writers: Writers) -> None:
-    writers.write(TEXTS)
+    texts = {**TEXTS, **{f"more{n}": f"the keeper's note of day {n}" for n in range(13)}}
+    writers.write(texts)
     writers.reembed()
     live, new = pair(writers)
     with closing(writers.generations()) as generations:
         good = comparison.compare(writers.store, generations, live, new, writers.encoders[NEW])
         assert good.problems(1.0) == []
-        assert (good.rows, good.canaries.recall) == ((7, 7), 1.0)
-        assert 0 <= good.overlap.overlap <= 1
-        assert good.overlap.sampled == 7
+        assert (good.rows, good.canaries.recall) == ((20, 20), 1.0)
+        assert 0 < good.overlap.overlap < 1
+        assert good.overlap.sampled == 20
         wrong = writers.batch({"s1": TEXTS["s1"]}, dimension=NEW)
         spoilt = wrong.records.set_column(
             wrong.records.num_columns - 1,
@@ -418,6 +419,12 @@ def test_problems_are_found_before_a_switch(writers: Writers) -> None:
     assert len(problems) == 2
     assert "1 rows are missing" in problems[0]
     assert "did not come first" in problems[1]
+
+
+def test_neighbours_are_not_compared_where_every_row_is_everybodys_neighbour(writers: Writers) -> None:
+    writers.write(TEXTS)
+    writers.reembed()
+    assert comparison.neighbour_overlap(writers.store, *pair(writers), writers.encoders[NEW]).sampled == 0
 
 
 # ---- whatever happens, in whatever order

@@ -330,10 +330,10 @@ def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: fl
 
 
 def _say_reembedded(outcome: Mapping[str, Any]) -> None:
-    from vectorize_pipelines.cli.runs import show_failures
+    from vectorize_pipelines.cli.runs import show_failures, skipped_in_words
 
     click.echo(
         f"{outcome['physical']}: {outcome['state']}; {outcome['chunks']} rows, {outcome['encoded']} encoded, "
-        f"{outcome['skipped']} skipped, {outcome['failed']} failed ({outcome['seconds']} s)"
+        f"{skipped_in_words(outcome)}, {outcome['failed']} failed ({outcome['seconds']} s)"
     )
     show_failures(outcome["failures"])

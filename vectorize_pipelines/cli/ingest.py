@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from vectorize_pipelines.cli.runs import console, execute, report, show_failures
+from vectorize_pipelines.cli.runs import console, execute, report, show_failures, skipped_in_words
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.generations import InForce, in_force
 from vectorize_pipelines.home import manifest_file, use_dagster_home
@@ -124,7 +124,7 @@ def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
 def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
         f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed; "
-        f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {outcome['skipped']} skipped, "
+        f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {skipped_in_words(outcome)}, "
         f"{outcome['deleted']} deleted ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
     show_failures(outcome["failures"], "all of them")

@@ -33,7 +33,7 @@ INTERRUPTED = "DagsterExecutionInterruptedError"
 EXIT_SOME_FAILED = 6
 EXIT_INTERRUPTED = 130
 FAILURES_SHOWN = 20
-FIGURES = ("documents", "chunks", "encoded", "skipped", "deleted", "failed", "tokens")
+FIGURES = ("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted", "failed", "tokens")
 
 
 def execute(
@@ -188,6 +188,13 @@ def _figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
         for failure in (() if stream is None else stream.failures)
     ]
     return found
+
+
+def skipped_in_words(outcome: Mapping[str, Any]) -> str:
+    """How many items were not encoded, and of these, whose vector came from another item of the same content."""
+    shared = ((outcome["cache_hits"], "from the embedding cache"), (outcome["deduplicated"], "of repeated content"))
+    known = ", ".join(f"{number} {origin}" for number, origin in shared if number)
+    return f"{outcome['skipped']} skipped{known and f' ({known})'}"
 
 
 def report(

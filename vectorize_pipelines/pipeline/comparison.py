@@ -133,7 +133,10 @@ def _unequal(there: Mapping[str, int], here: Mapping[str, int]) -> dict[str, tup
 
 @dataclass(frozen=True, slots=True)
 class OverlapReport:
-    """How many of a row's nearest are the same in both generations, as a share, on average over the sample."""
+    """How many of a row's nearest are the same in both generations, as a share, on average over the sample.
+
+    Nothing is sampled where every row has all the others as its nearest.
+    """
 
     sampled: int
     overlap: float
@@ -145,6 +148,8 @@ def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, enc
     Where documents are cut otherwise, the sources of the nearest are compared, and `encoder`, that of the new
     generation, encodes the rows' texts. Another model is not worse for finding others: this says how much changes.
     """
+    if store.count(live.physical) <= NEIGHBOURS + 1:
+        return OverlapReport(0, 1.0)
     ids: list[str] = []
     for batch in store.scan(live.physical, ("id",)):
         ids = nsmallest(SAMPLED, [*ids, *batch.column("id").to_pylist()])
