@@ -10,7 +10,6 @@ pipeline  SOURCE a folder with the folders `warm_up` and `passages` of documents
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import peak_mib
 from vectorize_pipelines.encoders import default_cache_directory, lease_encoder, load_encoder
 from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, token_batches
 from vectorize_pipelines.encoders.engines import LoadRequest
@@ -81,7 +81,7 @@ def ceiling(source: Path) -> Outcome:
     batches = prepared(passages)
     started = time.perf_counter()
     forward(batches, vectors)
-    return Outcome(time.perf_counter() - started, _peak_mib(), vectors)
+    return Outcome(time.perf_counter() - started, peak_mib(), vectors)
 
 
 def encode(source: Path) -> Outcome:
@@ -91,7 +91,7 @@ def encode(source: Path) -> Outcome:
     encoder.encode(warm_up)
     started = time.perf_counter()
     vectors = encoder.encode(passages)
-    return Outcome(time.perf_counter() - started, _peak_mib(), vectors)
+    return Outcome(time.perf_counter() - started, peak_mib(), vectors)
 
 
 def pipeline(source: Path) -> Outcome:
@@ -112,11 +112,11 @@ def pipeline(source: Path) -> Outcome:
     ingest(source / "warm_up")
     started = time.perf_counter()
     ingest(source / "passages")
-    seconds, peak_mib = time.perf_counter() - started, _peak_mib()
+    seconds, peak = time.perf_counter() - started, peak_mib()
     columns = ["source_id", "item_index", "vector"]
     rows = [row for batch in store.scan("passages", columns) for row in batch.to_pylist()]
     rows.sort(key=lambda row: (str(row["source_id"]), int(row["item_index"])))
-    return Outcome(seconds, peak_mib, np.asarray([row["vector"] for row in rows], dtype=np.float32))
+    return Outcome(seconds, peak, np.asarray([row["vector"] for row in rows], dtype=np.float32))
 
 
 MEASUREMENTS = {"ceiling": ceiling, "encode": encode, "pipeline": pipeline}
@@ -125,10 +125,6 @@ MEASUREMENTS = {"ceiling": ceiling, "encode": encode, "pipeline": pipeline}
 def _texts(source: Path) -> tuple[list[str], list[str]]:
     texts = json.loads(source.read_text(encoding="utf-8"))
     return texts["warm_up"], texts["passages"]
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def main() -> None:

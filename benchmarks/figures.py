@@ -55,6 +55,16 @@ def process(*command: str | Path, stdin: str = "", **environment: str) -> subpro
     return done
 
 
+def peak_mib() -> float:
+    """The most memory that this process has held (Linux).
+
+    Not `getrusage`: its `ru_maxrss` also counts what the process that started this one held at that moment.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) / 1024
+
+
 def python(*arguments: str | Path, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
     """`process` with the Python that runs this."""
     return process(sys.executable, *arguments, stdin=stdin, **environment)

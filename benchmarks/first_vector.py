@@ -19,8 +19,8 @@ from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
 vectors = load_encoder(DEFAULT_TEXT_MODEL).encode(["how long until the first vector?"])
 assert vectors.shape == (1, 384)
-import resource
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+from benchmarks.figures import peak_mib
+print(peak_mib(), flush=True)
 """
 COMMAND = ("-c", "from vectorize_pipelines.cli import main; main()")
 SEARCH = (*COMMAND, "search", "what a customer has to pay", "--collection", "small", "--limit", "5")

@@ -4,12 +4,12 @@ Called by `run.py`, each time in a process of its own: python -m benchmarks.pipe
 """
 
 import json
-import resource
 import sys
 import time
 from datetime import UTC, datetime
 from functools import partial
 
+from benchmarks.figures import peak_mib
 from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
 from vectorize_pipelines.generations import InForce
@@ -42,7 +42,7 @@ def main() -> None:
                 texts.extend(batch.records["text"].to_pylist())
     seconds = time.perf_counter() - started
     totals = stream.totals.sum()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_mib()
     outcome: dict[str, float | str] = {
         "seconds": seconds,
         "chunks": totals.chunks,

@@ -1,6 +1,7 @@
 """The OpenVINO engine against the reference engine; exporting, measuring, refusing; what it imports."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -240,6 +241,18 @@ def test_second_process_imports_neither_torch_nor_transformers(cache_directory: 
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize(("wished", "found"), [(None, "128"), ("1024", "1024")])
+def test_few_kernels_are_kept_unless_the_user_wants_more(wished: str | None, found: str) -> None:
+    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
+    script = (
+        "import os; from vectorize_pipelines.encoders.openvino_graph import import_openvino; import_openvino()\n"
+        f"print(os.environ[{name!r}])"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != name} | ({name: wished} if wished else {})
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert result.stdout.strip() == found
 
 
 def test_openvino_does_not_report_its_use() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,12 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
 
 
+def requests_checked(result: dg.ExecuteInProcessResult) -> object:
+    """How many requests were held against the store."""
+    (found,) = [each for each in result.get_asset_check_evaluations() if each.check_name == "rows_match_requests"]
+    return found.metadata["requests"].value
+
+
 def test_a_drain_run_takes_what_waits(instance: dg.DagsterInstance, kafka_settings: KafkaSettings) -> None:
     old = DAYS[0].isoformat()
     send(kafka_settings, [text(f"old-{n}", f"an old note about boat {n}") for n in range(3)], day=DAYS[0])
@@ -86,6 +93,7 @@ def test_a_drain_run_takes_what_waits(instance: dg.DagsterInstance, kafka_settin
     assert result.success
     names = ("sound_vectors", "rows_match_requests", "canary_recall", "index_recall")
     assert checks(result) == dict.fromkeys(names, True)
+    assert requests_checked(result) == 8
     assert {row["source_id"] for row in rows("texts")} == {
         *(f"old-{n}" for n in range(3)),
         *(f"new-{n}" for n in range(4)),
@@ -101,6 +109,20 @@ def test_a_drain_run_takes_what_waits(instance: dg.DagsterInstance, kafka_settin
     tags = tags_of(instance, result.run_id)
     topic = f"{kafka_settings.topic_prefix}.text"
     assert (tags[MODE_TAG], tags[SHARD_TAG], tags[TOPIC_TAG], tags[OWNS_TAG]) == ("drain", "0/1", topic, f"{topic} 0/1")
+
+
+def test_a_run_of_yesterday_takes_what_came_after_midnight(
+    instance: dg.DagsterInstance, kafka_settings: KafkaSettings
+) -> None:
+    yesterday = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+    send(kafka_settings, [text(f"new-{n}", f"a new note about boat {n}") for n in range(4)])
+    result = run(instance, yesterday, mode="drain", once=True)
+    assert result.success
+    assert requests_checked(result) == 4
+    (day,) = {row["partition"] for row in rows("texts")}
+    assert day > yesterday
+    assert figures(instance, day)["encoded"] == 4
+    assert figures(instance, yesterday)["messages"] == 4
 
 
 def test_a_backfill_of_three_days_twice_leaves_the_same_rows(

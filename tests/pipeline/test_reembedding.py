@@ -405,8 +405,9 @@ def test_problems_are_found_before_a_switch(writers: Writers) -> None:
         good = comparison.compare(writers.store, generations, live, new, writers.encoders[NEW])
         assert good.problems(1.0) == []
         assert (good.rows, good.canaries.recall) == ((20, 20), 1.0)
-        assert 0 < good.overlap.overlap < 1
         assert good.overlap.sampled == 20
+        assert good.overlap.overlap is not None
+        assert 0 < good.overlap.overlap < 1
         wrong = writers.batch({"s1": TEXTS["s1"]}, dimension=NEW)
         spoilt = wrong.records.set_column(
             wrong.records.num_columns - 1,
@@ -421,10 +422,21 @@ def test_problems_are_found_before_a_switch(writers: Writers) -> None:
     assert "did not come first" in problems[1]
 
 
-def test_neighbours_are_not_compared_where_every_row_is_everybodys_neighbour(writers: Writers) -> None:
-    writers.write(TEXTS)
+@pytest.mark.parametrize(("rows", "sampled"), [(11, 0), (12, 12)])
+def test_neighbours_are_not_compared_where_all_rows_are_near(writers: Writers, rows: int, sampled: int) -> None:
+    writers.write({f"s{n}": f"text number {n}" for n in range(rows)})
     writers.reembed()
-    assert comparison.neighbour_overlap(writers.store, *pair(writers), writers.encoders[NEW]).sampled == 0
+    found = comparison.neighbour_overlap(writers.store, *pair(writers), writers.encoders[NEW])
+    assert found.sampled == sampled
+    assert (found.overlap is None) == (sampled == 0)
+
+
+def test_neighbours_are_compared_where_only_one_generation_is_small(writers: Writers) -> None:
+    writers.write({f"s{n}": f"text number {n}" for n in range(12)})
+    writers.reembed()
+    live, new = pair(writers)
+    writers.store.delete(live.physical, In("source_id", ("s0",)))
+    assert comparison.neighbour_overlap(writers.store, live, new, writers.encoders[NEW]).sampled == 11
 
 
 # ---- whatever happens, in whatever order

@@ -21,6 +21,7 @@ from vectorize_pipelines.items import Modality, content_hash
 from vectorize_pipelines.ledger import RequestLedger
 from vectorize_pipelines.messaging.messages import ReceivedMessage
 from vectorize_pipelines.messaging.outcomes import Outcomes
+from vectorize_pipelines.pipeline.changes import Days
 from vectorize_pipelines.pipeline.request_report import Report, TopicReport
 from vectorize_pipelines.pipeline.request_stream import RequestStream
 from vectorize_pipelines.pipeline.request_units import Ending
@@ -285,6 +286,7 @@ class World:
             report=report,
             lease_encoder=_lease,
             ending=Ending(0, inf, datetime.max.replace(tzinfo=UTC)),
+            days=lambda: Days(self.settings.partitions.start, datetime.now(UTC).date()),
             force=False,
             resources=resources,
         )

@@ -1,8 +1,15 @@
 """Replays of days on a real broker: whatever is replayed, and however often, the store is as the messages have it."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
 
 from tests.requests.installation import Installation, batch_request, text_request
+from vectorize_pipelines.pipeline import request_runs
+from vectorize_pipelines.pipeline.request_runs import ReplayRequest, open_replay
+from vectorize_pipelines.pipeline.stream import written
+from vectorize_pipelines.sources import kafka
 
 #: Of messages of "today": midnight may pass before they are sent.
 NOW = datetime.now(UTC)
@@ -49,6 +56,30 @@ def test_any_order_of_days_and_a_drain_end_in_the_same_rows(installation: Instal
     assert {place: row for place, row in installation.rows().items() if place in replayed} == replayed
     assert not installation.outstanding()
     assert len(installation.letters()) == 1
+
+
+def test_what_lies_in_the_future_stays_of_the_last_day_though_midnight_passes(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = datetime.now(UTC)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return now - timedelta(days=1)
+
+    installation.send(text_request("t", "a boat"), at=now)
+    day = Yesterday.now().date()
+    request = ReplayRequest(installation.modality, "run", (day, day))
+    with monkeypatch.context() as before_midnight:
+        for module in (request_runs, kafka):
+            before_midnight.setattr(module, "datetime", Yesterday)
+        stream = open_replay(installation.settings, request, installation.store, installation.lease)
+    with stream:
+        for _ in written(installation.store, stream):
+            pass
+    assert stream.touched == {day.isoformat()}
+    assert installation.rows()["t", 0]["partition"] == day.isoformat()
 
 
 def test_force_encodes_again(installation: Installation) -> None:

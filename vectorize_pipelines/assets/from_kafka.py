@@ -36,7 +36,7 @@ class RequestConfig(dg.Config):
     )
     force: bool = Field(False, description="encode also what has not changed")
     shard: str = Field("0/1", description="drain: the part of the topic's partitions that is this run's, as in 0/4")
-    once: bool = Field(False, description="drain: end when nothing waits any more")
+    once: bool = Field(False, description="drain: end when nothing waits any more, whatever the day")
     max_seconds: float | None = Field(None, gt=0, description="drain: end after so long; null: kafka.drain.max_seconds")
     idle_seconds: float | None = Field(
         None, ge=0, description="drain: end when nothing has come for so long; null: kafka.drain.idle_seconds"

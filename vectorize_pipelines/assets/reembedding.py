@@ -169,7 +169,8 @@ def neighbour_overlap_at_10(
     def look(generations: Generations, live: Generation, new: Generation) -> dg.AssetCheckResult:
         with encoder.lease(new.model, new.dimension) as loaded:
             report = neighbour_overlap(vector_store.open(), live, new, loaded)
-        return dg.AssetCheckResult(passed=True, metadata={"sampled": report.sampled, "overlap": report.overlap})
+        figures = {"sampled": report.sampled, **({} if report.overlap is None else {"overlap": report.overlap})}
+        return dg.AssetCheckResult(passed=True, metadata=figures)
 
     return _checked(context, look)
 

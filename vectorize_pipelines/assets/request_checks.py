@@ -65,10 +65,15 @@ def _scope(
         _targets(settings, store, sorted(names) or [settings.kafka.collection(modality)]),
         run.run_id,
         embeds,
-        run_window(run) if embeds and op_config(run, asset).get("mode", "replay") == "replay" else None,
+        _window(run, asset, embeds),
         most=ROWS,
         read=_read_image(settings),
     )
+
+
+def _window(run: dg.DagsterRun, asset: dg.AssetsDefinition, embeds: bool) -> Window | None:
+    """The days that a replay was for; a drain takes what waits, whatever its day."""
+    return run_window(run) if embeds and op_config(run, asset).get("mode", "replay") == "replay" else None
 
 
 def _written_collections(instance: dg.DagsterInstance, asset: dg.AssetKey, run_id: str) -> set[str]:
@@ -99,12 +104,9 @@ def _rows_match_requests(asset: dg.AssetsDefinition, modality: Modality) -> dg.A
         """The store has as many rows of a completed request as the ledger says."""
         with explained():
             run, store = context.run, vector_store.open()
+            embeds = embeds_too(run, asset)
             look = partial(
-                _expected,
-                load_settings(),
-                modality,
-                run.run_id if embeds_too(run, asset) else None,
-                run_window(run) if embeds_too(run, asset) else None,
+                _expected, load_settings(), modality, run.run_id if embeds else None, _window(run, asset, embeds)
             )
             expected = look()
             stored = _stored(store, expected)

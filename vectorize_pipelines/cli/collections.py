@@ -284,7 +284,7 @@ def _compared(found: "Comparison") -> dict[str, Any]:
         "partitions_differing": {day: list(counts) for day, counts in found.differences.days.items()},
         "canaries": found.canaries.sampled,
         "canary_recall": found.canaries.recall if found.canaries.sampled else None,
-        "neighbour_overlap_at_10": found.overlap.overlap if found.overlap.sampled else None,
+        "neighbour_overlap_at_10": found.overlap.overlap,
     }
 
 
@@ -292,7 +292,7 @@ def _in_words(found: "Comparison") -> str:
     recall = (
         f"{found.canaries.recall:.3f} of {found.canaries.sampled}" if found.canaries.sampled else "none to look for"
     )
-    overlap = f"{found.overlap.overlap:.3f}" if found.overlap.sampled else "-"
+    overlap = "none to compare" if found.overlap.overlap is None else f"{found.overlap.overlap:.3f}"
     return (
         f"{found.live.physical}: {found.rows[0]} rows; {found.new.physical}: {found.rows[1]} rows, "
         f"{found.differences.total} differ; canary recall {recall}, neighbour overlap@10 {overlap}"

@@ -191,7 +191,7 @@ def _figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
 
 
 def skipped_in_words(outcome: Mapping[str, Any]) -> str:
-    """How many items were not encoded, and of these, whose vector came from another item of the same content."""
+    """How many items were not encoded, and of how many the vector was there, for the same content."""
     shared = ((outcome["cache_hits"], "from the embedding cache"), (outcome["deduplicated"], "of repeated content"))
     known = ", ".join(f"{number} {origin}" for number, origin in shared if number)
     return f"{outcome['skipped']} skipped{known and f' ({known})'}"

@@ -138,7 +138,7 @@ def token_batches(
     tokenized texts, the first batches excepted, which nobody is to wait for. A text longer than the budget is a
     batch of its own. With several `streams`, input that would fill few batches is spread over them, and the last
     batches of more become smaller and smaller, so that none of the streams waits long for another. Batches of at
-    least twice `count_step` texts hold a multiple of it.
+    least twice `count_step` texts hold a multiple of it, though the budget allows some more.
     """
     sizes = [_bytes(text) for text in texts]
     order = sorted(range(len(texts)), key=lambda position: -sizes[position])

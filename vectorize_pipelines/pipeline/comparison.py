@@ -135,11 +135,11 @@ def _unequal(there: Mapping[str, int], here: Mapping[str, int]) -> dict[str, tup
 class OverlapReport:
     """How many of a row's nearest are the same in both generations, as a share, on average over the sample.
 
-    Nothing is sampled where every row has all the others as its nearest.
+    Nothing is sampled, and the share is None, where both are so small that every row is near every other.
     """
 
     sampled: int
-    overlap: float
+    overlap: float | None
 
 
 def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, encoder: Encoder | None) -> OverlapReport:
@@ -148,8 +148,8 @@ def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, enc
     Where documents are cut otherwise, the sources of the nearest are compared, and `encoder`, that of the new
     generation, encodes the rows' texts. Another model is not worse for finding others: this says how much changes.
     """
-    if store.count(live.physical) <= NEIGHBOURS + 1:
-        return OverlapReport(0, 1.0)
+    if max(store.count(each.physical) for each in (live, new)) <= NEIGHBOURS + 1:
+        return OverlapReport(0, None)
     ids: list[str] = []
     for batch in store.scan(live.physical, ("id",)):
         ids = nsmallest(SAMPLED, [*ids, *batch.column("id").to_pylist()])
@@ -169,7 +169,7 @@ def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, enc
             before = _nearest(store, live, np.asarray(row["vector"], np.float32), field, row)
             after = _nearest(store, new, queries[row["id"]], field, row)
             shares.append(len(before & after) / max(len(before), len(after), 1))
-    return OverlapReport(len(shares), float(np.mean(shares)) if shares else 1.0)
+    return OverlapReport(len(shares), float(np.mean(shares)) if shares else None)
 
 
 def _nearest(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
+from functools import partial
 from math import inf
 from typing import Protocol, TypeVar
 
@@ -39,8 +40,8 @@ _AT_THE_END = Ending(0, inf, _NEVER)
 class DrainRequest:
     """What a drain run is to do.
 
-    once         ends when nothing is outstanding, and does not wait for more; nor does it end with the day: no sensor
-                 launches another run for what it would leave
+    once         ends when nothing is outstanding, and does not wait for more; nor does it end with the day: there may
+                 be nobody who takes up the rest
     idle_seconds, max_seconds   None: what the settings say
     should_stop  asked every second; a reason why the run is to end now, or None
     """
@@ -101,7 +102,10 @@ def open_drain(
             group_metadata=source.group_metadata(),
         )
         ending = request.ending(kafka.drain)
-        return _stream(settings, request, source, report, ending, store, lease_encoder, resources, force=request.force)
+        days = partial(_days, settings)
+        return _stream(
+            settings, request, source, report, ending, days, store, lease_encoder, resources, force=request.force
+        )
 
 
 def open_replay(
@@ -117,8 +121,18 @@ def open_replay(
         cancellations = _closing(resources, Cancellations(kafka))
         ledger = _closing(resources, RequestLedger.open(settings))
         report = Report(ledger, request.modality, request.run_id, cancellations)
+        at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
         return _stream(
-            settings, request, source, report, _AT_THE_END, store, lease_encoder, resources, force=request.force
+            settings,
+            request,
+            source,
+            report,
+            _AT_THE_END,
+            lambda: at_its_start,
+            store,
+            lease_encoder,
+            resources,
+            force=request.force,
         )
 
 
@@ -129,7 +143,8 @@ def open_single(
     with ExitStack() as resources:
         report = _single_report(settings, single, resources)
         source = SingleSource(single.message)
-        return _stream(settings, single, source, report, _AT_THE_END, store, lease_encoder, resources)
+        days = partial(_days, settings)
+        return _stream(settings, single, source, report, _AT_THE_END, days, store, lease_encoder, resources)
 
 
 def _stream(
@@ -138,6 +153,7 @@ def _stream(
     source: MessageSource,
     report: Report,
     ending: Ending,
+    days: Callable[[], Days],
     store: VectorStore,
     lease_encoder: LeaseEncoder,
     resources: ExitStack,
@@ -155,6 +171,7 @@ def _stream(
         report=report,
         lease_encoder=lease_encoder,
         ending=ending,
+        days=days,
         force=force,
         resources=owned,
     )
@@ -168,9 +185,7 @@ def abandon_single(settings: Settings, single: SingleRequest, error: VectorizeEr
     Raises `LedgerError`.
     """
     occurred_at = occurred(single.request.origin)
-    now = datetime.now(UTC)
-    day = Days(settings.partitions.start, now.date()).of(occurred_at)
-    work = Work(single.request, None, day, occurred_at, now)
+    work = Work(single.request, None, _days(settings).of(occurred_at), occurred_at, datetime.now(UTC))
     with ExitStack() as resources:
         _single_report(settings, single, resources).abandoned(work, error)
 
@@ -194,6 +209,10 @@ _Closable = TypeVar("_Closable", bound=_HasClose)
 def _closing(resources: ExitStack, closable: _Closable) -> _Closable:
     resources.callback(closable.close)
     return closable
+
+
+def _days(settings: Settings) -> Days:
+    return Days(settings.partitions.start, datetime.now(UTC).date())
 
 
 def _end_of_today() -> datetime:

@@ -12,10 +12,9 @@ import gc
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from functools import partial
 from threading import Event
 
@@ -60,7 +59,10 @@ FAILURES_KEPT = 1000
 
 
 class RequestStream(EmbeddingStream):
-    """The stream of one run over one modality's messages. Everything given to it is closed with it."""
+    """The stream of one run over one modality's messages. Everything given to it is closed with it.
+
+    `days` is asked before each batch is read: a run may go on past midnight.
+    """
 
     def __init__(
         self,
@@ -74,6 +76,7 @@ class RequestStream(EmbeddingStream):
         report: Report,
         lease_encoder: LeaseEncoder,
         ending: Ending,
+        days: Callable[[], Days],
         force: bool,
         resources: ExitStack,
     ):
@@ -86,7 +89,8 @@ class RequestStream(EmbeddingStream):
         self._source = source
         self._report = report
         self._ending = ending
-        self._days = Days(settings.partitions.start, datetime.now(UTC).date())
+        self._days_now = days
+        self._days = days()
         self._resources = resources
         self._targets = Targets(settings, store, modality)
         self._content_budget = ContentBudget(settings.uris.max_held_bytes)
@@ -209,7 +213,9 @@ class RequestStream(EmbeddingStream):
     def _entries(self, messages: Sequence[ReceivedMessage]) -> list[Entry]:
         entries: list[Entry] = []
         now = datetime.now(UTC)
-        self._follow(now.date())
+        if (days := self._days_now()) != self._days:
+            self._days = days
+            self._known_days.clear()
         for message in messages:
             key, value = message.key(), message.value()
             origin = origin_of(message)
@@ -225,12 +231,6 @@ class RequestStream(EmbeddingStream):
                 else:
                     entries.append(Work(request, message, day, occurred_at, now))
         return entries
-
-    def _follow(self, today: date) -> None:
-        """A run that goes on past midnight meets messages of a day that lay in the future when it began."""
-        if today != self._days.last:
-            self._days = replace(self._days, last=today)
-            self._known_days.clear()
 
     def _day(self, milliseconds: int, occurred_at: datetime) -> str:
         """The partition of a message; most are of the same few days."""

@@ -87,7 +87,7 @@ class Ending:
 
     idle_seconds  without a message; 0: at the end of what is there
     max_seconds   since it began
-    day_ends      a run is one day's: it ends with that day, in UTC
+    day_ends      a run that follows its topic is one day's, and ends with it, in UTC; for others: never
     should_stop   asked every second; a reason why it is to end now, or None
     """
 
