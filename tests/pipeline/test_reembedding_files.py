@@ -165,6 +165,7 @@ def test_documents_are_cut_anew_while_they_change(corpus: Folder) -> None:
     assert len(corpus.of(OLD)["a.md"]) == 3
     assert len(corpus.of(NEW)["a.md"]) < 3
     assert corpus.of(NEW)["gone.md"] == corpus.of(OLD)["gone.md"], "what cannot be read again keeps its passages"
+    assert stream.totals.sum().chunks == sum(map(len, corpus.of(NEW).values()))
 
     corpus.put("a.md", document(1, 2, 3, 4, 5, 6), 1)  # grown
     corpus.put("b.md", document(4), 1)  # shrunk to what it begins with
@@ -173,7 +174,8 @@ def test_documents_are_cut_anew_while_they_change(corpus: Folder) -> None:
     assert (len(corpus.of(OLD)["a.md"]), len(corpus.of(OLD)["b.md"])) == (6, 1)
     assert len(corpus.of(NEW)["a.md"]) < 6
     assert "".join(corpus.of(NEW)["b.md"]).split() == document(4).split()
-    assert corpus.again(NEW, chunk_tokens=64).totals.sum().encoded == 0
+    again = corpus.again(NEW, chunk_tokens=64).totals.sum()
+    assert (again.encoded, again.chunks) == (0, sum(map(len, corpus.of(NEW).values())))
     with closing(corpus.generations()) as generations:
         assert [each.state for each in generations.of("corpus")] == [State.LIVE, State.READY]
 

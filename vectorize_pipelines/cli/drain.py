@@ -13,6 +13,7 @@ from vectorize_pipelines.cli.runs import (
     large_imports,
     report,
     show_failures,
+    skipped_in_words,
 )
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.items import Modality
@@ -76,6 +77,6 @@ def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
         f"{outcome['modality']}: {outcome['messages']} messages, {outcome['dead_letters']} of them dead letters, "
         f"{outcome['cancelled']} cancelled, {outcome['superseded']} superseded; {outcome['encoded']} encoded, "
-        f"{outcome['lag']} waiting ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
+        f"{skipped_in_words(outcome)}, {outcome['lag']} waiting ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
     show_failures(outcome["failures"], "the first thousand")

@@ -79,7 +79,12 @@ def command(
     if not wait:
         return 0
     if len(events) < len(set(task_ids)):
-        click.echo(f"{len(set(task_ids)) - len(events)} requests were not done within {timeout:g} seconds", err=True)
+        left = len(set(task_ids)) - len(events)
+        click.echo(
+            f"not done within {timeout:g} seconds: {left} of {len(set(task_ids))}; they wait for a run, by a sensor or "
+            "`vectorize drain`",
+            err=True,
+        )
         return EXIT_NOT_IN_TIME
     return EXIT_FAILED_REQUESTS if any(event.status != "completed" for event in events.values()) else 0
 

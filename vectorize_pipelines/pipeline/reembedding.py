@@ -166,7 +166,7 @@ class ReembeddingStream(EmbeddingStream):
             for row in rows.values():
                 of_day = work.totals.of(row["partition"])
                 of_day.documents += row["item_index"] == 0
-                of_day.chunks += 1
+                of_day.chunks += self._recutter is None or not can_be_cut(row)
             if self._recutter is not None:
                 documents = [row for row in rows.values() if can_be_cut(row)]
                 rows = {id_: row for id_, row in rows.items() if not can_be_cut(row)}
@@ -239,8 +239,11 @@ class ReembeddingStream(EmbeddingStream):
             pairs = cut[source_id]
             if isinstance(pairs, ItemError):
                 self._refuse(work, [Refused(example, pairs)])
-                kept |= self._waited_rows(self._live, Equal("source_id", source_id))
+                rows = self._waited_rows(self._live, Equal("source_id", source_id))
+                work.totals.of(example["partition"]).chunks += len(rows)
+                kept |= rows
                 continue
+            work.totals.of(example["partition"]).chunks += len(pairs)
             work.read[example["id"]] = example
             work.cut[source_id] = example["id"]
             wanted = {row["id"] for row, _ in pairs}

@@ -73,7 +73,9 @@ def begin(
             _check_same(making, spec, wanted)
             return live, making
         if spec is None:
-            raise SettingsError(f"{collection!r} is not being embedded again; name the model that it is to get")
+            raise SettingsError(
+                f"{collection!r} is not being embedded again; name the model that it is to get, if need be its own"
+            )
         limits = _limits(store, live, spec, wanted)
         _check_new(generations, live, spec, limits, wanted)
         new = _made(store, generations, live, spec, limits, cuts_anew=wanted.cuts_anew)

@@ -31,10 +31,12 @@ def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> Non
     same_model = spec.name == collection.model or spec.revision == revision
     if same_model and spec.dimension == collection.dimension:
         return
+    cut = f" --dimension {spec.dimension}" if same_model else ""
     raise ModelMismatchError(
         f"the collection {collection.name!r} ({collection.physical} in {collection.location}) holds vectors of "
         f"{collection.model} with {collection.dimension} dimensions, not of {spec.name} with {spec.dimension}; "
-        "use another collection, or embed this one again: `vectorize collections reembed NAME --model MODEL`"
+        "name the model that it has, use another collection, or embed this one again: "
+        f"`vectorize collections reembed {collection.name} --model {spec.name}{cut}`"
     )
 
 
