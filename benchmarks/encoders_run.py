@@ -128,6 +128,7 @@ def _texts(source: Path) -> tuple[list[str], list[str]]:
 
 
 def main() -> None:
+    """Takes one measurement, saves its vectors and prints its figures."""
     name, source, vectors = sys.argv[1:]
     outcome = MEASUREMENTS[name](Path(source))
     np.save(vectors, outcome.vectors)

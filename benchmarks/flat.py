@@ -23,15 +23,16 @@ def run(place: Path) -> list[Figure]:
     ]
     measured("encode", laid_out[0].json, place / "home-export", place / "exports", place / "vectors.npy")
     figures = []
-    for name in ("encode", "pipeline"):
-        each, peaks = [], []
-        for texts_of in laid_out:
-            source = texts_of.json if name == "encode" else texts_of.table
-            home = place / f"home-{name}-{texts_of.table.parent.name}"
-            outcome = measured(name, source, home, place / "exports", place / "vectors.npy")
-            each.append(outcome["seconds"] / outcome["texts"] * 1e6)
-            # What `encode` returns is its caller's; the pipeline keeps nothing.
-            peaks.append(outcome["peak_mib"] - (outcome["vectors_mib"] if name == "encode" else 0))
+    by_name = {"encode": [each.json for each in laid_out], "pipeline": [each.table for each in laid_out]}
+    for name, sources in by_name.items():
+        outcomes = [
+            measured(name, source, place / f"home-{name}-{number}", place / "exports", place / "vectors.npy")
+            for number, source in enumerate(sources)
+        ]
+        each = [outcome["seconds"] / outcome["texts"] * 1e6 for outcome in outcomes]
+        # What `encode` returns is its caller's; the pipeline keeps nothing.
+        returned = [outcome["vectors_mib"] if name == "encode" else 0 for outcome in outcomes]
+        peaks = [outcome["peak_mib"] - vectors for outcome, vectors in zip(outcomes, returned, strict=True)]
         figures += [
             _figure(f"{name}, time a text", each, "µs", 1.1),
             _figure(f"{name}, peak memory", peaks, "MiB", 1.2),

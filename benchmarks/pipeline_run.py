@@ -21,6 +21,7 @@ from vectorize_pipelines.stores import open_store
 
 
 def main() -> None:
+    """Does the run and prints its figures."""
     folder, home, engine = sys.argv[1:]
     settings = load_settings({"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"})
     store = open_store(settings.store, settings.home)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +233,18 @@ class Installation:
             return left
         finally:
             client.close()
+
+
+def clock_of_yesterday() -> type[datetime]:
+    """Stands in for `datetime` in a module: its now was a day ago."""
+    moment = datetime.now(UTC) - timedelta(days=1)
+
+    class Yesterday(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return moment
+
+    return Yesterday
 
 
 def install(home: Path, bootstrap_servers: str, topic_prefix: str, **overrides: Any) -> Installation:

@@ -1,11 +1,10 @@
 """Replays of days on a real broker: whatever is replayed, and however often, the store is as the messages have it."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
-from tests.requests.installation import Installation, batch_request, text_request
+from tests.requests.installation import Installation, batch_request, clock_of_yesterday, text_request
 from vectorize_pipelines.pipeline import request_runs
 from vectorize_pipelines.pipeline.request_runs import ReplayRequest, open_replay
 from vectorize_pipelines.pipeline.stream import written
@@ -61,19 +60,13 @@ def test_any_order_of_days_and_a_drain_end_in_the_same_rows(installation: Instal
 def test_what_lies_in_the_future_stays_of_the_last_day_though_midnight_passes(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = datetime.now(UTC)
-
-    class Yesterday(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return now - timedelta(days=1)
-
-    installation.send(text_request("t", "a boat"), at=now)
-    day = Yesterday.now().date()
+    yesterday = clock_of_yesterday()
+    day = yesterday.now().date()
+    installation.send(text_request("t", "a boat"))
     request = ReplayRequest(installation.modality, "run", (day, day))
     with monkeypatch.context() as before_midnight:
         for module in (request_runs, kafka):
-            before_midnight.setattr(module, "datetime", Yesterday)
+            before_midnight.setattr(module, "datetime", yesterday)
         stream = open_replay(installation.settings, request, installation.store, installation.lease)
     with stream:
         for _ in written(installation.store, stream):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.requests.conftest import MakeInstallation
-from tests.requests.installation import Installation, check_finished, text_request
+from tests.requests.installation import Installation, check_finished, clock_of_yesterday, text_request
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.messaging.outcomes import FencedError
 from vectorize_pipelines.pipeline import request_runs, request_stream
@@ -60,14 +60,9 @@ def test_what_comes_after_midnight_is_of_the_new_day(
 ) -> None:
     now = datetime.now(UTC)
 
-    class Yesterday(datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
-            return now - timedelta(days=1)
-
     installation.send(text_request("t", "a boat"), at=now)
     with monkeypatch.context() as before_midnight:
-        before_midnight.setattr(request_runs, "datetime", Yesterday)
+        before_midnight.setattr(request_runs, "datetime", clock_of_yesterday())
         stream = installation.open_drain()
     with stream:
         for _ in written(installation.store, stream):

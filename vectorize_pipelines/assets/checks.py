@@ -132,7 +132,7 @@ def _file_scope(
         [Target(config.collection or collection, now.model, now.dimension)],
         context.run.run_id,
         embeds,
-        run_window(context.run) if embeds and config.mode == "replay" else None,
+        replay_window(context.run, asset),
         reconcile=config.reconcile,
     )
 
@@ -151,6 +151,13 @@ def run_window(run: dg.DagsterRun) -> Window | None:
     first = run.tags.get("dagster/asset_partition_range_start") or run.tags.get("dagster/partition")
     last = run.tags.get("dagster/asset_partition_range_end") or first
     return window_of(dg.PartitionKeyRange(first, last)) if first and last else None
+
+
+def replay_window(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> Window | None:
+    """The days that a run was to replay; None for a drain, which takes what waits whatever its day, and for a run that
+    only checks."""
+    replays = embeds_too(run, asset) and op_config(run, asset).get("mode", "replay") == "replay"
+    return run_window(run) if replays else None
 
 
 def embeds_too(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> bool:

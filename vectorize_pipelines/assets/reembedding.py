@@ -6,11 +6,12 @@ turns readers to it. The job `drop_old_generations` drops what a switch left beh
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from typing import Any, Literal
+from typing import Literal
 
 import dagster as dg
 from pydantic import Field
 
+from vectorize_pipelines.assets.checks import op_config, run_window
 from vectorize_pipelines.assets.from_files import OWNERS, RETRIES
 from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError
 from vectorize_pipelines.generations import Generation, Generations, State
@@ -77,8 +78,7 @@ def reembedding(
 
 def _pairs(context: dg.AssetCheckExecutionContext, generations: Generations) -> list[tuple[Generation, Generation]]:
     """The live generation and the one in the making: of the run's collection, else of every one that has both."""
-    ops: Any = dict(context.run.run_config).get("ops", {})
-    named = ops.get("reembedding", {}).get("config", {}).get("collection")
+    named = op_config(context.run, reembedding).get("collection")
     making = [each for each in generations.all() if each.state in MAKING and named in (None, each.collection)]
     pairs = [(generations.live(new.collection), new) for new in making]
     return [(live, new) for live, new in pairs if live is not None]
@@ -86,13 +86,10 @@ def _pairs(context: dg.AssetCheckExecutionContext, generations: Generations) -> 
 
 def _days(context: dg.AssetCheckExecutionContext) -> Sequence[str] | None:
     """The days of a replay; None: all of them."""
-    ops: Any = dict(context.run.run_config).get("ops", {})
-    config = ops.get("reembedding", {}).get("config", {})
-    first = context.run.tags.get("dagster/asset_partition_range_start") or context.run.tags.get("dagster/partition")
-    last = context.run.tags.get("dagster/asset_partition_range_end") or first
-    if not config or config.get("mode", "replay") == "drain" or not first or not last:
+    config, window = op_config(context.run, reembedding), run_window(context.run)
+    if not config or config.get("mode", "replay") == "drain" or window is None:
         return None
-    return days_in(window_of(dg.PartitionKeyRange(first, last)))
+    return days_in(window)
 
 
 def _checked(

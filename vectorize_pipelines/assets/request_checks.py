@@ -19,8 +19,7 @@ from vectorize_pipelines.assets.checks import (
     canary_recall_check,
     embeds_too,
     index_recall_check,
-    op_config,
-    run_window,
+    replay_window,
     sound_vectors_check,
 )
 from vectorize_pipelines.assets.from_kafka import document_embeddings, image_embeddings, text_embeddings
@@ -65,15 +64,10 @@ def _scope(
         _targets(settings, store, sorted(names) or [settings.kafka.collection(modality)]),
         run.run_id,
         embeds,
-        _window(run, asset, embeds),
+        replay_window(run, asset),
         most=ROWS,
         read=_read_image(settings),
     )
-
-
-def _window(run: dg.DagsterRun, asset: dg.AssetsDefinition, embeds: bool) -> Window | None:
-    """The days that a replay was for; a drain takes what waits, whatever its day."""
-    return run_window(run) if embeds and op_config(run, asset).get("mode", "replay") == "replay" else None
 
 
 def _written_collections(instance: dg.DagsterInstance, asset: dg.AssetKey, run_id: str) -> set[str]:
@@ -104,10 +98,8 @@ def _rows_match_requests(asset: dg.AssetsDefinition, modality: Modality) -> dg.A
         """The store has as many rows of a completed request as the ledger says."""
         with explained():
             run, store = context.run, vector_store.open()
-            embeds = embeds_too(run, asset)
-            look = partial(
-                _expected, load_settings(), modality, run.run_id if embeds else None, _window(run, asset, embeds)
-            )
+            run_id = run.run_id if embeds_too(run, asset) else None
+            look = partial(_expected, load_settings(), modality, run_id, replay_window(run, asset))
             expected = look()
             stored = _stored(store, expected)
             differing = {place: rows for place, rows in expected.items() if stored.get(place, 0) != rows}

@@ -78,10 +78,10 @@ def command(
     _print(task_ids, events, as_json=as_json)
     if not wait:
         return 0
-    if len(events) < len(set(task_ids)):
-        left = len(set(task_ids)) - len(events)
+    submitted = len(set(task_ids))
+    if left := submitted - len(events):
         click.echo(
-            f"not done within {timeout:g} seconds: {left} of {len(set(task_ids))}; they wait for a run, by a sensor or "
+            f"not done within {timeout:g} seconds: {left} of {submitted}; they wait for a run, by a sensor or "
             "`vectorize drain`",
             err=True,
         )

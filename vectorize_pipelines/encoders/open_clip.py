@@ -39,11 +39,7 @@ from vectorize_pipelines.encoders.open_clip_export import (
 )
 from vectorize_pipelines.encoders.open_clip_models import ClipModel, locate_clip, recognises
 from vectorize_pipelines.encoders.open_clip_tokenizer import TextTokenizer, clip_tokenizer
-from vectorize_pipelines.encoders.openvino_graph import (
-    compiled,
-    openvino_memory,
-    scaled_to_unit_length,
-)
+from vectorize_pipelines.encoders.openvino_graph import compiled, openvino_memory, scaled_to_unit_length
 from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.weights import count_parameters

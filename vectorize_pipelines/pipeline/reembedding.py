@@ -164,13 +164,13 @@ class ReembeddingStream(EmbeddingStream):
             work = _Work()
             rows = self._waited_rows(self._live, In("id", tuple(some)))
             for row in rows.values():
-                of_day = work.totals.of(row["partition"])
-                of_day.documents += row["item_index"] == 0
-                of_day.chunks += self._recutter is None or not can_be_cut(row)
+                work.totals.of(row["partition"]).documents += row["item_index"] == 0
             if self._recutter is not None:
                 documents = [row for row in rows.values() if can_be_cut(row)]
                 rows = {id_: row for id_, row in rows.items() if not can_be_cut(row)}
                 rows |= self._take_cut(work, [row for row in documents if row["item_index"] == 0], self._recutter)
+            for row in rows.values():
+                work.totals.of(row["partition"]).chunks += 1
             yield from self._take(work, rows)
 
     def _ids(
@@ -239,9 +239,7 @@ class ReembeddingStream(EmbeddingStream):
             pairs = cut[source_id]
             if isinstance(pairs, ItemError):
                 self._refuse(work, [Refused(example, pairs)])
-                rows = self._waited_rows(self._live, Equal("source_id", source_id))
-                work.totals.of(example["partition"]).chunks += len(rows)
-                kept |= rows
+                kept |= self._waited_rows(self._live, Equal("source_id", source_id))
                 continue
             work.totals.of(example["partition"]).chunks += len(pairs)
             work.read[example["id"]] = example

@@ -89,8 +89,7 @@ class RequestStream(EmbeddingStream):
         self._source = source
         self._report = report
         self._ending = ending
-        self._days_now = days
-        self._days = days()
+        self._days = days
         self._resources = resources
         self._targets = Targets(settings, store, modality)
         self._content_budget = ContentBudget(settings.uris.max_held_bytes)
@@ -111,7 +110,6 @@ class RequestStream(EmbeddingStream):
         self._begun = time.monotonic()
         self._why_ended = ""
         self._lag = 0
-        self._known_days: dict[int, str] = {}
         # A document has many chunks, and content that is held while it waits: the first ones are few.
         self._rows_each = 1.0 if modality is Modality.TEXT else ROWS_EXPECTED
         self.collection = self._targets.default_collection
@@ -213,14 +211,12 @@ class RequestStream(EmbeddingStream):
     def _entries(self, messages: Sequence[ReceivedMessage]) -> list[Entry]:
         entries: list[Entry] = []
         now = datetime.now(UTC)
-        if (days := self._days_now()) != self._days:
-            self._days = days
-            self._known_days.clear()
+        day_of = _days_of_messages(self._days())
         for message in messages:
             key, value = message.key(), message.value()
             origin = origin_of(message)
             occurred_at = occurred(origin)
-            day = self._day(origin.timestamp_ms, occurred_at)
+            day = day_of(origin.timestamp_ms, occurred_at)
             try:
                 request = decode(value, key, origin, self._modality)
             except InvalidMessageError as error:
@@ -231,13 +227,6 @@ class RequestStream(EmbeddingStream):
                 else:
                     entries.append(Work(request, message, day, occurred_at, now))
         return entries
-
-    def _day(self, milliseconds: int, occurred_at: datetime) -> str:
-        """The partition of a message; most are of the same few days."""
-        number = milliseconds // MILLISECONDS_OF_A_DAY
-        if number not in self._known_days:
-            self._known_days[number] = self._days.of(occurred_at)
-        return self._known_days[number]
 
     def _takes_long(self, works: Sequence[Work]) -> bool:
         """Whether it is worth noting that they are being processed; yes where it is not known."""
@@ -323,6 +312,19 @@ class RequestStream(EmbeddingStream):
         self.touched.add(day)
         if len(self.failures) < FAILURES_KEPT:
             self.failures.append(failure)
+
+
+def _days_of_messages(days: Days) -> Callable[[int, datetime], str]:
+    """Gives the partition of a message by its time; most are of the same few days."""
+    known: dict[int, str] = {}
+
+    def day_of(milliseconds: int, occurred_at: datetime) -> str:
+        number = milliseconds // MILLISECONDS_OF_A_DAY
+        if number not in known:
+            known[number] = days.of(occurred_at)
+        return known[number]
+
+    return day_of
 
 
 @contextmanager
