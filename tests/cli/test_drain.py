@@ -86,7 +86,10 @@ def test_what_the_user_has_to_mend_is_said(vectorize: Vectorize, monkeypatch: py
     assert vectorize("drain", "text", "--shard", "4/4").code == 2
 
 
-def test_an_interrupted_drain_loses_nothing(vectorize: Vectorize, kafka_settings: KafkaSettings, home: Path) -> None:
+def test_an_interrupted_drain_loses_nothing(
+    vectorize: Vectorize, kafka_settings: KafkaSettings, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_KAFKA__DRAIN__IDLE_SECONDS", "120")  # only the signal ends it
     send(kafka_settings, [text(f"note-{n}", f"note {n} about boats") for n in range(20)])
     with subprocess.Popen([*COMMAND, "drain", "text"], stderr=subprocess.PIPE, text=True) as process:
         try:
