@@ -125,7 +125,7 @@ class DrainRun:
         A run that was launched by hand gets the tags by which others see it. Raises `OccupiedTopicError`, and
         `WoundDownError` where this run itself has been told to end, by Ctrl-C between two tries for instance.
         """
-        self._instance.add_run_tags(self._run_id, drain_tags(self._kafka, self._modality, self._shard))
+        self._show_part()
         deadline = time.monotonic() + TAKE_OVER_SECONDS
         self._stay_unless_told()
         while earlier := self._earlier():
@@ -138,6 +138,13 @@ class DrainRun:
                     f"{self._shard}, is to read: terminate it, or wait until Dagster finds that its process is gone"
                 )
             time.sleep(LOOK_SECONDS)
+
+    def _show_part(self) -> None:
+        own = self._instance.get_run_by_id(self._run_id)
+        tags = drain_tags(self._kafka, self._modality, self._shard)
+        # Dagster writes a run as a whole: tags that somebody else adds at the same moment would be lost.
+        if own is None or not tags.items() <= own.tags.items():
+            self._instance.add_run_tags(self._run_id, tags)
 
     def _stay_unless_told(self) -> None:
         own = self._instance.get_run_by_id(self._run_id)

@@ -2,8 +2,10 @@
 
 import json
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
@@ -15,6 +17,7 @@ from tests.encoders.tiny_clips import build_clip
 from tests.orchestration.requests_in_kafka import rows, send, text
 from tests.orchestration.servers import until
 from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.jobs import WIND_DOWN_TAG
 from vectorize_pipelines.settings import KafkaSettings
 
 
@@ -121,3 +124,25 @@ def test_a_drain_that_no_broker_answers_can_be_interrupted(
     assert process.returncode != 0
     assert "the run ended before it began: interrupted" in said
     assert said.count("Connection refused") < 5  # librdkafka says it at each of dozens of tries
+
+
+def test_a_drain_is_told_of_the_interruption_until_it_ends(
+    vectorize: Vectorize, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dagster writes a run as a whole: a status written at the same moment takes the tag away that tells the run."""
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "localhost:1")
+    monkeypatch.setenv("VECTORIZE_KAFKA__REQUEST_SECONDS", "5")
+    with subprocess.Popen([*COMMAND, "drain", "text", "--once"], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("Connection refused" in line for line in process.stderr)  # it is past its start
+            with closing(sqlite3.connect(home / "dagster/history/runs.db", timeout=60, isolation_level=None)) as runs:
+                ((before,),) = runs.execute("SELECT run_body FROM runs")
+                process.send_signal(signal.SIGINT)
+                until("the tag", lambda: WIND_DOWN_TAG in runs.execute("SELECT run_body FROM runs").fetchone()[0], 60)
+                runs.execute("UPDATE runs SET run_body = ?", (before,))
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode != 0
+    assert "the run ended before it began: interrupted" in said

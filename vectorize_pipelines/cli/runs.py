@@ -7,10 +7,9 @@ import logging
 import os
 import signal
 import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -33,6 +32,8 @@ INTERRUPTED = "DagsterExecutionInterruptedError"
 EXIT_SOME_FAILED = 6
 EXIT_INTERRUPTED = 130
 FAILURES_SHOWN = 20
+#: How often a run that was told to end is looked at.
+LOOK_SECONDS = 0.2
 FIGURES = ("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted", "failed", "tokens")
 
 
@@ -96,22 +97,29 @@ def execute_until_interrupted(
         try:
             return running.result(), False
         except KeyboardInterrupt:
-            _wind_down(run_id)
+            logger.warning("interrupted: what is in hand is finished")
+            _wind_down(run_id, running)
             return running.result(), True
         finally:
             signal.signal(signal.SIGTERM, terminated)
 
 
-def _wind_down(run_id: str) -> None:
+def _wind_down(run_id: str, running: "Future[dg.ExecuteInProcessResult]") -> None:
+    """Tells the run to end, until it has.
+
+    Once is not enough: Dagster reads a run, changes it and writes it back as a whole, so that a change of its status at
+    the same moment takes the tag away again.
+    """
     from dagster import DagsterInstance
 
     from vectorize_pipelines.jobs import WIND_DOWN_TAG
 
-    logger.warning("interrupted: what is in hand is finished")
     with DagsterInstance.get() as instance:
-        while instance.get_run_by_id(run_id) is None:
-            time.sleep(0.1)  # it is just being made
-        instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
+        while not running.done():
+            run = instance.get_run_by_id(run_id)  # None while it is just being made
+            if run is not None and WIND_DOWN_TAG not in run.tags:
+                instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
+            wait([running], LOOK_SECONDS)
 
 
 @contextlib.contextmanager
