@@ -40,6 +40,15 @@ def test_supported_files_are_taken_hidden_ones_and_others_not(folder: Path) -> N
     assert names(folder, source(folder)) == {"a.md", "b.TXT", "sub/e.md", "sub/deep/f.txt", "中文/笔记.md"}
 
 
+def test_files_of_other_kinds_are_counted_where_only_their_suffix_rules_them_out(folder: Path) -> None:
+    for name in ("d.PNG", "Makefile", "sub/e.zip"):
+        (folder / name).touch()
+    assert source(folder).list().other_kinds == {".png": 2, "": 1, ".zip": 1}
+    assert source(folder, exclude=(".*", "*.png", "sub/")).list().other_kinds == {".png": 1, "": 1}
+    assert source(folder, include=("*.md",)).list().other_kinds == {}
+    assert source(folder / "c.png").list().other_kinds == {}
+
+
 @pytest.mark.parametrize(
     ("include", "exclude", "taken"),
     [
@@ -141,6 +150,7 @@ def test_an_fsspec_url(bucket: str, ending: str) -> None:
         "memory://bucket/docs/a.md": 5,
         "memory://bucket/docs/sub/b.txt": 11,
     }
+    assert listing.other_kinds == {".png": 1}
     assert all(file.modified_ns > 0 for file in listing.files.values())
     assert all(listed.holds(name) for name in listing.files)
     for name, file in listing.files.items():

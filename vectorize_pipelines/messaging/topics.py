@@ -1,5 +1,6 @@
 """The topics: their names, making them as `config/kafka.yaml` says, and holding the cluster against it."""
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
     from confluent_kafka.admin import AdminClient
+
+logger = logging.getLogger(__name__)
 
 #: A request of a higher priority goes to the priority lane.
 NORMAL_PRIORITY = 0
@@ -122,6 +125,8 @@ def create_topics(settings: KafkaSettings) -> list[str]:
     if failures:
         raise KafkaError("; ".join(failures))
     _wait_until_seen(settings, client, missing)
+    if created:
+        logger.info("made the topics %s", ", ".join(created))
     return created
 
 

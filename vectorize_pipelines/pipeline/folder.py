@@ -36,6 +36,7 @@ from vectorize_pipelines.stores.protocol import VectorStore
 logger = logging.getLogger(__name__)
 
 LOCK_POLL_SECONDS = 0.2
+OTHER_KINDS_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ def open_folder(
     with ExitStack() as resources:
         _lock(home.manifest_lock(settings, request.collection), resources)
         listing = source.list()  # not before: another run may have embedded files that came meanwhile
+        _tell_other_kinds(listing)
         physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
@@ -204,6 +206,15 @@ def open_folder(
             interrupt=reader.close,
             all_days_reported=manifest.days_reported,
         )
+
+
+def _tell_other_kinds(listing: Listing) -> None:
+    if not listing.other_kinds:
+        return
+    kinds = sorted(listing.other_kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+    shown = ", ".join(f"{number} {suffix or 'without a suffix'}" for suffix, number in kinds[:OTHER_KINDS_SHOWN])
+    further = ", …" if len(kinds) > OTHER_KINDS_SHOWN else ""
+    logger.info("files of other kinds are left out: %s%s", shown, further)
 
 
 def _item_encoder(

@@ -6,7 +6,7 @@ sensor for new files does the same comparison and stops there.
 
 import os
 import stat
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -60,12 +60,14 @@ class SourceFile:
 class Listing:
     """What lies below a root.
 
-    unreadable  folders and files that could not be looked at, with the reason; what the manifest knows below
-                them is neither changed nor vanished
+    unreadable   folders and files that could not be looked at, with the reason; what the manifest knows below
+                 them is neither changed nor vanished
+    other_kinds  suffix in lower case -> how many files were passed over for it; none where `include` decides
     """
 
     files: Mapping[str, SourceFile]
     unreadable: Mapping[str, str]
+    other_kinds: Mapping[str, int]
 
 
 class FileSource:
@@ -109,7 +111,11 @@ class FileSource:
             return False
         if self._include is not None:
             return self._include.match_file(relative)
-        return os.path.splitext(relative)[1].lower() in self._suffixes  # noqa: PTH122 (pathlib is ten times slower)
+        return _suffix(relative) in self._suffixes
+
+    def _is_of_other_kind(self, relative: str) -> bool:
+        """Whether it is only its suffix for which a file is not taken."""
+        return self._include is None and not self._exclude.match_file(relative)
 
     def _list_local(self) -> Listing:
         try:
@@ -121,11 +127,14 @@ class FileSource:
             ) from None
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
-            return Listing({file.source_id: file}, {})
+            return Listing({file.source_id: file}, {}, {})
         files: dict[str, SourceFile] = {}
         unreadable: dict[str, str] = {}
+        other_kinds: Counter[str] = Counter()
         for entry in _walk(self.root, self._exclude, unreadable):
-            if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :]):
+            relative = entry.path[len(self.root.rstrip("/")) + 1 :]
+            if not self._takes(relative):
+                other_kinds[_suffix(relative)] += self._is_of_other_kind(relative)
                 continue
             try:
                 entry.path.encode()
@@ -136,7 +145,7 @@ class FileSource:
                 unreadable[entry.path] = f"{error.strerror}"
             else:
                 files[entry.path] = SourceFile(entry.path, status.st_size, status.st_mtime_ns)
-        return Listing(files, unreadable)
+        return Listing(files, unreadable, +other_kinds)
 
     def _list_remote(self) -> Listing:
         import fsspec
@@ -156,12 +165,19 @@ class FileSource:
         # Files go by the name of the root as it was given: file systems know several spellings of a protocol.
         single = list(found) == [path]
         files = {}
+        other_kinds: Counter[str] = Counter()
         for name, info in found.items():
             relative = name.removeprefix(base)
             if single or self._takes(relative):
                 source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
                 files[source_id] = _remote_file(source_id, info)
-        return Listing(files, {})
+            else:
+                other_kinds[_suffix(relative)] += self._is_of_other_kind(relative)
+        return Listing(files, {}, +other_kinds)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (pathlib is ten times slower)
 
 
 def _missing_package(url: str, error: ImportError) -> str:
