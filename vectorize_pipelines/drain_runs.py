@@ -50,6 +50,8 @@ class OccupiedTopicError(VectorizeError):
 class WoundDownError(VectorizeError):
     """The run was told to end before it had begun to read."""
 
+    exit_code = 130
+
 
 def drain_tags(kafka: KafkaSettings, modality: Modality, shard: Shard = WHOLE) -> dict[str, str]:
     """The tags of a drain run."""
@@ -143,7 +145,7 @@ class DrainRun:
         own = self._instance.get_run_by_id(self._run_id)
         tags = drain_tags(self._kafka, self._modality, self._shard)
         # Dagster writes a run as a whole: tags that somebody else adds at the same moment would be lost.
-        if own is None or not tags.items() <= own.tags.items():
+        if own is not None and not tags.items() <= own.tags.items():
             self._instance.add_run_tags(self._run_id, tags)
 
     def _stay_unless_told(self) -> None:

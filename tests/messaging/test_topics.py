@@ -14,12 +14,16 @@ ROLES = ("text.priority", "text", "image.priority", "image", "document.priority"
 ALL_ROLES = (*ROLES, "results", "control", "dead-letter")
 
 
-def test_topics_are_made_once_and_are_as_the_file_says(kafka_settings: KafkaSettings) -> None:
+def test_topics_are_made_once_and_are_as_the_file_says(
+    kafka_settings: KafkaSettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "vectorize_pipelines")
     missing = check_topics(kafka_settings)
     assert len(missing) == len(ALL_ROLES)
     assert "is missing; `vectorize topics create` makes it" in missing[0]
     created = create_topics(kafka_settings)
     assert sorted(created) == sorted(f"{kafka_settings.topic_prefix}.{role}" for role in ALL_ROLES)
+    assert f"made the topics {', '.join(created)}" in caplog.messages
     assert check_topics(kafka_settings) == []
     assert create_topics(kafka_settings) == []
     states = {

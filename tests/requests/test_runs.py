@@ -59,7 +59,6 @@ def test_what_comes_after_midnight_is_of_the_new_day(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = datetime.now(UTC)
-
     installation.send(text_request("t", "a boat"), at=now)
     with monkeypatch.context() as before_midnight:
         before_midnight.setattr(request_runs, "datetime", clock_of_yesterday())

@@ -154,8 +154,10 @@ def run_window(run: dg.DagsterRun) -> Window | None:
 
 
 def replay_window(run: dg.DagsterRun, asset: dg.AssetsDefinition) -> Window | None:
-    """The days that a run was to replay; None for a drain, which takes what waits whatever its day, and for a run that
-    only checks."""
+    """The days that a run was to replay; None where it was to do something else.
+
+    A drain takes what waits, whatever its day; a run may also only check.
+    """
     replays = embeds_too(run, asset) and op_config(run, asset).get("mode", "replay") == "replay"
     return run_window(run) if replays else None
 

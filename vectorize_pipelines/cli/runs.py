@@ -7,9 +7,10 @@ import logging
 import os
 import signal
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -32,7 +33,7 @@ INTERRUPTED = "DagsterExecutionInterruptedError"
 EXIT_SOME_FAILED = 6
 EXIT_INTERRUPTED = 130
 FAILURES_SHOWN = 20
-#: How often a run that was told to end is looked at.
+#: How often it is looked whether a run has ended or is to end.
 LOOK_SECONDS = 0.2
 FIGURES = ("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted", "failed", "tokens")
 
@@ -89,37 +90,55 @@ def execute_until_interrupted(
     """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Gives also whether it was.
 
     It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
+    Further signals change nothing: the run is awaited, and its result told, however often one comes.
     """
     run_id = str(uuid.uuid4())
-    terminated = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with ThreadPoolExecutor(1, "run") as thread:
+    with _signals_noted() as interrupted, ThreadPoolExecutor(1, "run") as thread:
         running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
-        try:
-            return running.result(), False
-        except KeyboardInterrupt:
-            logger.warning("interrupted: what is in hand is finished")
-            _wind_down(run_id, running)
-            return running.result(), True
-        finally:
-            signal.signal(signal.SIGTERM, terminated)
+        told = False
+        while not running.done():
+            if interrupted.is_set():
+                if not told:
+                    logger.warning("interrupted: what is in hand is finished")
+                    told = True
+                _tell_to_end(run_id)
+            wait([running], LOOK_SECONDS)
+        return running.result(), told
 
 
-def _wind_down(run_id: str, running: "Future[dg.ExecuteInProcessResult]") -> None:
-    """Tells the run to end, until it has.
+@contextlib.contextmanager
+def _signals_noted() -> Iterator[threading.Event]:
+    """Sets the event at SIGINT and SIGTERM; one that whoever started this process had it ignore stays ignored."""
+    noted = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in heeded:
+        signal.signal(number, lambda *_: noted.set())
+    try:
+        yield noted
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
+
+
+def _tell_to_end(run_id: str) -> None:
+    """Tags the run, where it has been made and has the tag not. Called until the run has ended.
 
     Once is not enough: Dagster reads a run, changes it and writes it back as a whole, so that a change of its status at
-    the same moment takes the tag away again.
+    the same moment takes the tag away again. (Dagster's table of tags, which it filters by, then has the tag twice.)
     """
     from dagster import DagsterInstance
+    from sqlalchemy.exc import SQLAlchemyError
 
     from vectorize_pipelines.jobs import WIND_DOWN_TAG
 
-    with DagsterInstance.get() as instance:
-        while not running.done():
-            run = instance.get_run_by_id(run_id)  # None while it is just being made
+    try:
+        with DagsterInstance.get() as instance:
+            run = instance.get_run_by_id(run_id)
             if run is not None and WIND_DOWN_TAG not in run.tags:
                 instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
-            wait([running], LOOK_SECONDS)
+    except SQLAlchemyError as error:  # locked, away, or being made at this very moment: the next call does it
+        logger.warning("the run has not been told to end yet: %s: %s", type(error).__name__, error)
 
 
 @contextlib.contextmanager
@@ -144,7 +163,7 @@ class Console(logging.Handler):
         self.stream: EmbeddingStream | None = None
         self._shown_level = logging.getLevelName(settings.log_level)
         # Dagster puts a pipe in the place of stderr while a run lasts, to keep what is printed.
-        self._stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w")
+        self._stderr = os.fdopen(os.dup(sys.stderr.fileno()), "w", errors="backslashreplace")
         self._bar: tqdm[Any] | None = None
 
     def emit(self, record: logging.LogRecord) -> None:

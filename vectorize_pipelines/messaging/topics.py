@@ -122,11 +122,11 @@ def create_topics(settings: KafkaSettings) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != Code.TOPIC_ALREADY_EXISTS:
                 failures.append(str(kafka_error(settings, f"creating the topic {name}", error)))
+    if created:
+        logger.info("made the topics %s", ", ".join(created))
     if failures:
         raise KafkaError("; ".join(failures))
     _wait_until_seen(settings, client, missing)
-    if created:
-        logger.info("made the topics %s", ", ".join(created))
     return created
 
 

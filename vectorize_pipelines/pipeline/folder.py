@@ -213,8 +213,8 @@ def _tell_other_kinds(listing: Listing) -> None:
         return
     kinds = sorted(listing.other_kinds.items(), key=lambda kind: (-kind[1], kind[0]))
     shown = ", ".join(f"{number} {suffix or 'without a suffix'}" for suffix, number in kinds[:OTHER_KINDS_SHOWN])
-    further = ", …" if len(kinds) > OTHER_KINDS_SHOWN else ""
-    logger.info("files of other kinds are left out: %s%s", shown, further)
+    others = sum(number for _, number in kinds[OTHER_KINDS_SHOWN:])
+    logger.info("files of other kinds are left out: %s%s", shown, f", {others} others" if others else "")
 
 
 def _item_encoder(

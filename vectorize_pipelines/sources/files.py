@@ -62,7 +62,8 @@ class Listing:
 
     unreadable   folders and files that could not be looked at, with the reason; what the manifest knows below
                  them is neither changed nor vanished
-    other_kinds  suffix in lower case -> how many files were passed over for it; none where `include` decides
+    other_kinds  suffix in lower case, empty where there is none -> how many files were passed over for it; nothing
+                 where `include` decides
     """
 
     files: Mapping[str, SourceFile]
@@ -107,15 +108,15 @@ class FileSource:
         return any(self._takes(entry.path[start:]) for entry in _walk(self.root, self._exclude, {}))
 
     def _takes(self, relative: str) -> bool:
-        if self._exclude.match_file(relative):
-            return False
-        if self._include is not None:
-            return self._include.match_file(relative)
-        return _suffix(relative) in self._suffixes
+        return not self._ruled_out(relative) and self._is_of_kind(relative)
 
-    def _is_of_other_kind(self, relative: str) -> bool:
-        """Whether it is only its suffix for which a file is not taken."""
-        return self._include is None and not self._exclude.match_file(relative)
+    def _ruled_out(self, relative: str) -> bool:
+        if self._exclude.match_file(relative):
+            return True
+        return self._include is not None and not self._include.match_file(relative)
+
+    def _is_of_kind(self, relative: str) -> bool:
+        return self._include is not None or _suffix(relative) in self._suffixes
 
     def _list_local(self) -> Listing:
         try:
@@ -133,8 +134,10 @@ class FileSource:
         other_kinds: Counter[str] = Counter()
         for entry in _walk(self.root, self._exclude, unreadable):
             relative = entry.path[len(self.root.rstrip("/")) + 1 :]
-            if not self._takes(relative):
-                other_kinds[_suffix(relative)] += self._is_of_other_kind(relative)
+            if self._ruled_out(relative):
+                continue
+            if not self._is_of_kind(relative):
+                other_kinds[_suffix(relative)] += 1
                 continue
             try:
                 entry.path.encode()
@@ -145,7 +148,7 @@ class FileSource:
                 unreadable[entry.path] = f"{error.strerror}"
             else:
                 files[entry.path] = SourceFile(entry.path, status.st_size, status.st_mtime_ns)
-        return Listing(files, unreadable, +other_kinds)
+        return Listing(files, unreadable, other_kinds)
 
     def _list_remote(self) -> Listing:
         import fsspec
@@ -168,16 +171,20 @@ class FileSource:
         other_kinds: Counter[str] = Counter()
         for name, info in found.items():
             relative = name.removeprefix(base)
-            if single or self._takes(relative):
+            if not single and self._ruled_out(relative):
+                continue
+            if single or self._is_of_kind(relative):
                 source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
                 files[source_id] = _remote_file(source_id, info)
             else:
-                other_kinds[_suffix(relative)] += self._is_of_other_kind(relative)
-        return Listing(files, {}, +other_kinds)
+                other_kinds[_suffix(relative)] += 1
+        return Listing(files, {}, other_kinds)
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (pathlib is ten times slower)
+    """In lower case; empty where what follows the last dot is no suffix, as in `Dr. Smith's letter`."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (pathlib is ten times slower)
+    return suffix if suffix[1:].isalnum() else ""
 
 
 def _missing_package(url: str, error: ImportError) -> str:
