@@ -3,9 +3,10 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 
-from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.errors import SettingsError, VectorizeError
 from vectorize_pipelines.home import use_dagster_home
 from vectorize_pipelines.settings import load_settings
 
@@ -16,6 +17,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=3000)
     port = parser.parse_args().port
     try:
+        _check_port(port)
         use_dagster_home(load_settings())
     except VectorizeError as error:
         sys.exit(f"error: {error}")
@@ -24,6 +26,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     module = ["-m", "vectorize_pipelines.definitions"]
     os.execv(sys.executable, [sys.executable, "-m", "dagster", "dev", "--port", str(port), *module])
+
+
+def _check_port(port: int) -> None:
+    """Raises `SettingsError` where nobody can listen there: Dagster would go on without its UI."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except (OSError, OverflowError) as error:
+        raise SettingsError(f"port {port}: {error}; `make dev PORT=…` takes another one") from None
 
 
 if __name__ == "__main__":

@@ -65,6 +65,12 @@ def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize: Vectorize,
     assert hit["source_id"] == str(folder / "good.md")
 
 
+def test_no_path_is_not_the_working_directory(vectorize: Vectorize) -> None:
+    done = vectorize("ingest", "")
+    assert done.code == 2
+    assert "Invalid value for PATH: is empty" in done.err
+
+
 #: Root may read every file, unless it runs without the capability for it.
 AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 

@@ -40,10 +40,16 @@ def test_images_are_ingested_and_found(vectorize: Vectorize, pictures: Path) -> 
     assert shown.out.startswith("1. 1.000")
     assert str(pictures / "2.jpg") in shown.out
 
+    refused = vectorize("collections", "reembed", "gallery", "--model", "sentence-transformers/all-MiniLM-L6-v2")
+    assert refused.code == 2
+    assert "'gallery' holds 4 images, and sentence-transformers/all-MiniLM-L6-v2 encodes texts only" in refused.err
+    assert [each["state"] for each in vectorize("collections", "show", "gallery", "--json").json] == ["live"]
+
     for file in pictures.iterdir():
         file.unlink()
-    emptied = vectorize("ingest", pictures, "--json").json
-    assert (emptied["collection"], emptied["deleted"]) == ("gallery", 4)
+    emptied = vectorize("ingest", pictures, "--json")
+    assert (emptied.json["collection"], emptied.json["deleted"]) == ("gallery", 4)
+    assert "holds none of the 5 files that were embedded" in emptied.err
 
 
 def test_what_cannot_be_searched_by_says_why(vectorize: Vectorize, pictures: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.encoders.tiny_models import add_modules, build_encoder
 from tests.pipeline.two_models import COLLECTION, NEW, OLD, HashEncoder, Writers, installed, spec_of
 from vectorize_pipelines.encoders import describe_model
+from vectorize_pipelines.encoders.configured import lease_configured
 from vectorize_pipelines.errors import LedgerError, SettingsError, StoreError, UnknownModelError
 from vectorize_pipelines.exclusive import ExclusiveLock
 from vectorize_pipelines.generations import Generations, State
@@ -232,9 +235,26 @@ def test_only_one_generation_is_in_the_making_and_what_is_there_is_not_made_agai
         switched(writers)
 
 
+def test_a_model_that_does_not_encode_gets_no_generation(writers: Writers, tmp_path: Path) -> None:
+    writers.write(TEXTS)
+    of_tokens = add_modules(build_encoder(tmp_path / "of_tokens", "bert"), normalize=False)
+    with closing(writers.generations()) as generations:
+        with pytest.raises(UnknownModelError, match="makes vectors of tokens, none of a text"):
+            switching.begin(
+                writers.settings,
+                writers.store,
+                generations,
+                COLLECTION,
+                Wanted(str(of_tokens)),
+                partial(lease_configured, writers.settings),
+            )
+        assert generations.of(COLLECTION) == []
+    writers.write({"s1": "written all the same"})
+
+
 def _begin(writers: Writers, wanted: Wanted) -> Any:
     with closing(writers.generations()) as generations:
-        return switching.begin(writers.settings, writers.store, generations, COLLECTION, wanted)
+        return switching.begin(writers.settings, writers.store, generations, COLLECTION, wanted, writers.lease)
 
 
 def test_the_live_generation_is_dropped_last_and_the_name_is_free_again(writers: Writers) -> None:

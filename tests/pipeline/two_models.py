@@ -17,7 +17,7 @@ from vectorize_pipelines.items import Item, Modality, content_hash
 from vectorize_pipelines.pipeline.mirroring import Mirrors
 from vectorize_pipelines.pipeline.reembedding import ReembeddingStream, open_reembedding
 from vectorize_pipelines.pipeline.stream import EmbeddingBatch, write_batch, written
-from vectorize_pipelines.pipeline.switching import Wanted
+from vectorize_pipelines.pipeline.switching import TRIAL, Wanted
 from vectorize_pipelines.pipeline.totals import Totals
 from vectorize_pipelines.records import make_records, record_id
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings
@@ -35,7 +35,7 @@ def spec_of(dimension: int) -> EncoderSpec:
 
 
 class HashEncoder(Encoder):
-    """Gives each content a vector of its own by each model, and remembers what it was asked for."""
+    """Gives each content a vector of its own by each model, and remembers what it was asked for, a trial apart."""
 
     def __init__(self, dimension: int) -> None:
         self.spec = spec_of(dimension)
@@ -43,7 +43,7 @@ class HashEncoder(Encoder):
         self.asked: list[Any] = []
 
     def encode(self, items: Sequence[Any], purpose: Purpose = "document") -> Vectors:
-        self.asked.extend(items)
+        self.asked.extend(item for item in items if item != TRIAL)
         return np.stack([vector_of(item, self.spec.dimension) for item in items]).astype(np.float32)
 
     def close(self) -> None:

@@ -56,6 +56,8 @@ def command(
     settings = load_settings()
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
+    if not path.strip():
+        raise click.BadParameter("is empty; give a folder, a file or a URL", param_hint="PATH")
     path = normalised_root(path)
     use_dagster_home(settings)  # before anything else looks into the home: it says so where that cannot be
     images = (_kind(settings, path, collection) if kind == "auto" else kind) == "images"

@@ -93,7 +93,7 @@ def execute_until_interrupted(
     Further signals change nothing: the run is awaited, and its result told, however often one comes.
     """
     run_id = str(uuid.uuid4())
-    with _signals_noted() as interrupted, ThreadPoolExecutor(1, "run") as thread:
+    with _signals_noted() as interrupted, ThreadPoolExecutor(1, "run", _leave_interrupts_to_others) as thread:
         running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
         told = False
         while not running.done():
@@ -119,6 +119,14 @@ def _signals_noted() -> Iterator[threading.Event]:
     finally:
         for number, handler in heeded.items():
             signal.signal(number, handler)
+
+
+def _leave_interrupts_to_others() -> None:
+    """In the run's thread, for the processes that it starts: a terminal's Ctrl-C reaches them, too.
+
+    Those that Dagster has look after a run's output would end with a stack trace each. They end with this process.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def _tell_to_end(run_id: str) -> None:

@@ -80,6 +80,13 @@ class SentenceTransformersEncoder(Encoder):
         prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
         try:
             return encode(texts, prompt=prompt, batch_size=batch_size, show_progress_bar=False)
+        except KeyError as error:
+            if error.args != ("sentence_embedding",):
+                raise
+            raise UnknownModelError(
+                f"the model {self.spec.name} makes vectors of tokens, none of a text: its modules.json names no "
+                "module for pooling"
+            ) from error
         except (MemoryError, RuntimeError) as error:
             if batch_size == 1 or not out_of_memory(error):
                 raise

@@ -135,7 +135,8 @@ def _unequal(there: Mapping[str, int], here: Mapping[str, int]) -> dict[str, tup
 class OverlapReport:
     """How many of a row's nearest are the same in both generations, as a share, on average over the sample.
 
-    Nothing is sampled, and the share is None, where both are so small that every row is near every other.
+    Nothing is sampled, and the share is None, where one is empty, or both are so small that every row is near every
+    other.
     """
 
     sampled: int
@@ -148,7 +149,8 @@ def neighbour_overlap(store: VectorStore, live: Generation, new: Generation, enc
     Where documents are cut otherwise, the sources of the nearest are compared, and `encoder`, that of the new
     generation, encodes the rows' texts. Another model is not worse for finding others: this says how much changes.
     """
-    if max(store.count(each.physical) for each in (live, new)) <= NEIGHBOURS + 1:
+    counts = [store.count(each.physical) for each in (live, new)]
+    if not min(counts) or max(counts) <= NEIGHBOURS + 1:
         return OverlapReport(0, None)
     ids: list[str] = []
     for batch in store.scan(live.physical, ("id",)):

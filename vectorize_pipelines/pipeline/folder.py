@@ -169,13 +169,13 @@ def open_folder(
     with ExitStack() as resources:
         _lock(home.manifest_lock(settings, request.collection), resources)
         listing = source.list()  # not before: another run may have embedded files that came meanwhile
-        _tell_other_kinds(listing)
         physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
         known, stored = _trusted(_entries(manifest, reader), source, store, physical, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
         work = compare(listing, known, stored, source, reader)
+        _tell(source, listing, work)
         if request.mode == "replay":
             work = _in_window(work, known, days, request.window)
         if request.force:
@@ -197,7 +197,7 @@ def open_folder(
             announce=manifest.forget,
             acknowledged=_acknowledge(manifest),
             settings=settings.pipeline,
-            expected=len(work.changed) + len(work.unchanged),
+            expected=len(work.changed) + len(work.unchanged) + len(work.unreadable),
             outage=outage,
             resources=resources.pop_all(),
             totals=totals,
@@ -208,7 +208,15 @@ def open_folder(
         )
 
 
-def _tell_other_kinds(listing: Listing) -> None:
+def _tell(source: FileSource, listing: Listing, work: Comparison) -> None:
+    """What a user may not have meant: files that are passed over, a folder that holds nothing any more."""
+    if work.vanished and not listing.files:
+        logger.warning(
+            "%s holds none of the %d files that were embedded, and their rows go; was a disk not mounted, ingest it "
+            "again once it is",
+            source.root,
+            len(work.vanished),
+        )
     if not listing.other_kinds:
         return
     kinds = sorted(listing.other_kinds.items(), key=lambda kind: (-kind[1], kind[0]))

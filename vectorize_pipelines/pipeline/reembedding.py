@@ -390,7 +390,7 @@ def open_reembedding(
     """
     generations = Generations.open(settings)
     try:
-        live, new = begin(settings, store, generations, collection, wanted)
+        live, new = begin(settings, store, generations, collection, wanted, lease)
         return ReembeddingStream(settings, store, generations, live, new, lease, run_id, days)
     except BaseException:
         generations.close()

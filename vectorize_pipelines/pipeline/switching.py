@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model
@@ -18,8 +19,9 @@ from vectorize_pipelines.encoders.protocol import EncoderSpec
 from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, StoreError, UnknownModelError
 from vectorize_pipelines.generations import Generation, Generations, State, with_state
 from vectorize_pipelines.items import Modality
-from vectorize_pipelines.pipeline.counterparts import CHUNKER
+from vectorize_pipelines.pipeline.counterparts import CHUNKER, Lease
 from vectorize_pipelines.pipeline.documents import DEFAULT_CHUNK_TOKENS, chunk_limits
+from vectorize_pipelines.pipeline.outage import configured_outage
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.stores.filters import Equal
 from vectorize_pipelines.stores.protocol import Collection, VectorStore, physical_name
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: The states of a generation in the making; a collection has one at a time.
 MAKING = (State.BUILDING, State.READY)
+#: What a model has to encode before a generation is made for it.
+TRIAL = "A text, to see whether the model works."
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +57,14 @@ class Wanted:
 
 
 def begin(
-    settings: Settings, store: VectorStore, generations: Generations, collection: str, wanted: Wanted
+    settings: Settings, store: VectorStore, generations: Generations, collection: str, wanted: Wanted, lease: Lease
 ) -> tuple[Generation, Generation]:
     """The live generation and the new one, made where there is none yet; from then on both get what arrives.
 
     Raises `CollectionNotFoundError`, `UnknownModelError`, and `SettingsError` for what cannot be: another generation
-    of the collection in the making, or passages that are too long for the model.
+    of the collection in the making, a model that does not encode what the collection holds, or passages that are too
+    long for it. What the model raises when it encodes a text is raised before anything is made: a generation that
+    nothing can be written to would stop what arrives, too.
     """
     _check_tenancy(settings)
     standing = store.collection(collection)
@@ -66,6 +72,10 @@ def begin(
         raise SettingsError(f"{collection!r} is a physical collection; name the alias that stands for it")
     # Before the lock is taken: a model may have to be fetched.
     spec = _spec(settings, wanted) if wanted.model else None
+    if spec is not None and not any(each.state in MAKING for each in generations.of(collection)):
+        configured_outage(settings).wait_out(partial(_check_contents, store, standing, spec))
+        with lease(spec.name, wanted.dimension) as encoder:
+            encoder.encode([TRIAL])
     with generations.exclusive(collection):
         live = settled(settings, store, generations, collection) or _registered(settings, store, standing)
         making = next((each for each in generations.of(collection) if each.state in MAKING), None)
@@ -85,6 +95,15 @@ def begin(
 
 def _spec(settings: Settings, wanted: Wanted) -> EncoderSpec:
     return describe_model(wanted.model, dimension=wanted.dimension, cache_directory=home.model_cache(settings))
+
+
+def _check_contents(store: VectorStore, standing: Collection, spec: EncoderSpec) -> None:
+    """Raises `SettingsError` where the collection holds images and the model encodes texts only."""
+    images = store.count_by(standing.physical, "modality").get(Modality.IMAGE, 0)
+    if images and Modality.IMAGE not in spec.modalities:
+        raise SettingsError(
+            f"{standing.name!r} holds {images} images, and {spec.name} encodes texts only: name a model of open_clip"
+        )
 
 
 def _check_same(making: Generation, spec: EncoderSpec | None, wanted: Wanted) -> None:
