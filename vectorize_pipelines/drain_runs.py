@@ -143,9 +143,11 @@ class DrainRun:
 
     def _show_part(self) -> None:
         own = self._instance.get_run_by_id(self._run_id)
+        if own is None:
+            raise WoundDownError("the run ended before it began: it has been deleted")
         tags = drain_tags(self._kafka, self._modality, self._shard)
         # Dagster writes a run as a whole: tags that somebody else adds at the same moment would be lost.
-        if own is not None and not tags.items() <= own.tags.items():
+        if not tags.items() <= own.tags.items():
             self._instance.add_run_tags(self._run_id, tags)
 
     def _stay_unless_told(self) -> None:

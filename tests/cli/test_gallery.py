@@ -49,7 +49,7 @@ def test_images_are_ingested_and_found(vectorize: Vectorize, pictures: Path) -> 
         file.unlink()
     emptied = vectorize("ingest", pictures, "--json")
     assert (emptied.json["collection"], emptied.json["deleted"]) == ("gallery", 4)
-    assert "holds none of the 5 files that were embedded" in emptied.err
+    assert "holds none of the 5 files that it had" in emptied.err
 
 
 def test_what_cannot_be_searched_by_says_why(vectorize: Vectorize, pictures: Path, tmp_path: Path) -> None:

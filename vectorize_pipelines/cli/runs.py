@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -92,28 +91,39 @@ def execute_until_interrupted(
     It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
     Further signals change nothing: the run is awaited, and its result told, however often one comes.
     """
+    with large_imports():
+        from dagster import DagsterInstance
+
     run_id = str(uuid.uuid4())
-    with _signals_noted() as interrupted, ThreadPoolExecutor(1, "run", _leave_interrupts_to_others) as thread:
+    # Opened before the run opens its own: two that make the database of a new installation at once fail.
+    with (
+        DagsterInstance.get() as instance,
+        ThreadPoolExecutor(1, "run", _leave_interrupts_to_others) as thread,
+        _signals_noted() as signals,
+    ):
         running = thread.submit(execute, settings, job, asset, config, tags=tags, run_id=run_id)
         told = False
         while not running.done():
-            if interrupted.is_set():
+            if signals:
                 if not told:
                     logger.warning("interrupted: what is in hand is finished")
                     told = True
-                _tell_to_end(run_id)
+                _tell_to_end(instance, run_id)
             wait([running], LOOK_SECONDS)
         return running.result(), told
 
 
 @contextlib.contextmanager
-def _signals_noted() -> Iterator[threading.Event]:
-    """Sets the event at SIGINT and SIGTERM; one that whoever started this process had it ignore stays ignored."""
-    noted = threading.Event()
+def _signals_noted() -> Iterator[list[int]]:
+    """Notes SIGINT and SIGTERM; one that whoever started this process had it ignore stays ignored.
+
+    In a list, since a handler may be interrupted by the next signal, and must not wait for a lock that it holds itself.
+    """
+    noted: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heeded = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    heeded = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in heeded:
-        signal.signal(number, lambda *_: noted.set())
+        signal.signal(number, lambda number, _: noted.append(number))
     try:
         yield noted
     finally:
@@ -129,24 +139,25 @@ def _leave_interrupts_to_others() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
-def _tell_to_end(run_id: str) -> None:
+def _tell_to_end(instance: "dg.DagsterInstance", run_id: str) -> None:
     """Tags the run, where it has been made and has the tag not. Called until the run has ended.
 
     Once is not enough: Dagster reads a run, changes it and writes it back as a whole, so that a change of its status at
     the same moment takes the tag away again. (Dagster's table of tags, which it filters by, then has the tag twice.)
     """
-    from dagster import DagsterInstance
+    from dagster._core.errors import DagsterRunNotFoundError
     from sqlalchemy.exc import SQLAlchemyError
 
     from vectorize_pipelines.jobs import WIND_DOWN_TAG
 
     try:
-        with DagsterInstance.get() as instance:
-            run = instance.get_run_by_id(run_id)
-            if run is not None and WIND_DOWN_TAG not in run.tags:
-                instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
-    except SQLAlchemyError as error:  # locked, away, or being made at this very moment: the next call does it
+        run = instance.get_run_by_id(run_id)
+        if run is not None and WIND_DOWN_TAG not in run.tags:
+            instance.add_run_tags(run_id, {WIND_DOWN_TAG: "interrupted"})
+    except SQLAlchemyError as error:  # locked or away: the next call does it
         logger.warning("the run has not been told to end yet: %s: %s", type(error).__name__, error)
+    except DagsterRunNotFoundError:
+        return  # deleted just now, which the run itself finds out, and ends
 
 
 @contextlib.contextmanager

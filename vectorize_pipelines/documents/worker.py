@@ -125,7 +125,8 @@ def _end_with_parent(parent: int) -> None:
 
 def main() -> None:
     """Entry point of the process; its arguments are the connection's file descriptor and the parent's id."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     # What a parser has to say of a file is in its error; pypdf also logs it, without saying of which file.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)

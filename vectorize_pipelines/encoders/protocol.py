@@ -97,8 +97,8 @@ class Encoder(ABC):
         A `str` is a text; a `Path` or `bytes` an encoded image. What is longer than the model's maximum is
         truncated, as the model does. Called by the pipeline's encoder thread for every batch and by search for
         one query. Raises `ItemError` where a modality is not the model's or an image cannot be decoded (`encode_each`
-        goes on); any other exception is a fault of the
-        machine or the engine, fails the run, and nothing of the batch is acknowledged.
+        goes on), and `UnknownModelError` where the model turns out to make no vectors of texts; any other exception is
+        a fault of the machine or the engine, fails the run, and nothing of the batch is acknowledged.
         """
 
     def encode_each(

@@ -175,9 +175,9 @@ def open_folder(
         known, stored = _trusted(_entries(manifest, reader), source, store, physical, request)
         days = Days(settings.partitions.start, datetime.now(UTC).date())
         work = compare(listing, known, stored, source, reader)
-        _tell(source, listing, work)
         if request.mode == "replay":
             work = _in_window(work, known, days, request.window)
+        _tell(source, listing, work)
         if request.force:
             everything = [*work.changed, *(listing.files[entry.source_id] for entry in work.unchanged)]
             work = replace(work, changed=everything, unchanged=())
@@ -212,7 +212,7 @@ def _tell(source: FileSource, listing: Listing, work: Comparison) -> None:
     """What a user may not have meant: files that are passed over, a folder that holds nothing any more."""
     if work.vanished and not listing.files:
         logger.warning(
-            "%s holds none of the %d files that were embedded, and their rows go; was a disk not mounted, ingest it "
+            "%s holds none of the %d files that it had, and their rows go; was a disk not mounted, ingest it "
             "again once it is",
             source.root,
             len(work.vanished),

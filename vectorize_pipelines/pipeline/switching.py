@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
+import numpy as np
+
 from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.protocol import EncoderSpec
@@ -74,8 +76,7 @@ def begin(
     spec = _spec(settings, wanted) if wanted.model else None
     if spec is not None and not any(each.state in MAKING for each in generations.of(collection)):
         configured_outage(settings).wait_out(partial(_check_contents, store, standing, spec))
-        with lease(spec.name, wanted.dimension) as encoder:
-            encoder.encode([TRIAL])
+        _try(lease, spec, wanted)
     with generations.exclusive(collection):
         live = settled(settings, store, generations, collection) or _registered(settings, store, standing)
         making = next((each for each in generations.of(collection) if each.state in MAKING), None)
@@ -99,11 +100,19 @@ def _spec(settings: Settings, wanted: Wanted) -> EncoderSpec:
 
 def _check_contents(store: VectorStore, standing: Collection, spec: EncoderSpec) -> None:
     """Raises `SettingsError` where the collection holds images and the model encodes texts only."""
-    images = store.count_by(standing.physical, "modality").get(Modality.IMAGE, 0)
+    images = store.count(standing.physical, Equal("modality", Modality.IMAGE.value))
     if images and Modality.IMAGE not in spec.modalities:
         raise SettingsError(
             f"{standing.name!r} holds {images} images, and {spec.name} encodes texts only: name a model of open_clip"
         )
+
+
+def _try(lease: Lease, spec: EncoderSpec, wanted: Wanted) -> None:
+    """Raises `UnknownModelError` where the model's vectors cannot be stored, and what the model raises."""
+    with lease(spec.name, wanted.dimension) as encoder:
+        vectors = encoder.encode([TRIAL])
+    if vectors.shape != (1, spec.dimension) or not np.isfinite(vectors).all() or not vectors.any():
+        raise UnknownModelError(f"{spec.name} does not make a vector of {spec.dimension} numbers of a text: {vectors}")
 
 
 def _check_same(making: Generation, spec: EncoderSpec | None, wanted: Wanted) -> None:
