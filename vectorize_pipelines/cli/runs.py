@@ -120,8 +120,11 @@ def _signals_noted() -> Iterator[list[int]]:
     In a list, since a handler may be interrupted by the next signal, and must not wait for a lock that it holds itself.
     """
     noted: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    heeded = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    heeded = {
+        number: handler
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if (handler := signal.getsignal(number)) not in (signal.SIG_IGN, None)
+    }
     for number in heeded:
         signal.signal(number, lambda number, _: noted.append(number))
     try:

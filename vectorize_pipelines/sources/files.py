@@ -91,7 +91,8 @@ class FileSource:
 
     def takes(self, source_id: str) -> bool:
         """Whether a file of this source is one that the patterns take, by its name alone."""
-        return self._takes(source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1])
+        relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
+        return self._takes(relative, Counter())
 
     def list(self) -> Listing:
         """Raises `SourceError` where the root does not exist or cannot be read at all."""
@@ -105,18 +106,19 @@ class FileSource:
             names = self.list().files
             return any(self.takes(name) for name in names)
         start = len(self.root.rstrip("/")) + 1
-        return any(self._takes(entry.path[start:]) for entry in _walk(self.root, self._exclude, {}))
+        return any(self._takes(entry.path[start:], Counter()) for entry in _walk(self.root, self._exclude, {}))
 
-    def _takes(self, relative: str) -> bool:
-        return not self._ruled_out(relative) and self._is_of_kind(relative)
-
-    def _ruled_out(self, relative: str) -> bool:
+    def _takes(self, relative: str, other_kinds: Counter[str]) -> bool:
+        """Counts in `other_kinds` what only its suffix rules out."""
         if self._exclude.match_file(relative):
-            return True
-        return self._include is not None and not self._include.match_file(relative)
-
-    def _is_of_kind(self, relative: str) -> bool:
-        return self._include is not None or _suffix(relative) in self._suffixes
+            return False
+        if self._include is not None:
+            return self._include.match_file(relative)
+        suffix = _suffix(relative)
+        if suffix not in self._suffixes:
+            other_kinds[suffix] += 1
+            return False
+        return True
 
     def _list_local(self) -> Listing:
         try:
@@ -133,11 +135,7 @@ class FileSource:
         unreadable: dict[str, str] = {}
         other_kinds: Counter[str] = Counter()
         for entry in _walk(self.root, self._exclude, unreadable):
-            relative = entry.path[len(self.root.rstrip("/")) + 1 :]
-            if self._ruled_out(relative):
-                continue
-            if not self._is_of_kind(relative):
-                other_kinds[_suffix(relative)] += 1
+            if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :], other_kinds):
                 continue
             try:
                 entry.path.encode()
@@ -171,13 +169,9 @@ class FileSource:
         other_kinds: Counter[str] = Counter()
         for name, info in found.items():
             relative = name.removeprefix(base)
-            if not single and self._ruled_out(relative):
-                continue
-            if single or self._is_of_kind(relative):
+            if single or self._takes(relative, other_kinds):
                 source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
                 files[source_id] = _remote_file(source_id, info)
-            else:
-                other_kinds[_suffix(relative)] += 1
         return Listing(files, {}, other_kinds)
 
 
