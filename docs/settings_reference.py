@@ -13,14 +13,19 @@ from vectorize_pipelines.settings import (
     variable_name,
 )
 
-#: Defaults that depend on the machine.
-COMPUTED = {("documents", "parser_processes"): "half of the processors"}
+#: Defaults that depend on the machine, or on where the package lies.
+COMPUTED = {
+    ("home",): "`.vectorize`",
+    ("kafka", "config_file"): "`kafka.yaml` of the package",
+    ("documents", "parser_processes"): "half of the processors",
+}
 
 HEAD = """# Settings
 
 Strongest first: environment variables, `.env`, `vectorize.yaml`, defaults. The files lie in the working directory. In
 YAML the same names form a tree: `store: {kind: lancedb}`. Lists are `a,b` in a variable and lists in YAML. A name that
-does not exist and a value that does not fit are refused, with the name and where it came from.
+does not exist and a value that does not fit are refused, with the name and where it came from. Relative defaults lie in
+the project's checkout, or, where the package is installed, in the working directory; `corpus.path` then has none.
 
 | variable | default | |
 |---|---|---|
