@@ -1,0 +1,1 @@
+"""What stands between the network and the web servers of the project."""

@@ -1,0 +1,1 @@
+"""One queue for everything that is encoded for clients."""

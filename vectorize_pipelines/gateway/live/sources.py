@@ -1,0 +1,280 @@
+"""Where changes of state come from: the results topic, and the ledger. `changes.events` starts both.
+
+With Kafka, runs say each change on the results topic, which one thread reads for all clients, from where it ends when
+the server starts. Without Kafka the ledger is asked for everything, and with it for the requests that somebody watches
+in particular: a run for a single request reports to the ledger alone. It is asked by one task for all clients, and
+only while somebody listens.
+"""
+
+import asyncio
+import logging
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import anyio.to_thread
+
+from vectorize_pipelines.core.request_state import FINAL_STATES, RequestState
+from vectorize_pipelines.core.retrying import growing_pauses
+from vectorize_pipelines.errors import LedgerError, VectorizeError
+from vectorize_pipelines.gateway.live.history import Change
+from vectorize_pipelines.gateway.live.hub import Hub
+from vectorize_pipelines.gateway.live.order import EventOrder
+from vectorize_pipelines.kafka.partitions import offsets, partitions_of
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.messaging.events import ResultEvent
+from vectorize_pipelines.settings import KafkaSettings
+from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+
+logger = logging.getLogger(__name__)
+
+#: How long one look into the topic waits for messages: so much later, at most, a change is seen.
+_SLICE_SECONDS = 0.1
+#: Limit for a request to the brokers: the reader asks again, and a server that ends does not wait long.
+_REQUEST_SECONDS = 5.0
+_FIRST_PAUSE_SECONDS = 0.5
+_LONGEST_PAUSE_SECONDS = 5.0
+#: How long the end of the server waits for the reader to close its connections.
+_CLOSE_SECONDS = 2.0
+
+#: Between two looks into the ledger, and where it cannot be asked.
+LOOK_SECONDS = 0.5
+LEDGER_PAUSE_SECONDS = 5.0
+#: Requests under way, and requests that have ended, that one look at the ledger reads; those submitted last.
+UNDER_WAY = 1000
+ENDED = 200
+
+
+class ResultsReader:
+    """Reads the results topic in a thread of its own, and hands what it says to the hub, on the event loop.
+
+    Brokers may be away, also at the start: it tries again, and goes on from where it was.
+    """
+
+    def __init__(self, settings: KafkaSettings, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
+        seconds = min(settings.request_seconds, _REQUEST_SECONDS)
+        self._settings = settings.model_copy(update={"request_seconds": seconds})
+        self._topic = TopicNames(settings.topic_prefix).results
+        self._hub = hub
+        self._loop = loop
+        self._closing = threading.Event()
+        #: Partition -> offset of the next message; None until the topic's end has been found.
+        self._positions: dict[int, int] | None = None
+        self._order = EventOrder()
+        self._thread = threading.Thread(target=self._run, name="results-reader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop reading. Blocks until the connections are closed, though not for long where brokers are silent."""
+        self._closing.set()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        pauses = growing_pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+        while not self._closing.is_set():
+            before = self._positions
+            try:
+                self._read()
+            except VectorizeError as error:
+                logger.warning("changes of requests do not come at the moment, and are read later: %s", error)
+            except Exception:
+                logger.exception("reading %s failed, and is tried again", self._topic)
+            if self._positions != before:  # it went well for a while
+                pauses = growing_pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
+            self._closing.wait(next(pauses))
+
+    def _read(self) -> None:
+        """Read until the server ends. Raises `KafkaError`, also where the topic is missing."""
+        if self._positions is None:
+            found = offsets(self._settings, partitions_of(self._settings, [self._topic]), latest=True)
+            begin = {number: offset for (_, number), offset in found.items()}
+            self._call(lambda: self._hub.begin(self._topic, begin))
+            self._positions = begin
+        with TopicReader(self._settings, self._topic, self._positions) as reader:
+            while not self._closing.is_set():
+                messages = reader.available(_SLICE_SECONDS)
+                if messages:
+                    self._hand_on(messages)
+
+    def _hand_on(self, messages: Iterable[Any]) -> None:
+        changes, positions = [], dict(self._positions or {})
+        for message in messages:
+            number, offset = message.partition(), message.offset()
+            positions[number] = offset + 1
+            event = self._event(message)
+            if event is not None and self._order.admits(event):
+                changes.append(Change.of(number, offset, event))
+        self._call(lambda: self._hub.publish(changes))
+        self._positions = positions
+
+    def _event(self, message: Any) -> ResultEvent | None:
+        try:
+            event = ResultEvent.from_json(message.value() or b"")
+        except ValueError as error:
+            logger.warning("a message of %s is passed over: %s", self._topic, error)
+            return None
+        if event.timestamp.tzinfo is None:
+            return replace(event, timestamp=event.timestamp.replace(tzinfo=UTC))
+        return event
+
+    def _call(self, function: Callable[[], None]) -> None:
+        """Have the event loop call a function, and wait until it has: who reads faster than it hands on piles up."""
+        done = threading.Event()
+
+        def call() -> None:
+            try:
+                function()
+            finally:
+                done.set()
+
+        if self._closing.is_set():
+            return
+        self._loop.call_soon_threadsafe(call)
+        while not done.wait(_CLOSE_SECONDS) and not self._closing.is_set():
+            logger.warning("the server is too busy to hand on changes of requests")
+
+
+class Known(NamedTuple):
+    """What was last seen of a request."""
+
+    version: tuple[int, str, int, int]
+    state: RequestState
+    run_id: str | None
+
+
+@dataclass(frozen=True)
+class Look:
+    """The requests that are under way or have ended of late, by id, as a look into the ledger found them.
+
+    floor  what was submitted before this one may have been there without being seen; None: everything was seen
+    """
+
+    rows: Mapping[str, RequestRow]
+    floor: tuple[datetime, str] | None
+
+    @cached_property
+    def known(self) -> dict[str, Known]:
+        """What is known of each."""
+        return {task_id: _known(row) for task_id, row in self.rows.items()}
+
+
+class LedgerWatch:
+    """Looks into the ledger while somebody listens, and hands what has changed to the hub.
+
+    everything  also what nobody watches in particular: where the ledger is all that tells of changes
+    """
+
+    def __init__(self, ledger: RequestLedger, hub: Hub, *, everything: bool) -> None:
+        self._ledger = ledger
+        self._hub = hub
+        self._everything = everything
+        #: The last look at everything; None: there was none since somebody listens to it.
+        self._last: Look | None = None
+        self._offset = 0
+        self._watched: dict[str, Known] = {}
+        self._failed = False
+
+    async def run(self) -> None:
+        """Look until the task is cancelled."""
+        while True:
+            self._let_go()
+            await self._hub.listened_to.wait()
+            try:
+                await self._look_at_watched()
+                await self._look_at_everything()
+            except LedgerError as error:
+                if not self._failed:
+                    logger.warning("changes of requests do not come at the moment, and are looked up later: %s", error)
+                self._failed = True
+            except Exception:
+                logger.exception("looking up changes of requests failed, and is tried again")
+                self._failed = True
+            else:
+                self._failed = False
+            await asyncio.sleep(LEDGER_PAUSE_SECONDS if self._failed else LOOK_SECONDS)
+
+    def _let_go(self) -> None:
+        """Forget the last look where nobody listens: what is missed from now on could not be told."""
+        if self._last is not None and not self._hub.everything_is_wanted:
+            self._last = None
+            self._hub.suspend()
+
+    async def _look_at_watched(self) -> None:
+        """Tell what has changed of watched requests; whoever begins to watch one reads its present state itself."""
+        watched = self._hub.watched
+        if not watched:
+            return
+        rows = await anyio.to_thread.run_sync(self._ledger.get_many, watched, abandon_on_cancel=True)
+        seen = {task_id: _known(row) for task_id, row in rows.items()}
+        self._hub.tell(event_of(row) for task_id, row in rows.items() if self._watched.get(task_id) != seen[task_id])
+        self._watched = seen
+
+    async def _look_at_everything(self) -> None:
+        if not self._everything or not self._hub.everything_is_wanted:
+            return
+        last = self._last
+        look = await anyio.to_thread.run_sync(look_into, self._ledger, last, abandon_on_cancel=True)
+        if last is None:
+            self._offset = 0
+            self._hub.begin(f"ledger-{uuid.uuid4().hex}", {0: 0})
+        else:
+            changed = changes(last, look)
+            self._hub.publish([Change.of(0, self._offset + place, event_of(row)) for place, row in enumerate(changed)])
+            self._offset += len(changed)
+        self._last = look
+
+
+def look_into(ledger: RequestLedger, last: Look | None) -> Look:
+    """Return the requests under way or ended of late, with what became of those that were under way at the last look.
+
+    Blocks. Raises `LedgerError`.
+    """
+    under_way = ledger.page(set(RequestState) - FINAL_STATES, UNDER_WAY).rows
+    ended = ledger.page(FINAL_STATES, ENDED).rows
+    floors = [
+        min(map(_submitted, rows)) for rows, most in ((under_way, UNDER_WAY), (ended, ENDED)) if len(rows) == most
+    ]
+    # One that ends between the two queries is in both, and has ended.
+    rows = {row.request_id: row for row in (*under_way, *ended)}
+    before = {} if last is None else last.rows
+    left = {task_id for task_id, row in before.items() if not row.state.is_final} - rows.keys()
+    return Look(rows | ledger.get_many(left), max(floors, default=None))
+
+
+def changes(last: Look, look: Look) -> list[RequestRow]:
+    """Return the requests of which a look says something new, in the order in which it came to be."""
+
+    def is_new(row: RequestRow) -> bool:
+        before = last.known.get(row.request_id)
+        if before is None:
+            return last.floor is None or _submitted(row) > last.floor
+        return before != look.known[row.request_id]
+
+    return sorted(filter(is_new, look.rows.values()), key=_changed_at)
+
+
+def event_of(row: RequestRow) -> ResultEvent:
+    """Return the event that says a request's state as the ledger has it."""
+    error = None if row.error_class is None else {"class": row.error_class, "message": row.error_message or ""}
+    return ResultEvent(row.request_id, row.state, row.collection, row.vectors, error, row.run_id, _changed_at(row))
+
+
+def _submitted(row: RequestRow) -> tuple[datetime, str]:
+    """The order of pages."""
+    return row.submitted_at, row.request_id
+
+
+def _changed_at(row: RequestRow) -> datetime:
+    return row.finished_at or row.started_at or row.submitted_at
+
+
+def _known(row: RequestRow) -> Known:
+    return Known(row.version, row.state, row.run_id)

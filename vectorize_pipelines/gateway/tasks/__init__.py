@@ -1,0 +1,1 @@
+"""Taking requests in, and what became of them."""
