@@ -1,26 +1,74 @@
 """Fixtures that every kind of test shares. Each test gets an installation of its own: another VECTORIZE_HOME."""
 
+import io
 import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from tempfile import mkdtemp
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 
+from tests.commands import COMMAND, Done, Vectorize
+from tests.components import mark, need
+from tests.paths import CHECKOUT
 from tests.servers import kafka
+from tests.servers import postgresql as postgresql_server
+from tests.servers import weaviate as weaviate_server
+from tests.small_corpus import write_document
+from vectorize_pipelines.cli import main
+from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import PREFIX, KafkaSettings, Settings, load_settings
+
+# How long an example takes says how busy the machine is, and nothing else.
+hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+hypothesis_settings.load_profile("any machine")
+
+
+def pytest_configure() -> None:
+    """Take the developer's settings out of the environment of this process, and of all that it starts."""
+    for name in list(os.environ):
+        if (name.startswith(PREFIX) and not name.startswith("VECTORIZE_TEST_")) or name == "DAGSTER_HOME":
+            del os.environ[name]
+    # The tests run the code that they lie beside, from whatever folder a process of theirs is started.
+    above = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([above] if above else [])])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """Leave the checkout, whose `vectorize.yaml` and `.env` are the developer's, before any test module is imported."""
+    if not session.config.getoption("numprocesses", None):  # xdist's controller starts processes where it was started
+        folder = mkdtemp(prefix="vectorize-tests-")
+        session.config.add_cleanup(partial(rmtree, folder, ignore_errors=True))
+        session.config.add_cleanup(partial(os.chdir, Path.cwd()))
+        os.chdir(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark(items)
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Neither the developer's environment nor the files of the working directory reach a test."""
-    for name in list(os.environ):
-        if name.startswith(PREFIX) and not name.startswith("VECTORIZE_TEST_"):
-            monkeypatch.delenv(name)
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+def _a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test finds in the working directory what another one left there."""
     monkeypatch.chdir(tmp_path_factory.mktemp("cwd"))
+
+
+@pytest.fixture(autouse=True)
+def _umask_of_the_session() -> Iterator[None]:
+    """What a command called in this process closes to others is not for the tests after it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    yield
+    os.umask(mask)
 
 
 @pytest.fixture(scope="session")
@@ -53,28 +101,23 @@ class Broker:
 
 
 @pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker | kafka.Server]:
+def kafka_program() -> None:
+    """What starts a broker of a test's own: `kafka.Server`."""
+    need(kafka.jars)
+
+
+@pytest.fixture(scope="session")
+def kafka_server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Broker | kafka.Server]:
     """A real broker that all tests share: each has topics of its own (`kafka_settings`). Nobody stops it."""
     given = os.environ.get("VECTORIZE_TEST_KAFKA")
     if given:
         yield Broker(given)
         return
-    with own_kafka_server(tmp_path_factory.mktemp("kafka")) as server:
+    request.getfixturevalue("kafka_program")
+    with kafka.Server(tmp_path_factory.mktemp("kafka")) as server:
         yield server
-
-
-def own_kafka_server(folder: Path, **options: Any) -> kafka.Server:
-    """A broker of a test's own, not started yet; `options` are those of `kafka.Server`.
-
-    The test is left out where there can be none, which in CI is a failure.
-    """
-    try:
-        kafka.jars()
-    except kafka.UnavailableError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    return kafka.Server(folder, **options)
 
 
 @pytest.fixture
@@ -84,3 +127,64 @@ def kafka_settings(kafka_server: Broker | kafka.Server, monkeypatch: pytest.Monk
     monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", kafka_server.bootstrap_servers)
     monkeypatch.setenv("VECTORIZE_KAFKA__TOPIC_PREFIX", prefix)
     return KafkaSettings(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=prefix)
+
+
+@pytest.fixture
+def topics(kafka_settings: KafkaSettings) -> TopicNames:
+    """All topics of `kafka_settings`, made."""
+    create_topics(kafka_settings)
+    return TopicNames(kafka_settings.topic_prefix)
+
+
+@pytest.fixture(scope="session")
+def postgresql_program() -> None:
+    """What starts a PostgreSQL: `postgresql.Server`."""
+    need(postgresql_server.programs)
+
+
+@pytest.fixture(scope="session")
+def weaviate_program() -> None:
+    """What starts a Weaviate of a test's own: `weaviate.Server`."""
+    need(weaviate_server.binary)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four documents on three days; one of them cannot be read."""
+    folder = tmp_path / "corpus"
+    write_document(folder, "lamp.md", "# The lamp\n\nThe lamp of the lighthouse burns paraffin.\n", 0)
+    write_document(folder, "boat.txt", "The supply boat lands on Tuesdays, weather permitting.", 1)
+    write_document(folder, "灯塔.md", "# 灯塔\n\n灯塔建于1897年。\n", 2)
+    write_document(folder, "bad.pdf", "this is no PDF", 2)
+    monkeypatch.setenv("VECTORIZE_CORPUS__PATH", str(folder))
+    return folder
+
+
+@pytest.fixture
+def vectorize(home: Path) -> Vectorize:
+    """`vectorize("search", "…")` on an installation of the test's own; `stdin="…"` is what it reads."""
+
+    def call(*arguments: object, stdin: str | None = None) -> Done:
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)], input=stdin, capture_output=True, text=True, check=False, timeout=280
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+@pytest.fixture
+def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectorize:
+    """The same in the test's own process, without the second that a start takes."""
+
+    def call(*arguments: object, stdin: str = "") -> Done:
+        monkeypatch.setattr(sys, "argv", ["vectorize", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return Done(int(ended.value.code or 0), out, err)
+
+    return call

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Vectorize
-from vectorize_pipelines.cli.search import parse_filter
-from vectorize_pipelines.records import RECORD_FIELDS
+from tests.commands import Vectorize
+from vectorize_pipelines.core.records import RECORD_FIELDS
 from vectorize_pipelines.settings import PROJECT_ROOT
-from vectorize_pipelines.stores.filters import Equal
 
 EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
@@ -42,6 +40,9 @@ def test_the_example_corpus_answers_its_questions(vectorize: Vectorize, tmp_path
     filtered = vectorize("search", "火灾", "--filter", "language=zh", "--json").json
     assert filtered
     assert {hit["metadata"]["language"] for hit in filtered} == {"zh"}
+    either = '(language in (zh, de) or language = "en") and not language = de and page >= 1'
+    expressed = vectorize("search", "火灾", "--filter", either, "--filter", "language != zh", "--json").json
+    assert {(hit["metadata"]["language"], hit["page"] >= 1) for hit in expressed} == {("en", True)}
     printed = vectorize("search", "hypothermia", "--limit", 1)
     assert "emergency-handbook.pdf, page" in printed.out
 
@@ -95,6 +96,8 @@ def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: 
         (("search", "x", "--collection", "nowhere"), {}, 5, "nowhere"),
         (("ingest", "/", "--collection", "No Such Name"), {}, 2, "a letter first"),
         (("search", "x", "--filter", "language"), {}, 2, "FIELD=VALUE"),
+        (("search", "x", "--filter", "page >= three"), {}, 2, "character 9: 'three' is no value of 'page'"),
+        (("search", "x", "--filter", "a=1 and (b=2"), {}, 2, "character 13: expected and, or or ), found the end"),
         (("search", "x", "--limit", "0"), {}, 2, "--limit"),
         (("collections",), {"VECTORIZE_STORE__KIND": "nonesuch"}, 2, "lancedb"),
         (("collections",), {"VECTORIZE_STORE__KNID": "lancedb"}, 2, "did you mean VECTORIZE_STORE__KIND"),
@@ -155,18 +158,6 @@ def test_a_path_has_one_spelling(vectorize: Vectorize, tmp_path: Path) -> None:
     assert (again["path"], again["skipped"], again["documents"]) == (str(tmp_path / "docs"), 1, 1)
 
 
-@pytest.mark.parametrize(
-    ("text", "time"),
-    [
-        ("2026-11-22", datetime(2026, 11, 22, tzinfo=UTC)),
-        ("2026-11-22T10:30", datetime(2026, 11, 22, 10, 30, tzinfo=UTC)),
-        ("2026-11-22T10:30+02:00", datetime(2026, 11, 22, 8, 30, tzinfo=UTC)),
-    ],
-)
-def test_a_time_without_a_zone_is_in_utc(text: str, time: datetime) -> None:
-    assert parse_filter(f"occurred_at={text}") == Equal("occurred_at", time)
-
-
 def test_doctor_fails_where_something_configured_does_not_answer(
     vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,3 +191,15 @@ def test_dagster_job_execute_for_one_partition(vectorize: Vectorize, home: Path,
     subprocess.run(execute, env=environment, check=True, capture_output=True, timeout=200)
     hits = vectorize("search", "document", "--json").json
     assert [(os.path.basename(hit["source_id"]), hit["partition"]) for hit in hits] == [("new.md", "2024-05-02")]  # noqa: PTH119
+
+
+def test_doctor_says_that_nothing_uses_redis(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://:hunter2@redis.example:6380/0")
+    done = vectorize("doctor", "--json")
+    (redis,) = [finding for finding in done.json if finding["name"] == "redis"]
+    assert redis["status"] == "off"
+    assert redis["detail"].startswith("redis.example:6380 is set, but nothing uses it yet")
+    printed = vectorize("doctor")
+    assert "redis.example:6380 is set, but nothing uses it yet" in printed.out
+    assert (done.code, printed.code) == (0, 0)
+    assert "hunter2" not in done.out + printed.out

@@ -12,12 +12,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.cli.conftest import COMMAND, Vectorize
+from tests.commands import COMMAND, Vectorize
 from tests.encoders.tiny_clips import build_clip
-from tests.orchestration.requests_in_kafka import rows, send, text
-from tests.orchestration.servers import until
+from tests.messaging.requests_in_kafka import rows, send, text
+from tests.servers.dagster import until
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import CollectionNotFoundError
-from vectorize_pipelines.jobs import WIND_DOWN_TAG
+from vectorize_pipelines.kafka.clients import admin
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.runs.tags import WIND_DOWN_TAG
 from vectorize_pipelines.settings import KafkaSettings
 
 #: Below VECTORIZE_HOME.
@@ -163,3 +166,25 @@ def _body(home: Path) -> str | None:
 
 def _runs(home: Path) -> sqlite3.Connection:
     return sqlite3.connect(home / RUNS, timeout=60)
+
+
+def test_messages_that_the_broker_deleted_unread_are_told_with_their_place(
+    vectorize: Vectorize, kafka_settings: KafkaSettings
+) -> None:
+    from confluent_kafka import TopicPartition
+
+    topic = TopicNames(kafka_settings.topic_prefix).requests(Modality.TEXT)
+    send(kafka_settings, [text("note-0", "note 0")], partition=0)
+    assert vectorize("drain", "text", "--once").code == 0
+    send(kafka_settings, [text(f"note-{n}", f"note {n}") for n in range(1, 11)], partition=0)
+    client = admin(kafka_settings)
+    client.delete_records([TopicPartition(topic, 0, 8)])[TopicPartition(topic, 0)].result(30)
+    done = vectorize("drain", "text", "--once")
+    assert done.code == 0, done.err
+    place = f"{topic}, partition 0, offsets 1 to 7"
+    assert "7 messages were deleted by the broker before they were read" in done.out
+    assert place in done.out
+    assert place in done.err
+    again = vectorize("drain", "text", "--once", "--json")
+    assert (again.json["lost_unread"], again.json["lost_unread_offsets"]) == (0, [])
+    assert count() == 4

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Vectorize
+from tests.commands import Vectorize
 from tests.encoders.tiny_clips import build_clip
 from tests.images.pictures import encoded, photo
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Vectorize
+from tests.commands import Vectorize
 from tests.messaging.brokers import bury, finish, letter, read
 from vectorize_pipelines.cli.doctor import check_kafka
-from vectorize_pipelines.items import Modality
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.messages import Origin, Request, decode
-from vectorize_pipelines.messaging.topics import TopicNames, create_topics
-from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 
 REQUEST_KEYS = {"task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"}
@@ -20,12 +20,6 @@ LETTER_KEYS = {
     *("id", "failed_at", "replayed", "key", "error_class", "error_message", "stage", "attempts", "run_id"),
     *("topic", "partition", "offset", "timestamp_ms", "omitted_bytes"),
 }
-
-
-@pytest.fixture
-def topics(kafka_settings: KafkaSettings) -> TopicNames:
-    create_topics(kafka_settings)
-    return TopicNames(kafka_settings.topic_prefix)
 
 
 def _requests(settings: KafkaSettings, topic: str, modality: Modality = Modality.TEXT) -> list[Request]:

@@ -13,12 +13,12 @@ import dagster as dg
 import numpy as np
 import pytest
 
-from tests.cli.conftest import COMMAND, Vectorize
-from tests.orchestration.servers import until
+from tests.commands import COMMAND, Vectorize
+from tests.servers.dagster import until
 from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.base import VectorStore
 
 DOCUMENTS = 80
 PASSAGES = 8

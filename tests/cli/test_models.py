@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import COMMAND, Vectorize
+from tests.commands import COMMAND, Vectorize
 from tests.encoders.tiny_models import build_encoder
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
@@ -156,9 +156,9 @@ def test_bad_input(
 
 def test_a_model_that_cannot_be_exported_says_why(vectorize: Vectorize, model: Path) -> None:
     modules = [
-        {"path": "", "type": "x.Transformer"},
-        {"path": "1", "type": "x.Pooling"},
-        {"path": "2", "type": "x.LSTM"},
+        {"path": "", "type": "sentence_transformers.models.Transformer"},
+        {"path": "1", "type": "sentence_transformers.models.Pooling"},
+        {"path": "2", "type": "sentence_transformers.models.LSTM"},
     ]
     (model / "modules.json").write_text(json.dumps(modules))
     (model / "1").mkdir()
@@ -195,9 +195,9 @@ def test_search_takes_the_collections_dimension(vectorize: Vectorize, home: Path
 
     import pyarrow as pa
 
+    from vectorize_pipelines.core.items import content_hash
+    from vectorize_pipelines.core.records import record_id, record_schema
     from vectorize_pipelines.encoders import load_encoder
-    from vectorize_pipelines.items import content_hash
-    from vectorize_pipelines.records import record_id, record_schema
     from vectorize_pipelines.settings import load_settings
     from vectorize_pipelines.stores import open_store
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from tests.cli.conftest import Vectorize
+from tests.commands import Vectorize
 from vectorize_pipelines.cli.collections import command
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.filters import Prefix
+from vectorize_pipelines.stores.filters.expressions import Prefix
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 OLD, NEW = "corpus__all-minilm-l6-v2-384", "corpus__all-minilm-l6-v2-128"

@@ -3,14 +3,15 @@
 from dataclasses import replace
 from pathlib import Path
 
-from tests.cli.conftest import Vectorize
-from tests.ledger.rows import row
-from vectorize_pipelines.ledger import RequestLedger
-from vectorize_pipelines.messaging.callbacks import CallbackOutbox, CallbackRow
+from tests.commands import Vectorize
+from tests.state.rows import row
+from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.messaging.callbacks import callback_row
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import Origin
-from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state.callbacks import CallbackOutbox
+from vectorize_pipelines.state.ledger import RequestLedger
 
 
 def _record(home: Path) -> None:
@@ -21,11 +22,12 @@ def _record(home: Path) -> None:
         error_class="CorruptImageError",
         error_message="is cut short",
     )
-    ledger.record([row("good ü", submitted=1, finished=2), failed, row("waits", RequestState.PENDING, submitted=3)])
+    good = replace(row("good ü", submitted=1, finished=2), task_type="text_vectorization", metadata={"tenant": "ü"})
+    ledger.record([good, failed, row("waits", RequestState.PENDING, submitted=3)])
     ledger.close()
     outbox = CallbackOutbox.open(settings)
     event = ResultEvent("bad", RequestState.FAILED)
-    outbox.enqueue([CallbackRow("http://h/?token=abc", event, Origin("vectorize.text", 1, 0, 0))])
+    outbox.enqueue([callback_row("http://h/?token=abc", event, Origin("vectorize.text", 1, 0, 0))])
     outbox.close()
 
 
@@ -51,9 +53,16 @@ def test_what_became_of_a_request(vectorize: Vectorize, home: Path) -> None:
         "tokens": 4,
         "error_class": None,
         "error_message": None,
+        "task_type": "text_vectorization",
+        "done": 0,
+        "known": 0,
+        "metadata": {"tenant": "ü"},
         "estimated_seconds": None,
         "callback": None,
     }
+    assert '{"tenant": "ü"}' in vectorize("status", "good ü").out
+    waits = vectorize("status", "waits", "--json").json
+    assert (waits["progress"], waits["estimated_seconds"]) == (0.0, 1.0)
     bad = vectorize("status", "bad")
     assert bad.code == 0
     assert "is cut short" in bad.out
@@ -81,3 +90,15 @@ def test_requests_are_listed_page_by_page(vectorize: Vectorize, home: Path) -> N
     assert [line.split()[0] for line in chosen.out.splitlines()] == ["waits", "bad"]
     assert vectorize("requests", "--after", "nonsense").code == 2
     assert vectorize("requests", "--status", "lost").code == 2
+
+
+def test_a_request_that_is_being_processed(vectorize: Vectorize, home: Path) -> None:
+    ledger = RequestLedger.open(load_settings(home=home))
+    noted = replace(row("half", RequestState.PROCESSING), task_type="batch_vectorization", done=30, known=60)
+    ledger.record([noted])
+    ledger.close()
+    assert vectorize("status", "half", "--json").json["progress"] == 0.5
+    (line,) = vectorize("requests").out.splitlines()
+    assert line.split()[0] == "half"
+    assert "batch_vectorization" in line
+    assert line.endswith("50% encoded")

@@ -1,23 +1,58 @@
-"""What parser processes are made to do in the tests: the task's URI says what, and after a colon with what."""
+"""What parser processes are made to do in the tests: the task's URI says what, and after a colon with what.
+
+`ask` has a pool do something, `done` reads what it did. The processes see no files and write none: one that is to be
+found while it is busy changes its name.
+"""
 
 import ctypes
 import os
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable
-from pathlib import Path
+from concurrent.futures import Future
 from typing import NoReturn
 
+import psutil
+
+from vectorize_pipelines.core.items import content_hash
+from vectorize_pipelines.documents import ParsedDocument, ParseOutcome, ParserPool
 from vectorize_pipelines.documents.errors import EncryptedDocumentError
-from vectorize_pipelines.documents.worker import ParseOutcome, Task
+from vectorize_pipelines.documents.worker import Task
 from vectorize_pipelines.settings import DocumentSettings
+
+BUSY = "busy-parser"
+PR_SET_NAME = 15
 
 
 def act(task: Task, settings: DocumentSettings) -> ParseOutcome:
-    """The handler; its outcome's hash is what the action returned."""
+    """The handler; its outcome's text is what the action returned."""
     action, _, argument = task.uri.partition(":")
-    return ParseOutcome(ACTIONS[action](argument), None)
+    return ParseOutcome(content_hash(""), ParsedDocument(ACTIONS[action](argument), {}))
+
+
+def ask(pool: ParserPool, action: str) -> Future[ParseOutcome]:
+    """Has a process of a pool with the handler `act` do something."""
+    return pool.submit(action, content=b"")
+
+
+def done(outcome: Future[ParseOutcome]) -> str:
+    """What the action returned. Raises what it ended in."""
+    document = outcome.result().document
+    assert document is not None
+    return document.text
+
+
+def busy_process(parent: int | None = None, within_seconds: float = 60.0) -> int:
+    """The child of a process, by default of this one, that does `busy`; waits for it."""
+    deadline = time.monotonic() + within_seconds
+    while time.monotonic() < deadline:
+        for child in psutil.Process(parent).children():
+            if child.name() == BUSY:
+                return int(child.pid)
+        time.sleep(0.01)
+    raise AssertionError("no process is busy")
 
 
 def process_id(_: str) -> str:
@@ -56,8 +91,8 @@ def hang(_: str) -> str:
     return str(re.match(r"(a+)+$", "a" * 60 + "b"))  # in C, with the interpreter's lock held
 
 
-def announce_and_hang(fifo: str) -> str:
-    Path(fifo).write_text(f"{os.getpid()}\n")
+def be_busy(_: str) -> str:
+    ctypes.CDLL(None).prctl(PR_SET_NAME, BUSY.encode())
     signal.pause()
     return "unreachable"
 
@@ -79,7 +114,7 @@ ACTIONS: dict[str, Callable[[str], str]] = {
     "exit": exit_early,
     "memory": take_memory,
     "hang": hang,
-    "announce": announce_and_hang,
+    "busy": be_busy,
     "refuse": refuse,
     "fail": fail,
 }

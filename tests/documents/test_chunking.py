@@ -18,8 +18,8 @@ from tests.documents.tokenizers_for_tests import (
 )
 from vectorize_pipelines.documents.boundaries import CUT, UNSPACED
 from vectorize_pipelines.documents.chunking import MAX_CHARACTERS_PER_TOKEN, Chunker, chunker_fingerprint
-from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Row, Section
-from vectorize_pipelines.encoders.protocol import Tokenizer
+from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Section, TableRow
+from vectorize_pipelines.encoders.base import Tokenizer
 
 WORDS = st.sampled_from(
     (
@@ -218,7 +218,7 @@ def test_a_section_boundary_is_a_chunk_boundary() -> None:
 
 
 def test_rows_are_never_merged_and_carry_their_metadata() -> None:
-    rows = (Row(0, 5, 0, {"kind": "x"}), Row(6, 10, 4, {}))
+    rows = (TableRow(0, 5, 0, {"kind": "x"}), TableRow(6, 10, 4, {}))
     chunks = list(Chunker(minilm(), 256, 32).chunks(ParsedDocument("alpha\nbeta", {}, rows=rows)))
     assert [(chunk.text, chunk.metadata) for chunk in chunks] == [
         ("alpha", {"kind": "x", "row": 0}),

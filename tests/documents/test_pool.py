@@ -12,8 +12,9 @@ import psutil
 import pytest
 
 from tests.documents.builders import ENGLISH, encrypted_pdf, pdf, settings
-from tests.documents.handlers import act
-from vectorize_pipelines.documents import ParserPool, pool
+from tests.documents.handlers import act, ask, busy_process, done
+from vectorize_pipelines.core.items import content_hash
+from vectorize_pipelines.documents import ParserPool
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     EncryptedDocumentError,
@@ -23,7 +24,7 @@ from vectorize_pipelines.documents.errors import (
     TooLargeError,
 )
 from vectorize_pipelines.errors import UnreadableFileError
-from vectorize_pipelines.items import content_hash
+from vectorize_pipelines.sandbox import process as process_module
 
 GONE_WITHIN_SECONDS = 20
 MEMORY_BYTES = 3 * 2**29
@@ -36,15 +37,8 @@ def acting() -> Iterator[ParserPool]:
         yield parser_pool
 
 
-@pytest.fixture
-def fifo(tmp_path: Path) -> Path:
-    path = tmp_path / "fifo"
-    os.mkfifo(path)
-    return path
-
-
 def pid(parser_pool: ParserPool) -> int:
-    return int(parser_pool.submit("pid").result().content_hash)
+    return int(done(ask(parser_pool, "pid")))
 
 
 def assert_gone(*pids: int) -> None:
@@ -99,12 +93,12 @@ def test_no_process_is_started_before_it_is_needed() -> None:
 
 
 def test_processes_stay_light(acting: ParserPool) -> None:
-    loaded = set(acting.submit("modules").result().content_hash.split())
+    loaded = set(done(ask(acting, "modules")).split())
     assert not loaded & {"dagster", "torch", "lancedb", "transformers", "pandas", "pytest"}
 
 
 def test_output_of_libraries_stays_out_of_ours(acting: ParserPool, capfd: pytest.CaptureFixture[str]) -> None:
-    acting.submit("speak:hello").result()
+    ask(acting, "speak:hello").result()
     acting.__exit__(None, None, None)
     assert capfd.readouterr().out == ""
 
@@ -117,7 +111,7 @@ def test_what_a_parser_logs_of_a_bad_file_is_not_printed(tmp_path: Path, capfd: 
 
 
 def test_a_process_serves_its_time(acting: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "TASKS_PER_PROCESS", 2)
+    monkeypatch.setattr(process_module, "TASKS_PER_PROCESS", 2)
     first, second, third = (pid(acting) for _ in range(3))
     assert first == second != third
     assert_gone(first)
@@ -129,14 +123,14 @@ def test_a_process_serves_its_time(acting: ParserPool, monkeypatch: pytest.Monke
 )
 def test_a_crash_concerns_one_file_only(action: str, ending: str) -> None:
     with ParserPool(settings(parser_processes=2), handler=act) as parser_pool:
-        futures = [parser_pool.submit(action if number % 4 == 1 else "pid") for number in range(9)]
+        futures = [ask(parser_pool, action if number % 4 == 1 else "pid") for number in range(9)]
         for number, future in enumerate(futures):
             if number % 4 == 1:
                 with pytest.raises(ParserCrashedError, match=ending) as raised:
                     future.result()
                 assert raised.value.retryable
             else:
-                assert future.result().content_hash
+                assert done(future)
 
 
 def test_a_process_that_is_killed_while_idle_is_replaced(acting: ParserPool) -> None:
@@ -149,7 +143,7 @@ def test_a_file_that_takes_too_long_is_given_up() -> None:
     with ParserPool(settings(parser_processes=1, timeout_seconds=0.5), handler=act) as parser_pool:
         first = pid(parser_pool)
         with pytest.raises(ParseTimeoutError, match=r"longer than 0\.5 s.*TIMEOUT_SECONDS"):
-            parser_pool.submit("hang").result()
+            ask(parser_pool, "hang").result()
         assert pid(parser_pool) != first
         assert_gone(first)
 
@@ -158,37 +152,37 @@ def test_a_file_that_takes_too_long_is_given_up() -> None:
 def test_a_file_that_takes_too_much_memory_is_given_up(acting: ParserPool) -> None:
     first = pid(acting)
     with pytest.raises(ParserMemoryError, match="MEMORY_BYTES"):
-        acting.submit("memory").result()
+        ask(acting, "memory").result()
     assert pid(acting) != first
 
 
 def test_an_item_error_keeps_the_process(acting: ParserPool) -> None:
     first = pid(acting)
     with pytest.raises(EncryptedDocumentError, match="why"):
-        acting.submit("refuse:why").result()
+        ask(acting, "refuse:why").result()
     with pytest.raises(ParserCrashedError, match="KeyError: 'a defect'"):
-        acting.submit("fail").result()
+        ask(acting, "fail").result()
     assert pid(acting) == first
 
 
-def test_leaving_stops_what_runs_and_cancels_what_waits(fifo: Path) -> None:
+def test_leaving_stops_what_runs_and_cancels_what_waits() -> None:
     with ParserPool(settings(parser_processes=1), handler=act) as parser_pool:
-        running, waiting = parser_pool.submit(f"announce:{fifo}"), parser_pool.submit("pid")
-        worker = int(fifo.read_text())
+        running, waiting = ask(parser_pool, "busy"), ask(parser_pool, "pid")
+        worker = busy_process()
     assert_gone(worker)
     with pytest.raises(ParserCrashedError):
         running.result()
     with pytest.raises(CancelledError):
         waiting.result()
     with pytest.raises(RuntimeError):
-        parser_pool.submit("pid")
+        ask(parser_pool, "pid")
 
 
 def test_a_process_that_cannot_start_fails_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "COMMAND", "raise SystemExit(7)")
+    monkeypatch.setattr(process_module, "COMMAND", "raise SystemExit(7)")
     with ParserPool(settings(parser_processes=1), handler=act) as parser_pool:
         with pytest.raises(RuntimeError, match=r"could not start \(exit status 7\)"):
-            parser_pool.submit("pid").result()
+            ask(parser_pool, "pid").result()
         monkeypatch.undo()
         assert pid(parser_pool)
 
@@ -196,24 +190,22 @@ def test_a_process_that_cannot_start_fails_the_run(monkeypatch: pytest.MonkeyPat
 #: Not guarded by `if __name__ == "__main__"`: the processes must not run their parent's script.
 SCRIPT = """
 import signal
-import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts jobs in the background without it
-from tests.documents.handlers import act
+from tests.documents.handlers import act, ask, done
 from vectorize_pipelines.documents import ParserPool
 from vectorize_pipelines.settings import DocumentSettings
 with ParserPool(DocumentSettings(parser_processes=2), handler=act) as pool:
-    idle = pool.submit("pid").result().content_hash
-    print(idle, flush=True)
-    pool.submit("announce:" + sys.argv[1]).result()
+    print(done(ask(pool, "pid")), flush=True)
+    ask(pool, "busy").result()
 """
 
 
 @pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_no_process_outlives_its_parent(sent: signal.Signals, fifo: Path, tmp_path: Path) -> None:
+def test_no_process_outlives_its_parent(sent: signal.Signals, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     parent = subprocess.Popen(
-        [sys.executable, str(script), str(fifo)],
+        [sys.executable, str(script)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -222,7 +214,7 @@ def test_no_process_outlives_its_parent(sent: signal.Signals, fifo: Path, tmp_pa
     )
     assert parent.stdout is not None
     idle = int(parent.stdout.readline())
-    busy = int(fifo.read_text())
+    busy = busy_process(parent.pid)
     if sent == signal.SIGINT:  # as a terminal does: to the whole group
         os.killpg(parent.pid, sent)
     else:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings
+from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
@@ -18,7 +19,6 @@ from vectorize_pipelines.documents.errors import (
 from vectorize_pipelines.documents.formats.values import iso_date
 from vectorize_pipelines.documents.parsing import parse
 from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.items import JsonValue
 
 
 def rows_of(document: ParsedDocument) -> list[tuple[int, str, dict[str, JsonValue]]]:

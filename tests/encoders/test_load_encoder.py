@@ -5,46 +5,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import pytest
 
+from tests.encoders.stubs import StubEncoder
 from vectorize_pipelines.encoders import (
     Encoder,
     EncoderCache,
     EncoderKey,
-    EncoderSpec,
-    EngineChoice,
     encoder_cache,
     engine_names,
     lease_encoder,
     load_encoder,
 )
-from vectorize_pipelines.encoders import engines as engines_module
-from vectorize_pipelines.encoders.devices import resolve_device
-from vectorize_pipelines.encoders.engines import Engine, EngineRefusedError, LoadRequest
-from vectorize_pipelines.encoders.protocol import Vectors
+from vectorize_pipelines.encoders.engines import registry as engines_module
+from vectorize_pipelines.encoders.engines.base import Engine, LoadRequest
+from vectorize_pipelines.encoders.errors import EngineRefusedError
+from vectorize_pipelines.encoders.hardware.devices import resolve_device
 from vectorize_pipelines.errors import SettingsError, UnknownModelError
-from vectorize_pipelines.items import Modality
-
-
-class StubEncoder(Encoder):
-    """An encoder without a model."""
-
-    def __init__(self, reason: str = "") -> None:
-        self.spec = EncoderSpec("stub", "0" * 12, 2, None, "mean", "", "", frozenset({Modality.TEXT}), True)
-        self.choice = EngineChoice("stub", "cpu", "float32", reason)
-        self.closed = False
-
-    def encode(self, items: object, purpose: str = "document") -> Vectors:
-        return np.zeros((0, 2), dtype=np.float32)
-
-    @property
-    def memory_bytes(self) -> int:
-        return 10
-
-    def close(self) -> None:
-        assert not self.closed, "closed twice"
-        self.closed = True
 
 
 class StubEngine(Engine):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.encoders.test_load_encoder import StubEncoder
+from tests.encoders.stubs import StubEncoder
 from vectorize_pipelines import encoders as encoders_module
 from vectorize_pipelines.encoders import (
     Encoder,
@@ -18,8 +18,9 @@ from vectorize_pipelines.encoders import (
     load_encoder,
 )
 from vectorize_pipelines.encoders import cache as cache_module
-from vectorize_pipelines.encoders.engines import WORKING_BYTES, LoadRequest, load_engine
-from vectorize_pipelines.encoders.weights import count_parameters
+from vectorize_pipelines.encoders.engines.base import WORKING_BYTES, LoadRequest
+from vectorize_pipelines.encoders.engines.registry import load_engine
+from vectorize_pipelines.encoders.models.weights import count_parameters
 from vectorize_pipelines.errors import ModelTooLargeError, UnknownModelError
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"

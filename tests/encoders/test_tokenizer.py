@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.encoders.texts import ODD, passages
 from vectorize_pipelines.encoders import load_tokenizer
-from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
+from vectorize_pipelines.encoders.models.tokenizer import ModelTokenizer
 from vectorize_pipelines.errors import UnknownModelError
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
@@ -94,7 +94,9 @@ def test_model_without_tokenizer_json_is_converted_once(
     (model / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=lambda piece: vocabulary[piece])))
     texts = passages(20)
     assert load_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
-    monkeypatch.setattr("vectorize_pipelines.encoders.tokenizer._convert", lambda directory: pytest.fail("converted"))
+    monkeypatch.setattr(
+        "vectorize_pipelines.encoders.models.tokenizer._convert", lambda directory: pytest.fail("converted")
+    )
     assert load_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
 
 
@@ -125,7 +127,7 @@ def test_tokenizing_in_parallel_gives_the_same(
     tokenizer = tokenizers["bundled"]
     texts = passages(80)
     expected = (tokenizer.ids(texts), tokenizer.offsets(texts))
-    monkeypatch.setattr("vectorize_pipelines.encoders.tokenizer.PARALLEL_FROM_CORES", 1)
+    monkeypatch.setattr("vectorize_pipelines.encoders.models.tokenizer.PARALLEL_FROM_CORES", 1)
     assert (tokenizer.ids(texts), tokenizer.offsets(texts)) == expected
 
 

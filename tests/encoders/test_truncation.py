@@ -10,12 +10,12 @@ import pytest
 from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_models import WIDTH
 from vectorize_pipelines.encoders import describe_model, encoder_cache, lease_encoder, load_encoder
-from vectorize_pipelines.encoders.equality import compare
-from vectorize_pipelines.encoders.models import locate_model
-from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.engines.equality import compare
+from vectorize_pipelines.encoders.models.locate import locate_model
 from vectorize_pipelines.encoders.truncation import truncated
 from vectorize_pipelines.errors import ItemError, SettingsError
-from vectorize_pipelines.stores.protocol import physical_name
+from vectorize_pipelines.stores.base import physical_name
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = passages(24, longest=120) + ODD

@@ -14,7 +14,7 @@ WIDTH = 32
 POSITIONS = 128
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.2}
 
-ARCHITECTURES = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta")
+ARCHITECTURES = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "camembert")
 
 
 def build_encoder(directory: Path, architecture: str, *, max_length: int | None = 96) -> Path:
@@ -24,7 +24,7 @@ def build_encoder(directory: Path, architecture: str, *, max_length: int | None 
 
     tokenizer = _tokenizer(architecture, max_length)
     width = {"dim": WIDTH, "hidden_dim": 64, "n_layers": 2, "n_heads": 4} if architecture == "distilbert" else {}
-    offset = 2 if architecture in {"roberta", "mpnet", "xlm-roberta"} else 0
+    offset = 2 if architecture in {"roberta", "mpnet", "xlm-roberta", "camembert"} else 0
     config = AutoConfig.for_model(
         architecture,
         vocab_size=len(tokenizer),
@@ -72,6 +72,7 @@ def write_json(path: Path, value: object) -> None:
 def _tokenizer(architecture: str, max_length: int | None) -> Any:
     from transformers import (
         BertTokenizer,
+        CamembertTokenizer,
         DistilBertTokenizer,
         MPNetTokenizer,
         RobertaTokenizer,
@@ -82,8 +83,9 @@ def _tokenizer(architecture: str, max_length: int | None) -> Any:
     if architecture == "roberta":
         vocabulary, merges = _byte_pairs()
         return RobertaTokenizer(vocab=vocabulary, merges=merges, **limit)
-    if architecture == "xlm-roberta":
-        return XLMRobertaTokenizer(vocab=_unigrams(), **limit)
+    if architecture in {"xlm-roberta", "camembert"}:
+        made = XLMRobertaTokenizer if architecture == "xlm-roberta" else CamembertTokenizer
+        return made(vocab=_unigrams(), **limit)
     if architecture == "mpnet":
         return MPNetTokenizer(vocab=_word_pieces(["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]), **limit)
     kind = DistilBertTokenizer if architecture == "distilbert" else BertTokenizer

@@ -269,7 +269,7 @@ def test_what_is_no_image_says_what_is(content: bytes) -> None:
 
 def test_heif_names_the_package_that_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vectorize_pipelines.images.decoding._formats", lambda: ("JPEG", "PNG"))
-    with pytest.raises(UnsupportedImageError, match="uv sync --extra heif"):
+    with pytest.raises(UnsupportedImageError, match=r"pip install 'vectorize-pipelines\[heif\]'"):
         decode(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
 
 

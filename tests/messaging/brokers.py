@@ -5,14 +5,14 @@ from typing import Any
 
 from confluent_kafka.cimpl import NewTopic
 
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import admin, produce, producer
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.kafka.clients import admin, produce, producer
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin
-from vectorize_pipelines.messaging.reading import TopicReader
-from vectorize_pipelines.messaging.topics import TopicNames
-from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import KafkaSettings
 
 #: An hour ago: what is older than its topic's retention may be deleted at any moment.

@@ -12,16 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.messaging.brokers import SOME_TIME_MS, bury, letter, make_topic, read, send
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.images.errors import CorruptImageError
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import consumer
+from vectorize_pipelines.kafka.clients import consumer
+from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER, DeadLetter, attempts_of, read_dead_letters
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outcomes import OutcomeProducer, Outcomes
 from vectorize_pipelines.messaging.replay import replay
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets
-from vectorize_pipelines.messaging.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import KafkaSettings
 
 

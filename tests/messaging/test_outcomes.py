@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.kafka.clients import consumer, produce
+from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.messaging import outcomes
-from vectorize_pipelines.messaging.clients import consumer, produce
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.outcomes import FencedError, OutcomeProducer, Outcomes
-from vectorize_pipelines.messaging.topics import create_topics
-from vectorize_pipelines.request_state import RequestState
 from vectorize_pipelines.settings import KafkaSettings
 
 

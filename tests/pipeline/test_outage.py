@@ -1,6 +1,5 @@
 """A store that is away: what was encoded waits, only the write is tried again, and nothing is lost or doubled."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -17,19 +16,20 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.pipeline.test_corpus import COLLECTION, CountingEncoder, Installation
+from tests.pipeline.absent_store import Away, fill, installation, load
+from tests.pipeline.files.installation import COLLECTION, CountingEncoder, Installation
 from tests.servers.weaviate import Server
-from tests.stores.conftest import weaviate_program  # noqa: F401 (a fixture)
-from vectorize_pipelines.encoders.protocol import Purpose, Vectors
+from vectorize_pipelines.core.prefetch import prefetch
+from vectorize_pipelines.encoders.base import Purpose, Vectors
 from vectorize_pipelines.errors import ModelMismatchError, StoreError, StoreUnavailableError
-from vectorize_pipelines.overlap import prefetch
-from vectorize_pipelines.pipeline.outage import Outage, Spill
-from vectorize_pipelines.pipeline.stream import EmbeddingBatch, EmbeddingStream, written
+from vectorize_pipelines.pipeline.batch import EmbeddingBatch
+from vectorize_pipelines.pipeline.spill import Spill, SpillingRetry
+from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Totals
+from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.protocol import VectorStore
-from vectorize_pipelines.stores.weaviate import WeaviateStore
+from vectorize_pipelines.stores.base import VectorStore
+from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 
 PAUSE = 0.001
 
@@ -39,7 +39,7 @@ class Batches(EmbeddingStream):
     """A stream of given tables; remembers which were made, secured and acknowledged."""
 
     tables: Sequence[pa.Table]
-    outage: Outage
+    outage: SpillingRetry
     depth: int = 1
     collection: str = "numbers"
     model: str = "none"
@@ -66,7 +66,7 @@ class Batches(EmbeddingStream):
                 totals=Totals(),
                 weights={},
                 acknowledge=lambda n=n: self.acknowledged.append(n),  # type: ignore[misc]
-                keep=lambda n=n: self.secured.append(n),  # type: ignore[misc]
+                cache=lambda n=n: self.secured.append(n),  # type: ignore[misc]
             )
 
     def close(self) -> None:
@@ -81,6 +81,8 @@ class Batches(EmbeddingStream):
 class Writes:
     """A store that only takes writes, and asks `fails` before each whether it is away."""
 
+    needs_repair = False
+
     def __init__(self, fails: Callable[[], StoreError | None]):
         self.tables: list[pa.Table] = []
         self.calls = 0
@@ -93,13 +95,16 @@ class Writes:
             raise failure
         self.tables.append(records)
 
+    def flush(self, names: Sequence[str]) -> None:
+        """Nothing to do."""
+
     def maintain(self, name: str) -> None:
         """Nothing to do."""
 
 
 def write(store: Writes, stream: Batches) -> None:
     with stream:
-        for _ in written(cast("VectorStore", store), stream):
+        for _ in written(DirectWriter(load_settings({}), cast("VectorStore", store)), stream):
             pass
 
 
@@ -122,7 +127,7 @@ def test_order_and_content_survive_any_pattern_of_failures(
     store = Writes(lambda: StoreUnavailableError("away") if next(left, False) else None)
     spill = Spill(folder, max_bytes)
     tables = [table(n, rows) for n, rows in enumerate(sizes)]
-    stream = Batches(tables, Outage(60, spill, PAUSE), depth)
+    stream = Batches(tables, SpillingRetry(60, spill, PAUSE), depth)
     write(store, stream)
     assert store.tables == tables
     assert stream.acknowledged == stream.made == list(range(len(sizes)))
@@ -136,7 +141,7 @@ def test_order_and_content_survive_any_pattern_of_failures(
 def test_encoding_goes_on_while_the_store_is_away_until_the_spill_is_full(tmp_path: Path) -> None:
     size = table(0, 100).nbytes
     spill = Spill(tmp_path, 4 * size)
-    stream = Batches([table(n, 100) for n in range(50)], Outage(60, spill, PAUSE))
+    stream = Batches([table(n, 100) for n in range(50)], SpillingRetry(60, spill, PAUSE))
     full: list[int] = []
 
     def fails() -> StoreError | None:
@@ -157,7 +162,7 @@ def test_without_room_on_disk_the_encoder_waits_and_nothing_is_lost(tmp_path: Pa
     no_folder.write_text("in the way")
     failing = iter([True] * 5)
     store = Writes(lambda: StoreUnavailableError("away") if next(failing, False) else None)
-    stream = Batches([table(n, 3) for n in range(9)], Outage(60, Spill(no_folder, 2**20), PAUSE))
+    stream = Batches([table(n, 3) for n in range(9)], SpillingRetry(60, Spill(no_folder, 2**20), PAUSE))
     write(store, stream)
     assert [each["number"][0].as_py() for each in store.tables] == list(range(9))
 
@@ -165,7 +170,7 @@ def test_without_room_on_disk_the_encoder_waits_and_nothing_is_lost(tmp_path: Pa
 @pytest.mark.parametrize("failure", [StoreError("refused"), ModelMismatchError("another model")])
 def test_what_is_refused_is_not_waited_for(tmp_path: Path, failure: StoreError) -> None:
     store = Writes(lambda: failure)
-    stream = Batches([table(0, 1)], Outage(60, Spill(tmp_path, 2**20)))
+    stream = Batches([table(0, 1)], SpillingRetry(60, Spill(tmp_path, 2**20)))
     with pytest.raises(type(failure)):
         write(store, stream)
     assert (store.calls, stream.acknowledged, stream.secured) == (1, [], [])
@@ -173,7 +178,7 @@ def test_what_is_refused_is_not_waited_for(tmp_path: Path, failure: StoreError) 
 
 def test_a_store_that_stays_away_fails_the_run_with_nothing_acknowledged_and_says_so(tmp_path: Path) -> None:
     store = Writes(lambda: StoreUnavailableError("gone in http://host"))
-    stream = Batches([table(n, 1) for n in range(3)], Outage(0.05, Spill(tmp_path, 2**20), PAUSE))
+    stream = Batches([table(n, 1) for n in range(3)], SpillingRetry(0.05, Spill(tmp_path, 2**20), PAUSE))
     with pytest.raises(StoreUnavailableError, match=r"gone in http://host; .*store_outage_seconds is 0\.05"):
         write(store, stream)
     assert stream.acknowledged == []
@@ -182,47 +187,6 @@ def test_a_store_that_stays_away_fails_the_run_with_nothing_acknowledged_and_say
 
 
 # ---- a folder and its collection
-
-
-class Away:
-    """A store in front of another one: a call that `fails`, by its name, finds it away."""
-
-    def __init__(self, store: VectorStore, fails: Callable[[str], bool]):
-        self._store, self._fails = store, fails
-
-    def __getattr__(self, name: str) -> Any:
-        really = getattr(self._store, name)
-
-        def called(*arguments: Any) -> Any:
-            if self._fails(name):
-                raise StoreUnavailableError("the store is away")
-            return really(*arguments)
-
-        return called
-
-
-def installation(tmp_path: Path, **pipeline: Any) -> Installation:
-    settings = load_settings(
-        {"VECTORIZE_HOME": str(tmp_path)}, cache={"enabled": "auto"}, pipeline={"batch_items": 32, **pipeline}
-    )
-    (tmp_path / "folder").mkdir(exist_ok=True)
-    return Installation(settings, tmp_path / "folder", open_store(settings.store, settings.home))
-
-
-def fill(folder: Path, files: int, first: int = 0) -> None:
-    for n in range(first, first + files):
-        (folder / f"{n}.txt").write_text(f"Note {n} tells of storm number {n}.")
-
-
-def load(one: Installation, store: VectorStore | None = None) -> EmbeddingStream:
-    one.store, really = store or one.store, one.store
-    try:
-        with one.open() as stream:
-            for _ in written(one.store, stream):
-                pass
-    finally:
-        one.store = really
-    return stream
 
 
 @pytest.fixture
@@ -269,7 +233,7 @@ def test_look_ups_of_what_the_store_has_are_waited_for_too(tmp_path: Path) -> No
 
     def fails(name: str) -> bool:
         asked[name] += 1
-        return name in ("fetch", "count_by", "upsert", "delete", "maintain") and asked[name] <= 2
+        return name in ("fetch", "count_by", "upsert", "delete", "flush", "maintain") and asked[name] <= 2
 
     load(one, cast("VectorStore", Away(one.store, fails)))
     assert one.store.count(COLLECTION) == 91
@@ -279,7 +243,7 @@ def test_look_ups_of_what_the_store_has_are_waited_for_too(tmp_path: Path) -> No
 _KILLED = """
 import os, signal, sys
 from pathlib import Path
-from tests.pipeline import test_outage as tests
+from tests.pipeline import absent_store as tests
 from vectorize_pipelines.pipeline import encoding, reuse
 encoding.FIRST_BATCH = 32
 reuse.JUDGED_AFTER_ROWS, reuse.TOLERATED_SHARE = 1, -1e9
@@ -300,8 +264,7 @@ def test_a_process_killed_while_it_waits_loses_and_doubles_nothing(tmp_path: Pat
     one = installation(tmp_path)
     fill(one.folder, 400)
     killed = subprocess.run(
-        [sys.executable, "-c", _KILLED, str(tmp_path)], capture_output=True, text=True, check=False, cwd=Path.cwd(),
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        [sys.executable, "-c", _KILLED, str(tmp_path)], capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     encoded = int(killed.stdout)
@@ -332,7 +295,7 @@ class Eventful(CountingEncoder):
 
 @pytest.mark.usefixtures("short_pauses")
 def test_a_server_killed_and_restarted_during_a_load_has_every_row_once(
-    weaviate_program: None,  # noqa: F811
+    weaviate_program: None,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -368,6 +331,6 @@ def test_a_server_killed_and_restarted_during_a_load_has_every_row_once(
 
 
 def _everything() -> Any:
-    from vectorize_pipelines.stores.filters import And
+    from vectorize_pipelines.stores.filters.expressions import And
 
     return And(())

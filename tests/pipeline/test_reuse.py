@@ -16,18 +16,17 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.encoders.tiny_clips import build_clip
-from tests.pipeline.test_corpus import DAY, Installation, install, paragraphs, parsers, shared_parsers
-from tests.pipeline.test_gallery import REFUSED_RED, Gallery, picture
-from vectorize_pipelines import home
+from tests.pipeline.files.gallery import REFUSED_RED, Gallery, picture
+from tests.pipeline.files.installation import DAY, Installation, install, paragraphs
+from vectorize_pipelines.core.items import Item, Modality, content_hash
 from vectorize_pipelines.errors import SettingsError
-from vectorize_pipelines.items import Item, Modality, content_hash
 from vectorize_pipelines.pipeline import reuse as reuse_module
-from vectorize_pipelines.pipeline.embedding_cache import EmbeddingCacheError, SQLiteEmbeddingCache, Vector
 from vectorize_pipelines.pipeline.reuse import JUDGED_AFTER_ROWS, VectorReuse, content_key
-from vectorize_pipelines.pipeline.stream import write_batch
+from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import load_settings
-
-__all__ = ["parsers", "shared_parsers"]  # fixtures
+from vectorize_pipelines.state import home
+from vectorize_pipelines.state.damage import left_aside
+from vectorize_pipelines.state.embedding_cache import EmbeddingCacheError, SQLiteEmbeddingCache, Vector
 
 LIMIT = 2**20
 WORDS = ("caf\u00e9", "tea", "rum", "milk")
@@ -136,7 +135,7 @@ def test_whatever_repeats_every_row_has_the_vector_of_its_own_content(
             with installation.open(force=force) as stream:
                 stream.items.rows_together = rows_together
                 for batch in stream:
-                    write_batch(installation.store, batch)
+                    write_batch(DirectWriter(installation.settings, installation.store), batch)
             assert installation.rows()
     if not any(force for _, force in runs):
         assert len(installation.encoder.texts) == len(set(installation.encoder.texts))
@@ -178,7 +177,7 @@ def test_the_vector_of_an_image_that_changed_meanwhile_is_given_to_no_other(
     assert all(np.array_equal(each, gallery.encoder.vector(before)) for each in cached.values())
 
 
-def test_a_damaged_cache_fails_no_run_and_is_made_anew(
+def test_a_damaged_cache_fails_no_run_and_is_made_again(
     installation: Installation, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = home.embedding_cache(installation.settings)
@@ -188,15 +187,15 @@ def test_a_damaged_cache_fails_no_run_and_is_made_anew(
     installation.write("b.md", paragraphs(2))
     assert installation.run().totals.sum().encoded == 2
     assert [record.message for record in caplog.records if "damaged" in record.message]
-    assert not file.exists()
-    assert installation.run(force=True).totals.sum().encoded == 2
     assert file.read_bytes().startswith(b"SQLite format 3")
+    (aside,) = left_aside(file.parent)
+    assert aside.read_bytes() == b"no database" * 1000
 
 
 def test_a_locked_cache_fails_no_run(
     installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vectorize_pipelines.pipeline.embedding_cache.BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("vectorize_pipelines.state.embedding_cache.BUSY_SECONDS", 0.0)
     installation.write("a.md", paragraphs(1))
     installation.run()
     other = sqlite3.connect(home.embedding_cache(installation.settings), isolation_level=None)
@@ -317,7 +316,7 @@ def batches(reuse: VectorReuse, encode_seconds: float, *, known: int = 0) -> Ite
         by_key = {content_key(item): item for item in items}
         found = reuse.cached(list(by_key))
         encoded = {each: (item, vector(1)) for each, item in by_key.items() if each not in found}
-        reuse.keep(encoded, encode_seconds)
+        reuse.cache(encoded, encode_seconds)
         number += 1
         yield number
 
@@ -358,7 +357,7 @@ def test_a_cache_that_fails_is_asked_once_and_the_run_still_shares(caplog: pytes
     reuse = VectorReuse("model", lambda: cache)
     item = text_item("one")
     assert reuse.cached([content_key(item)]) == {}
-    assert reuse.keep({content_key(item): (item, vector(1))}, 1.0) == {content_key(item)}
+    assert reuse.cache({content_key(item): (item, vector(1))}, 1.0) == {content_key(item)}
     assert reuse.cached([key(2)]) == {}
     assert list(reuse.recent([content_key(item)])) == [content_key(item)]
     assert cache.calls == 1

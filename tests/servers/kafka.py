@@ -13,12 +13,15 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 import filelock
 
+from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
 
 VERSION = "4.1.1"
@@ -40,10 +43,6 @@ appender.out.layout.pattern=%d %p %c: %m%n
 rootLogger.level=warn
 rootLogger.appenderRef.out.ref=out
 """
-
-
-class UnavailableError(Exception):
-    """The server cannot be had on this machine; the message says why."""
 
 
 def jars() -> Path:
@@ -152,6 +151,16 @@ class Server:
         """Stops and starts it; data and addresses stay."""
         self.stop()
         self.start()
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Has it answer nothing until the end of the block; its connections stay."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
 
     def wait(self) -> int:
         """Waits until the broker ends by itself, and returns its exit status."""

@@ -12,11 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Self
 
+from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
 
 _PACKAGE = "postgresql"
@@ -25,10 +28,6 @@ _READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 #: The server refuses to run as root.
 _ACCOUNTS = ("postgres", "nobody")
-
-
-class UnavailableError(Exception):
-    """The server cannot be had on this machine; the message says why."""
 
 
 def programs() -> Path:
@@ -98,6 +97,10 @@ class Server:
         if account is not None:
             for path in (self.folder, secret):
                 os.chown(path, account.pw_uid, account.pw_gid)
+            for place in self.folder.parents:
+                mode = place.stat().st_mode
+                if not mode & 0o001:
+                    place.chmod(mode | 0o011)  # the server, which runs under that account, has to get there
         command = [str(programs() / "initdb"), "-D", str(data), "-U", "vectorize", "-A", "scram-sha-256"]
         command += [f"--pwfile={secret}", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
         log = self.folder / "initdb.log"
@@ -133,6 +136,16 @@ class Server:
     def _is_ready(self) -> bool:
         command = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """A server with a folder of its own.
+
+    It is not one of pytest's: each session that starts closes those to other accounts, and the server may have another.
+    """
+    with TemporaryDirectory(prefix="vectorize-postgresql-") as folder, Server(Path(folder) / "server") as server:
+        yield server
 
 
 def _account() -> pwd.struct_passwd | None:

@@ -19,6 +19,7 @@ from typing import Self
 
 import filelock
 
+from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
 
 VERSION = "1.39.0"
@@ -27,10 +28,6 @@ _READY_SECONDS = 60.0
 _BUILD_SECONDS = 1800.0
 _STOP_SECONDS = 20.0
 _PORTS = ("CLUSTER_GOSSIP_BIND_PORT", "CLUSTER_DATA_BIND_PORT", "RAFT_PORT", "RAFT_INTERNAL_RPC_PORT", "GRPC_PORT")
-
-
-class UnavailableError(Exception):
-    """The server cannot be had on this machine; the message says why."""
 
 
 def binary() -> Path:

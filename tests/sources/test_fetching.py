@@ -20,9 +20,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.servers.web import Web, answer, serving
-from vectorize_pipelines import guarded_http
+from vectorize_pipelines.core import guarded_http
+from vectorize_pipelines.core.guarded_http import ContentTooLargeError, parse, refusal
 from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
-from vectorize_pipelines.guarded_http import ContentTooLargeError, parse, refusal
 from vectorize_pipelines.settings import UriSettings
 from vectorize_pipelines.sources.fetching import ContentMismatchError, FetchPolicy, MissingContentError, fetch
 
@@ -401,6 +401,7 @@ def test_local_files_below_an_allowed_folder(root: Path) -> None:
 
 def test_nothing_else_is_read_from_this_machine(root: Path) -> None:
     policy = replace(STRICT, allowed_roots=(root,))
+    (root.parent / "into").symlink_to(root / "inner")  # that it is there is told to nobody
     for uri in (
         f"{root}/../secret.txt",
         f"file://{root}/%2e%2e/secret.txt",
@@ -414,6 +415,8 @@ def test_nothing_else_is_read_from_this_machine(root: Path) -> None:
         "file:inner/x",
         f"{root}/\x00",
         f"file://{root}/%00",
+        f"{root.parent}/into/a b.txt",
+        f"{root.parent}/into/../a b.txt",
         "",
     ):
         with pytest.raises(RefusedUriError):

@@ -12,15 +12,18 @@ import pytest
 from fsspec import AbstractFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from vectorize_pipelines.errors import SourceError
+from vectorize_pipelines.errors import SourceError, UnreadableFileError
 from vectorize_pipelines.settings import PROJECT_ROOT
-from vectorize_pipelines.sources.files import EXTRAS, FileSource, SourceFile
+from vectorize_pipelines.sources.content import EXTRA_OF_SCHEME, read_content
+from vectorize_pipelines.sources.files import FileSource, SourceFile
 
 SUFFIXES = (".md", ".txt")
 
 
-def source(root: object, include: tuple[str, ...] = (), exclude: tuple[str, ...] = (".*",)) -> FileSource:
-    return FileSource(str(root), SUFFIXES, include, exclude)
+def source(
+    root: object, include: tuple[str, ...] = (), exclude: tuple[str, ...] = (".*",), *, follow_links: bool = False
+) -> FileSource:
+    return FileSource(str(root), SUFFIXES, include, exclude, follow_links=follow_links)
 
 
 def names(root: Path, listed: FileSource) -> set[str]:
@@ -83,10 +86,9 @@ def test_links_are_followed_once(folder: Path) -> None:
     (folder / "outside").symlink_to(folder.parent / "elsewhere", target_is_directory=True)
     (folder.parent / "elsewhere").mkdir()
     (folder.parent / "elsewhere" / "g.md").write_text("g")
-    listing = source(folder).list()
-    assert sorted(os.path.relpath(name, folder) for name in listing.files) == sorted(
-        ["a.md", "b.TXT", "link.md", "outside/g.md", "sub/e.md", "sub/deep/f.txt", "中文/笔记.md"]
-    )
+    inside = {"a.md", "b.TXT", "link.md", "sub/e.md", "sub/deep/f.txt", "中文/笔记.md"}
+    assert names(folder, source(folder, follow_links=True)) == inside | {"outside/g.md"}
+    assert names(folder, source(folder)) == inside
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/sub/..", "{}/./", "file://{}"])
@@ -159,7 +161,8 @@ def test_an_fsspec_url(bucket: str, ending: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "remedy"), [("s3://bucket/docs", "uv sync --extra s3"), ("gs://bucket/docs", "uv sync --extra gcs")]
+    ("url", "remedy"),
+    [("s3://bucket/docs", r"pip install '.*\[s3\]'"), ("gs://bucket/docs", r"pip install '.*\[gcs\]'")],
 )
 def test_a_missing_package_is_named_with_what_installs_it(
     url: str, remedy: str, monkeypatch: pytest.MonkeyPatch
@@ -168,11 +171,13 @@ def test_a_missing_package_is_named_with_what_installs_it(
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(SourceError, match=f"{url} cannot be listed.*{remedy}"):
         source(url).list()
+    with pytest.raises(UnreadableFileError, match=f"cannot be read.*{remedy}"):
+        read_content(f"{url}/a.md", 1000)
 
 
 def test_every_extra_that_is_named_is_there() -> None:
     extras = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    assert set(EXTRAS.values()) <= set(extras)
+    assert set(EXTRA_OF_SCHEME.values()) <= set(extras)
 
 
 def test_a_single_file_by_url(bucket: str) -> None:

@@ -10,17 +10,6 @@ from vectorize_pipelines.settings import StoreSettings
 
 
 @pytest.fixture(scope="session")
-def weaviate_program() -> None:
-    """Skips what needs a Weaviate of its own where none can be had; where CI is set, that is a failure."""
-    try:
-        weaviate_server.binary()
-    except weaviate_server.UnavailableError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
 def weaviate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
     """The settings of a running Weaviate: that of VECTORIZE_TEST_WEAVIATE_URL, or one started here, with a key.
 

@@ -9,7 +9,7 @@ import pytest
 
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings
 from vectorize_pipelines.stores import conformance
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.base import VectorStore
 
 PAGE = PROJECT_ROOT / "docs" / "adding-a-store.md"
 CODE = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]

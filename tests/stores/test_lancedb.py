@@ -24,12 +24,12 @@ from tests.stores import writers
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import conformance, open_store
+from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
-from vectorize_pipelines.stores.filters import Equal, In
-from vectorize_pipelines.stores.lancedb import LanceDBStore
-from vectorize_pipelines.stores.lancedb_connection import connect
-from vectorize_pipelines.stores.lancedb_maintenance import Maintenance, Work
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.filters.expressions import Equal, In
+from vectorize_pipelines.stores.lancedb.connection import connect
+from vectorize_pipelines.stores.lancedb.maintenance import Maintenance, MaintenanceWork
+from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
 EAGER = Maintenance(
     fragments=2, rows_per_fragment=10**9, unindexed_rows=1, scalar_index_rows=1, vector_index_rows=300, retrain_growth=2
@@ -286,13 +286,13 @@ def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_i
     physical = store.ensure_collection(COLLECTION, spec()).physical
     for first in range(0, 30, 10):
         store.upsert(COLLECTION, many(10, first=first))
-    work = Work(compact=True, keep_seconds=3600, scalar_indexes=(), vector_index=None, outgrown=())
-    endless = "maintenance._carry_out_large = lambda *_: (print('begun', flush=True), time.sleep(3600)); "
+    work = MaintenanceWork(compact=True, keep_seconds=3600, scalar_indexes=(), vector_index=None, outgrown=())
+    endless = "maintenance.carry_out_large = lambda *_: (print('begun', flush=True), time.sleep(3600)); "
     code = (
-        "import time; from vectorize_pipelines.stores import lancedb_maintenance as maintenance; "
+        "import time; from vectorize_pipelines.stores.lancedb import maintenance_process as maintenance; "
         f"{endless if abandoned else ''}maintenance.main()"
     )
-    task = {"physical": physical, "work": dataclasses.asdict(work)}
+    task = {"physical": physical, "work": dataclasses.asdict(work), "directory": str(tmp_path / "lancedb")}
     with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -345,7 +345,7 @@ def test_old_versions_go_once_they_have_outlived_their_readers(
         store.upsert(COLLECTION, many(10, first=first))
     versions = tmp_path / "lancedb" / f"{store.collection(COLLECTION).physical}.lance" / "_versions"
     assert store.maintain(COLLECTION)["compacted"] == 0
-    monkeypatch.setattr("vectorize_pipelines.stores.lancedb.RETENTION", timedelta(milliseconds=1))
+    monkeypatch.setattr("vectorize_pipelines.stores.lancedb.maintenance.RETENTION", timedelta(milliseconds=1))
     assert store.maintain(COLLECTION)["compacted"] == 1
     assert len(list(versions.glob("*.manifest"))) < 5
     assert len(stored(store)) == 40

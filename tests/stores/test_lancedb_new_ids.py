@@ -15,13 +15,14 @@ from hypothesis import strategies as st
 
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.settings import StoreSettings
-from vectorize_pipelines.stores import lancedb_new_ids, open_store
+from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.base import Written, physical_name
 from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, many, row, spec, table
-from vectorize_pipelines.stores.filters import In
-from vectorize_pipelines.stores.lancedb import LanceDBStore
-from vectorize_pipelines.stores.lancedb_maintenance import Maintenance
-from vectorize_pipelines.stores.lancedb_new_ids import NewIds
-from vectorize_pipelines.stores.protocol import Written, physical_name
+from vectorize_pipelines.stores.filters.expressions import In
+from vectorize_pipelines.stores.lancedb import new_ids as lancedb_new_ids
+from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
+from vectorize_pipelines.stores.lancedb.new_ids import NewIds
+from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
 EDITIONS = tuple(physical_name(COLLECTION, spec(), edition) for edition in (1, 2))
 COLUMNS = tuple(many(1).schema.names)

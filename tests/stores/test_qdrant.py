@@ -22,15 +22,16 @@ import numpy as np
 import pytest
 from qdrant_client import grpc as wire
 
-from tests.stores import qdrant_server, writers
+from tests.servers import qdrant as qdrant_server
+from tests.stores import writers
 from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.settings import QdrantSettings, StoreSettings
 from vectorize_pipelines.stores import conformance
+from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
-from vectorize_pipelines.stores.filters import And, Equal, In, Prefix, Range
-from vectorize_pipelines.stores.protocol import VectorStore, Written
-from vectorize_pipelines.stores.qdrant import QdrantStore
-from vectorize_pipelines.stores.qdrant_collections import DEFERRED
+from vectorize_pipelines.stores.filters.expressions import And, Equal, In, Prefix, Range
+from vectorize_pipelines.stores.qdrant.collections import DEFERRED
+from vectorize_pipelines.stores.qdrant.store import QdrantStore
 
 PROCESSES = multiprocessing.get_context("spawn")
 SERVER_URL = os.environ.get("VECTORIZE_TEST_QDRANT_URL")

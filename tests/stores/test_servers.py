@@ -6,7 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.stores.servers import attempted, check_version, pauses, revealed, server_address
+from vectorize_pipelines.stores.servers import check_version, pauses, retry, revealed, server_address
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ class _Failing:
 
 
 def test_whoever_waits_for_a_server_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    attempted(_Failing(2), pauses(3, 1e-4), lambda error: True)
+    retry(_Failing(2), pauses(3, 1e-4), lambda error: True)
     assert [record.getMessage() for record in caplog.records] == [
         "the vector store is away or overloaded; trying again in 0.0001 s",
         "the vector store is away or overloaded; trying again in 0.0002 s",
@@ -57,15 +57,15 @@ def test_whoever_waits_for_a_server_is_told(caplog: pytest.LogCaptureFixture) ->
 
 def test_a_call_is_tried_again_as_often_as_there_are_pauses() -> None:
     waits = pauses(3, 1e-4)
-    assert attempted(_Failing(3), waits, lambda error: True) == 4
+    assert retry(_Failing(3), waits, lambda error: True) == 4
     with pytest.raises(ConnectionError, match="call 4"):
-        attempted(_Failing(4), waits, lambda error: True)
+        retry(_Failing(4), waits, lambda error: True)
 
 
 def test_what_cannot_pass_is_raised_at_once() -> None:
     failing = _Failing(1)
     with pytest.raises(ConnectionError):
-        attempted(failing, pauses(3, 1e-4), lambda error: False)
+        retry(failing, pauses(3, 1e-4), lambda error: False)
     assert failing.calls == 1
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.two_models import COLLECTION, NEW, OLD, Writers, installed, vector_of
-from tests.stores.test_weaviate import emptied
-from vectorize_pipelines.pipeline import switching
-from vectorize_pipelines.pipeline.stream import write_batch
+from tests.pipeline.generations.two_models import COLLECTION, NEW, OLD, Writers, installed, vector_of
+from tests.stores.weaviate_clients import emptied
+from vectorize_pipelines.pipeline.generations import lifecycle as switching
+from vectorize_pipelines.pipeline.writing import write_batch
 from vectorize_pipelines.settings import StoreSettings
-from vectorize_pipelines.stores.filters import In
-from vectorize_pipelines.stores.weaviate import WeaviateStore
+from vectorize_pipelines.stores.filters.expressions import In
+from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 
 THERE_ALWAYS = {f"always {n}": f"text {n} that nobody touches" for n in range(150)}
 WRITERS = SEARCHERS = 2
@@ -26,7 +26,7 @@ ROUNDS = 5
 PATIENCE_SECONDS = 60
 
 
-@pytest.fixture(params=["lancedb", "weaviate"])
+@pytest.fixture(params=["lancedb", pytest.param("weaviate", marks=pytest.mark.weaviate)])
 def writers(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Writers]:
     if request.param == "lancedb":
         yield installed(tmp_path)
@@ -109,7 +109,7 @@ class Load:
                     texts = {f"writer {number} item {chosen.randrange(40)}": f"{run}.{count}.{n}" for n in range(3)}
                     gone = [name for name in mine if name not in texts][:1]
                     stale = [In("source_id", tuple(gone))] if gone else []
-                    write_batch(writers.store, writers.batch(texts, stale=stale, dimension=dimension), mirrors)
+                    write_batch(mirrors, writers.batch(texts, stale=stale, dimension=dimension))
                     mine.update(texts)
                     self.acknowledged.update(texts)
                     for name in gone:

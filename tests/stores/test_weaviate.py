@@ -18,20 +18,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
-from weaviate import WeaviateClient, connect_to_custom
-from weaviate.classes.init import Auth
 
+from tests.components import missing
 from tests.servers.weaviate import Server
+from tests.stores.weaviate_clients import client_of, emptied
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings, WeaviateSettings
 from vectorize_pipelines.stores import ENTRY_POINTS, conformance
+from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
-from vectorize_pipelines.stores.filters import And, Equal, Filter, Not
-from vectorize_pipelines.stores.protocol import VectorStore, Written
-from vectorize_pipelines.stores.weaviate import WeaviateStore
-from vectorize_pipelines.stores.weaviate_collections import described
-from vectorize_pipelines.stores.weaviate_reading import MOST_ROWS
-from vectorize_pipelines.stores.weaviate_texts import (
+from vectorize_pipelines.stores.filters.expressions import And, Equal, Filter, Not
+from vectorize_pipelines.stores.weaviate.reading import MOST_ROWS
+from vectorize_pipelines.stores.weaviate.store import WeaviateStore
+from vectorize_pipelines.stores.weaviate.texts import (
     after_prefix,
     collection_name,
     own_name,
@@ -40,27 +39,6 @@ from vectorize_pipelines.stores.weaviate_texts import (
     written,
     written_column,
 )
-
-
-def client_of(settings: StoreSettings) -> WeaviateClient:
-    """A bare client of the server."""
-    host, _, port = (settings.url or "").removeprefix("http://").partition(":")
-    key = None if settings.api_key is None else Auth.api_key(settings.api_key.get_secret_value())
-    return connect_to_custom(
-        host, int(port), False, host, settings.grpc_port or 50051, False, auth_credentials=key, skip_init_checks=True
-    )
-
-
-def emptied(settings: StoreSettings) -> StoreSettings:
-    """The settings of a server that has no collection of this project any more."""
-    with client_of(settings) as client:
-        own = [name for name, config in client.collections.list_all(simple=False).items() if described(config)]
-        for alias, one in client.alias.list_all().items():
-            if one.collection in own:
-                client.alias.delete(alias_name=alias)
-        for name in own:
-            client.collections.delete(name)
-    return settings
 
 
 class _OnWeaviate:
@@ -435,7 +413,7 @@ def test_a_wrong_key_is_said_without_showing_it(
     weaviate: StoreSettings, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     if weaviate.api_key is None:
-        pytest.skip("the server that VECTORIZE_TEST_WEAVIATE_URL names asks for no key")
+        missing("the server that VECTORIZE_TEST_WEAVIATE_URL names asks for no key")
     for key in (None, SecretStr("wrong-key")):
         with pytest.raises(StoreError, match=rf"{weaviate.url}.*VECTORIZE_STORE__API_KEY") as refused:
             WeaviateStore(weaviate.model_copy(update={"api_key": key}))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
+from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, spec
-from vectorize_pipelines.stores.lancedb import LanceDBStore
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
 BATCH_ROWS = 50
 
@@ -50,7 +50,7 @@ def upsert_until_killed(home: Path, first_batch: int, answers: Connection) -> No
 
 def upsert_to_qdrant_until_killed(home: Path, answers: Connection) -> None:
     """Writes batch after batch to Qdrant's local mode and answers each one's number once it is stored."""
-    from vectorize_pipelines.stores.qdrant import QdrantStore
+    from vectorize_pipelines.stores.qdrant.store import QdrantStore
 
     store = QdrantStore.open(StoreSettings(kind="qdrant"), home)
     store.ensure_collection(COLLECTION, spec())

@@ -1,0 +1,268 @@
+"""Documents that kill the process of a run, or fail it in a way that nobody foresaw, stop no folder."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.attacks.killer_folder_run import SETTINGS, DeadlyEncoder, installation_in
+from tests.attacks.killer_run import KILLING, RAISING, RUN_SECONDS, encode
+from tests.commands import COMMAND
+from tests.pipeline.files.installation import COLLECTION, Installation, paragraphs
+from tests.pipeline.requests.chaos import wait_for
+from vectorize_pipelines.errors import DamagedStateError, StateError
+from vectorize_pipelines.pipeline.files import attempted
+from vectorize_pipelines.pipeline.files.attempted import FileAttempts
+from vectorize_pipelines.pipeline.files.documents import corpus_source
+from vectorize_pipelines.sources.files import SourceFile
+from vectorize_pipelines.state import home
+from vectorize_pipelines.state import manifest as manifest_module
+
+GOOD = 20
+SOME_FAILED = 6
+
+
+@pytest.fixture
+def installation(tmp_path: Path) -> Installation:
+    """A folder with good documents."""
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    made = installation_in(tmp_path / "home", folder)
+    for n in range(GOOD):
+        made.write(f"good-{n:02}.md", paragraphs(n, n + 100))
+    return made
+
+
+def start(installation: Installation, mode: str = "deadly", *further: str) -> "subprocess.Popen[bytes]":
+    home = installation.settings.home
+    home.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "tests.attacks.killer_folder_run",
+            str(home),
+            str(installation.folder),
+            mode,
+            *further,
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=(home / "child.log").open("ab"),
+    )
+
+
+def run_until_done(installation: Installation, most: int) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Starts runs until one comes to its end: how many died before, at most `most`, and the failures by name."""
+    for deaths in range(most + 1):
+        run = start(installation)
+        out, _ = run.communicate(timeout=RUN_SECONDS)
+        if run.returncode == 0:
+            return deaths, {Path(failure["source_id"]).name: failure for failure in json.loads(out)}
+        log = (installation.settings.home / "child.log").read_text(errors="replace")
+        assert run.returncode == -signal.SIGKILL, f"a run ended with {run.returncode}: {log[-3000:]}"
+    pytest.fail(f"the folder is stopped: {most + 1} runs died of it")
+
+
+def names(installation: Installation) -> set[str]:
+    return {name for name, _ in installation.rows()}
+
+
+def good_names() -> set[str]:
+    return {f"good-{n:02}.md" for n in range(GOOD)}
+
+
+@pytest.mark.timeout(900)
+def test_killers_are_set_aside_until_they_change(installation: Installation) -> None:
+    installation.write("once-good.md", paragraphs(500))
+    assert run_until_done(installation, 0) == (0, {})
+    installation.write("once-good.md", f"{KILLING} now")
+    installation.write("killer.md", f"{paragraphs(7)}\n\n{KILLING} from the beginning")
+    installation.write("good-00.md", paragraphs(0, 600))
+    deaths, failures = run_until_done(installation, 6)
+    assert deaths == 5, "one with others in hand, and two alone for each"
+    assert {name: failure["error_class"] for name, failure in failures.items()} == {
+        "once-good.md": "KilledRunsError",
+        "killer.md": "KilledRunsError",
+    }
+    assert "--force" in failures["killer.md"]["message"]
+    assert "embedding: its process died" in failures["killer.md"]["message"]
+    assert names(installation) == good_names() | {"once-good.md"}, "the rows of the earlier version stay"
+    assert ("good-00.md", 1) in installation.rows()
+
+    assert run_until_done(installation, 0) == (0, failures), "they are left alone, and listed"
+    installation.write("killer.md", paragraphs(8))
+    assert set(run_until_done(installation, 0)[1]) == {"once-good.md"}
+    assert "killer.md" in names(installation)
+    forced = start(installation, "deadly", "force")
+    forced.communicate(timeout=RUN_SECONDS)
+    assert forced.returncode == -signal.SIGKILL, "with --force it is tried again"
+
+
+def test_errors_that_nobody_foresaw_count_as_deaths(installation: Installation) -> None:
+    installation.write("wrong.md", RAISING)
+    installation.encoder = DeadlyEncoder(encode)
+    for _ in range(3):
+        with pytest.raises(ValueError, match="an index out of range"):
+            installation.run()
+    (failure,) = installation.run().failures
+    assert Path(failure.source_id).name == "wrong.md"
+    assert "embedding: ValueError: an index out of range" in failure.message
+    assert names(installation) == good_names()
+
+
+def test_errors_that_any_file_would_meet_set_nothing_aside(installation: Installation) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("CUDA error: the device is gone")
+
+    installation.write("empty.pdf", "no document, which fails with an error of its own")
+    installation.encoder = DeadlyEncoder(fail)
+    for _ in range(5):
+        with pytest.raises(RuntimeError):
+            installation.run()
+    installation.encoder = DeadlyEncoder(encode)
+    assert {Path(failure.source_id).name for failure in installation.run().failures} == {"empty.pdf"}
+    assert names(installation) == good_names()
+
+
+def test_files_with_errors_take_turns_until_one_shows_that_the_others_are_at_fault(installation: Installation) -> None:
+    installation.run()
+    for name in ("a-wrong.md", "b-wrong.md", "c-good.md"):
+        installation.write(name, paragraphs(9) if "good" in name else RAISING)
+    installation.encoder = DeadlyEncoder(encode)
+    for _ in range(6):
+        with pytest.raises(ValueError, match="an index out of range"):
+            installation.run()
+    assert "c-good.md" in names(installation)
+    # Of the one that is left any file might meet the error, for all that a run knows, until another one is stored.
+    installation.write("d-good.md", paragraphs(10))
+    for _ in range(2):
+        with pytest.raises(ValueError, match="an index out of range"):
+            installation.run()
+    assert {Path(failure.source_id).name for failure in installation.run().failures} == {"a-wrong.md", "b-wrong.md"}
+    assert names(installation) == good_names() | {"c-good.md", "d-good.md"}
+
+
+@pytest.mark.timeout(900)
+def test_runs_that_are_killed_or_told_to_end_from_outside_set_nothing_aside(installation: Installation) -> None:
+    for number in range(4):
+        (installation.settings.home / "paused").unlink(missing_ok=True)
+        run = start(installation, "pausing")
+        try:
+            wait_for(installation.settings.home / "paused", run)
+            os.kill(run.pid, signal.SIGTERM if number == 0 else signal.SIGKILL)
+            run.communicate(timeout=RUN_SECONDS)
+        finally:
+            run.kill()
+            run.wait()
+        died = (installation.settings.home / "child.log").read_text(errors="replace")
+        assert ("died" in died) == (number > 1), "one that ended in order left nothing to be told"
+    assert run_until_done(installation, 0) == (0, {})
+    assert names(installation) == good_names()
+
+
+def in_hand(installation: Installation) -> tuple[Path, SourceFile]:
+    """The manifest, in which a run that died notes a file as alone in hand; the file as a listing has it."""
+    installation.run()
+    file = home.manifest_file(installation.settings, COLLECTION)
+    listed = corpus_source(installation.settings, str(installation.folder)).list().files
+    source_id = os.path.realpath(installation.folder / "good-00.md")
+    FileAttempts.open(file, "dead").note_alone(listed[source_id], "embedding")
+    return file, listed[source_id]
+
+
+def test_a_file_is_the_same_wherever_links_may_lead(installation: Installation) -> None:
+    manifest, file = in_hand(installation)
+    with closing(FileAttempts.open(manifest, "next")) as attempts:
+        for within in (None, file.within, "/elsewhere"):
+            suspects = attempts.suspects([replace(file, within=within)])
+            assert [suspicion.deaths for suspicion in suspects.values()] == [["run dead, embedding: its process died"]]
+        assert not attempts.suspects([replace(file, size=file.size + 1)])
+
+
+def test_a_full_disk_is_told_and_held_against_no_file(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, file = in_hand(installation)
+    connect_before = manifest_module.connect
+
+    def nearly_full(place: Path) -> sqlite3.Connection:
+        connection = connect_before(place)
+        (pages,) = connection.execute("pragma page_count").fetchone()
+        connection.execute(f"pragma max_page_count = {pages}")
+        return connection
+
+    for n in range(2000):
+        installation.write(f"further-{n:04}.md", "a line")
+    with monkeypatch.context() as full:
+        full.setattr(attempted, "connect", nearly_full)
+        with pytest.raises(StateError, match="no space is left"):
+            installation.run()
+    with closing(FileAttempts.open(home.manifest_file(installation.settings, COLLECTION), "next")) as attempts:
+        assert [len(suspicion.deaths) for suspicion in attempts.suspects([file]).values()] == [1]
+
+
+def test_a_damaged_table_of_attempts_is_made_again(
+    installation: Installation, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest, _ = in_hand(installation)
+    with closing(sqlite3.connect(manifest)) as connection:
+        connection.execute("pragma wal_checkpoint(truncate)")
+        (root,) = connection.execute("select rootpage from sqlite_master where name = 'attempts'").fetchone()
+        (size,) = connection.execute("pragma page_size").fetchone()
+    with manifest.open("r+b") as opened:
+        opened.seek((root - 1) * size)
+        opened.write(b"\xff" * size)
+    assert not installation.run().failures
+    assert "put aside" in caplog.text
+    assert names(installation) == good_names()
+
+
+def test_damage_that_is_met_while_a_run_goes_on_is_told_and_the_next_run_goes_on(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest, file = in_hand(installation)
+    attempts = FileAttempts.open(manifest, "next")
+    with closing(sqlite3.connect(manifest)) as connection:
+        (root,) = connection.execute("select rootpage from sqlite_master where name = 'attempts'").fetchone()
+        (size,) = connection.execute("pragma page_size").fetchone()
+        connection.execute("pragma wal_checkpoint(truncate)")
+    with manifest.open("r+b") as opened:
+        opened.seek((root - 1) * size)
+        opened.write(b"\xff" * size)
+    with pytest.raises(DamagedStateError, match="run this again"):
+        attempts.suspects([file])
+    attempts.close()
+    assert not installation.run().failures
+
+
+@pytest.mark.timeout(900)
+def test_the_command_line_lists_them(installation: Installation, exported_models: Path) -> None:
+    installation.write("killer.md", KILLING)
+    for _ in range(3):
+        assert start(installation).wait(RUN_SECONDS) == -signal.SIGKILL
+    home = installation.settings.home
+    if not (home / "encoders").exists():
+        (home / "encoders").symlink_to(exported_models)
+    done = subprocess.run(
+        [*COMMAND, "ingest", str(installation.folder), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+        env={**os.environ, "VECTORIZE_HOME": str(home), **SETTINGS},
+    )
+    assert done.returncode == SOME_FAILED, done.stderr
+    outcome = json.loads(done.stdout)
+    assert [(Path(each["source"]).name, each["error"]) for each in outcome["failures"]] == [
+        ("killer.md", "KilledRunsError")
+    ]
+    assert outcome["documents"] == GOOD + 1

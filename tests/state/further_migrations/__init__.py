@@ -1,0 +1,1 @@
+"""A migration that only tests have: what a later version of the project would bring."""
