@@ -5,12 +5,23 @@ PORT ?= 3000
 KAFKA_PORT ?= 9092
 UV := $(or $(shell command -v uv),.tools/bin/uv)
 RUN := $(UV) run --frozen --no-sync
+# A file's tests run one after another in one process, the files beside each other.
+BESIDE := --numprocesses logical --maxprocesses 4 --dist loadfile
+# What `make test-fast` leaves out (markers: see pyproject.toml).
+NEEDING := kafka or postgresql or weaviate or browser or slow
+# Tests with threads, processes and servers, whose outcome a busy machine could change.
+STRESS := tests/attacks/test_homes.py tests/attacks/test_kafka_partitions.py tests/attacks/test_killed_request.py \
+	tests/attacks/test_processes.py tests/attacks/test_weaviate_killed.py tests/cli/test_dev.py tests/cli/test_drain.py \
+	tests/core/test_prefetch.py tests/pipeline/generations/test_killed.py tests/pipeline/requests/test_drain.py \
+	tests/pipeline/requests/test_held_content.py tests/pipeline/requests/test_killed.py tests/pipeline/test_outage.py \
+	tests/runs/test_graphql.py tests/runs/test_kafka_servers.py tests/state/test_callbacks.py \
+	tests/stores/test_switching.py tests/supervision
 
 export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup demo demo-kafka dev test lint servers kafka chaos bench bench-gpu clean
+.PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,7 +31,7 @@ help: ## say what there is
 	.tools/bin/pip install --quiet --disable-pip-version-check uv
 
 .venv/.synced: $(filter .tools/%,$(UV)) pyproject.toml uv.lock
-	@$(UV) sync --frozen --quiet
+	@$(UV) sync --frozen --all-extras --quiet
 	@touch $@
 
 setup: .venv/.synced ## make the virtual environment
@@ -31,27 +42,43 @@ demo: setup ## run the main job on the example corpus and search it
 demo-kafka: setup ## 1,000 texts by Kafka: a sensor launches a run, the result is searched
 	@$(RUN) python -m examples.demo_kafka
 
-dev: setup ## Dagster's UI and daemon on http://localhost:3000 (PORT=… for another)
-	@$(RUN) python -m vectorize_pipelines.dev --port $(PORT)
+dev: setup ## all of it on http://localhost:3000, Dagster's UI at /dagster, with its daemon (PORT=… for another)
+	@$(if $(ALLOW_HOST),VECTORIZE_GATEWAY__HOSTS=$(ALLOW_HOST)) \
+		$(RUN) vectorize serve --with-daemon --port $(PORT)
 
-lint: setup ## style and types
+check: setup ## style, types, and which package may import which: seconds
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 	$(RUN) mypy
+	$(RUN) lint-imports
+
+test-fast: setup ## the tests that need no server and no long time: a few minutes
+	$(RUN) pytest $(BESIDE) -m "not ($(NEEDING))"
 
 servers: setup ## the servers that tests run against: what is missing is built (minutes, once a machine) or named
 	@$(RUN) python -m tests.servers.weaviate
 	@$(RUN) python -m tests.servers.postgresql
 	@$(RUN) python -m tests.servers.kafka
+	@$(RUN) python -m tests.servers.browser
+	@$(RUN) python -m tests.servers.packages
 
 kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
 
-test: lint servers ## everything that has to pass: lint, types, definitions, tests
-	$(RUN) pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+test: check servers ## everything that has to pass: check, and all tests
+	$(RUN) python -m tests.retry $(BESIDE)
+
+coverage: setup servers ## all tests, and which branches of the code they went through: half as long again as `make test`
+	@rm -rf .coverage && mkdir .coverage
+	$(RUN) coverage run -m pytest $(BESIDE)
+	@$(RUN) coverage combine --quiet
+	$(RUN) coverage report
+
+stress: setup ## tests 20 times while every core is busy (TESTS="…" ROUNDS=20 KEEP_GOING=1)
+	@$(RUN) python -m tests.stress --rounds $(or $(ROUNDS),20) $(if $(KEEP_GOING),--keep-going) $(or $(TESTS),$(STRESS))
 
 chaos: setup ## kill runs over messages again and again, and count what is there afterwards (COUNT=50 SEED=0 MESSAGES=20000)
-	@$(RUN) python -m tests.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)
+	@$(RUN) python -m tests.pipeline.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)
@@ -60,4 +87,4 @@ bench-gpu: setup ## measure the engine torch on an NVIDIA GPU: see benchmarks/RE
 	@$(RUN) python -m benchmarks.gpu
 
 clean: ## remove environment, caches and state
-	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/.peers benchmarks/.results
+	rm -rf .venv .tools .vectorize .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage benchmarks/.peers benchmarks/.results

@@ -19,8 +19,8 @@ from benchmarks.ours import lay_out, measured
 from benchmarks.passages import passages_of_tokens
 from benchmarks.peers.environments import interpreter
 from benchmarks.plots import bars
-from vectorize_pipelines.encoders.equality import compare
-from vectorize_pipelines.encoders.models import locate_model
+from vectorize_pipelines.encoders.engines.equality import compare
+from vectorize_pipelines.encoders.models.locate import locate_model
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
 #: Passages for ours, so that what happens once in a run does not weigh; the peers get the first of them.

@@ -23,17 +23,19 @@ import numpy as np
 
 from benchmarks.figures import peak_mib
 from vectorize_pipelines.encoders import default_cache_directory, lease_encoder, load_encoder
+from vectorize_pipelines.encoders.base import Vectors
 from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, token_batches
-from vectorize_pipelines.encoders.engines import LoadRequest
-from vectorize_pipelines.encoders.export import export_tokenizer, exported
-from vectorize_pipelines.encoders.machine import physical_cores
-from vectorize_pipelines.encoders.openvino_graph import BATCH_TOKENS, COUNT_STEP, compiled, padded_width
-from vectorize_pipelines.encoders.protocol import Vectors
-from vectorize_pipelines.generations import InForce
-from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
-from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
-from vectorize_pipelines.pipeline.stream import written
+from vectorize_pipelines.encoders.engines.base import LoadRequest
+from vectorize_pipelines.encoders.engines.openvino.export import export_tokenizer, exported
+from vectorize_pipelines.encoders.engines.openvino.graph import BATCH_TOKENS, COUNT_STEP, padded_width
+from vectorize_pipelines.encoders.engines.openvino_runtime import compiled
+from vectorize_pipelines.encoders.hardware.machine import physical_cores
+from vectorize_pipelines.pipeline.files.context import FolderRequest
+from vectorize_pipelines.pipeline.files.documents import DocumentReader, corpus_source
+from vectorize_pipelines.pipeline.files.folder import open_folder
+from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
+from vectorize_pipelines.state.generations import EmbeddingConfig
 from vectorize_pipelines.stores import open_store
 
 
@@ -104,9 +106,12 @@ def pipeline(source: Path) -> Outcome:
         request = FolderRequest(
             collection=folder.name, model=DEFAULT_TEXT_MODEL, mode="drain", window=(today, today), run_id="bench"
         )
-        files, reader = corpus_source(settings, str(folder)), DocumentReader(settings, InForce(DEFAULT_TEXT_MODEL))
+        files, reader = (
+            corpus_source(settings, str(folder)),
+            DocumentReader(settings, EmbeddingConfig(DEFAULT_TEXT_MODEL)),
+        )
         with open_folder(settings, request, files, reader, store, lease_encoder) as stream:
-            for _ in written(store, stream):
+            for _ in written(DirectWriter(settings, store), stream):
                 pass
 
     ingest(source / "warm_up")

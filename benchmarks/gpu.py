@@ -19,14 +19,14 @@ from typing import Any
 from benchmarks.figures import Figure, report
 from benchmarks.passages import passages, sentences
 from vectorize_pipelines.encoders import load_encoder
+from vectorize_pipelines.encoders.base import Encoder
 from vectorize_pipelines.encoders.batching import TokenBudget, remembered_budget, token_batches
-from vectorize_pipelines.encoders.engines import LoadRequest
-from vectorize_pipelines.encoders.equality import MEAN_COSINE, WORST_COSINE, compare
-from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.encoders.tokenizer import model_tokenizer
-from vectorize_pipelines.encoders.torch import BATCH_TOKENS
-from vectorize_pipelines.encoders.torch_forward import pack, packed_forward
-from vectorize_pipelines.encoders.torch_weights import read_weights
+from vectorize_pipelines.encoders.engines.base import LoadRequest
+from vectorize_pipelines.encoders.engines.equality import MEAN_COSINE, WORST_COSINE, compare
+from vectorize_pipelines.encoders.engines.torch.engine import BATCH_TOKENS
+from vectorize_pipelines.encoders.engines.torch.forward import pack, packed_forward
+from vectorize_pipelines.encoders.engines.torch.weights import read_weights
+from vectorize_pipelines.encoders.models.tokenizer import model_tokenizer
 
 DEVICE = "cuda"
 WORDS = 110

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.figures import RESULTS, Figure, python, table
 from benchmarks.plots import bars
-from vectorize_pipelines.encoders.equality import compare
+from vectorize_pipelines.encoders.engines.equality import compare
 
 IMAGES, WIDTH, HEIGHT = 192, 1600, 1200
 WANTED = 3

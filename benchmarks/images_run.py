@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vectorize_pipelines.encoders.protocol import Vectors
+from vectorize_pipelines.encoders.base import Vectors
 
 WARM_UP, TRIAL = 8, 48
 #: (batch size, decoding processes)

@@ -5,7 +5,6 @@
 
 import json
 import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -19,10 +18,11 @@ import dagster as dg
 from benchmarks.figures import PROJECT_ROOT, Figure, python
 from benchmarks.flat import short_texts
 from benchmarks.passages import passages
+from tests.commands import COMMAND
 from tests.servers.kafka import Server
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import producer
-from vectorize_pipelines.messaging.topics import TopicNames, create_topics
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.clients import producer
+from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import Settings, load_settings
 
 MESSAGES = 200_000
@@ -108,22 +108,23 @@ def cold_start(place: Path) -> list[Figure]:
         environment = {
             **os.environ,
             "VECTORIZE_HOME": str(settings.home),
+            "VECTORIZE_GATEWAY__METRICS_PORT": "0",
             "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": server.bootstrap_servers,
             "VECTORIZE_KAFKA__TOPIC_PREFIX": "cold",
         }
         dagster = subprocess.Popen(
-            [sys.executable, "-m", "vectorize_pipelines.dev", "--port", "3997"],
+            [*COMMAND, "serve", "--with-daemon", "--port", "3997"],
             cwd=PROJECT_ROOT,
             env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            start_new_session=True,
         )
         try:
             _wait_for_row(settings, "warm-up")
             starts = [_cold_start(settings, number) for number in range(COLD_STARTS)]
         finally:
-            os.killpg(dagster.pid, signal.SIGKILL)
+            dagster.terminate()
+            dagster.wait()
     _show_stages(starts)
     seconds = [start[-1][1] for start in starts]
     measured = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s of {len(seconds)} times"
@@ -168,7 +169,7 @@ def _wait_for_row(settings: Settings, task_id: str) -> float:
     """Sends one text, and gives the seconds until its row can be found."""
     from vectorize_pipelines.errors import CollectionNotFoundError
     from vectorize_pipelines.stores import open_store
-    from vectorize_pipelines.stores.filters import In
+    from vectorize_pipelines.stores.filters.expressions import In
 
     store = open_store(settings.store, settings.home)
     started = time.perf_counter()

@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 
 from benchmarks.null_encoder import NullEncoder
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.encoders import lease_encoder
-from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.pipeline.request_runs import DrainRequest, open_drain
-from vectorize_pipelines.pipeline.stream import written
+from vectorize_pipelines.encoders.base import Encoder
+from vectorize_pipelines.pipeline.requests.runs import DrainRequest, open_drain
+from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.stores import open_store
 
@@ -55,7 +55,7 @@ def main() -> None:
     started, cpu = time.perf_counter(), time.process_time()
     with open_drain(settings, request, store, lease) as stream:
         acknowledged = started
-        for batch in written(store, stream):
+        for batch in written(DirectWriter(settings, store), stream):
             acknowledged = time.perf_counter()
             memory.append(process.memory_info().rss)
             if idle and len(memory) == 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from vectorize_pipelines.encoders import describe_model
-from vectorize_pipelines.encoders.protocol import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
 

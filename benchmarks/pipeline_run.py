@@ -12,11 +12,12 @@ from functools import partial
 from benchmarks.figures import peak_mib
 from benchmarks.null_encoder import lease_null_encoder
 from vectorize_pipelines.encoders import lease_encoder
-from vectorize_pipelines.generations import InForce
-from vectorize_pipelines.pipeline.documents import DocumentReader, corpus_source
-from vectorize_pipelines.pipeline.folder import FolderRequest, open_folder
-from vectorize_pipelines.pipeline.stream import written
+from vectorize_pipelines.pipeline.files.context import FolderRequest
+from vectorize_pipelines.pipeline.files.documents import DocumentReader, corpus_source
+from vectorize_pipelines.pipeline.files.folder import open_folder
+from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
+from vectorize_pipelines.state.generations import EmbeddingConfig
 from vectorize_pipelines.stores import open_store
 
 
@@ -36,9 +37,9 @@ def main() -> None:
             encoder.encode(["warm"])
     started = time.perf_counter()
     texts: list[str] = []
-    source, reader = corpus_source(settings, folder), DocumentReader(settings, InForce(DEFAULT_TEXT_MODEL))
+    source, reader = corpus_source(settings, folder), DocumentReader(settings, EmbeddingConfig(DEFAULT_TEXT_MODEL))
     with open_folder(settings, request, source, reader, store, lease) as stream:
-        for batch in written(store, stream):
+        for batch in written(DirectWriter(settings, store), stream):
             if real:
                 texts.extend(batch.records["text"].to_pylist())
     seconds = time.perf_counter() - started

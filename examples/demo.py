@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 from vectorize_pipelines.errors import CollectionNotFoundError
-from vectorize_pipelines.home import manifest_file
 from vectorize_pipelines.settings import PROJECT_ROOT, Settings, load_settings
+from vectorize_pipelines.state.home import manifest_file
 from vectorize_pipelines.stores import open_store
 
 COLLECTION = "harbour-light-demo"
@@ -79,7 +79,8 @@ def main() -> None:
     vectorize("collections")
 
     say(
-        f"Done in {time.monotonic() - started:.0f} s. `make dev` opens Dagster's UI with these runs: http://localhost:3000"
+        f"Done in {time.monotonic() - started:.0f} s. `make dev` opens Dagster's UI with these runs: "
+        "http://localhost:3000/dagster"
     )
 
 

@@ -6,7 +6,6 @@ Starts a broker and Dagster on free ports, in an installation of its own, and en
 import contextlib
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -16,13 +15,15 @@ from pathlib import Path
 
 import requests
 
-from tests.servers.kafka import Server, UnavailableError
+from tests.commands import COMMAND
+from tests.servers.kafka import Server
+from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
-from vectorize_pipelines import home
 from vectorize_pipelines.client import VectorizeClient
-from vectorize_pipelines.home import use_dagster_home
-from vectorize_pipelines.messaging.topics import create_topics
+from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state import home
+from vectorize_pipelines.state.home import use_dagster_home
 
 TEXTS = 1000
 TIMEOUT_SECONDS = 300.0
@@ -45,18 +46,17 @@ def texts() -> list[str]:
 
 def vectorize(*arguments: str) -> None:
     print(f"\n$ vectorize {shlex.join(arguments)}", flush=True)
-    command = [sys.executable, "-c", "from vectorize_pipelines.cli import main; main()", *arguments]
-    subprocess.run(command, check=True)
+    subprocess.run([*COMMAND, *arguments], check=True)
 
 
 @contextlib.contextmanager
 def dagster(folder: Path) -> Iterator[str]:
-    """`dagster dev` in a process group of its own, so that nothing of it stays behind; gives its address."""
+    """`vectorize serve`, at a free port; gives its address."""
     port = free_ports(1)[0]
-    command = [sys.executable, "-m", "vectorize_pipelines.dev", "--port", str(port)]
+    command = [*COMMAND, "serve", "--with-daemon", "--port", str(port)]
     log = folder / "dagster.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
     try:
         url = f"http://localhost:{port}"
         deadline = time.monotonic() + TIMEOUT_SECONDS
@@ -66,19 +66,13 @@ def dagster(folder: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield url
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            print("Dagster takes its time; it is killed", file=sys.stderr)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
+        process.wait()
 
 
 def answers(url: str) -> bool:
     try:
-        return requests.get(f"{url}/server_info", timeout=5).ok
+        return requests.get(f"{url}/dagster/server_info", timeout=5).ok
     except requests.ConnectionError:
         return False
 
@@ -101,7 +95,7 @@ def show(folder: Path) -> None:
     use_dagster_home(settings)
     say("1. Dagster starts. Nothing waits, so its sensors launch nothing.")
     with dagster(folder) as url:
-        print(f"Dagster's UI: {url}", flush=True)
+        print(f"Dagster's UI: {url}/dagster", flush=True)
         say(f"2. {TEXTS:,} texts are submitted with the Python client.")
         with VectorizeClient.from_settings(settings.kafka) as client:
             started = time.monotonic()
@@ -140,6 +134,7 @@ def main() -> None:
             with Server(folder / "kafka") as broker:
                 os.environ |= {
                     "VECTORIZE_HOME": str(folder / "home"),
+                    "VECTORIZE_GATEWAY__METRICS_PORT": "0",
                     "VECTORIZE_ENCODER__CACHE_DIRECTORY": str(cache),
                     "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers,
                 }

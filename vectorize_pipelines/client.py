@@ -1,35 +1,26 @@
 """`VectorizeClient`: submit requests, wait for them, ask for their status, cancel them."""
 
-import json
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from pydantic import ValidationError
 
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError, SettingsError
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging import clients, control
+from vectorize_pipelines.kafka import clients
+from vectorize_pipelines.kafka.partitions import partitions_of
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.messaging import cancellations
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.messages import (
-    TASK_TYPE_OF,
-    InvalidMessageError,
-    Origin,
-    Request,
-    TaskType,
-    decode,
-)
-from vectorize_pipelines.messaging.reading import partitions_of
+from vectorize_pipelines.messaging.messages import TaskType
+from vectorize_pipelines.messaging.outgoing import OutgoingRequest, prepare
 from vectorize_pipelines.messaging.results import ResultWaiter, latest_events
-from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
     from confluent_kafka import Producer
-
-_MODALITY_OF: dict[str, Modality] = {task_type: modality for modality, task_type in TASK_TYPE_OF.items()}
 
 
 class VectorizeClient:
@@ -47,7 +38,7 @@ class VectorizeClient:
     def __init__(
         self, bootstrap_servers: str, topic_prefix: str = "vectorize", *, track: bool = True, **settings: Any
     ) -> None:
-        """Connects to nothing yet. Raises `SettingsError`."""
+        """Connect to nothing yet. Raises `SettingsError`."""
         try:
             kafka = KafkaSettings(bootstrap_servers=bootstrap_servers, topic_prefix=topic_prefix, **settings)
         except ValidationError as error:
@@ -78,7 +69,7 @@ class VectorizeClient:
         modality: Modality | None = None,
         **fields: Any,
     ) -> str:
-        """Submits one request and returns its `task_id`.
+        """Submit one request and return its `task_id`.
 
         data       a text; a list of texts, which is a batch; or a whole request with `task_type` and `data`
         task_type  `image_vectorization`, … where `data` is no text
@@ -92,7 +83,7 @@ class VectorizeClient:
     def submit_many(
         self, requests: Iterable[str | Sequence[Any] | Mapping[str, Any]], *, modality: Modality | None = None
     ) -> list[str]:
-        """Submits any number of requests, each as `submit` takes its `data`, and returns their ids in this order.
+        """Submit any number of requests, each as `submit` takes its `data`, and return their ids in this order.
 
         All are checked before the first is sent. Raises as `submit` does.
         """
@@ -130,15 +121,15 @@ class VectorizeClient:
         return latest_events(self._settings, [task_id]).get(task_id)
 
     def cancel(self, task_id: str) -> None:
-        """Cancels what was submitted under this id up to now, as far as it has not been done. Raises `KafkaError`."""
+        """Cancel what was submitted under this id up to now, as far as it has not been done. Raises `KafkaError`."""
         self._check_topic(self._names.control)
         failures: list[Any] = []
         with clients.kafka_errors(self._settings, "cancelling"):
-            control.cancel(self._producer, self._names, task_id, on_delivery=_keep_errors(failures))
+            cancellations.cancel(self._producer, self._names, task_id, on_delivery=_keep_errors(failures))
         self._flush(1, failures)
 
     def close(self) -> None:
-        """Lets go of the connections."""
+        """Let go of the connections."""
         self._results.close()
         self._producer.close()
 
@@ -150,32 +141,24 @@ class VectorizeClient:
     ) -> None:
         self.close()
 
-    def _prepare(self, request: Mapping[str, Any], modality: Modality | None) -> tuple[str, str, bytes]:
-        """Topic, task id and value of a request, checked as whoever drains it will."""
-        modality = modality or _modality_of(request)
-        task_id = str(request.get("task_id") or uuid.uuid4())
-        message = {**request, "task_id": task_id}
-        try:
-            value = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InvalidMessageError("", f"the request cannot be written as JSON: {error}", task_id) from None
-        checked = decode(value, task_id.encode("utf-8", "surrogatepass"), Origin("", 0, 0, 0), modality)
-        priority = checked.priority if isinstance(checked, Request) else 0
-        return self._names.lane(modality, priority), task_id, value
+    def _prepare(self, request: Mapping[str, Any], modality: Modality | None) -> OutgoingRequest:
+        # In Python an id may be given as any value, and an empty one is none.
+        task_id = request.get("task_id")
+        return prepare(self._settings, {**request, "task_id": str(task_id) if task_id else None}, modality)
 
-    def _send(self, messages: list[tuple[str, str, bytes]]) -> list[str]:
-        for topic in {topic for topic, _, _ in messages}:
+    def _send(self, requests: list[OutgoingRequest]) -> list[str]:
+        for topic in {each.topic for each in requests}:
             self._check_topic(topic)
-        task_ids = [task_id for _, task_id, _ in messages]
-        if self._track and messages:
+        task_ids = [each.request.task_id for each in requests]
+        if self._track and requests:
             self._results.expect(task_ids)
         failures: list[Any] = []
         delivered = _keep_errors(failures)
         with clients.kafka_errors(self._settings, "sending"):
-            for topic, task_id, value in messages:
-                clients.produce(self._producer, topic, key=task_id.encode(), value=value, on_delivery=delivered)
+            for each in requests:
+                clients.produce(self._producer, each.topic, key=each.key, value=each.value, on_delivery=delivered)
                 self._producer.poll(0)
-        self._flush(len(messages), failures)
+        self._flush(len(requests), failures)
         return task_ids
 
     def _flush(self, sent: int, failures: list[Any]) -> None:
@@ -211,11 +194,3 @@ def _request(data: Any, task_type: str | None, fields: Mapping[str, Any]) -> dic
     if isinstance(data, Mapping) and task_type is None:
         kind = TaskType.DOCUMENT
     return {"task_type": str(kind), "data": data, **fields}
-
-
-def _modality_of(request: Mapping[str, Any]) -> Modality:
-    """Whose topic the request goes to; what is invalid is refused there, by name."""
-    task_type, data = request.get("task_type"), request.get("data")
-    if task_type == TaskType.BATCH and isinstance(data, list):
-        task_type = next((each.get("task_type") for each in data if isinstance(each, Mapping)), None)
-    return _MODALITY_OF.get(str(task_type), Modality.TEXT)

@@ -2,7 +2,12 @@
 
 import dagster as dg
 
-from vectorize_pipelines.assets import checks, from_files, from_kafka, maintenance, reembedding, request_checks
+from vectorize_pipelines.assets import maintenance, reembedding
+from vectorize_pipelines.assets.checks import generations as generation_checks
+from vectorize_pipelines.assets.checks import requests as request_checks
+from vectorize_pipelines.assets.checks import vectors as checks
+from vectorize_pipelines.assets.files import file_assets
+from vectorize_pipelines.assets.requests import request_assets
 from vectorize_pipelines.assets.single_request import embed_request
 from vectorize_pipelines.jobs import (
     REQUEST_JOBS,
@@ -15,35 +20,25 @@ from vectorize_pipelines.jobs import (
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
-from vectorize_pipelines.retention import deliver_callbacks, retention
-from vectorize_pipelines.schedules import (
-    check_indexes_daily,
-    clean_up,
-    drop_generations,
-    maintain_collections_daily,
-    reconcile_corpus,
-    reconcile_gallery,
-    waiting_callbacks,
-)
-from vectorize_pipelines.sensors.kafka_lag import LAG_SENSORS
-from vectorize_pipelines.sensors.new_files import new_corpus_files, new_gallery_files
-from vectorize_pipelines.sensors.run_failures import failed_runs
+from vectorize_pipelines.runs.retention import deliver_callbacks, retention
+from vectorize_pipelines.schedules import schedules
+from vectorize_pipelines.sensors.files import CORPUS, GALLERY, new_files_sensor
+from vectorize_pipelines.sensors.requests import lag_sensors
+from vectorize_pipelines.sensors.run_failures import cancelled_requests, failed_requests, failed_runs
+from vectorize_pipelines.settings import load_settings
 
+_settings = load_settings()
 _encoder = EncoderResource()
 _vector_store = VectorStoreResource()
 
 defs = dg.Definitions(
     assets=[
-        from_files.corpus_embeddings,
-        from_files.corpus_report,
-        from_files.gallery_embeddings,
-        from_kafka.text_embeddings,
-        from_kafka.image_embeddings,
-        from_kafka.document_embeddings,
-        maintenance.maintained_collections,
-        reembedding.reembedding,
+        *file_assets(_settings),
+        *request_assets(_settings),
+        maintenance.maintained_collections_asset(_settings),
+        reembedding.reembedding_asset(_settings),
     ],
-    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *reembedding.CHECKS, *maintenance.CHECKS],
+    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *generation_checks.CHECKS, *maintenance.CHECKS],
     jobs=[
         embed_corpus,
         embed_gallery,
@@ -57,16 +52,15 @@ defs = dg.Definitions(
         retention,
         deliver_callbacks,
     ],
-    schedules=[
-        reconcile_corpus,
-        reconcile_gallery,
-        drop_generations,
-        maintain_collections_daily,
-        check_indexes_daily,
-        clean_up,
-        waiting_callbacks,
+    schedules=schedules(_settings),
+    sensors=[
+        new_files_sensor(CORPUS, _settings),
+        new_files_sensor(GALLERY, _settings),
+        *lag_sensors(_settings),
+        failed_runs,
+        failed_requests,
+        cancelled_requests,
     ],
-    sensors=[new_corpus_files, new_gallery_files, *LAG_SENSORS, failed_runs],
     resources={
         "encoder": _encoder,
         "vector_store": _vector_store,

@@ -26,10 +26,21 @@ class SourceError(VectorizeError):
 class ItemError(VectorizeError):
     """One item cannot be embedded for a reason of its own; its neighbours are not affected.
 
-    `retryable` is true where the same bytes may succeed another time (no permission, out of time).
+    `retryable` is true where the same bytes may succeed another time (no permission, out of time). An attempt that may
+    be costly is made `max_attempts` times at most, None: any number of times; then it waits for a change. `attempts` is
+    how often it was tried before it failed so.
     """
 
     retryable = False
+    max_attempts: int | None = None
+    attempts = 1
+
+
+class CostlyItemError(ItemError):
+    """The item cost the process that reads it its time, its memory or its life: it is tried once more, then waits."""
+
+    retryable = True
+    max_attempts = 2
 
 
 class UnreadableFileError(ItemError):
@@ -42,14 +53,34 @@ class RefusedUriError(ItemError):
     """An address that is not asked: its scheme, host, folder or kind of address is not allowed here."""
 
 
+class KilledRunsError(ItemError):
+    """Runs died, again and again, while they had this item alone in hand. `attempts`: how many."""
+
+    def __init__(self, message: str, attempts: int):
+        super().__init__(message)
+        self.attempts = attempts
+
+
 class UnknownModelError(VectorizeError):
     """No encoder can be loaded under this name; the message says where it was looked for."""
 
     exit_code = 4
 
 
+class UntrustedModelError(UnknownModelError):
+    """What comes with a model would run code, or may: a configuration that names code, or pickled weights."""
+
+
+class HubUnavailableError(UnknownModelError):
+    """The hub cannot be reached, or answers that it is overloaded: the same call may succeed another time."""
+
+
 class ModelNotFetchedError(UnknownModelError):
     """A model is not on this machine, and whoever asked wanted nothing fetched."""
+
+
+class MissingExtraError(UnknownModelError):
+    """A model needs a library that is not installed; the message has the command that installs it."""
 
 
 class ModelTooLargeError(VectorizeError):
@@ -81,8 +112,16 @@ class CollectionNotFoundError(StoreError):
     """No collection or alias of this name exists in the store."""
 
 
+class DamagedCollectionError(StoreError):
+    """A collection cannot be read: a file of it is missing or damaged, and no earlier version of it is whole."""
+
+
 class ModelMismatchError(StoreError):
     """A collection holds vectors of another model than the one asked for."""
+
+
+class UnanswerableFilterError(StoreError):
+    """A filter compares what the collection has no complete index of: the answer would be wrong. Another one may do."""
 
 
 class LedgerError(VectorizeError):
@@ -94,6 +133,16 @@ class LedgerError(VectorizeError):
     exit_code = 1
 
 
+class StateError(VectorizeError):
+    """A file of the installation cannot be used; the message names it and says what to do."""
+
+    exit_code = 1
+
+
+class DamagedStateError(StateError):
+    """A file of the installation holds something that is not what was written. The same call fails again."""
+
+
 class KafkaError(VectorizeError):
     """The Kafka cluster refused, failed or cannot be reached. The same call may succeed another time."""
 
@@ -102,3 +151,7 @@ class KafkaError(VectorizeError):
 
 class KafkaNotConfiguredError(SettingsError):
     """No cluster is named in the settings."""
+
+
+class DagsterUnavailableError(VectorizeError):
+    """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""

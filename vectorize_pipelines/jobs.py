@@ -1,42 +1,14 @@
-"""The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL, and their runs' tags."""
+"""The jobs that users launch by name, from the UI, the command line, a schedule or GraphQL."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from vectorize_pipelines.items import Modality
+from vectorize_pipelines.core.items import Modality
 
 if TYPE_CHECKING:
-    from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
-
-MODE_TAG = "vectorize/mode"
-#: The collection that a drain run brings up to date.
-COLLECTION_TAG = "vectorize/collection"
-#: The part of the work that a run owns, as `0/4`: the first of four.
-SHARD_TAG = "vectorize/shard"
-#: The topic that a run of requests drains.
-TOPIC_TAG = "vectorize/topic"
-#: Topic and shard in one: `dagster.yaml` lets two runs with the same value not run at once.
-OWNS_TAG = "vectorize/owns"
-#: Set on a run that is to end soon; the value says why.
-WIND_DOWN_TAG = "vectorize/wind_down"
-#: Of a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
-NEVER_BEGUN_TAG = "vectorize/never_begun"
-#: The `task_id` of the request that a run is for.
-REQUEST_ID_TAG = "vectorize/request_id"
-LAUNCHED_BY_TAG = "vectorize/launched_by"
-#: Dagster's own.
-MAX_RETRIES_TAG = "dagster/max_retries"
-
-#: Of a run that may still be at work.
-UNFINISHED = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
+    from vectorize_pipelines.compat import AssetJob
 
 embed_corpus = dg.define_asset_job(
     "embed_corpus",
@@ -86,7 +58,7 @@ class RequestJob:
     modality: Modality
     asset: str
     pool: str
-    job: "UnresolvedAssetJobDefinition"
+    job: "AssetJob"
 
 
 def _request_job(modality: Modality) -> RequestJob:

@@ -7,27 +7,28 @@ from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 
-from vectorize_pipelines.settings import load_settings
-
-#: `end_offset=1`: without it the partitions end yesterday.
-daily = dg.DailyPartitionsDefinition(
-    start_date=load_settings().partitions.start.isoformat(), timezone="UTC", end_offset=1
-)
+from vectorize_pipelines.settings import Settings
 
 Window = tuple[date, date]
 
 
+def daily_partitions(settings: Settings) -> dg.DailyPartitionsDefinition:
+    """Return the partitions of every embedding asset."""
+    # `end_offset=1`: without it the partitions end yesterday.
+    return dg.DailyPartitionsDefinition(start_date=settings.partitions.start.isoformat(), timezone="UTC", end_offset=1)
+
+
 def window_of(key_range: dg.PartitionKeyRange) -> Window:
-    """First and last day of a run, both included: a single-run backfill covers several."""
+    """Return first and last day of a run, both included: a single-run backfill covers several."""
     return date.fromisoformat(key_range.start), date.fromisoformat(key_range.end)
 
 
 def days_in(window: Window) -> list[str]:
-    """The partition keys of a window."""
+    """Return the partition keys of a window."""
     first, last = window
     return [(first + timedelta(days=n)).isoformat() for n in range((last - first).days + 1)]
 
 
 def today() -> str:
-    """The partition that drain runs are runs of."""
+    """Return the partition that drain runs are runs of."""
     return datetime.now(UTC).date().isoformat()

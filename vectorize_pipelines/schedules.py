@@ -1,33 +1,29 @@
 """The schedules: what happens by the clock."""
 
-from collections.abc import Callable
 from contextlib import closing
 
 import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
-from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.jobs import UNFINISHED, check_indexes, maintain_collections
-from vectorize_pipelines.messaging.callbacks import CallbackOutbox
-from vectorize_pipelines.retention import deliver_callbacks, retention
-from vectorize_pipelines.sensors.new_files import CORPUS, GALLERY, WatchedFolder
+from vectorize_pipelines.jobs import check_indexes, maintain_collections
+from vectorize_pipelines.runs.retention import deliver_callbacks, retention
+from vectorize_pipelines.runs.tags import UNFINISHED
+from vectorize_pipelines.sensors.files import CORPUS, GALLERY, WatchedFolder
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state.callbacks import CallbackOutbox
 
 
-def _reconciling(folder: WatchedFolder) -> dg.ScheduleDefinition:
-    @dg.schedule(
-        name=f"reconcile_{folder.name}",
-        job=folder.job,
-        cron_schedule="0 3 * * *",
-        execution_timezone="UTC",
-        description="Holds the manifest against store and folder once a day, deletions included.",
-        default_status=dg.DefaultScheduleStatus.RUNNING if folder.watched() else dg.DefaultScheduleStatus.STOPPED,
-    )
-    def reconcile(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        """A drain run that trusts nothing."""
-        return folder.drain_request(reconcile=True)
-
-    return reconcile
+def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
+    """Return all schedules."""
+    return [
+        reconcile_schedule(CORPUS, settings),
+        reconcile_schedule(GALLERY, settings),
+        drop_generations,
+        maintain_collections_daily,
+        check_indexes_daily,
+        clean_up_schedule(settings),
+        waiting_callbacks_schedule(settings),
+    ]
 
 
 maintain_collections_daily = dg.ScheduleDefinition(
@@ -46,10 +42,6 @@ check_indexes_daily = dg.ScheduleDefinition(
     description="Measures once a day, in every collection, how many of the nearest rows the searches find.",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )
-reconcile_corpus = _reconciling(CORPUS)
-reconcile_gallery = _reconciling(GALLERY)
-
-
 drop_generations = dg.ScheduleDefinition(
     name="drop_old_generations",
     job=drop_old_generations,
@@ -60,47 +52,70 @@ drop_generations = dg.ScheduleDefinition(
 )
 
 
+def reconcile_schedule(folder: WatchedFolder, settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule that holds the manifest of a folder against folder and store."""
+
+    @dg.schedule(
+        name=f"reconcile_{folder.name}",
+        job=folder.job,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        description="Holds the manifest against store and folder once a day, deletions included.",
+        default_status=_running_where(on=folder.watched(settings)),
+    )
+    def reconcile(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+        """A drain run that trusts nothing."""
+        return folder.drain_request(reconcile=True)
+
+    return reconcile
+
+
+def clean_up_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule of the daily clean-up."""
+    return dg.ScheduleDefinition(
+        name="retention",
+        job=retention,
+        cron_schedule="30 3 * * *",
+        execution_timezone="UTC",
+        description="Removes once a day what the settings `ledger.retention_days` and `retention.…` no longer keep.",
+        default_status=_running_where(on=_has_kafka(settings) or settings.retention.runs_days is not None),
+    )
+
+
+def waiting_callbacks_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule that has callbacks posted which runs have left over."""
+
+    @dg.schedule(
+        name="waiting_callbacks",
+        job=deliver_callbacks,
+        cron_schedule="* * * * *",
+        execution_timezone="UTC",
+        description="Posts callbacks that runs have left over, or that are to be tried again; nothing where none is "
+        "due.",
+        default_status=_running_where(on=_has_kafka(settings)),
+    )
+    def waiting_callbacks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """A run, unless the one before is still at it: it takes these too."""
+        settings = load_settings()
+        if not _has_kafka(settings):
+            return dg.SkipReason(
+                "Kafka is not configured (VECTORIZE_KAFKA__BOOTSTRAP_SERVERS), so there are no callbacks."
+            )
+        with closing(CallbackOutbox.open(settings)) as outbox:
+            due = outbox.due()
+        if not due:
+            return dg.SkipReason("No callback is due.")
+        under_way = dg.RunsFilter(job_name=deliver_callbacks.name, statuses=UNFINISHED)
+        if context.instance.get_runs_count(under_way):
+            return dg.SkipReason(f"{due} callbacks are due, and a run that delivers them is under way.")
+        return dg.RunRequest()
+
+    return waiting_callbacks
+
+
 def _has_kafka(settings: Settings) -> bool:
     return settings.kafka.bootstrap_servers is not None
 
 
-def _running_where(holds: Callable[[Settings], bool]) -> dg.DefaultScheduleStatus:
-    """On from the start where that holds; settings that cannot be read are told of elsewhere."""
-    try:
-        on = holds(load_settings())
-    except VectorizeError:
-        on = False
+def _running_where(*, on: bool) -> dg.DefaultScheduleStatus:
     return dg.DefaultScheduleStatus.RUNNING if on else dg.DefaultScheduleStatus.STOPPED
-
-
-clean_up = dg.ScheduleDefinition(
-    name="retention",
-    job=retention,
-    cron_schedule="30 3 * * *",
-    execution_timezone="UTC",
-    description="Removes once a day what the settings `ledger.retention_days` and `retention.…` no longer keep.",
-    default_status=_running_where(lambda settings: _has_kafka(settings) or settings.retention.runs_days is not None),
-)
-
-
-@dg.schedule(
-    name="waiting_callbacks",
-    job=deliver_callbacks,
-    cron_schedule="* * * * *",
-    execution_timezone="UTC",
-    description="Posts callbacks that runs have left over, or that are to be tried again; nothing where none is due.",
-    default_status=_running_where(_has_kafka),
-)
-def waiting_callbacks(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
-    """A run, unless the one before is still at it: it takes these too."""
-    settings = load_settings()
-    if not _has_kafka(settings):
-        return dg.SkipReason("Kafka is not configured (VECTORIZE_KAFKA__BOOTSTRAP_SERVERS), so there are no callbacks.")
-    with closing(CallbackOutbox.open(settings)) as outbox:
-        due = outbox.due()
-    if not due:
-        return dg.SkipReason("No callback is due.")
-    under_way = dg.RunsFilter(job_name=deliver_callbacks.name, statuses=UNFINISHED)
-    if context.instance.get_runs_count(under_way):
-        return dg.SkipReason(f"{due} callbacks are due, and a run that delivers them is under way.")
-    return dg.RunRequest()

@@ -1,4 +1,4 @@
-"""What there is: the assets, their checks and their reports."""
+"""Dagster's assets: what there is, with its checks and reports."""
 
 import warnings
 

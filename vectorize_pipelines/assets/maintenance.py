@@ -8,47 +8,56 @@ from collections.abc import Mapping
 import dagster as dg
 
 from vectorize_pipelines.errors import CollectionNotFoundError, StoreError
-from vectorize_pipelines.pipeline.index_recall import BYTES_ALONE, LEAST_RECALL, IndexReport
-from vectorize_pipelines.pipeline.index_recall import index_recall as measured_recall
-from vectorize_pipelines.resources.failures import explained
+from vectorize_pipelines.pipeline.checks.index_recall import BYTES_ALONE, LEAST_RECALL, IndexReport
+from vectorize_pipelines.pipeline.checks.index_recall import index_recall as measured_recall
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
-from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.runs.failures import translate_errors
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.stores.base import VectorStore
+
+ASSET = "maintained_collections"
 
 
-@dg.asset(
-    description="Every collection of the store, compacted and indexed; the metadata says what was done, by collection.",
-    kinds={load_settings().store.kind},
-    owners=("team:embeddings",),
-    group_name="store",
-)
-def maintained_collections(
-    context: dg.AssetExecutionContext, vector_store: VectorStoreResource
-) -> dg.MaterializeResult[None]:
-    """Maintains one after another; one that fails does not keep the others from it, but fails the run in the end."""
-    metadata: dict[str, int | float] = {}
-    failures: dict[str, StoreError] = {}
-    with explained():
-        store = vector_store.open()
-        for physical, name in _collections(store).items():
-            try:
-                metadata |= _figures(name, store.maintain(physical))
-            except StoreError as error:
-                failures[name] = error
-                context.log.warning(f"{name} was not maintained: {error}")
-        metadata["collections"] = len(store.collections())
-    if failures:
-        description = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise dg.Failure(description, metadata={**metadata, "failed": len(failures)})
-    return dg.MaterializeResult(metadata=metadata)
+def maintained_collections_asset(settings: Settings) -> dg.AssetsDefinition:
+    """Return the asset `maintained_collections`."""
+
+    @dg.asset(
+        name=ASSET,
+        description="Every collection of the store, compacted and indexed; the metadata says what was done, "
+        "by collection.",
+        kinds={settings.store.kind},
+        owners=("team:embeddings",),
+        group_name="store",
+    )
+    def maintained_collections(
+        context: dg.AssetExecutionContext, vector_store: VectorStoreResource
+    ) -> dg.MaterializeResult[None]:
+        """Maintain one after another; one that fails does not keep the others from it, but fails the run at its end."""
+        metadata: dict[str, int | float] = {}
+        failures: dict[str, StoreError] = {}
+        with translate_errors():
+            store = vector_store.open()
+            for physical, name in _collections(store).items():
+                try:
+                    metadata |= _figures(name, store.maintain(physical))
+                except StoreError as error:
+                    failures[name] = error
+                    context.log.warning(f"{name} was not maintained: {error}")
+            metadata["collections"] = len(store.collections())
+        if failures:
+            description = "; ".join(f"{name}: {error}" for name, error in failures.items())
+            raise dg.Failure(description, metadata={**metadata, "failed": len(failures)})
+        return dg.MaterializeResult(metadata=metadata)
+
+    return maintained_collections
 
 
-@dg.asset_check(asset=maintained_collections)
+@dg.asset_check(asset=ASSET)
 def index_recall(context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource) -> dg.AssetCheckResult:
     """Searches in every collection find the ten nearest rows, as comparing every vector does."""
     reports: dict[str, IndexReport] = {}
     problems: list[str] = []
-    with explained():
+    with translate_errors():
         store = vector_store.open()
         collections = _collections(store)
         for physical, name in collections.items():

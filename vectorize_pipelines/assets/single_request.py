@@ -10,16 +10,17 @@ from typing import Any
 
 import dagster as dg
 
-from vectorize_pipelines.errors import ItemError, VectorizeError
-from vectorize_pipelines.jobs import REQUEST_ID_TAG, REQUEST_JOBS
-from vectorize_pipelines.pipeline.mirroring import Mirrors
-from vectorize_pipelines.pipeline.request_runs import abandon_single, open_single
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.jobs import REQUEST_JOBS
+from vectorize_pipelines.pipeline.generations.writer import GenerationWriter
+from vectorize_pipelines.pipeline.requests.runs import abandon_single, open_single
+from vectorize_pipelines.pipeline.requests.single import SingleRequest
 from vectorize_pipelines.pipeline.totals import Failure
 from vectorize_pipelines.resources.encoder import EncoderResource
-from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.vector_store import VectorStoreResource, write_stream
+from vectorize_pipelines.runs.failures import translate_errors
+from vectorize_pipelines.runs.tags import REQUEST_ID_TAG
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.sources.single import SingleRequest
 
 
 @dg.op(
@@ -31,10 +32,10 @@ from vectorize_pipelines.sources.single import SingleRequest
 )
 def request(context: dg.OpExecutionContext, encoder: EncoderResource, vector_store: VectorStoreResource) -> None:
     """Fails the run where the request fails; it is not tried again by itself."""
-    with explained():
+    with translate_errors():
         settings = load_settings()
         content: dict[str, Any] = dict(context.op_config)
-        single = SingleRequest.of({"task_id": context.run.tags.get(REQUEST_ID_TAG), **content}, context.run_id)
+        single = SingleRequest.of(content, context.run_id, context.run.tags, settings.kafka.metadata_limits)
         task_id = single.request.task_id
         if context.run.tags.get(REQUEST_ID_TAG) != task_id:
             context.instance.add_run_tags(context.run_id, {REQUEST_ID_TAG: task_id})
@@ -43,7 +44,7 @@ def request(context: dg.OpExecutionContext, encoder: EncoderResource, vector_sto
         except dg.DagsterExecutionInterruptedError:
             abandon_single(settings, single, None)
             raise
-        except VectorizeError as error:
+        except Exception as error:  # also one that nobody foresaw: whoever asked waits for an answer
             abandon_single(settings, single, error)
             raise
         for failure in refused:
@@ -57,11 +58,11 @@ def _embed(
     encoder: EncoderResource,
     vector_store: VectorStoreResource,
 ) -> Sequence[Failure]:
-    """Gives the reason where the request cannot be embedded for one of its own."""
+    """Embed the request; return the reason where it cannot be embedded for one of its own."""
     store = vector_store.open()
-    mirrors = Mirrors(settings, store, encoder.lease)
-    with closing(mirrors), open_single(settings, single, store, encoder.lease) as stream:
-        result = write_stream(store, stream, mirrors)
+    writer = GenerationWriter(settings, store, encoder.lease)
+    with closing(writer), open_single(settings, single, store, encoder.lease) as stream:
+        result = write_stream(writer, stream)
     asset = dg.AssetKey(REQUEST_JOBS[single.modality].asset)
     for day in sorted(stream.touched):
         metadata = {**result.metadata(stream, day), REQUEST_ID_TAG: single.request.task_id}

@@ -5,12 +5,14 @@ Results go to stdout, and with `--json` nothing else does; progress, logs and er
 
 import importlib
 import logging
+import os
 import sys
 import warnings
+from typing import NoReturn
 
 import click
 
-from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.errors import DamagedStateError, VectorizeError
 
 #: Command -> (module, what `vectorize --help` says of it).
 COMMANDS = {
@@ -26,6 +28,8 @@ COMMANDS = {
     "search": ("search", "Find the passages nearest to a question."),
     "collections": ("collections", "List the collections, and change their models without downtime."),
     "models": ("models", "Show, fetch and export models."),
+    "serve": ("serve", "Serve the HTTP API, search, and Dagster's UI."),
+    "tokens": ("tokens", "Make, list and revoke the tokens of the HTTP server."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
 
@@ -46,7 +50,7 @@ Exit codes:
 
 
 class _LazyGroup(click.Group):
-    """Lists commands without importing them."""
+    """The group of the commands, which lists them without importing any."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -79,6 +83,8 @@ def main() -> None:
     logging.getLogger("huggingface_hub").propagate = False
     # Libraries announce their own changes; those are for us, not for who uses the command.
     warnings.simplefilter("ignore", DeprecationWarning)
+    mask = os.umask(0o077)
+    os.umask(mask)
     try:
         sys.exit(cli.main(standalone_mode=False) or 0)
     except click.exceptions.Abort:
@@ -88,5 +94,33 @@ def main() -> None:
         error.show()
         sys.exit(error.exit_code)
     except VectorizeError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(error.exit_code)
+        _end(error)
+    except Exception as error:
+        known = _failure_of_the_home(error)
+        if known is None:
+            raise
+        _end(known)
+    finally:
+        os.umask(mask)  # commands close what they make to others, which is not for the caller's process
+
+
+def _end(error: VectorizeError) -> NoReturn:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(error.exit_code)
+
+
+def _failure_of_the_home(error: Exception) -> VectorizeError | None:
+    """Return the error for a full or read-only disk, or a damaged file, wherever it was met; None for a defect.
+
+    Libraries write into the home, too: Dagster its events, LanceDB its tables.
+    """
+    from vectorize_pipelines.settings import load_settings
+    from vectorize_pipelines.state.dagster_databases import damaged_among
+    from vectorize_pipelines.state.damage import explain
+
+    try:
+        home = load_settings().home
+    except VectorizeError:
+        return None
+    known = explain(error, home)
+    return (damaged_among(home / "dagster") or known) if isinstance(known, DamagedStateError) else known

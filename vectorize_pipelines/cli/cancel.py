@@ -4,7 +4,7 @@ import json
 
 import click
 
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state.home import enter_home
 
 
 @click.command()
@@ -19,7 +19,7 @@ def command(task_ids: tuple[str, ...], as_json: bool) -> None:
     """
     from vectorize_pipelines.client import VectorizeClient
 
-    with VectorizeClient.from_settings(load_settings().kafka) as client:
+    with VectorizeClient.from_settings(enter_home().kafka) as client:
         for task_id in task_ids:
             client.cancel(task_id)
     if as_json:

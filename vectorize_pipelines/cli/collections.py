@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from vectorize_pipelines.cli.tables import print_table
 from vectorize_pipelines.errors import SettingsError
-from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.home import enter_home
 from vectorize_pipelines.stores import open_store
 
 if TYPE_CHECKING:
-    from vectorize_pipelines.generations import Generation, Generations
-    from vectorize_pipelines.pipeline.comparison import Comparison
-    from vectorize_pipelines.stores.protocol import VectorStore
+    from vectorize_pipelines.pipeline.generations.comparison import GenerationComparison
+    from vectorize_pipelines.state.generations import Generation, Generations
+    from vectorize_pipelines.stores.base import VectorStore
 
 EXIT_NOT_READY = 1
 EXIT_NOT_DROPPED = 1
+EXIT_DAMAGED = 1
+
+#: What is to be done about a damaged collection.
+DAMAGED_REMEDY = "`vectorize collections drop {}`, then ingest again; requests come back by a replay of their days"
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
@@ -28,23 +34,24 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print the resul
 @click.group(invoke_without_command=True)
 @click.option("--json", "as_json", is_flag=True, help="Print the collections as JSON.")
 @click.pass_context
-def command(context: click.Context, as_json: bool) -> None:
-    """List the collections: name, model, dimension, rows, and where they lie.
+def command(context: click.Context, as_json: bool) -> int:
+    """List the collections: name, model, dimension, rows, and where they lie. Exits with 1 where one is damaged.
 
     The commands below change the model, or the passages, of a collection without downtime: `reembed` fills a new
     generation beside the one that is read, `switch` turns readers to it, `rollback` turns them back.
     """
     if context.invoked_subcommand is None:
-        _list(as_json)
-    elif as_json:
+        return _list(as_json)
+    if as_json:
         raise click.UsageError(f"put --json behind {context.invoked_subcommand}")
+    return 0
 
 
 @command.command("list")
 @_as_json
-def list_(as_json: bool) -> None:
+def list_(as_json: bool) -> int:
     """List the collections, as without a command."""
-    _list(as_json)
+    return _list(as_json)
 
 
 @command.command()
@@ -65,13 +72,18 @@ def show(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    width = max(len(each["physical"]) for each in found)
-    for each in found:
-        until = f"  kept until {each['keep_until'][:16]}" if each["keep_until"] else ""
-        click.echo(
-            f"{each['physical']:{width}}  {each['state']:8}  {each['rows']:>9} rows, {len(each['partitions'])} day(s)  "
-            f"{each['model']} in {each['dimension']} dimensions{until}"
+    rows = [
+        (
+            each["physical"],
+            each["state"],
+            f"{each['rows']} rows",
+            f"{len(each['partitions'])} day(s)",
+            f"{each['model']} in {each['dimension']} dimensions",
+            f"kept until {each['keep_until'][:16]}" if each["keep_until"] else "",
         )
+        for each in found
+    ]
+    print_table(("generation", "state", "size", "days", "model", "kept"), rows, right=("size", "days"))
 
 
 @command.command()
@@ -90,8 +102,9 @@ def reembed(
     arrives meanwhile goes to both. Killed at any moment, the next call goes on where it was.
     """
     from vectorize_pipelines.cli.ingest import model_name
-    from vectorize_pipelines.cli.runs import console, execute
-    from vectorize_pipelines.home import use_dagster_home
+    from vectorize_pipelines.cli.running import execute
+    from vectorize_pipelines.cli.showing import run_log
+    from vectorize_pipelines.state.home import use_dagster_home
 
     settings, store = _opened()
     store.collection(name)  # raises what is worth no run
@@ -105,7 +118,7 @@ def reembed(
         "overlap_tokens": overlap,
     }
     started = time.monotonic()
-    with console(settings) as shown:
+    with run_log(settings) as shown:
         result = execute(settings, "reembed_collection", "reembedding", config)
     return _report(settings, name, result, shown.stream, time.monotonic() - started, as_json=as_json)
 
@@ -122,23 +135,27 @@ def switch(name: str, force: bool, as_json: bool) -> int:
     the new one is not ready.
     """
     from vectorize_pipelines.encoders.configured import lease_configured
-    from vectorize_pipelines.pipeline import comparison, switching
+    from vectorize_pipelines.pipeline.aliases import reconcile_live
+    from vectorize_pipelines.pipeline.checks.vectors import LARGEST_CANARY_BYTES
+    from vectorize_pipelines.pipeline.generations import comparison, lifecycle
+    from vectorize_pipelines.sources.rereading import ContentReader
 
     settings, store = _opened()
+    read = ContentReader(settings, LARGEST_CANARY_BYTES).read
     with closing(_generations(settings)) as generations:
         _check_no_generation(generations, name)
         with generations.exclusive(name):
-            live = switching.settled(settings, store, generations, name)
-        new = switching.next_of(generations, name)
+            live = reconcile_live(settings, store, generations, name)
+        new = lifecycle.next_of(generations, name)
         if live is None:
             raise SettingsError(f"{name!r} names none of its generations; `vectorize collections show {name}`")
         with lease_configured(settings, new.model, new.dimension) as encoder:
-            found = comparison.compare(store, generations, live, new, encoder)
+            found = comparison.compare(store, generations, live, new, encoder, read)
         problems = found.problems(settings.reembedding.least_recall)
         switched = force or not problems
         kept = live
         if switched:
-            new, kept = switching.switch(settings, store, generations, name, (live, new))
+            new, kept = lifecycle.switch(settings, store, generations, name, (live, new))
     outcome = {"collection": name, "switched": switched, **_compared(found), "problems": problems, **_turned(new, kept)}
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
@@ -160,12 +177,12 @@ def switch(name: str, force: bool, as_json: bool) -> int:
 @_as_json
 def rollback(name: str, as_json: bool) -> None:
     """Turn the readers of collection NAME back to what they read before the last switch; nothing is lost."""
-    from vectorize_pipelines.pipeline import switching
+    from vectorize_pipelines.pipeline.generations import lifecycle
 
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
         _check_no_generation(generations, name)
-        live, kept = switching.rollback(settings, store, generations, name)
+        live, kept = lifecycle.rollback(settings, store, generations, name)
     if as_json:
         click.echo(json.dumps({"collection": name, **_turned(live, kept)}, ensure_ascii=False, indent=2))
     _say_turned(name, live, kept, as_json=as_json)
@@ -180,11 +197,12 @@ def drop(name: str, yes: bool, as_json: bool) -> int:
 
     The last generation of a collection is all of it.
     """
-    from vectorize_pipelines.pipeline import switching
+    from vectorize_pipelines.pipeline.generations import lifecycle
 
     settings, store = _opened()
     with closing(_generations(settings)) as generations:
-        physical = _to_drop(store, generations, name)
+        damaged = name in store.damaged()
+        physical = name if damaged else _to_drop(store, generations, name)
         names = [each.name for each in store.collections() if each.physical == physical and each.name != physical]
         if not yes:
             if not sys.stdin.isatty():
@@ -193,7 +211,7 @@ def drop(name: str, yes: bool, as_json: bool) -> int:
             if not click.confirm(f"drop {physical}{what}?", err=True):
                 click.echo("nothing is dropped", err=True)
                 return EXIT_NOT_DROPPED
-        switching.drop(settings, store, generations, physical)
+        lifecycle.drop(settings, store, generations, physical)
     if as_json:
         click.echo(json.dumps({"dropped": physical}, ensure_ascii=False, indent=2))
     else:
@@ -202,34 +220,35 @@ def drop(name: str, yes: bool, as_json: bool) -> int:
 
 
 def _opened() -> "tuple[Settings, VectorStore]":
-    settings = load_settings()
+    settings = enter_home()
     return settings, open_store(settings.store, settings.home)
 
 
 def _generations(settings: Settings) -> "Generations":
-    from vectorize_pipelines.generations import Generations
+    from vectorize_pipelines.state.generations import Generations
 
     return Generations.open(settings)
 
 
-def _list(as_json: bool) -> None:
+def _list(as_json: bool) -> int:
     _, store = _opened()
+    damaged = store.damaged()
+    for physical, what in damaged.items():
+        click.echo(f"error: {physical} is damaged: {what}; {DAMAGED_REMEDY.format(physical)}", err=True)
     rows = [{**asdict(each), "rows": store.count(each.name)} for each in store.collections()]
     if as_json:
         click.echo(json.dumps(rows, ensure_ascii=False, indent=2))
-        return
-    if not rows:
+        return EXIT_DAMAGED if damaged else 0
+    if not rows and not damaged:
         click.echo("no collections yet; `vectorize ingest PATH` makes one", err=True)
-        return
-    width = max(len(row["name"]) for row in rows)
-    for row in rows:
-        click.echo(
-            f"{row['name']:{width}}  {row['rows']:>9} rows  {row['dimension']:>5}  {row['model']}  {row['location']}"
-        )
+        return 0
+    lines = [(row["name"], f"{row['rows']} rows", str(row["dimension"]), row["model"], row["location"]) for row in rows]
+    print_table(("collection", "size", "dimension", "model", "location"), lines, right=("size", "dimension"))
+    return EXIT_DAMAGED if damaged else 0
 
 
 def _check_no_generation(generations: "Generations", name: str) -> None:
-    """Raises `SettingsError` for a physical name."""
+    """Refuse a physical name. Raises `SettingsError`."""
     for each in generations.all():
         if each.physical == name != each.collection and each.state != "dropped":
             raise SettingsError(f"{name!r} is a generation of {each.collection!r}: give the name of the collection")
@@ -274,7 +293,7 @@ def _rows(store: "VectorStore", physical: str) -> dict[str, Any]:
     return {"rows": sum(partitions.values()), "partitions": dict(sorted(partitions.items()))}
 
 
-def _compared(found: "Comparison") -> dict[str, Any]:
+def _compared(found: "GenerationComparison") -> dict[str, Any]:
     return {
         "rows_live": found.rows[0],
         "rows_new": found.rows[1],
@@ -288,7 +307,7 @@ def _compared(found: "Comparison") -> dict[str, Any]:
     }
 
 
-def _in_words(found: "Comparison") -> str:
+def _in_words(found: "GenerationComparison") -> str:
     recall = (
         f"{found.canaries.recall:.3f} of {found.canaries.sampled}" if found.canaries.sampled else "none to look for"
     )
@@ -315,7 +334,7 @@ def _say_turned(name: str, live: "Generation", kept: "Generation", *, as_json: b
 
 
 def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: float, *, as_json: bool) -> int:
-    from vectorize_pipelines.cli.runs import report
+    from vectorize_pipelines.cli.reporting import report
 
     with closing(_generations(settings)) as generations:
         new = next((each for each in generations.of(name) if each.state in ("building", "ready")), None)
@@ -330,7 +349,7 @@ def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: fl
 
 
 def _say_reembedded(outcome: Mapping[str, Any]) -> None:
-    from vectorize_pipelines.cli.runs import show_failures, skipped_in_words
+    from vectorize_pipelines.cli.showing import show_failures, skipped_in_words
 
     click.echo(
         f"{outcome['physical']}: {outcome['state']}; {outcome['chunks']} rows, {outcome['encoded']} encoded, "

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.cli.tables import print_table
+from vectorize_pipelines.state.home import enter_home
 
 if TYPE_CHECKING:
     from vectorize_pipelines.messaging.dead_letters import StoredLetter
@@ -32,19 +33,13 @@ def list_letters(reason: str | None, limit: int, include_replayed: bool, as_json
     """List what failed and has not been replayed."""
     from vectorize_pipelines.messaging.dead_letters import read_dead_letters
 
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     found = read_dead_letters(settings, reason=reason, include_replayed=include_replayed)
     letters = list(islice(found, limit))
     if as_json:
         click.echo(json.dumps([_summary(stored) for stored in letters], ensure_ascii=False, indent=2))
         return
-    for stored in letters:
-        row = _summary(stored)
-        replayed = "  (replayed)" if stored.is_replayed else ""
-        click.echo(
-            f"{row['id']:>10}  {row['failed_at'][:19]}  {row['error_class'] or 'not of this project':24}  "
-            f"{_printable(row['key'])}  {_printable(row['error_message']).replace(chr(10), ' ')}{replayed}"
-        )
+    print_table(("id", "failed at", "reason", "key", "message"), map(_row, letters), right=("id",))
     counts = Counter(stored.letter.error_class if stored.letter else "not of this project" for stored in letters)
     click.echo(", ".join(f"{number} {name}" for name, number in counts.most_common()) or "no dead letters", err=True)
 
@@ -56,7 +51,7 @@ def show(letter_id: str, as_json: bool) -> int:
     """Show one dead letter with its message. Exits with 1 where there is none with this ID (see `list`)."""
     from vectorize_pipelines.messaging.dead_letters import read_dead_letters
 
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     stored = next(iter(read_dead_letters(settings, ids=[letter_id], include_replayed=True)), None)
     if stored is None:
         click.echo(f"error: there is no dead letter {letter_id}; `vectorize dead-letters list` has the ids", err=True)
@@ -65,9 +60,12 @@ def show(letter_id: str, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(whole, ensure_ascii=False, indent=2))
         return 0
-    for name, content in whole.items():
-        if content is not None:
-            click.echo(f"{name:14}  {_printable(content) if isinstance(content, str) else json.dumps(content)}")
+    rows = [
+        (name, _printable(content) if isinstance(content, str) else json.dumps(content))
+        for name, content in whole.items()
+        if content is not None
+    ]
+    print_table(("field", "content"), rows)
     return 0
 
 
@@ -83,7 +81,7 @@ def replay(reason: str | None, ids: tuple[str, ...], limit: int | None, as_json:
     """
     from vectorize_pipelines.messaging.replay import replay as replay_letters
 
-    counts = replay_letters(load_settings().kafka, reason=reason, ids=ids, limit=limit)
+    counts = replay_letters(enter_home().kafka, reason=reason, ids=ids, limit=limit)
     if as_json:
         click.echo(json.dumps(asdict(counts), ensure_ascii=False, indent=2))
     else:
@@ -134,6 +132,18 @@ def _summary(stored: "StoredLetter") -> dict[str, Any]:
     }
 
 
+def _row(stored: "StoredLetter") -> tuple[str, ...]:
+    row = _summary(stored)
+    replayed = "  (replayed)" if stored.is_replayed else ""
+    return (
+        row["id"],
+        row["failed_at"][:19],
+        row["error_class"] or "not of this project",
+        _printable(row["key"]),
+        _printable(row["error_message"]).replace("\n", " ") + replayed,
+    )
+
+
 def _content(stored: "StoredLetter") -> dict[str, Any]:
     """The message itself: as text, and as base64 where it is none."""
     letter = stored.letter
@@ -152,5 +162,5 @@ def _readable(content: bytes | None) -> dict[str, str | None]:
 
 
 def _printable(text: str | None) -> str:
-    """What strangers wrote, without what would move a terminal's cursor."""
+    """A stranger's text without what would move a terminal's cursor."""
     return "".join(each if each.isprintable() or each in "\n\t" else "\N{REPLACEMENT CHARACTER}" for each in text or "")

@@ -1,12 +1,12 @@
 """`vectorize doctor`: what is configured, what answers, what is missing and how to get it. Imports no Dagster."""
 
-import importlib.util
+import contextlib
 import json
 import os
 import platform
 import shutil
-import socket
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,12 +14,22 @@ from urllib.parse import urlsplit
 
 import click
 
-from vectorize_pipelines import home
-from vectorize_pipelines.errors import ModelNotFetchedError, SettingsError, VectorizeError
+from vectorize_pipelines.cli.tables import Cell, print_table
+from vectorize_pipelines.core import extras
+from vectorize_pipelines.errors import LedgerError, MissingExtraError, ModelNotFetchedError, VectorizeError
 from vectorize_pipelines.settings import LEGACY_WITHOUT_EFFECT, Settings, load_settings
+from vectorize_pipelines.state import home
+from vectorize_pipelines.state.dagster_databases import (
+    CHECK_SECONDS,
+    DATABASES,
+    Condition,
+    condition,
+    damaged_among,
+)
+from vectorize_pipelines.state.damage import check_database, explain, left_aside
 
 if TYPE_CHECKING:
-    from vectorize_pipelines.pipeline.folder import Comparison
+    from vectorize_pipelines.pipeline.files.comparison import FolderComparison
 
 CONNECT_SECONDS = 3.0
 LEAST_FREE_BYTES = 2**30
@@ -27,7 +37,7 @@ LEAST_FREE_BYTES = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the report. `off` is what is not configured, which is nobody's fault; `remedy` says what to do."""
+    """One line of the report. `off` is what is not configured or not used, nobody's fault; `remedy` says what to do."""
 
     name: str
     status: Literal["ok", "off", "warning", "error"]
@@ -43,12 +53,16 @@ def command(as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], ensure_ascii=False, indent=2))
     else:
-        for finding in findings:
-            colour = {"ok": "green", "off": "bright_black", "warning": "yellow", "error": "red"}[finding.status]
-            click.echo(f"{click.style(f'{finding.status:8}', fg=colour)}{finding.name:14} {finding.detail}")
-            if finding.remedy:
-                click.echo(f"{'':22} → {finding.remedy}")
+        print_table(("state", "part", "finding"), _rows(findings))
     return 1 if any(finding.status == "error" for finding in findings) else 0
+
+
+def _rows(findings: Iterable[Finding]) -> Iterator[tuple[Cell, ...]]:
+    colours = {"ok": "green", "off": "bright_black", "warning": "yellow", "error": "red"}
+    for finding in findings:
+        yield (finding.status, colours[finding.status]), finding.name, finding.detail
+        if finding.remedy:
+            yield "", "", f"→ {finding.remedy}"
 
 
 def examine() -> Iterator[Finding]:
@@ -56,8 +70,9 @@ def examine() -> Iterator[Finding]:
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.platform()}, {os.cpu_count()} processors")
     try:
         settings = load_settings()
-    except SettingsError as error:
-        yield Finding("settings", "error", str(error), "correct the setting; docs/settings.md lists all of them")
+    except Exception as error:  # noqa: BLE001 -- whatever is broken, it is for the doctor to say
+        said = str(error) if isinstance(error, VectorizeError) else f"{type(error).__name__}: {error}"
+        yield Finding("settings", "error", said, "correct the setting; docs/settings.md lists all of them")
         return
     yield Finding("settings", "ok", "environment, .env and vectorize.yaml agree with the schema")
     for name in sorted(LEGACY_WITHOUT_EFFECT.keys() & os.environ.keys()):
@@ -65,11 +80,31 @@ def examine() -> Iterator[Finding]:
     for name, check in _CHECKS:
         try:
             yield from check(settings)
-        except VectorizeError as error:
-            yield Finding(name, "error", str(error))
+        except Exception as error:  # noqa: BLE001 -- the other findings count whatever this one is
+            yield _failed(name, settings, error)
+
+
+def _failed(name: str, settings: Settings, error: Exception) -> Finding:
+    known = error if isinstance(error, VectorizeError) else explain(error, settings.home)
+    if known is not None:
+        return Finding(name, "error", str(known))
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    detail = f"the check failed: {type(error).__name__}: {error} ({place.filename}:{place.lineno})"
+    return Finding(name, "error", detail, "this is a defect of the check, or of what it looks at: please report it")
+
+
+def _extras(settings: Settings) -> Iterator[Finding]:
+    """Which optional parts are installed, and what installs the others; what the settings need is said by its check."""
+    del settings
+    there = [name for name in extras.EXTRAS if extras.is_installed(name)]
+    absent = [name for name in extras.EXTRAS if name not in there]
+    remedy = extras.install_command(",".join(absent)) if absent else ""
+    detail = f"installed: {', '.join(there) or 'none'}" + (f"; not installed: {', '.join(absent)}" if absent else "")
+    yield Finding("extras", "ok" if there else "off", detail, f"`{remedy}` installs these" if remedy else "")
 
 
 def _home(settings: Settings) -> Iterator[Finding]:
+    home.keep_private(settings)
     dagster_home = home.dagster_home(settings)
     other = os.environ.get("DAGSTER_HOME")
     if other and Path(other).absolute() != dagster_home:
@@ -79,6 +114,15 @@ def _home(settings: Settings) -> Iterator[Finding]:
             f"DAGSTER_HOME is {other}; the commands of this project use {dagster_home}, bare `dagster` commands do not",
             f"export DAGSTER_HOME={dagster_home}, or unset it",
         )
+    others = home.open_to_others(settings)
+    if others:
+        yield Finding(
+            "home",
+            "warning",
+            f"other users of this machine can look into {', '.join(map(str, others))}",
+            f"chmod -R go= {settings.home} as its owner; where it is shared on purpose, VECTORIZE_HOME_SHARED=true",
+        )
+    yield from _put_aside(settings)
     free = shutil.disk_usage(settings.home).free
     detail = f"{settings.home}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:
@@ -87,13 +131,93 @@ def _home(settings: Settings) -> Iterator[Finding]:
         yield Finding("home", "ok", detail)
 
 
+def _confinement(settings: Settings) -> Iterator[Finding]:
+    del settings
+    from vectorize_pipelines.sandbox.check import missing_confinement
+    from vectorize_pipelines.sandbox.process import describe
+
+    try:
+        lacking = missing_confinement()
+    except RuntimeError as error:
+        yield Finding("confinement", "error", str(error), "neither documents nor images can be read until it starts")
+        return
+    if lacking:
+        remedy = (
+            "run it on Linux 5.13 or later on x86_64 or aarch64, in a container that allows seccomp and Landlock"
+            if lacking.keys() - {"project"}
+            else "keep the project and VECTORIZE_HOME apart from the folders of Python and of the system's libraries"
+        )
+        yield Finding("confinement", "warning", describe(lacking), remedy)
+    else:
+        yield Finding("confinement", "ok", "parsers and image codecs have no network, and see no files")
+
+
+def _put_aside(settings: Settings) -> Iterator[Finding]:
+    left = [path for folder in home.put_aside_in(settings) for path in left_aside(folder)]
+    if left:
+        size = sum(path.stat().st_size for path in left)
+        names = ", ".join(map(str, left))
+        yield Finding(
+            "home",
+            "warning",
+            f"{len(left)} files were put aside and made again, {_mebibytes(size)}: {names}",
+            "find out what damaged them (the disk, a power cut, another version), then delete them",
+        )
+
+
+def _dagster(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.state.database import dagster_storage
+
+    storage = dagster_storage(home.dagster_home(settings))
+    if not isinstance(storage, Path):
+        yield Finding("dagster", "ok", "runs are kept in a server's database")
+        return
+    conditions = [condition(storage / name) for name in DATABASES]
+    damaged = damaged_among(storage)
+    if damaged is not None:
+        raise damaged
+    if all(each is Condition.MISSING for each in conditions):
+        yield Finding("dagster", "off", "no runs yet: the first command that has one makes the databases")
+    elif all(each is Condition.WHOLE for each in conditions):
+        yield Finding("dagster", "ok", f"runs, events and schedules in {storage} can be read")
+    else:
+        found = ", ".join(f"{name} is {each}" for name, each in zip(DATABASES, conditions, strict=True))
+        yield Finding("dagster", "warning", f"in {storage} {found}", "the next `vectorize ingest` mends that")
+
+
+def _ledger(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.state.database import REMEDY, database_url, shown_database
+    from vectorize_pipelines.state.ledger import RequestLedger
+
+    url = database_url(settings)
+    with contextlib.closing(RequestLedger.open(settings)):
+        pass
+    file = Path(url.database or "") if url.get_backend_name() == "sqlite" else None
+    found = check_database(file, CHECK_SECONDS) if file is not None else None
+    if found is not None:
+        raise LedgerError(f"the database of requests, {file} is damaged ({found}); {REMEDY}")
+    yield Finding("ledger", "ok", f"requests and versions in {shown_database(url)}")
+
+
 def _store(settings: Settings) -> Iterator[Finding]:
+    from vectorize_pipelines.cli.collections import DAMAGED_REMEDY
     from vectorize_pipelines.stores import open_store
 
     store = open_store(settings.store, settings.home)
-    collections = store.collections()
+    damaged = store.damaged()
+    collections = [each for each in store.collections() if each.physical not in damaged]
     names = ", ".join(f"{each.name} ({store.count(each.name)} rows)" for each in collections)
     yield Finding("store", "ok", f"{settings.store.kind}: {names or 'no collections yet'}")
+    for physical, what in damaged.items():
+        yield Finding("store", "error", f"{physical} is damaged: {what}", DAMAGED_REMEDY.format(physical))
+    for each in collections:
+        if store.is_doubtful(each.name):
+            yield Finding(
+                "store",
+                "warning",
+                f"{each.name} fell back to an earlier version, and may lack rows that were acknowledged",
+                "`vectorize ingest` compares it with its files; replay the days of its requests (docs/operations.md)",
+            )
 
 
 def _text_model(settings: Settings) -> Iterator[Finding]:
@@ -106,18 +230,18 @@ def _text_model(settings: Settings) -> Iterator[Finding]:
 def _image_model(settings: Settings) -> Iterator[Finding]:
     try:
         yield _model("image model", settings, settings.models.image, None)
-    except ModelNotFetchedError as error:
+    except (ModelNotFetchedError, MissingExtraError) as error:
         yield Finding("image model", "off", str(error))
 
 
 def _model(name: str, settings: Settings, model: str, dimension: int | None) -> Finding:
-    """What would run a model, why, and whether there is room for it. Loads, fetches and exports nothing."""
+    """Say what would run a model, why, and whether there is room for it. Loads, fetches and exports nothing."""
     from vectorize_pipelines.encoders import describe_model, forecast_load
-    from vectorize_pipelines.encoders.configured import load_options
-    from vectorize_pipelines.encoders.devices import free_memory
+    from vectorize_pipelines.encoders.configured import describe_options, load_options
+    from vectorize_pipelines.encoders.hardware.devices import free_memory
 
     options = load_options(settings)
-    spec = describe_model(model, dimension=dimension, cache_directory=options["cache_directory"], fetch=False)
+    spec = describe_model(model, dimension=dimension, fetch=False, **describe_options(settings))
     choice, needed = forecast_load(model, settings.encoder.device, settings.encoder.engine, **options)
     precision = f"in {choice.precision}" if choice.precision else "in a precision not measured yet"
     detail = (
@@ -135,7 +259,7 @@ def _model(name: str, settings: Settings, model: str, dimension: int | None) -> 
 
 
 def _memory(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.encoders.devices import free_memory, resolve_device
+    from vectorize_pipelines.encoders.hardware.devices import free_memory, resolve_device
 
     device = resolve_device(settings.encoder.device)
     limit = settings.encoder.memory_bytes
@@ -149,8 +273,12 @@ def _memory(settings: Settings) -> Iterator[Finding]:
 
 
 def _gpus(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.encoders.devices import cuda_devices
+    from vectorize_pipelines.encoders.hardware.devices import cuda_devices
 
+    lacking = extras.missing("a GPU", "torch")
+    if lacking is not None:
+        yield Finding("gpus", "off", lacking)
+        return
     names = cuda_devices()
     if not names:
         yield Finding("gpus", "off", "torch sees none")
@@ -165,13 +293,17 @@ def _mebibytes(count: int) -> str:
 
 
 def _corpus(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.pipeline.documents import compare_corpus
+    from vectorize_pipelines.pipeline.files.documents import compare_corpus
 
-    yield from _folder("corpus", settings.corpus.path, lambda: compare_corpus(settings))
+    path = settings.corpus.path
+    if path is None:
+        yield Finding("corpus", "off", "not configured", "VECTORIZE_CORPUS__PATH=/a/folder/of/documents names a folder")
+        return
+    yield from _folder("corpus", path, lambda: compare_corpus(settings))
 
 
 def _gallery(settings: Settings) -> Iterator[Finding]:
-    from vectorize_pipelines.pipeline.images import compare_gallery
+    from vectorize_pipelines.pipeline.files.images import compare_gallery
 
     path = settings.gallery.path
     if path is None:
@@ -180,7 +312,7 @@ def _gallery(settings: Settings) -> Iterator[Finding]:
     yield from _folder("gallery", path, lambda: compare_gallery(settings))
 
 
-def _folder(name: str, path: str, compare: "Callable[[], Comparison]") -> Iterator[Finding]:
+def _folder(name: str, path: str, compare: "Callable[[], FolderComparison]") -> Iterator[Finding]:
     try:
         comparison = compare()
     except ModelNotFetchedError as error:
@@ -201,18 +333,14 @@ def _folder(name: str, path: str, compare: "Callable[[], Comparison]") -> Iterat
         )
     else:
         yield Finding(name, "ok", detail)
-    scheme = urlsplit(path).scheme
-    package = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}.get(scheme)
-    if package and importlib.util.find_spec(package) is None:
-        yield Finding(name, "error", f"{scheme}:// needs the package {package}", f"`uv pip install {package}`")
 
 
 def check_kafka(settings: Settings) -> Iterator[Finding]:
-    """Whether the cluster answers and has the topics as they should be. Raises `KafkaError`, `SettingsError`."""
+    """Look whether the cluster answers, and has the topics as they should be. Raises `KafkaError`, `SettingsError`."""
     if settings.kafka.bootstrap_servers is None:
         yield Finding("kafka", "off", "not configured", "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS=host:9092 names a cluster")
         return
-    from vectorize_pipelines.messaging.topics import check_offset_retention, check_topics
+    from vectorize_pipelines.kafka.topics import check_offset_retention, check_topics
 
     where = f"{settings.kafka.bootstrap_servers} over {settings.kafka.security_protocol}"
     quick = settings.kafka.model_copy(update={"request_seconds": CONNECT_SECONDS})
@@ -232,16 +360,21 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     if settings.redis.url is None:
         yield Finding("redis", "off", "not configured; SQLite files keep what is shared")
         return
-    address = urlsplit(settings.redis.url.get_secret_value())
-    yield _connect("redis", address.hostname or "localhost", address.port or 6379)
-
-
-def _connect(name: str, host: str, port: int) -> Finding:
     try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        return Finding(name, "error", f"{host}:{port}: {error}", "start it, or correct its address in the settings")
-    return Finding(name, "ok", f"{host}:{port} answers")
+        address = urlsplit(settings.redis.url.get_secret_value())
+        host, port = address.hostname or "localhost", address.port or 6379
+        complete = address.scheme in ("redis", "rediss") and "@" not in address.path
+    except ValueError:  # whose own message may repeat a part of the password
+        complete = False
+    if not complete:
+        yield Finding(
+            "redis",
+            "error",
+            "redis.url (VECTORIZE_REDIS__URL) is no address of a Redis server",
+            "write redis://user:password@host:6379/0, with what is neither letter nor digit of the password as %XX",
+        )
+        return
+    yield Finding("redis", "off", f"{host}:{port} is set, but nothing uses it yet; SQLite files keep what is shared")
 
 
 def _alerts(settings: Settings) -> Iterator[Finding]:
@@ -252,7 +385,11 @@ def _alerts(settings: Settings) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
+    ("extras", _extras),
     ("home", _home),
+    ("confinement", _confinement),
+    ("dagster", _dagster),
+    ("ledger", _ledger),
     ("store", _store),
     ("model", _text_model),
     ("image model", _image_model),

@@ -6,20 +6,13 @@ from typing import Any
 
 import click
 
-from vectorize_pipelines.cli.runs import (
-    EXIT_INTERRUPTED,
-    console,
-    execute_until_interrupted,
-    large_imports,
-    report,
-    show_failures,
-    skipped_in_words,
-)
-from vectorize_pipelines.home import use_dagster_home
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.clients import require_servers
-from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.sources.kafka import Shard
+from vectorize_pipelines.cli.reporting import EXIT_INTERRUPTED, report
+from vectorize_pipelines.cli.running import execute_until_interrupted, large_imports
+from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.clients import require_servers
+from vectorize_pipelines.kafka.shards import Shard
+from vectorize_pipelines.state.home import enter_home, use_dagster_home
 
 RUN_FIGURES = (
     "messages",
@@ -49,25 +42,26 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
     run of the same part of the topic is told to end first. Ctrl-C ends it once what is in hand is finished; the rest
     waits for the next run.
     """
-    settings = load_settings()
+    settings = enter_home()
     part = Shard.parse(shard)
     require_servers(settings.kafka)
     use_dagster_home(settings)
     with large_imports():
-        from vectorize_pipelines.drain_runs import drain_tags
         from vectorize_pipelines.jobs import REQUEST_JOBS
+        from vectorize_pipelines.runs.tags import drain_tags
 
     wiring = REQUEST_JOBS[Modality(modality)]
     config = {"mode": "drain", "shard": str(part), "once": once, "force": force}
     tags = drain_tags(settings.kafka, Modality(modality), part)
     started = time.monotonic()
-    with console(settings) as shown:
+    with run_log(settings) as shown:
         result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)
     about = {
         "modality": modality,
         "shard": str(part),
         "seconds": round(time.monotonic() - started, 2),
         **(dict.fromkeys(RUN_FIGURES, 0) if shown.stream is None else shown.stream.figures()),
+        "lost_unread_offsets": [] if shown.stream is None else list(shown.stream.losses()),
     }
     code = report(result, shown.stream, about, _print, refused="dead_letters", as_json=as_json)
     return EXIT_INTERRUPTED if interrupted and result.success else code
@@ -79,4 +73,8 @@ def _print(outcome: Mapping[str, Any]) -> None:
         f"{outcome['cancelled']} cancelled, {outcome['superseded']} superseded; {outcome['encoded']} encoded, "
         f"{skipped_in_words(outcome)}, {outcome['lag']} waiting ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
     )
+    if outcome["lost_unread"]:
+        click.echo(f"  {outcome['lost_unread']} messages were deleted by the broker before they were read:")
+        for place in outcome["lost_unread_offsets"]:
+            click.echo(f"    {place}")
     show_failures(outcome["failures"], "the first thousand")

@@ -10,13 +10,15 @@ from typing import Any
 
 import click
 
-from vectorize_pipelines.cli.runs import console, execute, report, show_failures, skipped_in_words
+from vectorize_pipelines.cli.reporting import report
+from vectorize_pipelines.cli.running import execute
+from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
 from vectorize_pipelines.errors import SourceError
-from vectorize_pipelines.generations import InForce, in_force
-from vectorize_pipelines.home import manifest_file, use_dagster_home
-from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings, load_settings
+from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings
 from vectorize_pipelines.sources.files import FileSource, normalised_root
-from vectorize_pipelines.sources.manifest import Manifest
+from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
+from vectorize_pipelines.state.home import enter_home, manifest_file, use_dagster_home
+from vectorize_pipelines.state.manifest import Manifest
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
@@ -43,9 +45,22 @@ JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_galler
 )
 @click.option("--force", is_flag=True, help="Encode also what has not changed.")
 @click.option("--reconcile", is_flag=True, help="Hold what is remembered of the files against the store first.")
+@click.option(
+    "--follow-links/--no-follow-links",
+    default=None,
+    help="Follow links that lead out of PATH, or list them as failures.  [default: the setting corpus.follow_links, "
+    "for images gallery.follow_links]",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
-    path: str, kind: str, collection: str | None, model: str | None, force: bool, reconcile: bool, as_json: bool
+    path: str,
+    kind: str,
+    collection: str | None,
+    model: str | None,
+    force: bool,
+    reconcile: bool,
+    follow_links: bool | None,
+    as_json: bool,
 ) -> int:
     """Bring a collection up to date with PATH: a folder, a file, or any fsspec URL.
 
@@ -53,7 +68,7 @@ def command(
     It is one run on the project's Dagster instance, so it shows in the UI with every day that it touched. Killed at
     any moment, the next call completes the work.
     """
-    settings = load_settings()
+    settings = enter_home()
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
     if not path.strip():
@@ -66,8 +81,8 @@ def command(
         if images
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
-    default = InForce(model_name(default_model))
-    now = in_force(settings, collection or section.collection, model_name(model or ""), default)
+    default = EmbeddingConfig(model_name(default_model))
+    now = resolve_embedding_config(settings, collection or section.collection, model_name(model or ""), default)
     config = {
         "mode": "drain",
         "path": path,
@@ -76,9 +91,10 @@ def command(
         "model": now.model if model or now == default else "",
         "force": force,
         "reconcile": reconcile,
+        **({} if follow_links is None else {"follow_links": follow_links}),
     }
     started = time.monotonic()
-    with console(settings) as shown:
+    with run_log(settings) as shown:
         result = execute(settings, JOBS[asset], asset, config)
     about = {
         "collection": config["collection"],
@@ -94,12 +110,12 @@ def model_name(model: str) -> str:
 
 
 def _kind(settings: Settings, path: str, collection: str | None) -> str:
-    """What was embedded of a path before; else what lies there: images where there are images and no documents.
+    """The kind that was embedded of a path before; else the kind that lies there: images only without any documents.
 
     Raises `click.UsageError` where both were embedded.
     """
-    from vectorize_pipelines.pipeline.documents import corpus_source
-    from vectorize_pipelines.pipeline.images import gallery_source
+    from vectorize_pipelines.pipeline.files.documents import corpus_source
+    from vectorize_pipelines.pipeline.files.images import gallery_source
 
     documents, images = corpus_source(settings, path), gallery_source(settings, path)
     had_documents = _embedded(settings, collection or settings.corpus.collection, documents)
@@ -115,7 +131,7 @@ def _kind(settings: Settings, path: str, collection: str | None) -> str:
 
 
 def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
-    """Whether the collection has files of this source."""
+    """Return whether the collection has files of this source."""
     file = manifest_file(settings, collection)
     if not file.exists():
         return False

@@ -6,7 +6,8 @@ from dataclasses import asdict
 
 import click
 
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.cli.tables import print_table
+from vectorize_pipelines.state.home import enter_home
 
 MODALITIES = ("text", "image", "document")
 
@@ -19,11 +20,11 @@ def command(modalities: Sequence[str], as_json: bool) -> None:
 
     Marks of transactions count as messages, so that the figure may be a little too high.
     """
-    from vectorize_pipelines.items import Modality
-    from vectorize_pipelines.messaging.clients import admin
-    from vectorize_pipelines.messaging.lag import partition_lags
+    from vectorize_pipelines.core.items import Modality
+    from vectorize_pipelines.kafka.clients import admin
+    from vectorize_pipelines.kafka.lag import partition_lags
 
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     client = admin(settings)
     wanted = [Modality(name) for name in modalities or MODALITIES]
     lags = [each for modality in wanted for each in partition_lags(settings, modality, client)]
@@ -32,9 +33,8 @@ def command(modalities: Sequence[str], as_json: bool) -> None:
         found = {"group": settings.group, "lag": sum(each.lag for each in lags), "partitions": rows}
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    topics = dict.fromkeys(each.topic for each in lags)
-    width = max(len(topic) for topic in topics)
-    for topic in topics:
-        own = [each for each in lags if each.topic == topic]
-        spread = " ".join(str(each.lag) for each in own)
-        click.echo(f"{topic:{width}}  {sum(each.lag for each in own):>9}  by partition: {spread}")
+    table = []
+    for topic in dict.fromkeys(each.topic for each in lags):
+        own = [each.lag for each in lags if each.topic == topic]
+        table.append((topic, str(sum(own)), f"by partition: {' '.join(map(str, own))}"))
+    print_table(("topic", "waiting", "of which"), table, right=("waiting",))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.home import enter_home
 
 if TYPE_CHECKING:
     from vectorize_pipelines.encoders.inventory import KnownModel
@@ -26,7 +27,7 @@ def list_models(as_json: bool) -> None:
     """List the models known here: configured, bundled, in the hub's caches, exported."""
     from vectorize_pipelines.encoders.inventory import known_models
 
-    _print(known_models(load_settings()), as_json=as_json)
+    _print(known_models(enter_home()), as_json=as_json)
 
 
 @command.command()
@@ -38,14 +39,14 @@ def export(models: tuple[str, ...], as_json: bool) -> int:
     Done once for each model and version, by one process at a time; a model that cannot be exported runs more slowly.
     Exits with 1 where one cannot.
     """
-    settings = _verbose(load_settings())
+    settings = _verbose(enter_home())
     from vectorize_pipelines.encoders import describe_model, find_measured, load_encoder
-    from vectorize_pipelines.encoders.configured import load_options
+    from vectorize_pipelines.encoders.configured import describe_options, load_options
     from vectorize_pipelines.encoders.inventory import describe_known
 
     options = load_options(settings)
     for model in models:  # refuse an unknown one before the work begins
-        describe_model(model, cache_directory=options["cache_directory"])
+        describe_model(model, **describe_options(settings))
     encoder = settings.encoder.model_copy(update={"device": "cpu", "engine": "auto"})
     on_cpu = settings.model_copy(update={"encoder": encoder})
     rows, usable = [], []
@@ -69,25 +70,25 @@ def prefetch(models: tuple[str, ...], as_json: bool) -> None:
     Without MODEL those of the settings models.text and models.image. Each is loaded once on the configured device,
     which exports and measures it where the engine does that.
     """
-    settings = _verbose(load_settings())
+    settings = _verbose(enter_home())
+    from vectorize_pipelines.core.items import Modality
     from vectorize_pipelines.encoders import describe_model, load_encoder, load_tokenizer
-    from vectorize_pipelines.encoders.configured import load_options
+    from vectorize_pipelines.encoders.configured import describe_options, load_options
     from vectorize_pipelines.encoders.inventory import describe_known
-    from vectorize_pipelines.items import Modality
 
-    options = load_options(settings)
+    options, describing = load_options(settings), describe_options(settings)
     wanted = models or tuple(dict.fromkeys((settings.models.text, settings.models.image)))
-    specs = {model: describe_model(model, cache_directory=options["cache_directory"]) for model in wanted}
+    specs = {model: describe_model(model, **describing) for model in wanted}
     for model, spec in specs.items():
         click.echo(f"{model}: making ready", err=True)
         load_encoder(model, settings.encoder.device, settings.encoder.engine, **options).close()
         if Modality.IMAGE not in spec.modalities:
-            load_tokenizer(model, cache_directory=options["cache_directory"])
+            load_tokenizer(model, **describing)
     _print([describe_known(settings, model) for model in wanted], as_json=as_json)
 
 
 def _verbose(settings: Settings) -> Settings:
-    """Shows on stderr what takes long: fetching, exporting, measuring."""
+    """Show on stderr what takes long: fetching, exporting, measuring."""
     logging.getLogger("vectorize_pipelines").setLevel(settings.log_level)
     return settings
 

@@ -2,12 +2,16 @@
 
 import json
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 import click
 
-from vectorize_pipelines.cli.status import as_json_row
-from vectorize_pipelines.request_state import RequestState
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.cli.tables import print_table
+from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.state.home import enter_home
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.state.ledger import RequestRow
 
 
 @click.command()
@@ -23,21 +27,34 @@ from vectorize_pipelines.settings import load_settings
 @click.option("--json", "as_json", is_flag=True, help="Print `requests` and `next` as JSON.")
 def command(states: tuple[str, ...], limit: int, after: str | None, as_json: bool) -> None:
     """List the requests that runs have taken up, the latest submitted first."""
-    from vectorize_pipelines.ledger import RequestLedger
+    from vectorize_pipelines.state.ledger import RequestLedger
 
-    with closing(RequestLedger.open(load_settings())) as ledger:
+    with closing(RequestLedger.open(enter_home())) as ledger:
         page = ledger.page([RequestState(state) for state in states] or None, limit, after)
     if as_json:
-        found = {"requests": [as_json_row(row) for row in page.rows], "next": page.next}
+        found = {"requests": [row.as_dict() for row in page.rows], "next": page.next}
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
     if not page.rows:
         click.echo("no requests", err=True)
         return
-    width = max(len(row.request_id) for row in page.rows)
-    for row in page.rows:
-        what = row.error_class or (f"{row.vectors} vectors" if row.state is RequestState.COMPLETED else "")
-        submitted = f"{row.submitted_at:%Y-%m-%d %H:%M:%S}"
-        click.echo(f"{row.request_id:{width}}  {row.state:10}  {submitted}  {row.collection or '-'}  {what}".rstrip())
+    rows = [
+        (
+            row.request_id,
+            row.state.value,
+            f"{row.submitted_at:%Y-%m-%d %H:%M:%S}",
+            row.task_type or "-",
+            row.collection or "-",
+            _outcome(row),
+        )
+        for row in page.rows
+    ]
+    print_table(("request", "state", "submitted (UTC)", "type", "collection", "outcome"), rows)
     if page.next is not None:
         click.echo(f"more: --after {page.next}", err=True)
+
+
+def _outcome(row: "RequestRow") -> str:
+    if row.state is RequestState.PROCESSING:
+        return f"{row.progress:.0%} encoded"
+    return row.error_class or (f"{row.vectors} vectors" if row.state is RequestState.COMPLETED else "")

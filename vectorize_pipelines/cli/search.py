@@ -1,21 +1,20 @@
 """`vectorize search`: the passages or images nearest to a text or an image. Does not import Dagster."""
 
-import json
 import shutil
 import textwrap
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.records import RECORD_FIELDS, record_schema
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.sources.content import read_content
+from vectorize_pipelines.state.home import enter_home
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.filters import Equal, Filter, Or, Scalar, all_of
-
-_OWN_FIELDS = frozenset(RECORD_FIELDS) - {"metadata"}
+from vectorize_pipelines.stores.filters.comparisons import InvalidFilterError
+from vectorize_pipelines.stores.filters.expressions import Filter, all_of
+from vectorize_pipelines.stores.filters.parsing import parse_filter
+from vectorize_pipelines.stores.hits import hits_as_json, json_text
 
 
 @click.command()
@@ -35,7 +34,9 @@ _OWN_FIELDS = frozenset(RECORD_FIELDS) - {"metadata"}
     "filters",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only records with this value; a record's own field or one of its metadata. Several must all hold.",
+    help="Only records with this value; a record's own field or one of its metadata. Or an expression, such as "
+    "'year >= 1970 and not language in (en, zh)', with and, or, not, =, !=, <, <=, >, >=, in, prefix and exists. "
+    "Several must all hold.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
 def command(
@@ -47,11 +48,11 @@ def command(
     """
     if image is not None and query is not None:
         raise click.UsageError("give QUERY or --image, not both")
-    content = image if image is not None else (query or "")
-    if isinstance(content, str) and not content.strip():
+    if image is None and not (query or "").strip():
         raise click.BadParameter("there is nothing to search for", param_hint="QUERY")
-    where = all_of([parse_filter(text) for text in filters])
-    settings = load_settings()
+    where = all_of([_filter(text) for text in filters])
+    settings = enter_home()
+    content = (query or "") if image is None else _image(image, settings.images.max_file_bytes)
     store = open_store(settings.store, settings.home)
     default = settings.corpus if image is None else settings.gallery
     found = store.collection(collection or default.collection)
@@ -64,13 +65,11 @@ def command(
         except ItemError as error:
             raise click.UsageError(f"{found.name}: {error}") from error
     if errors:
-        raise click.UsageError(f"{content}: {errors[0]}")
+        raise click.UsageError(f"{query if image is None else image}: {errors[0]}")
     # Not by its alias, which may have been turned to another model's vectors since.
-    hits = store.search(found.physical, vectors[0], limit, where).to_pylist()
-    for hit in hits:
-        hit["metadata"] = json.loads(hit["metadata"])
+    hits = hits_as_json(store.search(found.physical, vectors[0], limit, where))
     if as_json:
-        click.echo(json.dumps([_as_json(hit) for hit in hits], ensure_ascii=False, indent=2))
+        click.echo(json_text(hits, indent=2))
     elif hits:
         for rank, hit in enumerate(hits, 1):
             _print(rank, hit)
@@ -78,53 +77,20 @@ def command(
         click.echo("nothing found", err=True)
 
 
-def parse_filter(text: str) -> Filter:
-    """`language=en`, `page=3`, `metadata.year=2024`; a number in metadata matches as a number and as text.
-
-    A time without a zone is in UTC. Raises `click.BadParameter`.
-    """
-    name, equals, value = text.partition("=")
-    name = name.strip()
-    if not equals or not name:
-        raise click.BadParameter(f"{text!r} is not FIELD=VALUE, such as language=en", param_hint="--filter")
-    if name in _OWN_FIELDS:
-        return Equal(name, _own_value(name, value))
-    field = name if name.startswith("metadata.") else f"metadata.{name}"
-    readings = _readings(value)
-    return Or(tuple(Equal(field, reading) for reading in readings)) if len(readings) > 1 else Equal(field, value)
-
-
-def _own_value(name: str, value: str) -> Scalar:
-    kind = str(record_schema(1).field(name).type)
+def _image(file: Path, limit: int) -> bytes:
+    """The image's bytes, a little more than the limit where there are more. Raises `click.UsageError`."""
     try:
-        if kind.startswith("int"):
-            return int(value)
-        return _time(value) if kind.startswith("timestamp") else value
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a value of {name} ({kind})", param_hint="--filter") from None
+        return read_content(str(file), limit + 1)
+    except ItemError as error:
+        raise click.UsageError(f"{file}: {error}") from None
 
 
-def _time(value: str) -> datetime:
-    """A time without a zone is one in UTC, as the days of the partitions are."""
-    time = datetime.fromisoformat(value)
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
-def _readings(value: str) -> list[Scalar]:
-    """What a value given on the command line may mean: the text, and the JSON number or boolean."""
+def _filter(text: str) -> Filter:
+    """Raises `click.BadParameter`."""
     try:
-        parsed = json.loads(value)
-    except ValueError:
-        return [value]
-    return [value, parsed] if isinstance(parsed, bool | int | float) else [value]
-
-
-def _as_json(hit: dict[str, Any]) -> dict[str, Any]:
-    fields = {name: hit[name] for name in RECORD_FIELDS}
-    for name, value in fields.items():
-        if isinstance(value, datetime):
-            fields[name] = value.isoformat()
-    return {"score": round(float(hit["score"]), 6), **fields}
+        return parse_filter(text)
+    except InvalidFilterError as error:
+        raise click.BadParameter(f"{text!r}: {error}", param_hint="--filter") from None
 
 
 def _print(rank: int, hit: dict[str, Any]) -> None:

@@ -3,14 +3,19 @@
 import json
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 
+from vectorize_pipelines.cli.tables import print_table
 from vectorize_pipelines.errors import VectorizeError
-from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.home import enter_home
+
+#: Requests before one that are counted: in well under a second.
+MOST_AHEAD = 1_000_000
 
 
 class UnknownRequestError(VectorizeError):
@@ -28,7 +33,7 @@ def command(request_id: str, as_json: bool) -> None:
     One that waits in its topic is pending, with an estimate of the seconds until it is done, where others have been
     done before. Exits with 8 where nothing is known of it.
     """
-    found = known(load_settings(), request_id)
+    found = known(enter_home(), request_id)
     if found is None:
         raise UnknownRequestError(
             f"no request {request_id!r}: it was not sent, or it was forgotten (ledger.retention_days); "
@@ -38,35 +43,46 @@ def command(request_id: str, as_json: bool) -> None:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
     callback = found.pop("callback")
-    for name, value in found.items():
-        if value is not None:
-            click.echo(f"{name:13}  {value}")
+    rows = [(name, _shown(value)) for name, value in found.items() if value is not None]
     if callback is not None:
         reason = f": {callback['error']}" if callback["error"] else ""
-        click.echo(f"{'callback':13}  {callback['state']} after {callback['attempts']} attempts{reason}")
+        rows.append(("callback", f"{callback['state']} after {callback['attempts']} attempts{reason}"))
+    print_table(("field", "value"), rows)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else str(value)
 
 
 def known(settings: Settings, request_id: str) -> dict[str, Any] | None:
-    """What ledger, callbacks and topics know of a request, as `status --json` prints it; None where it is nothing."""
-    from vectorize_pipelines.ledger import RequestLedger
-    from vectorize_pipelines.messaging.callbacks import CallbackOutbox
+    """All that ledger, callbacks and topics know of a request, as `status --json` prints it; None: nothing."""
+    from vectorize_pipelines.core.request_state import RequestState
+    from vectorize_pipelines.state.callbacks import CallbackOutbox
+    from vectorize_pipelines.state.ledger import RequestLedger
 
+    estimate: float | None = None
     with closing(RequestLedger.open(settings)) as ledger:
         row, rates = ledger.get(request_id), ledger.rates()
+        if row is not None and row.state is RequestState.PENDING and row.modality in rates:
+            estimate = rates[row.modality].seconds_for(ledger.waiting_before(row, MOST_AHEAD) + 1)
     if row is None:
         return _waiting(settings, request_id, rates)
     with closing(CallbackOutbox.open(settings)) as outbox:
         callback = outbox.status(request_id)
-    return {**as_json_row(row), "estimated_seconds": None, "callback": None if callback is None else asdict(callback)}
+    return {
+        **row.as_dict(),
+        "estimated_seconds": estimate,
+        "callback": None if callback is None else asdict(callback),
+    }
 
 
 def _waiting(settings: Settings, request_id: str, rates: Mapping[Any, Any]) -> dict[str, Any] | None:
     """The same for a request that no run has taken up yet."""
     if settings.kafka.bootstrap_servers is None:
         return None
-    from vectorize_pipelines.ledger import RequestRow
+    from vectorize_pipelines.core.request_state import RequestState
     from vectorize_pipelines.messaging.waiting import find_waiting
-    from vectorize_pipelines.request_state import RequestState
+    from vectorize_pipelines.state.ledger import RequestRow
 
     found = find_waiting(settings.kafka, request_id)
     if found is None:
@@ -83,16 +99,9 @@ def _waiting(settings: Settings, request_id: str, rates: Mapping[Any, Any]) -> d
         timestamp_ms=origin.timestamp_ms,
         collection=found.request.collection,
         items=len(found.request.items),
+        task_type=found.request.task_type.value,
+        metadata=found.request.metadata,
     )
     rate = rates.get(found.modality)
-    speed = None if rate is None else rate.requests_per_second
-    estimate = None if speed is None else round((found.ahead + 1) / speed, 1)
-    return {**as_json_row(row), "estimated_seconds": estimate, "callback": None}
-
-
-def as_json_row(row: Any) -> dict[str, Any]:
-    """A `RequestRow` as JSON has it: under the names of requests and result events, times in ISO 8601, UTC."""
-    values = {each.name: getattr(row, each.name) for each in fields(row)}
-    told = {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
-    task_id, status = told.pop("request_id"), told.pop("state")
-    return {"task_id": task_id, "status": status, "progress": 1.0 if row.state.is_final else 0.0, **told}
+    estimate = None if rate is None else rate.seconds_for(found.ahead + 1)
+    return {**row.as_dict(), "estimated_seconds": estimate, "callback": None}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state.home import enter_home
 
 if TYPE_CHECKING:
     from vectorize_pipelines.client import VectorizeClient
@@ -19,6 +19,8 @@ EXIT_NOT_IN_TIME = 1
 EXIT_FAILED_REQUESTS = 6
 #: Lines that are sent together.
 _CHUNK = 10_000
+#: No topic takes what is longer.
+_LONGEST_LINE = 64 * 2**20
 
 
 def _metadata(context: click.Context, parameter: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -62,7 +64,7 @@ def command(
     Ends when the brokers have confirmed them; with --wait, when they are done. Exits with 1 where some were not done
     within --timeout, and with 6 where some failed or were cancelled.
     """
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     common = _common(fields)
     from vectorize_pipelines.client import VectorizeClient
     from vectorize_pipelines.messaging.messages import InvalidMessageError
@@ -91,7 +93,7 @@ def command(
 
 @dataclass(frozen=True)
 class _Contents:
-    """What is to be submitted: `data` of requests of one kind, or whole requests."""
+    """Contents to be submitted: `data` of requests of one kind, or whole requests."""
 
     task_type: str
     data: Iterator[Any]
@@ -129,7 +131,9 @@ def _contents(text: str | None, file: TextIO | None, images: Sequence[str], docu
 def _lines(file: TextIO) -> Iterator[str]:
     """The lines that are not blank."""
     try:
-        for line in file:
+        while line := file.readline(_LONGEST_LINE + 1):
+            if len(line) > _LONGEST_LINE:
+                raise click.UsageError(f"{file.name} has a line that is longer than {_LONGEST_LINE:,} characters")
             if line.strip():
                 yield line.rstrip("\r\n")
     except UnicodeDecodeError as error:

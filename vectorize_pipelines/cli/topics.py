@@ -5,7 +5,9 @@ from dataclasses import asdict
 
 import click
 
-from vectorize_pipelines.settings import KafkaSettings, load_settings
+from vectorize_pipelines.cli.tables import print_table
+from vectorize_pipelines.settings import KafkaSettings
+from vectorize_pipelines.state.home import enter_home
 
 EXIT_DIFFERENT = 1
 
@@ -19,9 +21,9 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was made, and the topics, as JSON.")
 def create(as_json: bool) -> None:
     """Make the topics that are missing. What is there is left as it is; `check` says what differs."""
-    from vectorize_pipelines.messaging.topics import create_topics, describe_topics
+    from vectorize_pipelines.kafka.topics import create_topics, describe_topics
 
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     created = create_topics(settings)
     if as_json:
         topics = [asdict(state) for state in describe_topics(settings)]
@@ -37,9 +39,9 @@ def create(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the problems and warnings as JSON.")
 def check(as_json: bool) -> int:
     """Hold the topics against config/kafka.yaml. Exits with 1 where one is missing or different."""
-    from vectorize_pipelines.messaging.topics import check_offset_retention, check_topics
+    from vectorize_pipelines.kafka.topics import check_offset_retention, check_topics
 
-    settings = load_settings().kafka
+    settings = enter_home().kafka
     problems, warnings = check_topics(settings), check_offset_retention(settings)
     if as_json:
         found = {"ok": not problems, "problems": problems, "warnings": warnings}
@@ -58,14 +60,20 @@ def check(as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="Print the topics as JSON.")
 def list_topics(as_json: bool) -> None:
     """List the topics with partitions, replicas and state."""
-    from vectorize_pipelines.messaging.topics import describe_topics
+    from vectorize_pipelines.kafka.topics import describe_topics
 
-    settings: KafkaSettings = load_settings().kafka
+    settings: KafkaSettings = enter_home().kafka
     states = describe_topics(settings)
     if as_json:
         click.echo(json.dumps([asdict(state) for state in states], ensure_ascii=False, indent=2))
         return
-    width = max(len(state.name) for state in states)
-    for state in states:
-        partitions = f"{state.partitions:>4} partitions  {state.replication} replicas" if state.partitions else ""
-        click.echo(f"{state.name:{width}}  {state.status:9}  {partitions}")
+    rows = [
+        (
+            state.name,
+            state.status,
+            f"{state.partitions} partitions" if state.partitions else "",
+            f"{state.replication} replicas" if state.partitions else "",
+        )
+        for state in states
+    ]
+    print_table(("topic", "state", "partitions", "replicas"), rows, right=("partitions", "replicas"))

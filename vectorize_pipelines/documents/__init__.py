@@ -1,13 +1,13 @@
 """Documents become text, and text becomes chunks that fit the encoder.
 
 `ParserPool` reads and parses files in processes of their own, `parse` does the same in this process, and
-`Chunker` cuts what they give. Called by the sources and by the pipeline; knows nothing of either.
+`Chunker` cuts what they give. Called by the readers of files and of messages in `pipeline/`.
 """
 
 from vectorize_pipelines.documents.chunking import Chunker
 from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES, parse
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
-from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Row, Section, Span
+from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Section, Span, TableRow
 
 __all__ = [
     "SUPPORTED_SUFFIXES",
@@ -17,8 +17,8 @@ __all__ = [
     "ParseOutcome",
     "ParsedDocument",
     "ParserPool",
-    "Row",
     "Section",
     "Span",
+    "TableRow",
     "parse",
 ]

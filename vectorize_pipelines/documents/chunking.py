@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from itertools import islice, pairwise
 from typing import NamedTuple
 
+from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents import boundaries
 from vectorize_pipelines.documents.parsing import PARSER_VERSION
 from vectorize_pipelines.documents.types import Chunk, ParsedDocument
-from vectorize_pipelines.encoders.protocol import Tokenizer
-from vectorize_pipelines.items import JsonValue
+from vectorize_pipelines.encoders.base import Tokenizer
 
 #: Part of the fingerprint: raise it when the same document is cut differently than before.
 CHUNKER_VERSION = 1

@@ -6,7 +6,7 @@ The caller puts the file's name in front of the message; the message says what i
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import CostlyItemError, ItemError
 
 
 class TooLargeError(ItemError):
@@ -45,22 +45,28 @@ class DecompressionLimitError(ItemError):
     """Unpacked, the file is larger than `documents.max_decompressed_bytes`."""
 
 
-class ParseTimeoutError(ItemError):
-    """Parsing took longer than `documents.timeout_seconds`; its process was killed."""
-
-    retryable = True
+class TooManyRowsError(ItemError):
+    """A table has more rows than `documents.max_rows`."""
 
 
-class ParserMemoryError(ItemError):
+class TooManyChunksError(ItemError):
+    """A document would be cut into more passages than `documents.max_chunks`."""
+
+
+class TooMuchMetadataError(ItemError):
+    """What a document, or a row of a table, says of itself is more than a record may carry."""
+
+
+class ParseTimeoutError(CostlyItemError):
+    """Parsing took longer than `documents.timeout_seconds`; its process was killed. Or cutting took so long."""
+
+
+class ParserMemoryError(CostlyItemError):
     """Parsing needed more memory than `documents.memory_bytes`."""
 
-    retryable = True
 
-
-class ParserCrashedError(ItemError):
+class ParserCrashedError(CostlyItemError):
     """The parser process died, or failed in a way that no parser should."""
-
-    retryable = True
 
 
 @contextmanager

@@ -1,19 +1,22 @@
 """From a file's bytes to a `ParsedDocument`. Called by the parser processes, and in place by tests and clients."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import PurePosixPath
 
+from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     EmptyDocumentError,
     EncryptedDocumentError,
     NotTextError,
     TooLargeError,
+    TooManyChunksError,
     UnsupportedFormatError,
 )
 from vectorize_pipelines.documents.formats import html, markdown, pdf, table, text, word
 from vectorize_pipelines.documents.formats.language import language_of
+from vectorize_pipelines.documents.formats.values import check_metadata, short_label
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -54,6 +57,9 @@ SUPPORTED_SUFFIXES: tuple[str, ...] = tuple(FORMATS_BY_SUFFIX)
 
 BINARY_FORMATS = frozenset(("pdf", "docx", "parquet"))
 
+#: Metadata that name a document, and are shown.
+LABELS = ("title", "author")
+
 #: Readers of PDF accept the mark anywhere in the first 1,024 bytes.
 PDF_MARK_WITHIN = 1024
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -84,6 +90,10 @@ def parse(content: bytes, name: str, settings: DocumentSettings) -> ParsedDocume
     document = PARSERS[_actual_format(content, declared)](content, settings)
     if not document.text.strip():
         raise EmptyDocumentError("has no text that a reader would see")
+    if len(document.sections) > settings.max_chunks:
+        raise too_many_chunks(settings)
+    document = replace(document, metadata={**document.metadata, **_short_labels(document.metadata)})
+    check_metadata(document.metadata, settings, "its metadata")
     language = document.metadata.get("language") or language_of(document.text)
     return replace(document, metadata={**document.metadata, "language": language}) if language else document
 
@@ -104,6 +114,19 @@ def too_large(settings: DocumentSettings) -> TooLargeError:
     return TooLargeError(
         f"is larger than {settings.max_file_bytes:,} bytes; split it, or raise VECTORIZE_DOCUMENTS__MAX_FILE_BYTES"
     )
+
+
+def too_many_chunks(settings: DocumentSettings) -> TooManyChunksError:
+    """The error for a document beyond the limit."""
+    return TooManyChunksError(
+        f"is cut into more than {settings.max_chunks:,} passages; split it, or raise VECTORIZE_DOCUMENTS__MAX_CHUNKS"
+    )
+
+
+def _short_labels(metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """What names a document, cut to the length of a name: a page without an end tag is all title."""
+    labels = {name: metadata[name] for name in LABELS if name in metadata}
+    return {name: short_label(text) for name, text in labels.items() if isinstance(text, str)}
 
 
 def _actual_format(content: bytes, declared: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from vectorize_pipelines.items import JsonValue
+from vectorize_pipelines.core.items import JsonValue
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Page(Span):
 
 
 @dataclass(frozen=True, slots=True)
-class Row(Span):
+class TableRow(Span):
     """A row of a table, numbered from 0; one item of its own, never merged with its neighbours."""
 
     number: int
@@ -55,7 +55,7 @@ class ParsedDocument:
     metadata: Mapping[str, JsonValue]
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
-    rows: tuple[Row, ...] = ()
+    rows: tuple[TableRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

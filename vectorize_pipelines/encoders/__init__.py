@@ -9,25 +9,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
+from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Tokenizer
 from vectorize_pipelines.encoders.cache import EncoderCache, EncoderKey, encoder_cache, too_large
-from vectorize_pipelines.encoders.devices import device_kind, free_memory, resolve_device
-from vectorize_pipelines.encoders.engines import (
-    PRECISIONS,
-    Engine,
-    LoadRequest,
+from vectorize_pipelines.encoders.engines.base import PRECISIONS, Engine, LoadRequest
+from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
+from vectorize_pipelines.encoders.engines.registry import (
     candidates,
     engine_names,
     forecast,
     load_engine,
     load_with_first,
 )
-from vectorize_pipelines.encoders.measured_folder import MeasuredFolder
-from vectorize_pipelines.encoders.models import LocatedModel, check_name, default_cache_directory
-from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, EngineChoice, Tokenizer
-from vectorize_pipelines.encoders.tokenizer import ModelTokenizer
+from vectorize_pipelines.encoders.hardware.devices import device_kind, free_memory, resolve_device
+from vectorize_pipelines.encoders.models.locate import LocatedModel, check_name, default_cache_directory
+from vectorize_pipelines.encoders.models.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
 from vectorize_pipelines.errors import ModelTooLargeError, SettingsError, UnknownModelError
-from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
 
 __all__ = [
     "PRECISIONS",
@@ -56,9 +54,10 @@ class LoadOptions(TypedDict, total=False):
 
     precision         one of `PRECISIONS`; auto, the default, is the fastest that was measured equal to float32
     token_budget      tokens that one batch may have, padding included; by default what the engine found best
-    image_limits      which images are refused
-    decoding_threads  images decoded side by side; by default one a core
+    image_limits      which images are refused, and what decoding one may take
+    decoding_threads  images decoded side by side, each in a process; by default one a core
     cache_directory   for exports and hashes; by default `default_cache_directory()`
+    pickled_weights   whether weights that are not safetensors are read: a pickle can run code. By default they are not
     """
 
     precision: str
@@ -66,6 +65,7 @@ class LoadOptions(TypedDict, total=False):
     image_limits: ImageLimits
     decoding_threads: int | None
     cache_directory: Path | None
+    pickled_weights: bool
 
 
 def load_encoder(
@@ -91,7 +91,13 @@ def load_encoder(
     """
     request = _request(model, device, engine, options)
     if dimension is not None:  # refuse one that the model has not before loading
-        describe_model(model, engine=engine, dimension=dimension, cache_directory=request.cache_directory)
+        describe_model(
+            model,
+            engine=engine,
+            dimension=dimension,
+            cache_directory=request.cache_directory,
+            pickled_weights=request.pickled_weights,
+        )
 
     def make_room(needed: int) -> None:
         free = free_memory(request.device)
@@ -118,7 +124,9 @@ def lease_encoder(
     Dimensions of one model share what is loaded. The limits are those of `encoder_cache()`.
     """
     request = _request(model, device, engine, options)
-    spec = describe_model(model, engine=engine, cache_directory=request.cache_directory)
+    spec = describe_model(
+        model, engine=engine, cache_directory=request.cache_directory, pickled_weights=request.pickled_weights
+    )
     truncated_spec(spec, dimension)  # refuse one that the model has not before loading
     key = EncoderKey(
         spec.fingerprint,
@@ -145,13 +153,14 @@ def describe_model(
     dimension: int | None = None,
     cache_directory: Path | None = None,
     fetch: bool = True,
+    pickled_weights: bool = False,
 ) -> EncoderSpec:
     """What a model is, without loading its weights; its vectors cut to `dimension`, as `load_encoder` cuts them.
 
     Raises `UnknownModelError`, `ModelNotFetchedError` where it would have to be fetched and `fetch` is false, and
     `SettingsError` for a dimension that the model has not.
     """
-    found, request = _describing(model, engine, cache_directory, fetch=fetch)
+    found, request = _describing(model, engine, cache_directory, fetch=fetch, pickled_weights=pickled_weights)
     return truncated_spec(found.describe(request), dimension)
 
 
@@ -172,30 +181,32 @@ def find_measured(model: str, device: str = "auto", **options: Unpack[LoadOption
     Raises as `load_encoder`, and `ModelNotFetchedError`.
     """
     request = _request(model, device, "auto", options, fetch=False)
-    engines = [each for each in candidates(model, "auto") if device_kind(request.device) in each.devices]
+    kind = device_kind(request.device)
+    engines = [each for each in candidates(model, "auto") if each.lacking is None and kind in each.devices]
     folders = [each.measured_folder(request) for each in engines if each.refusal(request) is None]
     return [folder for folder in folders if folder is not None]
 
 
-def find_model(model: str, *, cache_directory: Path | None = None) -> LocatedModel:
+def find_model(model: str, *, cache_directory: Path | None = None, pickled_weights: bool = False) -> LocatedModel:
     """Where a model lies on this machine. Raises `ModelNotFetchedError` or `UnknownModelError` where it does not."""
-    found, request = _describing(model, "auto", cache_directory, fetch=False)
+    found, request = _describing(model, "auto", cache_directory, fetch=False, pickled_weights=pickled_weights)
     return found.locate(request)
 
 
-def load_tokenizer(model: str, *, cache_directory: Path | None = None) -> ModelTokenizer:
+def load_tokenizer(model: str, *, cache_directory: Path | None = None, pickled_weights: bool = False) -> ModelTokenizer:
     """The model's own tokenizer, for cutting texts to its length. Raises `UnknownModelError`, also for CLIP models."""
-    found, request = _describing(model, "auto", cache_directory)
+    found, request = _describing(model, "auto", cache_directory, pickled_weights=pickled_weights)
     return found.tokenizer(request)
 
 
 def _describing(
-    model: str, engine: str, cache_directory: Path | None, *, fetch: bool = True
+    model: str, engine: str, cache_directory: Path | None, *, fetch: bool = True, pickled_weights: bool = False
 ) -> tuple[Engine, LoadRequest]:
     """The engine that knows what a model is, and what to ask it."""
     check_name(model)
     for each in candidates(model, engine):
-        return each, LoadRequest(model, "cpu", cache_directory or default_cache_directory(), fetch=fetch)
+        directory = cache_directory or default_cache_directory()
+        return each, LoadRequest(model, "cpu", directory, fetch=fetch, pickled_weights=pickled_weights)
     raise UnknownModelError(f"no engine knows a model {model!r}")
 
 
@@ -216,4 +227,5 @@ def _request(model: str, device: str, engine: str, options: LoadOptions, *, fetc
         image_limits=options.get("image_limits", DEFAULT_LIMITS),
         decoding_threads=options.get("decoding_threads"),
         fetch=fetch,
+        pickled_weights=options.get("pickled_weights", False),
     )

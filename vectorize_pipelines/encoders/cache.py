@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import NamedTuple
 
-from vectorize_pipelines.encoders.devices import free_memory
-from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
+from vectorize_pipelines.encoders.base import Encoder
+from vectorize_pipelines.encoders.hardware.devices import free_memory
 from vectorize_pipelines.errors import ModelTooLargeError
-from vectorize_pipelines.images.decoding import DEFAULT_LIMITS, ImageLimits
 
 logger = logging.getLogger(__name__)
 

@@ -3,20 +3,21 @@
 Nothing is fetched, loaded or exported to find out.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vectorize_pipelines import home
 from vectorize_pipelines.encoders import describe_model, find_measured, find_model, forecast_load
-from vectorize_pipelines.encoders.configured import load_options
-from vectorize_pipelines.encoders.engines import named
-from vectorize_pipelines.encoders.measured_folder import MeasuredFolder, known_folders
-from vectorize_pipelines.encoders.models import BUNDLED, LocatedModel, cached_models, locate_model
-from vectorize_pipelines.encoders.open_clip_models import cached_clip_models
+from vectorize_pipelines.encoders.configured import describe_options, load_options
+from vectorize_pipelines.encoders.engines.base import named
+from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder, known_folders
+from vectorize_pipelines.encoders.models.locate import BUNDLED, LocatedModel, cached_models, locate_model
+from vectorize_pipelines.encoders.models.open_clip import cached_clip_models
 from vectorize_pipelines.errors import ModelNotFetchedError, VectorizeError
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state import home
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +96,11 @@ def describe_known(settings: Settings, model: str) -> KnownModel:
 
 def _described(settings: Settings, model: str) -> tuple[KnownModel, list[MeasuredFolder]]:
     """What is known of one model, and the folders that this is known from."""
-    options = load_options(settings)
+    options, describing = load_options(settings), describe_options(settings)
     device, engine = settings.encoder.device, settings.encoder.engine
     try:
-        located = find_model(model, cache_directory=options["cache_directory"])
-        spec = describe_model(model, cache_directory=options["cache_directory"], fetch=False)
+        located = find_model(model, **describing)
+        spec = describe_model(model, fetch=False, **describing)
         known = KnownModel(
             spec.name,
             origin=located.origin,
@@ -135,7 +136,9 @@ def _described(settings: Settings, model: str) -> tuple[KnownModel, list[Measure
 
 
 def _on_disk() -> Iterator[LocatedModel]:
-    yield from (locate_model(name, fetch=False) for name in BUNDLED)
+    for name in BUNDLED:
+        with contextlib.suppress(ModelNotFetchedError):  # its package is not installed
+            yield locate_model(name, fetch=False)
     clips = cached_clip_models()
     folders = {folder for _, folder in clips}
     yield from (LocatedModel(name, folder, "cache") for name, folder in clips)

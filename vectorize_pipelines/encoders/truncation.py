@@ -1,14 +1,15 @@
 """Vectors cut to fewer dimensions, for models whose first dimensions stand alone (Matryoshka). Works with any engine.
 
 As `SentenceTransformer(truncate_dim=…).encode(…, normalize_embeddings=True)`: the first dimensions of the model's
-vector, scaled to unit length. Called by `load_encoder`, `lease_encoder` and `describe_model`.
+vector, scaled to unit length. Called by `load_encoder`, `lease_encoder` and `describe_model`; `cut` by
+the HTTP server, too, whose callers share an encoder.
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vectorize_pipelines.encoders.protocol import Encoder, EncoderSpec, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Purpose, Vectors
 from vectorize_pipelines.errors import ItemError, SettingsError
 
 #: `torch.nn.functional.normalize` divides by no less.
@@ -36,6 +37,15 @@ def truncated(encoder: Encoder, dimension: int | None) -> Encoder:
     return encoder if spec == encoder.spec else TruncatedEncoder(encoder, spec)
 
 
+def cut(vectors: Vectors, dimension: int) -> Vectors:
+    """The first dimensions of vectors, scaled to unit length."""
+    import numpy as np
+
+    kept = vectors[:, :dimension]
+    norms = np.linalg.norm(kept, axis=1, keepdims=True)
+    return np.ascontiguousarray(kept / np.maximum(norms, SMALLEST_NORM), dtype=np.float32)
+
+
 class TruncatedEncoder(Encoder):
     """An encoder's vectors cut to the dimension of `spec`. Closing it closes the encoder."""
 
@@ -45,13 +55,20 @@ class TruncatedEncoder(Encoder):
         self._encoder = encoder
 
     def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
-        return self._cut(self._encoder.encode(items, purpose))
+        return cut(self._encoder.encode(items, purpose), self.spec.dimension)
 
     def encode_each(
         self, items: Sequence[str | Path | bytes], purpose: Purpose = "document"
     ) -> tuple[Vectors, dict[int, ItemError]]:
         vectors, failures = self._encoder.encode_each(items, purpose)
-        return self._cut(vectors), failures
+        return cut(vectors, self.spec.dimension), failures
+
+    def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
+        return self._encoder.count_tokens(texts, purpose)
+
+    @property
+    def streams(self) -> int:
+        return self._encoder.streams
 
     @property
     def memory_bytes(self) -> int:
@@ -59,10 +76,3 @@ class TruncatedEncoder(Encoder):
 
     def close(self) -> None:
         self._encoder.close()
-
-    def _cut(self, vectors: Vectors) -> Vectors:
-        import numpy as np
-
-        kept = vectors[:, : self.spec.dimension]
-        norms = np.linalg.norm(kept, axis=1, keepdims=True)
-        return np.ascontiguousarray(kept / np.maximum(norms, SMALLEST_NORM), dtype=np.float32)

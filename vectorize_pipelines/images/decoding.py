@@ -1,13 +1,11 @@
-"""From the bytes of an image file to upright RGB pixels. Called by encoders of images, one call per image.
+"""From the bytes of an image file to upright RGB pixels. Called by `images.worker`, in processes that are confined.
 
-`decode` may run in several threads at once: Pillow's codecs, its resizing and its colour conversions release the
-interpreter's lock, and threads share the decoded pixels, which processes would have to copy.
+`decode` reads hostile bytes in C: a process that holds anything of value goes through `images.pool`.
 """
 
-import importlib.util
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +14,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from vectorize_pipelines.core.extras import install_command, is_installed
+from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.images.errors import (
     CorruptImageError,
@@ -55,6 +55,16 @@ _UPRIGHT = {
 
 _WHITE = (255, 255, 255)
 
+#: Pixels of grey above 8 bits that are converted at a time.
+STRIP_PIXELS = 2**20
+
+#: Bytes that Pillow keeps of a pixel; four in all other modes.
+_STORED_BYTES = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N": 2}
+#: Pixels that are kept beside the decoded one: converted, and turned upright.
+_BESIDE_BYTES = 8
+#: Formats whose codec keeps a decoded frame of its own: bytes of a pixel of that.
+_CODEC_BYTES = {"AVIF": 8, "HEIF": 8, "TIFF": 4, "WEBP": 4, "GIF": 4}
+
 #: Stands for the range of values of an image of one value.
 _SMALLEST_RANGE = 1e-30
 
@@ -72,30 +82,18 @@ _SIGNATURES = (
 _HEIF_SIGNATURES = (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypheim", b"ftypheis", b"ftypmif1", b"ftypmsf1")
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLimits:
-    """What is refused before it is decoded.
-
-    max_bytes   size of the file
-    max_pixels  width times height as its header says. Decoded, a pixel takes three to four bytes; 8-bit RGB of
-                the default limit 268 MB. Above twice Pillow's own `Image.MAX_IMAGE_PIXELS` that one refuses.
-    """
-
-    max_bytes: int = 100 * 2**20
-    max_pixels: int = 89_478_485
-
-
-DEFAULT_LIMITS = ImageLimits()
-
-
 def decode(
-    content: bytes | Path, shortest_side: int | None = None, limits: ImageLimits = DEFAULT_LIMITS
+    content: bytes | bytearray | Path,
+    shortest_side: int | None = None,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    reserve: Callable[[int], None] | None = None,
 ) -> "Image.Image":
     """The first frame or page of an image, mode RGB, turned upright as its EXIF orientation says.
 
     shortest_side  pixels that the caller will scale the image's shorter side to; a much larger JPEG is then
                    decoded at 1/2, 1/4 or 1/8 of its size, never below `DRAFT_FACTOR` times `shortest_side`.
                    None: full size
+    reserve        called with the bytes that decoding is going to take, before it takes them
 
     Transparency is composited on white. 16-bit grey is divided by 257; other grey above 8 bits is stretched from
     its smallest to its largest value, except floating point within 0 to 1. CMYK is converted as Pillow does
@@ -104,12 +102,14 @@ def decode(
     Raises `UnreadableFileError`, `EmptyImageError`, `ImageTooLargeError`, `UnsupportedImageError` or
     `CorruptImageError`, whose message leaves the file's name to the caller.
     """
-    data = _read(content, limits)
+    data = read_image(content, limits)
     with _opened(data) as image, _damage_reported(data):
         _check_size(image.size, limits)
         if shortest_side is not None:
             side = DRAFT_FACTOR * shortest_side
             image.draft(None, (side, side))  # does nothing but for JPEGs
+        if reserve is not None:
+            reserve(image.width * image.height * _bytes_per_pixel(image))
         image.load()
         return _upright(_to_rgb(image), _orientation(image))
 
@@ -123,15 +123,17 @@ class ImageHeader:
     height: int
 
 
-def read_header(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+def read_header(content: bytes | bytearray, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     """Reads the header and decodes nothing. Raises as `decode`, as far as the header shows it."""
-    data = _read(content, limits)
+    data = read_image(content, limits)
     with _opened(data) as image:
         _check_size(image.size, limits)
         return ImageHeader(image.format or "", image.width, image.height)
 
 
-def _read(content: bytes | Path, limits: ImageLimits) -> bytes:
+def read_image(content: bytes | bytearray | Path, limits: ImageLimits) -> bytes | bytearray:
+    """The bytes of an image's file. Raises `UnreadableFileError`, `ImageTooLargeError` or `EmptyImageError`."""
+    data: bytes | bytearray
     if isinstance(content, Path):
         try:
             status = content.stat()
@@ -162,7 +164,7 @@ def _formats() -> tuple[str, ...]:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     formats = tuple(name for name in FORMATS if name != "AVIF" or features.check("avif"))
-    if importlib.util.find_spec("pillow_heif") is None:
+    if not is_installed("heif"):
         return formats
     import pillow_heif
 
@@ -170,8 +172,26 @@ def _formats() -> tuple[str, ...]:
     return (*formats, "HEIF")
 
 
+def prepare_codecs() -> None:
+    """Loads what decoding needs, for a process that decodes one image at a time: codecs start no threads.
+
+    Before its memory is bounded: an import that fails for want of it would look like a damaged image.
+    """
+    import numpy  # noqa: F401
+    from PIL import AvifImagePlugin, Image
+
+    _formats()
+    Image.init()
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+
+
+def formats_taken() -> tuple[str, ...]:
+    """What `ImageHeader.format` may be."""
+    return (*FORMATS, "MPO", "HEIF")
+
+
 @contextmanager
-def _opened(data: bytes) -> "Iterator[Image.Image]":
+def _opened(data: bytes | bytearray) -> "Iterator[Image.Image]":
     """The image with its header read and nothing decoded."""
     from PIL import Image, UnidentifiedImageError
 
@@ -192,7 +212,7 @@ def _opened(data: bytes) -> "Iterator[Image.Image]":
         yield image
 
 
-def _unidentified(data: bytes, formats: tuple[str, ...]) -> ItemError:
+def _unidentified(data: bytes | bytearray, formats: tuple[str, ...]) -> ItemError:
     """The error for bytes that no codec accepts: damaged where they start as an image does, else unsupported."""
     kind = _kind(data)
     if kind is not None:
@@ -202,13 +222,13 @@ def _unidentified(data: bytes, formats: tuple[str, ...]) -> ItemError:
     readable = ", ".join(formats)
     if data[4:12] in _HEIF_SIGNATURES:
         return UnsupportedImageError(
-            "a HEIF image, which needs the package pillow-heif: `uv sync --extra heif` installs it; "
+            f"a HEIF image, which needs the package pillow-heif: `{install_command('heif')}` installs it; "
             f"or convert to one of {readable}"
         )
     return UnsupportedImageError(f"not an image of a known format; convert it to one of {readable}")
 
 
-def _kind(data: bytes) -> str | None:
+def _kind(data: bytes | bytearray) -> str | None:
     return next((kind for magic, start, kind in _SIGNATURES if data.startswith(magic, start)), None)
 
 
@@ -224,7 +244,7 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
 
 
 @contextmanager
-def _damage_reported(data: bytes) -> Iterator[None]:
+def _damage_reported(data: bytes | bytearray) -> Iterator[None]:
     """Turns whatever a codec raises over damaged bytes into a `CorruptImageError`.
 
     Put around Pillow only: beside OSError its plugins raise SyntaxError, ValueError, struct.error, IndexError and
@@ -244,6 +264,11 @@ def _damage_reported(data: bytes) -> Iterator[None]:
         ) from error
 
 
+def _bytes_per_pixel(image: "Image.Image") -> int:
+    """At most so many bytes are taken for a pixel while the image is decoded."""
+    return _STORED_BYTES.get(image.mode, 4) + _BESIDE_BYTES + _CODEC_BYTES.get(image.format or "", 0)
+
+
 def _to_rgb(image: "Image.Image") -> "Image.Image":
     if image.mode == "LAB":
         raise UnsupportedImageError("its colours are L*a*b*; save it as RGB")
@@ -251,7 +276,7 @@ def _to_rgb(image: "Image.Image") -> "Image.Image":
         image = _grey_of_8_bits(image)
     if image.has_transparency_data:
         return _on_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":
@@ -263,19 +288,34 @@ def _on_white(image: "Image.Image") -> "Image.Image":
 
 
 def _grey_of_8_bits(image: "Image.Image") -> "Image.Image":
-    """Grey of 16 bits, 32 bits or floating point as mode L; Pillow's own conversion clips at 255."""
+    """Grey of 16 bits, 32 bits or floating point as mode L; Pillow's own conversion clips at 255.
+
+    In strips: as floating point of 64 bits the whole would take eight bytes a pixel, several times over.
+    """
     import numpy as np
     from PIL import Image
 
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64), posinf=0.0, neginf=0.0)
-    darkest, brightest = _value_range(image.mode, values)
-    grey = (values - darkest) * (255.0 / max(brightest - darkest, _SMALLEST_RANGE))
-    return Image.fromarray(np.rint(grey).astype(np.uint8))
+    extremes = [(float(each.min()), float(each.max())) for _, each in _strips(image)]
+    darkest, brightest = _value_range(image.mode, min(low for low, _ in extremes), max(high for _, high in extremes))
+    result = Image.new("L", image.size)
+    for top, values in _strips(image):
+        grey = (values - darkest) * (255.0 / max(brightest - darkest, _SMALLEST_RANGE))
+        result.paste(Image.fromarray(np.rint(grey).astype(np.uint8)), (0, top))
+    return result
 
 
-def _value_range(mode: str, values: "npt.NDArray[np.float64]") -> tuple[float, float]:
+def _strips(image: "Image.Image") -> "Iterator[tuple[int, npt.NDArray[np.float64]]]":
+    """The rows of a grey image, some at a time, and where they begin."""
+    import numpy as np
+
+    rows = max(1, STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64), posinf=0.0, neginf=0.0)
+
+
+def _value_range(mode: str, darkest: float, brightest: float) -> tuple[float, float]:
     """The values that stand for black and white: what the mode implies, else the smallest and the largest."""
-    darkest, brightest = float(values.min()), float(values.max())
     if mode.startswith("I;16") or (mode == "I" and darkest >= 0 and 255 < brightest <= 65535):
         return 0.0, 65535.0
     if mode == "F" and darkest >= 0 and brightest <= 1:

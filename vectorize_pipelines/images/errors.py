@@ -3,7 +3,7 @@
 The caller puts the file's name in front of the message; the message says what is wrong and what to do.
 """
 
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import CostlyItemError, ItemError
 
 
 class EmptyImageError(ItemError):
@@ -20,3 +20,15 @@ class CorruptImageError(ItemError):
 
 class ImageTooLargeError(ItemError):
     """More bytes or more pixels than the limits allow; it was not decoded."""
+
+
+class ImageTimeoutError(CostlyItemError):
+    """Decoding took longer than `images.timeout_seconds`; its process was killed."""
+
+
+class ImageMemoryError(CostlyItemError):
+    """Decoding needed more memory than `images.memory_bytes`."""
+
+
+class ImageCrashedError(CostlyItemError):
+    """The process that decoded it died, or failed in a way that no codec should."""

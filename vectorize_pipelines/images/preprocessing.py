@@ -1,6 +1,6 @@
 """Scaling and cropping an image to what a model takes, as open_clip's `image_transform` does for inference.
 
-Called by the engine `open_clip` in its decoding threads. Needs Pillow and numpy, not torch or torchvision.
+Called by `images.worker`. Needs Pillow and numpy, not torch or torchvision.
 """
 
 from dataclasses import dataclass
@@ -54,8 +54,11 @@ class Preprocessing:
         """
         import numpy as np
 
-        scaled = self._scaled_size(*image.size)
-        return np.asarray(self._padded(self._resized(image, scaled)))
+        return np.asarray(self.prepared(image))
+
+    def prepared(self, image: "Image.Image") -> "Image.Image":
+        """An RGB image, scaled, cropped and padded to what the model takes."""
+        return self._padded(self._resized(image, self._scaled_size(*image.size)))
 
     def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
         """Width and height of the image after scaling, before cropping and padding."""
@@ -91,6 +94,14 @@ class Preprocessing:
         canvas = Image.new("RGB", (self.width, self.height), (self.fill_color,) * 3)
         canvas.paste(image, ((self.width - image.width) // 2, (self.height - image.height) // 2))
         return canvas
+
+
+def shrunk(image: "Image.Image", longest_side: int) -> "Image.Image":
+    """An image in its own proportions, scaled down to this size where it is larger: a thumbnail for people."""
+    from PIL import Image
+
+    image.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
+    return image
 
 
 def _middle(scaled: int, wanted: int) -> tuple[int, int]:

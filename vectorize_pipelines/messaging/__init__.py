@@ -1,1 +1,1 @@
-"""Kafka: messages, topics, results, dead letters, cancellations; and the callbacks that tell of results over HTTP."""
+"""The contract of the topics: requests, results, dead letters, cancellations."""

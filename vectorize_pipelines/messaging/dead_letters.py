@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from vectorize_pipelines.messaging.clients import produce
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.kafka.clients import produce
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.messages import Origin
-from vectorize_pipelines.messaging.reading import TopicReader
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replayed_offsets
-from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ class DeadLetter:
         own = tuple((name, content) for name, content in headers or () if not _is_ours(name))
         kind = type(error)
         message = str(error)[:MAX_MESSAGE_CHARACTERS]
-        full_name, attempts = f"{kind.__module__}.{kind.__qualname__}", attempts_of(headers) + 1
+        tried = error.attempts if isinstance(error, ItemError) else 1
+        full_name, attempts = f"{kind.__module__}.{kind.__qualname__}", attempts_of(headers) + tried
         return cls(origin, key, value, own, kind.__name__, full_name, message, stage, run_id, attempts)
 
     def shortened(self) -> "DeadLetter":
@@ -121,18 +123,18 @@ class StoredLetter:
 
     @property
     def id(self) -> str:
-        """What names it on the command line: partition and offset in the dead-letter topic."""
+        """The letter's name on the command line: partition and offset in the dead-letter topic."""
         return f"{self.partition}-{self.offset}"
 
 
 def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter, **further: Any) -> None:
-    """Hands the letter to the producer; whoever calls flushes, or commits the transaction. Raises `KafkaException`."""
+    """Hand the letter to the producer; whoever calls flushes, or commits the transaction. Raises `KafkaException`."""
     headers = [*letter.headers, *letter.error_headers()]
     produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers, **further)
 
 
 def attempts_of(headers: Headers | None) -> int:
-    """How often a message has failed before, by its headers; 0 for one that never has."""
+    """Return how often a message has failed before, by its headers; 0 for one that never has."""
     text = dict(headers or ()).get(ATTEMPTS_HEADER) or b""
     return int(text) if text.isdigit() and len(text) < 10 else 0
 
@@ -159,7 +161,7 @@ def read_dead_letters(
 
 
 def matches(stored: StoredLetter, reason: str | None, ids: frozenset[str]) -> bool:
-    """Whether a letter has this error class, where one is given, and one of these ids, where some are."""
+    """Return whether a letter has this error class, where one is given, and one of these ids, where some are."""
     if ids and stored.id not in ids:
         return False
     return reason is None or (stored.letter is not None and stored.letter.error_class == reason)

@@ -1,4 +1,4 @@
-"""What became of a request, as the results topic says it. The key of each event is its `task_id`."""
+"""Result events: what became of a request, as the results topic says it. The key of each is its `task_id`."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import to_json
 
-from vectorize_pipelines.request_state import RequestState
+from vectorize_pipelines.core.request_state import RequestState
 
 
 class _ErrorModel(BaseModel):

@@ -9,14 +9,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, NoReturn
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from vectorize_pipelines.core.items import MAX_METADATA_DEPTH, JsonValue, MetadataLimits, Modality
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.items import JsonValue, Modality
+from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.messaging.content_types import CONTENT_TYPES, DEFAULT_CONTENT_TYPE
 from vectorize_pipelines.settings import COLLECTION_NAME
 
@@ -24,11 +25,17 @@ SCHEMA_VERSION = 1
 MAX_BATCH = 10_000
 MAX_TASK_ID = 512
 MAX_PRIORITY = 2**31 - 1
+#: Of an address; what is inside of a data: URI is bounded as content is.
+MAX_URI = 8192
+#: For who does not know the settings of whoever reads the request.
+METADATA_LIMITS = MetadataLimits(max_bytes=64 * 1024, max_values=1000)
+#: Metadata may have so many times the bytes that they have in their message: a short number is written out.
+_REWRITTEN = 8
 PRIORITY_NAMES = {"low": 0, "normal": 0, "high": 1}
 
 
 class TaskType(StrEnum):
-    """What a request asks for."""
+    """The kinds of requests."""
 
     TEXT = "text_vectorization"
     IMAGE = "image_vectorization"
@@ -53,22 +60,9 @@ class InvalidMessageError(ItemError):
         self.task_id = task_id
 
 
-class ReceivedMessage(Protocol):
-    """A message as confluent_kafka gives it, once it is known to be none of its errors."""
-
-    def topic(self) -> str: ...
-    def partition(self) -> int: ...
-    def offset(self) -> int: ...
-    def key(self) -> bytes | None: ...
-    def value(self) -> bytes | None: ...
-    def headers(self) -> list[tuple[str, bytes | None]] | None: ...
-    def timestamp(self) -> tuple[int, int]:
-        """What kind of time it is, and the time in milliseconds since 1970."""
-
-
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a message stands. `timestamp_ms` is the message's own time, in milliseconds since 1970."""
+    """The place of a message. `timestamp_ms` is the message's own time, in milliseconds since 1970."""
 
     topic: str
     partition: int
@@ -77,12 +71,12 @@ class Origin:
 
     @property
     def version(self) -> tuple[int, str, int, int]:
-        """Orders the messages of one `task_id`: the greatest counts."""
+        """The order of the messages of one `task_id`: the greatest counts."""
         return (self.timestamp_ms, self.topic, self.partition, self.offset)
 
 
 def origin_of(message: ReceivedMessage) -> Origin:
-    """Where a message stands."""
+    """Return where a message stands."""
     return Origin(message.topic(), message.partition(), message.offset(), message.timestamp()[1])
 
 
@@ -195,10 +189,17 @@ class _InlineDocumentModel(BaseModel):
 _validate_json = RequestModel.__pydantic_validator__.validate_json
 
 
-def decode(value: bytes | None, key: bytes | None, origin: Origin, modality: Modality) -> Request | Tombstone:
+def decode(
+    value: bytes | None,
+    key: bytes | None,
+    origin: Origin,
+    modality: Modality,
+    limits: MetadataLimits = METADATA_LIMITS,
+) -> Request | Tombstone:
     """The request in a message on a topic of `modality`, or the deletion that a null value stands for.
 
-    Where key and `task_id` differ, `task_id` counts; without one it is `topic/partition/offset`.
+    `limits` bound the metadata of the request, and of each document in it. Where key and `task_id` differ, `task_id`
+    counts; without one it is `topic/partition/offset`.
     Raises `InvalidMessageError` naming the field, such as `data[3].task_type`; nothing else, whatever the bytes.
     """
     if value is None:
@@ -209,10 +210,12 @@ def decode(value: bytes | None, key: bytes | None, origin: Origin, modality: Mod
         raise _explain(error, _find_task_id(value, key)) from None
     task_id = message.task_id or f"{origin.topic}/{origin.partition}/{origin.offset}"
     try:
-        task_type, items = _items(message, modality)
-        metadata = _checked_metadata(message.metadata, "metadata")
+        # Nothing in a short message can be too much, and most messages are short.
+        bounds = limits if len(value) > min(2 * limits.max_values, limits.max_bytes // _REWRITTEN) else None
+        task_type, items = _items(message, modality, bounds)
+        metadata = _checked_metadata(message.metadata, "metadata", bounds)
     except InvalidMessageError as error:
-        error.task_id = message.task_id or _key_text(key)
+        error.task_id = message.task_id or task_id_of(key)
         raise
     return Request(
         task_id,
@@ -239,25 +242,27 @@ def _tombstone(key: bytes | None, origin: Origin) -> Tombstone:
         raise InvalidMessageError("key", str(error)) from None
 
 
-def _items(message: RequestModel, modality: Modality) -> tuple[TaskType, tuple[RequestItem, ...]]:
+def _items(
+    message: RequestModel, modality: Modality, limits: MetadataLimits | None
+) -> tuple[TaskType, tuple[RequestItem, ...]]:
     if message.version is not None and message.version != SCHEMA_VERSION:
         _refuse("version", f"is {message.version}, and this installation understands {SCHEMA_VERSION}")
     task_type = _task_type(message.task_type, "task_type")
     if task_type is not TaskType.BATCH:
         _check_topic(task_type, modality, "task_type")
-        return task_type, (_item(message.data, modality, "data"),)
+        return task_type, (_item(message.data, modality, "data", limits),)
     entries = message.data
     if not isinstance(entries, list):
         _refuse("data", f"must be a list for {TaskType.BATCH}, not {_kind(entries)}")
     if not 1 <= len(entries) <= MAX_BATCH:
         _refuse("data", f"must have 1 to {MAX_BATCH:,} entries, not {len(entries):,}")
-    return task_type, tuple(_entry(entry, modality, f"data[{place}]") for place, entry in enumerate(entries))
+    return task_type, tuple(_entry(entry, modality, f"data[{place}]", limits) for place, entry in enumerate(entries))
 
 
-def _entry(entry: Any, modality: Modality, field: str) -> RequestItem:
+def _entry(entry: Any, modality: Modality, field: str, limits: MetadataLimits | None) -> RequestItem:
     """An entry of a batch: `data` of the topic's own kind, or an object that says which kind it is."""
     if not isinstance(entry, dict) or (modality is Modality.DOCUMENT and "task_type" not in entry):
-        return _item(entry, modality, field)
+        return _item(entry, modality, field, limits)
     unknown = next((name for name in entry if name not in ("task_type", "data")), None)
     if unknown is not None:
         _refuse(f"{field}.{_shown(unknown)}", "is not a field of an entry; its fields are task_type and data")
@@ -268,16 +273,18 @@ def _entry(entry: Any, modality: Modality, field: str) -> RequestItem:
     if task_type is TaskType.BATCH:
         _refuse(f"{field}.task_type", "a batch cannot hold another batch")
     _check_topic(task_type, modality, f"{field}.task_type")
-    return _item(entry["data"], modality, f"{field}.data")
+    return _item(entry["data"], modality, f"{field}.data", limits)
 
 
-def _item(data: Any, modality: Modality, field: str) -> RequestItem:
+def _item(data: Any, modality: Modality, field: str, limits: MetadataLimits | None) -> RequestItem:
     if isinstance(data, str):
         if not data or data.isspace():
             _refuse(field, "must not be blank")
+        if modality is not Modality.TEXT and len(data) > MAX_URI and not data.lower().startswith("data:"):
+            _refuse(field, f"must be a URI of at most {MAX_URI:,} characters, not {len(data):,}")
         return RequestItem(modality, data)
     if modality is Modality.DOCUMENT and isinstance(data, dict):
-        return RequestItem(modality, _inline_document(data, field))
+        return RequestItem(modality, _inline_document(data, field, limits))
     wanted = {
         Modality.TEXT: "a string",
         Modality.IMAGE: "a URI",
@@ -286,7 +293,7 @@ def _item(data: Any, modality: Modality, field: str) -> RequestItem:
     return _refuse(field, f"must be {wanted}, not {_kind(data)}")
 
 
-def _inline_document(data: dict[str, Any], field: str) -> InlineDocument:
+def _inline_document(data: dict[str, Any], field: str, limits: MetadataLimits | None) -> InlineDocument:
     try:
         document = _InlineDocumentModel.model_validate(data)
     except ValidationError as error:
@@ -303,7 +310,7 @@ def _inline_document(data: dict[str, Any], field: str) -> InlineDocument:
             content = base64.b64decode(document.content, validate=True)
         except (binascii.Error, ValueError):
             _refuse(f"{field}.content", f"must be base64 for {content_type}")
-    metadata = _checked_metadata(document.metadata, f"{field}.metadata")
+    metadata = _checked_metadata(document.metadata, f"{field}.metadata", limits)
     return InlineDocument(content, document.title, content_type, metadata)
 
 
@@ -323,21 +330,33 @@ def _check_topic(task_type: TaskType, modality: Modality, field: str) -> None:
         )
 
 
-def _checked_metadata(value: dict[str, Any] | None, field: str) -> Mapping[str, JsonValue]:
-    if value:
-        _check_numbers(value, field)
-    return value or {}
+def _checked_metadata(
+    value: dict[str, Any] | None, field: str, limits: MetadataLimits | None
+) -> Mapping[str, JsonValue]:
+    """`limits` is None where the message is too short to exceed them."""
+    if not value:
+        return {}
+    _check_numbers(value, field)
+    if limits is not None and (excess := limits.excess(value)) is not None:
+        _refuse(
+            field,
+            f"{excess}: shorten it, or raise kafka.max_metadata_bytes (VECTORIZE_KAFKA__MAX_METADATA_BYTES) or "
+            "kafka.max_metadata_values",
+        )
+    return value
 
 
-def _check_numbers(value: Any, field: str) -> None:
-    """Refuses numbers that no store keeps. Depth is bounded: the JSON parser stops at 200 levels."""
+def _check_numbers(value: Any, field: str, depth: int = 1) -> None:
+    """Refuse numbers that no store keeps, and structures that are nested too deeply."""
+    if depth > MAX_METADATA_DEPTH and isinstance(value, (dict, list)):
+        _refuse(field, f"is nested more than {MAX_METADATA_DEPTH} levels deep; flatten it")
     if isinstance(value, dict):
         for name, each in value.items():
             if type(each) is not str:
-                _check_numbers(each, f"{field}.{_shown(name)}")
+                _check_numbers(each, f"{field}.{_shown(name)}", depth + 1)
     elif isinstance(value, list):
         for place, each in enumerate(value):
-            _check_numbers(each, f"{field}[{place}]")
+            _check_numbers(each, f"{field}[{place}]", depth + 1)
     elif isinstance(value, float) and not math.isfinite(value):
         _refuse(field, "must be a finite number")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -364,12 +383,13 @@ def _find_task_id(value: bytes, key: bytes | None) -> str | None:
     try:
         message = from_json(value)
         found = message.get("task_id") if isinstance(message, dict) else None
-        return _task_id(found) if isinstance(found, str) else _key_text(key)
+        return _task_id(found) if isinstance(found, str) else task_id_of(key)
     except ValueError:
-        return _key_text(key)
+        return task_id_of(key)
 
 
-def _key_text(key: bytes | None) -> str | None:
+def task_id_of(key: bytes | None) -> str | None:
+    """The request that a message is about, by its key alone; None where that names none."""
     try:
         return _task_id(key.decode()) if key else None
     except ValueError:

@@ -1,21 +1,22 @@
-"""Tells Kafka what became of messages: results, dead letters and offsets in one transaction.
+"""The outcomes of messages, told to Kafka: results, dead letters and offsets in one transaction.
 
-Called by `pipeline.request_stream` once the store and the ledger have what the messages asked for.
+Called by `pipeline.requests.report` once the store and the ledger have what the messages asked for.
 """
 
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import repeat
 from typing import Any
 
+from vectorize_pipelines.core.retrying import retry
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import kafka_error, produce, producer
+from vectorize_pipelines.kafka.clients import kafka_error, produce, producer
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ class FencedError(KafkaError):
 
 @dataclass(slots=True)
 class Outcomes:
-    """What one transaction says.
+    """The contents of one transaction.
 
     positions  (topic, partition) -> the next offset to read
     """
@@ -42,21 +43,21 @@ class Outcomes:
 
 
 class OutcomeProducer:
-    """Sends outcomes for one shard of one modality's topics. Used by one thread.
+    """The producer of outcomes for one shard of one modality's topics. Used by one thread.
 
     Its transactional id is the shard's: making another one of the same shard fences this one, whose transactions then
     raise `FencedError`. So a run that was stalled cannot acknowledge what its successor has taken over.
     """
 
     def __init__(self, settings: KafkaSettings, shard_name: str):
-        """Fences the shard's earlier producers and ends what they left open. Raises `KafkaError`."""
+        """Fence the shard's earlier producers and end what they left open. Raises `KafkaError`."""
         self._settings = settings
         self._seconds = settings.request_seconds
         self._names = TopicNames(settings.topic_prefix)
         self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}")
         #: Places in `Outcomes.dead_letters` of those that the topic refused as too large, of the outcomes in hand.
         self._too_large: set[int] = set()
-        self._insist("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
+        self._retry("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
     def send(self, outcomes: Outcomes, group_metadata: object) -> None:
         """Everything, or nothing. Raises `FencedError`, and `KafkaError` where the brokers stay away.
@@ -64,38 +65,37 @@ class OutcomeProducer:
         A dead letter that is too large for its topic goes there without its value: no message stops a topic.
         """
         self._too_large.clear()
-        deadline = time.monotonic() + OUTAGE_SECONDS
-        while not self._attempt(outcomes, group_metadata):
-            if time.monotonic() > deadline:
-                raise KafkaError(
-                    f"the results could not be committed for {OUTAGE_SECONDS:.0f} s: see whether the brokers at "
-                    f"{self._settings.bootstrap_servers} have their transaction coordinator"
-                )
-            time.sleep(PAUSE_SECONDS)
+        commit = partial(self._commit, outcomes, group_metadata)
+        try:
+            retry(commit, repeat(PAUSE_SECONDS), lambda e: isinstance(e, _AbortedError), seconds=OUTAGE_SECONDS)
+        except _AbortedError:
+            raise KafkaError(
+                f"the results could not be committed for {OUTAGE_SECONDS:.0f} s: see whether the brokers at "
+                f"{self._settings.bootstrap_servers} have their transaction coordinator"
+            ) from None
 
     def close(self) -> None:
-        """Ends the connection; a transaction that is open is aborted by the broker."""
+        """End the connection; a transaction that is open is aborted by the broker."""
         from confluent_kafka import KafkaException
 
         with suppress(KafkaException):  # fenced: the call that found it out has said so
             self._producer.flush(0)
 
-    def _attempt(self, outcomes: Outcomes, group_metadata: object) -> bool:
-        """Whether the transaction was committed; else it was aborted and can be tried again."""
+    def _commit(self, outcomes: Outcomes, group_metadata: object) -> None:
+        """Commit all of it in a transaction. Raises `_AbortedError` where that was aborted and can be tried again."""
         from confluent_kafka import KafkaException
 
         try:
-            self._insist("beginning a transaction", self._producer.begin_transaction)
+            self._retry("beginning a transaction", self._producer.begin_transaction)
             self._produce(outcomes)
             self._send_offsets(outcomes.positions, group_metadata)
-            self._insist("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
+            self._retry("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
                 raise self._failure("writing the results", error) from None
             logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
-            self._insist("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
-            return False
-        return True
+            self._retry("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
+            raise _AbortedError from None
 
     def _produce(self, outcomes: Outcomes) -> None:
         for event in outcomes.events:
@@ -126,27 +126,21 @@ class OutcomeProducer:
 
         if positions:
             offsets = [TopicPartition(*place, offset) for place, offset in positions.items()]
-            self._insist(
+            self._retry(
                 "committing offsets",
                 lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._seconds),
             )
 
-    def _insist(self, doing: str, call: Callable[[], object]) -> None:
-        """Calls again while that may help. Raises `KafkaException` where the transaction has to be aborted first."""
+    def _retry(self, doing: str, call: Callable[[], object]) -> None:
+        """Call again while that may help. Raises `KafkaException` where the transaction has to be aborted first."""
         from confluent_kafka import KafkaException
 
-        deadline = time.monotonic() + OUTAGE_SECONDS
-        while True:
-            try:
-                call()
-            except KafkaException as error:
-                if error.args[0].txn_requires_abort():
-                    raise
-                if not error.args[0].retriable() or time.monotonic() > deadline:
-                    raise self._failure(doing, error) from None
-                time.sleep(PAUSE_SECONDS)
-            else:
-                return
+        try:
+            retry(call, repeat(PAUSE_SECONDS), _is_retriable, seconds=OUTAGE_SECONDS)
+        except KafkaException as error:
+            if error.args[0].txn_requires_abort():
+                raise
+            raise self._failure(doing, error) from None
 
     def _failure(self, doing: str, error: Exception) -> KafkaError:
         from confluent_kafka import KafkaError as Codes
@@ -169,7 +163,7 @@ class OutcomeProducer:
 
 
 class EventProducer:
-    """Sends events of what is under way, which need not wait for a transaction. Used by one thread.
+    """The producer of events of what is under way, which need not wait for a transaction. Used by one thread.
 
     Such an event may come twice, or be missing where the brokers were away: what counts is the final one.
     """
@@ -182,7 +176,7 @@ class EventProducer:
         self._lost = 0
 
     def send(self, events: Sequence[ResultEvent]) -> None:
-        """Returns once they are queued."""
+        """Return once they are queued."""
         for event in events:
             produce(
                 self._producer,
@@ -194,7 +188,7 @@ class EventProducer:
         self._producer.poll(0)
 
     def close(self) -> None:
-        """Waits until what was queued is sent, or has failed."""
+        """Wait until what was queued is sent, or has failed."""
         self._producer.flush(self._settings.request_seconds)
         if self._lost:
             logger.warning("%d events of requests under way could not be sent", self._lost)
@@ -206,6 +200,18 @@ class EventProducer:
 def event_key(event: ResultEvent) -> bytes:
     """The key of an event's message."""
     return event.task_id.encode("utf-8", "replace")
+
+
+class _AbortedError(Exception):
+    """A transaction was aborted, as brokers demanded."""
+
+
+def _is_retriable(error: Exception) -> bool:
+    from confluent_kafka import KafkaException
+
+    if not isinstance(error, KafkaException):
+        return False
+    return bool(error.args[0].retriable()) and not error.args[0].txn_requires_abort()
 
 
 def _is_too_large(error: Any) -> bool:

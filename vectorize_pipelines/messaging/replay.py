@@ -6,7 +6,10 @@ from dataclasses import dataclass, field
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from vectorize_pipelines.messaging.clients import consumer, kafka_errors, produce, producer
+from vectorize_pipelines.kafka.clients import consumer, kafka_errors, produce, producer
+from vectorize_pipelines.kafka.partitions import partitions_of
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.topics import TopicNames, oldest_kept
 from vectorize_pipelines.messaging.dead_letters import (
     ATTEMPTS_HEADER,
     StoredLetter,
@@ -14,9 +17,7 @@ from vectorize_pipelines.messaging.dead_letters import (
     stored_letter,
 )
 from vectorize_pipelines.messaging.messages import Origin
-from vectorize_pipelines.messaging.reading import TopicReader, partitions_of
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replay_group, replayed_offsets
-from vectorize_pipelines.messaging.topics import TopicNames, oldest_kept
 from vectorize_pipelines.settings import KafkaSettings
 
 BATCH_LETTERS = 500
@@ -26,7 +27,7 @@ DRAIN_MARGIN_MS = 24 * 3600 * 1000
 
 @dataclass(slots=True)
 class ReplayCounts:
-    """What a replay did.
+    """The figures of a replay.
 
     topics    letters by the topic that they went to
     left_out  outstanding letters that were not asked for
@@ -46,7 +47,7 @@ class ReplayCounts:
 def replay(
     settings: KafkaSettings, *, reason: str | None = None, ids: Iterable[str] = (), limit: int | None = None
 ) -> ReplayCounts:
-    """Sends outstanding dead letters back to their topics: key, value, headers and timestamp as they were.
+    """Send outstanding dead letters back to their topics: key, value, headers and timestamp as they were.
 
     In transactions of up to 500 with the group's offsets, so that a letter is replayed once, whenever this is killed;
     a replay that is begun while another runs fences that one. `reason` is an error's class, `ids` name single letters.
@@ -132,7 +133,7 @@ class _Replay:
         self._count()
 
     def _positions(self, replayed: dict[int, ReplayedOffsets]) -> list[TopicPartition]:
-        """What is to be committed with the batch."""
+        """The offsets to be committed with the batch."""
         positions = []
         for partition in sorted({stored.partition for stored in self._batch}):
             done = [stored.offset for stored in self._batch if stored.partition == partition]

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.messaging.clients import consumer, insisted
-from vectorize_pipelines.messaging.reading import partitions_of
+from vectorize_pipelines.kafka.clients import consumer, retry
+from vectorize_pipelines.kafka.partitions import partitions_of
 from vectorize_pipelines.settings import KafkaSettings
 
 #: What a broker takes by default (offset.metadata.max.bytes).
@@ -34,7 +34,7 @@ class ReplayedOffsets:
         return offset < self.below or offset in self.beyond
 
     def add(self, offsets: Iterable[int], skipped: Iterable[int], end: int) -> None:
-        """Takes in a pass over the partition up to `end` (exclusive): `offsets` were replayed, `skipped` are there
+        """Take in a pass over the partition up to `end` (exclusive): `offsets` were replayed, `skipped` are there
         and were not. What is neither is no letter (a mark of a transaction, or gone), and holds nothing up."""
         self.beyond.update(offsets)
         self.below = max(self.below, min(skipped, default=end))
@@ -57,7 +57,7 @@ class ReplayedOffsets:
 
     @classmethod
     def decode(cls, below: int, metadata: str | None) -> "ReplayedOffsets":
-        """What `encode` wrote beside the offset `below`. Raises `ValueError` for anything else."""
+        """Decode what `encode` wrote beside the offset `below`. Raises `ValueError` for anything else."""
         if not metadata:
             return cls(max(below, 0))
         try:
@@ -77,7 +77,7 @@ def replay_group(settings: KafkaSettings) -> str:
 
 
 def replayed_offsets(settings: KafkaSettings, topic: str, client: Any = None) -> dict[int, ReplayedOffsets]:
-    """What has been replayed of each partition of the dead-letter topic. Raises `KafkaError`.
+    """The letters that have been replayed of each partition of the dead-letter topic. Raises `KafkaError`.
 
     `client` is a consumer of the group; without it one is made and closed.
     """
@@ -87,7 +87,7 @@ def replayed_offsets(settings: KafkaSettings, topic: str, client: Any = None) ->
     reader = client or consumer(settings, replay_group(settings), **{"isolation.level": "read_uncommitted"})
     try:
         places = partitions_of(settings, [topic], reader)
-        committed = insisted(
+        committed = retry(
             settings,
             f"asking for the offsets of the group {replay_group(settings)}",
             lambda: reader.committed([TopicPartition(*place) for place in places], timeout=settings.request_seconds),

@@ -5,9 +5,10 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from vectorize_pipelines.kafka.partitions import offsets, partitions_of
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.reading import TopicReader, offsets, partitions_of
-from vectorize_pipelines.messaging.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ class ResultWaiter:
         self._expected.update(dict.fromkeys(task_ids))
 
     def is_expected(self, task_id: str) -> bool:
-        """Whether `expect` was called for it, and nobody has been given its event."""
+        """Return whether `expect` was called for it, and nobody has been given its event."""
         return task_id in self._expected
 
     def wait(self, task_ids: Iterable[str], timeout: float) -> dict[str, ResultEvent]:
@@ -68,7 +69,7 @@ class ResultWaiter:
         return found
 
     def close(self) -> None:
-        """Lets go of the connections."""
+        """Let go of the connections."""
         if self._reader is not None:
             self._reader.close()
 

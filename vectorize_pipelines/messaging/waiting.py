@@ -1,14 +1,15 @@
-"""Finds a request that no run has taken up yet, in what the drain runs have still to read.
+"""Requests that no run has taken up yet, found in what the drain runs have still to read.
 
 Called by `vectorize status`. It reads what is outstanding, so it takes as long as that is.
 """
 
 from dataclasses import dataclass
 
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.messaging.lag import partition_lags
-from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin, Request, decode, origin_of
-from vectorize_pipelines.messaging.reading import TopicReader
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.lag import partition_lags
+from vectorize_pipelines.kafka.reading import TopicReader
+from vectorize_pipelines.kafka.received import ReceivedMessage
+from vectorize_pipelines.messaging.messages import InvalidMessageError, Request, decode, origin_of
 from vectorize_pipelines.settings import KafkaSettings
 
 
@@ -39,7 +40,7 @@ def _find(settings: KafkaSettings, modality: Modality, task_id: str) -> Waiting 
         starts = {each.partition: max(each.committed or 0, each.low) for each in lags if each.topic == topic}
         with TopicReader(settings, topic, starts) as reader:
             for message in reader.to_end():
-                request = _request(message.key(), message.value(), origin_of(message), modality, task_id)
+                request = _request(settings, message, modality, task_id)
                 if request is not None and (newest is None or request.origin.version > newest.origin.version):
                     newest = request
                     # Partitions are read side by side: about as far as this one.
@@ -48,15 +49,14 @@ def _find(settings: KafkaSettings, modality: Modality, task_id: str) -> Waiting 
     return None if newest is None else Waiting(newest, modality, ahead)
 
 
-def _request(
-    key: bytes | None, value: bytes | None, origin: Origin, modality: Modality, task_id: str
-) -> Request | None:
+def _request(settings: KafkaSettings, message: ReceivedMessage, modality: Modality, task_id: str) -> Request | None:
     """The request in a message, if it has this id: the id need not be the key, but it stands in the text then."""
+    key, value = message.key(), message.value()
     wanted = task_id.encode("utf-8", "replace")
     if value is None or (key != wanted and b"task_id" in value and wanted not in value):
         return None
     try:
-        request = decode(value, key, origin, modality)
+        request = decode(value, key, origin_of(message), modality, settings.metadata_limits)
     except InvalidMessageError:
         return None
     return request if isinstance(request, Request) and request.task_id == task_id else None

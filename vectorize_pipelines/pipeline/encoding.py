@@ -1,20 +1,24 @@
-"""Gives items their vectors, each content encoded once. Called by the streams in their encoding threads."""
+"""Encodes items, each content once. Called by the streams in their encoding threads."""
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from math import inf
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorize_pipelines.encoders.protocol import Encoder
+from vectorize_pipelines.core.items import Item
+from vectorize_pipelines.encoders.base import Encoder
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.items import Item
 from vectorize_pipelines.pipeline.reuse import VectorReuse, content_key
 from vectorize_pipelines.pipeline.totals import Totals
+
+#: Lends the encoder of a model, by its name and the number of dimensions that its vectors are cut to (None: uncut).
+LeaseEncoder: TypeAlias = Callable[[str, int | None], AbstractContextManager[Encoder]]
 
 FIRST_BATCH = 128
 SMALLEST_BATCH = 32
@@ -46,32 +50,47 @@ class ItemEncoder:
         self._seconds_per_batch = seconds_per_batch
         self._leases = ExitStack()
 
+    def open(self) -> None:
+        """Lease the encoder, unless that has been done."""
+        if self.encoder is None:
+            self.encoder = self._leases.enter_context(self._lease_encoder())
+
     def close(self) -> None:
-        """Gives the encoder back and lets go of the cache; a second call does nothing."""
+        """Give the encoder back and let go of the cache; a second call does nothing."""
         self._reuse.close()
         self._leases.close()
 
     def encode(
-        self, items: Sequence[Item], days: Sequence[str], totals: Totals
+        self,
+        items: Sequence[Item],
+        days: Sequence[str],
+        totals: Totals,
+        encoded: Callable[[Sequence[int]], None] | None = None,
     ) -> tuple[npt.NDArray[np.float32], dict[int, ItemError]]:
-        """Vectors of shape (n, dimension), and by position what the encoder refused, whose vectors mean nothing.
+        """Return vectors of shape (n, dimension), and by position what the encoder refused: vectors without meaning.
 
-        What was done and how long it took is added to `totals`, each item's share to its day.
+        What was done and how long it took is added to `totals`, each item's share to its day. With `encoded` the
+        encoder takes one batch after the other, and that is called with the positions of each.
         """
         before = self._reuse.seconds
         vectors = np.empty((len(items), self.dimension), dtype=np.float32)
-        refused = self._fill(items, days, vectors, totals) if items else {}
+        refused = self._fill(items, days, vectors, totals, encoded) if items else {}
         totals.spread("cache", self._reuse.seconds - before, Counter(days))
         return vectors, refused
 
-    def keep(self, items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:
-        """Puts vectors of shape (n, dimension) into the embedding cache, unless it is off. Called from any thread."""
-        self._reuse.secure({content_key(item): (item, vector) for item, vector in zip(items, vectors, strict=True)})
+    def cache(self, items: Sequence[Item], vectors: npt.NDArray[np.float32]) -> None:
+        """Put vectors of shape (n, dimension) into the embedding cache, unless it is off. Called from any thread."""
+        self._reuse.cache_once({content_key(item): (item, vector) for item, vector in zip(items, vectors, strict=True)})
 
     def _fill(
-        self, items: Sequence[Item], days: Sequence[str], vectors: npt.NDArray[np.float32], totals: Totals
+        self,
+        items: Sequence[Item],
+        days: Sequence[str],
+        vectors: npt.NDArray[np.float32],
+        totals: Totals,
+        encoded: Callable[[Sequence[int]], None] | None,
     ) -> dict[int, ItemError]:
-        """Fills in the vectors, each content encoded once; by position, what the encoder refused.
+        """Fill in the vectors, each content encoded once; return, by position, what the encoder refused.
 
         A refusal is not shared, nor is the vector of a file that has changed meanwhile: the items of the same content
         are encoded by themselves then, and those refused have each its own error.
@@ -80,16 +99,19 @@ class ItemEncoder:
         for n, item in enumerate(items):
             waiting.setdefault(content_key(item), []).append(n)
         self._take_known(days, waiting, vectors, totals)
+        if encoded is not None:
+            unknown = {n for positions in waiting.values() for n in positions}
+            encoded([n for n in range(len(items)) if n not in unknown])
         if not waiting:
             return {}
         firsts = [positions[0] for positions in waiting.values()]
-        refused, seconds = self._encode(items, days, firsts, vectors, totals)
-        encoded = {
+        refused, seconds = self._encode(items, days, firsts, vectors, totals, encoded)
+        new = {
             key: (items[positions[0]], vectors[positions[0]].copy())
             for key, positions in waiting.items()
             if positions[0] not in refused
         }
-        shareable = self._reuse.keep(encoded, seconds)
+        shareable = self._reuse.cache(new, seconds)
         apart: list[int] = []
         for key, (first, *others) in waiting.items():
             if key in shareable:
@@ -97,13 +119,13 @@ class ItemEncoder:
             else:
                 apart += others
         if apart:
-            refused |= self._encode(items, days, apart, vectors, totals)[0]
+            refused |= self._encode(items, days, apart, vectors, totals, encoded)[0]
         return refused
 
     def _take_known(
         self, days: Sequence[str], waiting: dict[bytes, list[int]], vectors: npt.NDArray[np.float32], totals: Totals
     ) -> None:
-        """Fills in what the run or the cache has, and takes it out of `waiting` (positions by content)."""
+        """Fill in what the run or the cache has, and take it out of `waiting` (positions by content)."""
         recent = self._reuse.recent(list(waiting))
         cached = self._reuse.cached([key for key in waiting if key not in recent])
         for key, vector in recent.items():
@@ -121,10 +143,40 @@ class ItemEncoder:
         positions: Sequence[int],
         vectors: npt.NDArray[np.float32],
         totals: Totals,
+        encoded: Callable[[Sequence[int]], None] | None,
     ) -> tuple[dict[int, ItemError], float]:
-        """Encodes the items at these positions; by position what the encoder refused, and the seconds that it took."""
-        if self.encoder is None:
-            self.encoder = self._leases.enter_context(self._lease_encoder())
+        """Encode the items at these positions; return, by position, what the encoder refused, and the seconds taken."""
+        self.open()
+        refused: dict[int, ItemError] = {}
+        seconds = 0.0
+        for part in [positions] if encoded is None else self._parts(positions):
+            errors, taken = self._encode_together(items, days, part, vectors, totals)
+            refused |= errors
+            seconds += taken
+            if encoded is not None:
+                encoded(part)
+        return refused, seconds
+
+    def _parts(self, positions: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Yield a batch after the other; how long one takes decides on the size of the next."""
+        begin = 0
+        while begin < len(positions):
+            end = begin + self.rows_together
+            if len(positions) - end < self.rows_together // 2:
+                end = len(positions)  # what is left would be too little for a batch of its own
+            yield positions[begin:end]
+            begin = end
+
+    def _encode_together(
+        self,
+        items: Sequence[Item],
+        days: Sequence[str],
+        positions: Sequence[int],
+        vectors: npt.NDArray[np.float32],
+        totals: Totals,
+    ) -> tuple[dict[int, ItemError], float]:
+        """As `_encode`, in one call of the encoder."""
+        assert self.encoder is not None, "it is open"
         started = time.perf_counter()
         vectors[positions], errors = self.encoder.encode_each([_content(items[n]) for n in positions])
         seconds = time.perf_counter() - started
@@ -138,7 +190,7 @@ class ItemEncoder:
         return {positions[place]: error for place, error in errors.items()}, seconds
 
     def _adapt(self, rows: int, seconds: float) -> None:
-        """Sizes the batches to come by how long this one took."""
+        """Size the batches to come by how long this one took."""
         if rows < self.rows_together // 2:
             return  # too few to tell
         self.seconds_per_row = seconds / rows
@@ -153,7 +205,7 @@ def _share(
     vector: npt.NDArray[np.float32],
     totals: Totals,
 ) -> None:
-    """Gives these positions the vector of another item."""
+    """Give these positions the vector of another item."""
     for n in positions:
         vectors[n] = vector
         totals.of(days[n]).deduplicated += 1

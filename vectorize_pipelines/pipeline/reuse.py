@@ -14,16 +14,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from vectorize_pipelines import home
-from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.items import Item
-from vectorize_pipelines.pipeline.embedding_cache import (
+from vectorize_pipelines.core.items import Item, content_hash
+from vectorize_pipelines.encoders.base import EncoderSpec
+from vectorize_pipelines.errors import UnreadableFileError
+from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.sources.content import read_content
+from vectorize_pipelines.state import home
+from vectorize_pipelines.state.embedding_cache import (
     EmbeddingCache,
     EmbeddingCacheError,
     SQLiteEmbeddingCache,
     Vector,
 )
-from vectorize_pipelines.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ TOLERATED_SHARE = 0.05
 def content_key(item: Item) -> bytes:
     """16 bytes that stand for exactly what the encoder is given.
 
-    A file is known by the bytes that were read when its item was made: `VectorReuse.keep` makes sure that the encoder
+    A file is known by the bytes that were read when its item was made: `VectorReuse.cache` makes sure that the encoder
     saw the same ones. Raises `ValueError` for an item with neither text nor content.
     """
     if item.text is not None:
@@ -106,8 +108,8 @@ class VectorReuse:
         self.seconds += self._clock() - started
         return found
 
-    def keep(self, encoded: Mapping[bytes, tuple[Item, Vector]], encode_seconds: float) -> set[bytes]:
-        """Takes what was just encoded, in how many seconds; gives the keys whose vectors other rows may share.
+    def cache(self, encoded: Mapping[bytes, tuple[Item, Vector]], encode_seconds: float) -> set[bytes]:
+        """Take what was just encoded, in how many seconds; return the keys whose vectors other rows may share.
 
         A file that is not the one its item was made from, any more, is left out: its vector may be of either.
         """
@@ -122,8 +124,8 @@ class VectorReuse:
         self._judge()
         return set(trusted)
 
-    def secure(self, encoded: Mapping[bytes, tuple[Item, Vector]]) -> None:
-        """Puts what was encoded into the cache, also where it has been left alone. Called from any thread.
+    def cache_once(self, encoded: Mapping[bytes, tuple[Item, Vector]]) -> None:
+        """Put what was encoded into the cache, also where it has been left alone. Called from any thread.
 
         A file that is not the one its item was made from, any more, is left out.
         """
@@ -142,13 +144,13 @@ class VectorReuse:
             logger.warning("not all that was encoded is in the embedding cache: %s", error)
 
     def close(self) -> None:
-        """Lets go of the cache."""
+        """Let go of the cache."""
         if self._cache is not None:
             self._cache.close()
         self._cache = self._open_cache = None
 
     def _opened(self) -> bool:
-        """Whether there is a cache, which is opened where it is not yet."""
+        """Return whether there is a cache, which is opened where it is not yet."""
         if self._cache is None and self._open_cache is not None:
             try:
                 self._cache = self._open_cache()
@@ -177,7 +179,7 @@ class VectorReuse:
         return not isinstance(item.content, Path) or (self._checks_files and _is_of_its_item(item))
 
     def _judge(self) -> None:
-        """Turns the cache off where it does not pay."""
+        """Turn the cache off where it does not pay."""
         if self._mode != "auto" or self._looked_up < JUDGED_AFTER_ROWS or not self._encoded:
             return
         saved = self._hits * self._encode_seconds / self._encoded
@@ -196,15 +198,13 @@ class VectorReuse:
 
 
 def _is_of_its_item(item: Item) -> bool:
-    """Whether what was encoded is what the item was made from: a file may have changed meanwhile."""
+    """Return whether what was encoded is what the item was made from: a file may have changed meanwhile."""
     if not isinstance(item.content, Path):
         return True
     try:
-        with item.content.open("rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
-    except OSError:
+        return content_hash(read_content(str(item.content), item.content.stat().st_size + 1)) == item.content_hash
+    except (OSError, UnreadableFileError):
         return False
-    return digest.hexdigest() == item.content_hash
 
 
 def configured_reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:

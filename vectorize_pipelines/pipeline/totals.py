@@ -1,4 +1,4 @@
-"""What a run did, counted by day: the figures that become metadata of each partition."""
+"""The work of a run, counted by day: the figures that become metadata of each partition."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -42,7 +42,7 @@ class DayTotals:
         return max(0, self.chunks - self.encoded)
 
     def add(self, other: Self) -> None:
-        """Adds another's counts to this one's."""
+        """Add another's counts to this one's."""
         for each in fields(self):
             value = getattr(other, each.name)
             if isinstance(value, Counter):
@@ -69,12 +69,12 @@ class Totals(dict[str, DayTotals]):
         return self.setdefault(day, DayTotals())
 
     def merge(self, other: Mapping[str, DayTotals]) -> None:
-        """Adds another's totals, day by day."""
+        """Add another's totals, day by day."""
         for day, totals in other.items():
             self.of(day).add(totals)
 
     def spread(self, stage: str, seconds: float, weights: Mapping[str, int]) -> None:
-        """Adds a stage's time to days, in proportion to their weights; to all days here alike where there are none."""
+        """Add a stage's time to days, in proportion to their weights; to all days here alike where there are none."""
         weights = weights or dict.fromkeys(self, 1)
         name = f"{stage}_seconds"
         for day, weight in weights.items():
@@ -82,7 +82,7 @@ class Totals(dict[str, DayTotals]):
             setattr(totals, name, getattr(totals, name) + seconds * weight / sum(weights.values()))
 
     def work(self) -> "Totals":
-        """What was spent and done, without what there is: what a further attempt does not count again."""
+        """Return what was spent and done, without what there is: a further attempt does not count that again."""
         done = Totals()
         for day, totals in self.items():
             done[day] = DayTotals(

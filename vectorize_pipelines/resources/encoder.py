@@ -5,10 +5,10 @@ from contextlib import AbstractContextManager
 import dagster as dg
 from pydantic import PrivateAttr
 
+from vectorize_pipelines.encoders.base import Encoder
 from vectorize_pipelines.encoders.configured import lease_configured
-from vectorize_pipelines.encoders.devices import cuda_devices, device_of_shard, shard_index
-from vectorize_pipelines.encoders.protocol import Encoder
-from vectorize_pipelines.jobs import SHARD_TAG
+from vectorize_pipelines.encoders.hardware.devices import cuda_devices, device_of_shard, shard_index
+from vectorize_pipelines.runs.tags import SHARD_TAG
 from vectorize_pipelines.settings import Settings, load_settings
 
 

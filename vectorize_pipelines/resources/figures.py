@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import DayTotals
-from vectorize_pipelines.stores.protocol import Collection
+from vectorize_pipelines.stores.base import Collection
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 160

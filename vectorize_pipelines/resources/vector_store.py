@@ -23,19 +23,21 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
+from vectorize_pipelines.core.records import RECORD_FIELDS
 from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.partitions import days_in, window_of
-from vectorize_pipelines.pipeline.mirroring import Mirrors
-from vectorize_pipelines.pipeline.stream import EmbeddingStream, ProgressLog, written
+from vectorize_pipelines.pipeline.generations.writer import GenerationWriter
+from vectorize_pipelines.pipeline.progress import ProgressLog
+from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Totals
-from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.pipeline.writing import BatchWriter, written
 from vectorize_pipelines.resources.encoder import EncoderResource
-from vectorize_pipelines.resources.failures import explained
 from vectorize_pipelines.resources.figures import Preview, day_metadata
+from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.filters import In
-from vectorize_pipelines.stores.protocol import Collection, VectorStore
+from vectorize_pipelines.stores.base import Collection, VectorStore
+from vectorize_pipelines.stores.filters.expressions import In
 
 #: Where an asset's definition says which collection it is stored in.
 COLLECTION_METADATA = "vectorize/collection"
@@ -47,7 +49,7 @@ _earlier_attempts: dict[str, Totals] = {}
 
 @contextmanager
 def _carried(run_id: str, stream: EmbeddingStream) -> Iterator[None]:
-    """Adds what earlier attempts of the run did to the stream's totals, and keeps these for a later one."""
+    """Add what earlier attempts of the run did to the stream's totals, and keep these for a later one."""
     try:
         yield
     except BaseException:
@@ -58,7 +60,7 @@ def _carried(run_id: str, stream: EmbeddingStream) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class StreamResult:
-    """What writing a stream leaves to be shown. `collections`: those that it wrote to, by name."""
+    """The outcome of writing a stream, to be shown. `collections`: those that it wrote to, by name."""
 
     collections: Sequence[Collection]
     preview: Preview
@@ -68,10 +70,10 @@ class StreamResult:
         return day_metadata(stream, day, self.collections, self.preview)
 
 
-def write_stream(store: VectorStore, stream: EmbeddingStream, mirrors: Mirrors) -> StreamResult:
-    """Writes all of a stream, says how far it is, and looks where it went. Raises as `pipeline.stream.written`."""
+def write_stream(writer: BatchWriter, stream: EmbeddingStream) -> StreamResult:
+    """Write all of a stream, log how far it is, and look where it went. Raises as `pipeline.writing.written`."""
     preview, progress, names = Preview(), ProgressLog(stream), set()
-    for batch in written(store, stream, mirrors):
+    for batch in written(writer, stream):
         preview.add(batch.records)
         if batch.records.num_rows or batch.stale:
             names.add(batch.collection)
@@ -80,7 +82,7 @@ def write_stream(store: VectorStore, stream: EmbeddingStream, mirrors: Mirrors) 
     collections = []
     for name in sorted(names or {stream.collection}):
         with suppress(CollectionNotFoundError):  # a request's, before the first one that could be embedded
-            collections.append(stream.outage.wait_out(partial(store.collection, name)))
+            collections.append(stream.outage.call(partial(writer.store.collection, name)))
     return StreamResult(collections, preview)
 
 
@@ -100,12 +102,12 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
     encoder: dg.ResourceDependency[EncoderResource]
 
     def handle_output(self, context: dg.OutputContext, obj: EmbeddingStream) -> None:
-        """Writes the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
-        with explained(), obj:
+        """Write the stream. A store that fails, or an interrupt, leaves what was acknowledged and nothing else."""
+        with translate_errors(), obj:
             store = self.vector_store.open()
-            mirrors = Mirrors(load_settings(), store, self.encoder.lease)
-            with closing(mirrors), _carried(context.run_id, obj):
-                result = write_stream(store, obj, mirrors)
+            writer = GenerationWriter(load_settings(), store, self.encoder.lease)
+            with closing(writer), _carried(context.run_id, obj):
+                result = write_stream(writer, obj)
             self._report(context, obj, result)
             obj.reported()
 
@@ -115,6 +117,8 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
             metadata = result.metadata(obj, day)
             if day == window[-1]:
                 metadata |= obj.figures()  # of the run as a whole, so they stand once
+                if obj.losses():
+                    metadata["lost_unread_offsets"] = "\n".join(obj.losses())
             context.step_context.add_asset_metadata(metadata, asset_key=context.asset_key, partition_key=day)
         for day in sorted(obj.touched.difference(window)):
             metadata = result.metadata(obj, day)
@@ -129,7 +133,7 @@ class VectorStoreIOManager(dg.ConfigurableIOManager):
             raise dg.DagsterInvariantViolationError("the vector store gives the output of an embedding asset only")
         collection = context.upstream_output.definition_metadata[COLLECTION_METADATA]
         days = tuple(days_in(window_of(context.asset_partition_key_range)))
-        with explained():
+        with translate_errors():
             table = self.vector_store.open().fetch(collection, In("partition", days), (*RECORD_FIELDS, "vector"))
         if context.dagster_type.typing_type is pa.Table:
             return table

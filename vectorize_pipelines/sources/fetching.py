@@ -1,6 +1,6 @@
 """Fetches the content that a request names by URI: only from where the installation allows, and bounded.
 
-`http(s)` goes through `guarded_http`, `data:` is read where it stands, a path or `file:` is read below the allowed
+`http(s)` goes through `core.guarded_http`, `data:` is read where it stands, a path or `file:` is read below the allowed
 folders, and other schemes that are allowed go through fsspec with the installation's own credentials.
 """
 
@@ -9,20 +9,30 @@ import binascii
 import hashlib
 import os
 import re
-import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
+from vectorize_pipelines.core.guarded_http import (
+    PORTS,
+    Answer,
+    ContentTooLargeError,
+    Deadline,
+    HttpTarget,
+    exchange,
+    parse,
+)
 from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
-from vectorize_pipelines.guarded_http import PORTS, Answer, ContentTooLargeError, Deadline, Target, exchange, parse
 from vectorize_pipelines.settings import UriSettings
-from vectorize_pipelines.sources.content import read_content
+from vectorize_pipelines.sources.content import read_below, read_content
 
 #: Algorithms of checksums, and how many hexadecimal digits each has.
 CHECKSUMS = {"sha256": 64, "sha384": 96, "sha512": 128, "blake2b": 128}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+#: Schemes whose URIs name a bucket of a service that the installation has chosen, not a host to connect to.
+OF_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hf", "github", "memory")
 _REDIRECTS = (301, 302, 303, 307, 308)
 #: Answers after which the same request may succeed another time, beside those of 500 and above.
 _PASSING = (408, 425, 429)
@@ -138,11 +148,11 @@ def _read_http(uri: str, policy: FetchPolicy, limit: int) -> bytes:
 def _redirected(uri: str, location: str) -> str:
     try:
         return urljoin(uri, location)
-    except ValueError as error:
-        raise RefusedUriError(f"is redirected to what is no address: {error}") from None
+    except ValueError:  # whose own message may repeat a password
+        raise RefusedUriError("is redirected to what is no address: its host cannot be read") from None
 
 
-def _allowed(uri: str, policy: FetchPolicy) -> Target:
+def _allowed(uri: str, policy: FetchPolicy) -> HttpTarget:
     """Checked again at every redirect. Raises `RefusedUriError`."""
     target = parse(uri)
     if target.scheme not in policy.allowed_schemes:
@@ -170,34 +180,47 @@ def _success(answer: Answer) -> bytes:
 def _read_fsspec(uri: str, policy: FetchPolicy, limit: int) -> bytes:
     if "::" in uri:
         raise RefusedUriError("an address made of several is not accepted")
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise RefusedUriError("is no address: its host cannot be read") from None
     if not uri[len(parts.scheme) :].startswith("://"):
         raise RefusedUriError(f"an address of the scheme {parts.scheme} begins with {parts.scheme}://")
+    if ":" in parts.netloc.rpartition("@")[0]:
+        raise RefusedUriError("an address with a password in it is not accepted")
+    if parts.scheme.lower() not in OF_BUCKETS and not policy.allowed_hosts:
+        raise RefusedUriError(
+            f"an address of the scheme {parts.scheme} names a host, which fsspec connects to unchecked: name those "
+            "that may be asked in uris.allowed_hosts (VECTORIZE_URIS__ALLOWED_HOSTS)"
+        )
     _check_host(parts.netloc.lower(), policy)
-    return read_content(uri, limit + 1)
+    # fsspec knows schemes in small letters only.
+    return read_content(f"{parts.scheme}{uri[len(parts.scheme) :]}", limit + 1)
 
 
 def _local_path(uri: str) -> Path:
     if _SCHEME.match(uri) is None:
         return Path(uri)
-    parts = urlsplit(uri)
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise RefusedUriError("is no address: its host cannot be read") from None
     if parts.netloc not in ("", "localhost"):
-        raise RefusedUriError(f"a file: URI names a file of this machine, not of {parts.netloc[:100]}")
+        host = parts.netloc.rpartition("@")[2]
+        raise RefusedUriError(f"a file: URI names a file of this machine, not of {host[:100]}")
     return Path(unquote(parts.path))
 
 
 def _read_local(path: Path, policy: FetchPolicy, limit: int) -> bytes:
-    """Reads a regular file below an allowed root, wherever links lead; `..` counts only where it ends inside."""
+    """Reads a regular file below an allowed root, links followed where they stay below one."""
     if not policy.allowed_roots:
         raise RefusedUriError(_not_allowed("a local file", "roots"))
     if not path.is_absolute() or "\x00" in str(path):
         raise RefusedUriError("a local file is named by its absolute path")
     try:
-        resolved = Path(os.path.realpath(path))
-        for root in policy.allowed_roots:
-            real_root = Path(os.path.realpath(root))
-            if resolved.is_relative_to(real_root):
-                return _read_below(real_root, resolved.relative_to(real_root).parts, limit)
+        found = below_roots(path, policy.allowed_roots)
+        if found is not None:
+            return read_below(*found, limit + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise MissingContentError("there is no such file") from None
     except OSError as error:
@@ -205,24 +228,19 @@ def _read_local(path: Path, policy: FetchPolicy, limit: int) -> bytes:
     raise RefusedUriError(_not_allowed("what lies there", "roots"))
 
 
-def _read_below(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
-    """Step by step, following no link: one that was put there after the path was resolved leads nowhere."""
-    if not parts:
-        raise UnreadableFileError("is a folder")
-    folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        # Opening a named pipe would wait for its writer.
-        opened = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
-    finally:
-        os.close(folder)
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise UnreadableFileError("is no regular file")
-        return file.read(limit + 1)
+def below_roots(path: Path, roots: Sequence[Path]) -> tuple[Path, tuple[str, ...]] | None:
+    """The root that a path ends below once links are followed, and the way there; None for a path outside.
+
+    Outside of the roots nothing is looked at, not even where a link there would lead: the answer would tell of it.
+    """
+    wanted = Path(os.path.normpath(path))
+    real_roots = [Path(os.path.realpath(root)) for root in roots]
+    if not any(wanted.is_relative_to(os.path.normpath(root)) for root in (*roots, *real_roots)):
+        return None
+    resolved = Path(os.path.realpath(wanted))
+    return next(
+        ((root, resolved.relative_to(root).parts) for root in real_roots if resolved.is_relative_to(root)), None
+    )
 
 
 def _parse_checksum(text: str) -> tuple[str, str]:

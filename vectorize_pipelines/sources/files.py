@@ -1,6 +1,6 @@
 """Lists the files below a local folder or any fsspec URL: what is there, how large, changed when.
 
-Nothing is read here. `pipeline.folder` compares a listing with the manifest and has what differs parsed; the
+Nothing is read here. `pipeline.files.folder` compares a listing with the manifest and has what differs parsed; the
 sensor for new files does the same comparison and stops there.
 """
 
@@ -17,12 +17,18 @@ from urllib.request import url2pathname
 
 import pathspec
 
+from vectorize_pipelines.core.urls import shown_text
 from vectorize_pipelines.errors import SourceError
+from vectorize_pipelines.sources.content import LEADS_OUT, kind_of, leads_out, missing_package
 
 #: Where fsspec's file systems put a file's modification time, and what identifies its version.
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
-#: Protocol -> the extra of this project that has its package.
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+NOT_UTF8 = "its name is not valid UTF-8; rename it"
+#: Why a link is listed and not read. Its rows, if it was followed once, stay.
+NOT_FOLLOWED = (
+    f"{LEADS_OUT}, and is not followed; exclude it, or, where it is meant, set VECTORIZE_CORPUS__FOLLOW_LINKS (for "
+    "images VECTORIZE_GALLERY__FOLLOW_LINKS), or `vectorize ingest --follow-links`"
+)
 _EARLIEST = int(datetime(1, 1, 2, tzinfo=UTC).timestamp())
 _LATEST = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
@@ -43,12 +49,14 @@ class SourceFile:
     size         bytes
     modified_ns  modification time in nanoseconds since 1970, UTC; 0 where the file system keeps none
     version      the file system's own mark of this content (an ETag), or empty
+    within       the real path of the folder that its content has to lie in; None: anywhere
     """
 
     source_id: str
     size: int
     modified_ns: int
     version: str = ""
+    within: str | None = None
 
     @property
     def occurred_at(self) -> datetime:
@@ -60,8 +68,8 @@ class SourceFile:
 class Listing:
     """What lies below a root.
 
-    unreadable   folders and files that could not be looked at, with the reason; what the manifest knows below
-                 them is neither changed nor vanished
+    unreadable   folders and files that could not be looked at, are no regular files, or are links that are not
+                 followed, with the reason; what the manifest knows below them is neither changed nor vanished
     other_kinds  suffix in lower case, empty where there is none -> how many files were passed over for it; nothing
                  where `include` decides
     """
@@ -75,11 +83,21 @@ class FileSource:
     """The files below `root` that the patterns take.
 
     Patterns are those of .gitignore, relative to the root. Without `include`, files with one of `suffixes` are
-    taken. Links to files and folders are followed, each folder once.
+    taken. Links to files and folders are followed, each folder once; those that lead out of the root only with
+    `follow_links`, and else listed as unreadable. The root itself may be a link.
     """
 
-    def __init__(self, root: str, suffixes: Collection[str], include: Collection[str], exclude: Collection[str]):
+    def __init__(
+        self,
+        root: str,
+        suffixes: Collection[str],
+        include: Collection[str],
+        exclude: Collection[str],
+        *,
+        follow_links: bool = False,
+    ):
         """Raises `SourceError` as `normalised_root` does."""
+        self._follow_links = follow_links
         self._suffixes = frozenset(suffixes)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
         self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
@@ -106,7 +124,11 @@ class FileSource:
             names = self.list().files
             return any(self.takes(name) for name in names)
         start = len(self.root.rstrip("/")) + 1
-        return any(self._takes(entry.path[start:], Counter()) for entry in _walk(self.root, self._exclude, {}))
+        entries = _walk(self.root, self._exclude, {}, self._within())
+        return any(self._takes(entry.path[start:], Counter()) and entry.is_file() for entry in entries)
+
+    def _within(self) -> str | None:
+        return None if self._follow_links else os.path.realpath(self.root)
 
     def _takes(self, relative: str, other_kinds: Counter[str]) -> bool:
         """Counts in `other_kinds` what only its suffix rules out."""
@@ -134,18 +156,16 @@ class FileSource:
         files: dict[str, SourceFile] = {}
         unreadable: dict[str, str] = {}
         other_kinds: Counter[str] = Counter()
-        for entry in _walk(self.root, self._exclude, unreadable):
-            if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :], other_kinds):
+        within = self._within()
+        for entry in _walk(self.root, self._exclude, unreadable, within):
+            counted = other_kinds if entry.is_file() else Counter[str]()
+            if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :], counted):
                 continue
-            try:
-                entry.path.encode()
-                status = entry.stat()
-            except UnicodeEncodeError:
-                unreadable[ascii(entry.path)[1:-1]] = "its name is not valid UTF-8; rename it"
-            except OSError as error:
-                unreadable[entry.path] = f"{error.strerror}"
-            else:
-                files[entry.path] = SourceFile(entry.path, status.st_size, status.st_mtime_ns)
+            found = _file(entry, within)
+            if isinstance(found, SourceFile):
+                files[entry.path] = found
+            elif found is not None:
+                unreadable[ascii(entry.path)[1:-1] if found == NOT_UTF8 else entry.path] = found
         return Listing(files, unreadable, other_kinds)
 
     def _list_remote(self) -> Listing:
@@ -157,9 +177,10 @@ class FileSource:
             found = _find(filesystem, path)
             exists = bool(found) or filesystem.exists(path)
         except ImportError as error:
-            raise SourceError(f"{self.root} cannot be listed: {_missing_package(self.root, error)}") from error
-        except Exception as error:  # every file system has errors of its own
-            raise SourceError(f"{self.root} cannot be listed: {type(error).__name__}: {error}") from error
+            raise SourceError(f"{self.root} cannot be listed: {missing_package(self.root, error)}") from error
+        except Exception as error:  # noqa: BLE001 (every file system has errors of its own; some hold keys)
+            reason = f"{type(error).__name__}: {shown_text(str(error))}"
+            raise SourceError(f"{self.root} cannot be listed: {reason}") from None
         if not exists:
             raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
         base = path.rstrip("/") + "/"
@@ -181,39 +202,40 @@ def _suffix(name: str) -> str:
     return suffix if suffix[1:].isalnum() else ""
 
 
-def _missing_package(url: str, error: ImportError) -> str:
-    """What to install for URLs like this one: an extra of this project where there is one."""
-    extra = EXTRAS.get(urlsplit(url).scheme)
-    return f"its package is not installed; `uv sync --extra {extra}` installs it" if extra else f"{error}"
-
-
 def normalised_root(root: str) -> str:
     """The one spelling of a folder, file or URL: an absolute path without `..`, or a URL without a closing slash.
 
-    Raises `SourceError` for a URL with credentials or a query, which would end up in every record, and for chained
-    URLs (`zip://…::…`).
+    Raises `SourceError` for a URL with credentials, a query or a fragment, which would end up in every record and in
+    the configuration of runs, and for chained URLs (`zip://…::…`).
     """
-    if root.startswith("file://"):
-        root = url2pathname(root.removeprefix("file://"))
     if "://" not in root:
         return os.path.normpath(Path(root).expanduser().absolute())
-    parts = urlsplit(root)
-    shown = f"{parts.scheme}://…"
+    shown = f"{root.partition('://')[0]}://…"
     if "::" in root:
         raise SourceError(f"{shown}: chained URLs are not supported; unpack or mount what lies inside")
-    if parts.username is not None or "@" in parts.netloc or parts.query:
+    try:
+        parts = urlsplit(root)
+        _ = parts.port  # which is read only now, and may be part of a password
+    except ValueError:
+        raise SourceError(f"{shown}: is no address: its host or its port cannot be read") from None
+    if "@" in parts.netloc or "?" in root or "#" in root:
         raise SourceError(
-            f"{shown}: credentials in a URL would end up in every record; give them in the environment or in fsspec's "
-            "configuration file"
+            f"{shown}: credentials, a query or a fragment in a URL would end up in every record and in the "
+            "configuration of runs; give them in the environment or in fsspec's configuration file (a ? or # that "
+            "belongs to a file's name is written %3F or %23 after file://)"
         )
+    if parts.scheme == "file":
+        return os.path.normpath(Path(url2pathname(root[len("file://") :])).absolute())
     return root.rstrip("/")
 
 
-def _walk(root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str]) -> Iterator[os.DirEntry[str]]:
-    """Every regular file below `root`; what cannot be looked at is noted in `unreadable`.
+def _walk(
+    root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str], within: str | None
+) -> Iterator[os.DirEntry[str]]:
+    """Everything below `root` that is no folder; what cannot be looked at is noted in `unreadable`.
 
     Folders come before links to folders and in the order of their names, so that of several names of one folder
-    it is always the same that counts.
+    it is always the same that counts. Links to folders outside of `within`, where that is given, are noted as well.
     """
     seen = {_identity(Path(root).stat())}
     folders, links = deque([root]), deque[str]()
@@ -233,12 +255,32 @@ def _walk(root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str]
             try:
                 if entry.is_dir():
                     relative = entry.path[len(root.rstrip("/")) + 1 :]
-                    if not exclude.match_file(relative + "/"):
-                        (links if entry.is_symlink() else folders).append(entry.path)
-                elif entry.is_file():
+                    if exclude.match_file(relative + "/"):
+                        continue
+                    if within is not None and entry.is_symlink() and leads_out(entry.path, within):
+                        unreadable[entry.path] = NOT_FOLLOWED
+                        continue
+                    (links if entry.is_symlink() else folders).append(entry.path)
+                else:
                     yield entry
             except OSError as error:
                 unreadable[entry.path] = f"{error.strerror}"
+
+
+def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | None":
+    """A file as it lies there now; why it is not read; or None for a link that leads nowhere."""
+    try:
+        entry.path.encode()
+        if within is not None and entry.is_symlink() and leads_out(entry.path, within):
+            return NOT_FOLLOWED
+        status = entry.stat()
+    except UnicodeEncodeError:
+        return NOT_UTF8
+    except OSError as error:
+        return None if isinstance(error, FileNotFoundError) and entry.is_symlink() else f"{error.strerror}"
+    if (kind := kind_of(status.st_mode)) is not None:
+        return f"is no regular file but {kind}; exclude it"
+    return SourceFile(entry.path, status.st_size, status.st_mtime_ns, within=within)
 
 
 def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, str]) -> bool:

@@ -1,17 +1,18 @@
 """Vector stores. The upper half, the pipeline and the command line open theirs with `open_store`.
 
-The contract is `protocol.VectorStore`, filters are in `filters`; nothing else here is meant to be called.
+The contract is `base.VectorStore`, filters are in `filters`; nothing else here is meant to be called.
 """
 
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vectorize_pipelines.core.extras import EXTRAS, missing
 from vectorize_pipelines.errors import SettingsError
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
-    from vectorize_pipelines.stores.protocol import VectorStore
+    from vectorize_pipelines.stores.base import VectorStore
 
 ENTRY_POINTS = "vectorize_pipelines.stores"
 
@@ -19,7 +20,7 @@ ENTRY_POINTS = "vectorize_pipelines.stores"
 def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
     """The store that the settings name by `kind`; `home` is VECTORIZE_HOME, where an embedded store keeps its data.
 
-    Raises `SettingsError` where no store of this kind is installed or its package cannot be imported, and
+    Raises `SettingsError` where no store of this kind is installed or a package that it needs is not, and
     `StoreError` where the store cannot be opened. Importing LanceDB takes a second or two: a caller in a hurry
     opens the store in a thread while its model loads.
     """
@@ -27,7 +28,12 @@ def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
     if settings.kind not in installed.names:
         kinds = ", ".join(sorted(installed.names)) or "none"
         raise SettingsError(f"store.kind: no store {settings.kind!r} is installed; installed are: {kinds}")
-    return _load(installed[settings.kind]).open(settings, home)
+    entry = installed[settings.kind]
+    if entry.value.startswith(f"{__name__}.") and settings.kind in EXTRAS:  # a store of another package sees to itself
+        lacking = missing(f"store.kind {settings.kind}", settings.kind)
+        if lacking is not None:
+            raise SettingsError(lacking)
+    return _load(entry).open(settings, home)
 
 
 def _load(entry: EntryPoint) -> "type[VectorStore]":

@@ -3,6 +3,7 @@
 What a store cannot hold beyond that, and its own types, are the store's affair.
 """
 
+import json
 import math
 import re
 import uuid
@@ -15,12 +16,24 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vectorize_pipelines.encoders.protocol import EncoderSpec
+from vectorize_pipelines.core.records import ID_NAMESPACE, record_schema
+from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.errors import ModelMismatchError, StoreError
-from vectorize_pipelines.records import ID_NAMESPACE, record_schema
-from vectorize_pipelines.stores.protocol import Collection
+from vectorize_pipelines.stores.base import Collection
 
 _UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
+
+
+def rows_of(table: pa.Table) -> list[dict[str, Any]]:
+    """A table's rows with their metadata as objects, each text read once: the rows of a request share theirs."""
+    read: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = table.to_pylist()
+    for row in rows:
+        text = row["metadata"]
+        if text not in read:
+            read[text] = json.loads(text)
+        row["metadata"] = read[text]
+    return rows
 
 
 def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> None:

@@ -1,7 +1,6 @@
 """Failures of a store in words that a user can act on, without secrets. Called by every store of this package."""
 
-from urllib.parse import urlsplit
-
+from vectorize_pipelines.core.urls import shown_text, without_secrets
 from vectorize_pipelines.errors import CollectionNotFoundError
 
 # A client's message may hold a whole batch.
@@ -11,18 +10,10 @@ _LONGEST = 2_000
 def failure_text(doing: str, place: str, state: str, advice: str, reason: str, secret: str | None = None) -> str:
     """What failed and where; what has become of the data, what to do and why, where there is something to say.
 
-    The secret, if any, is taken out of the reason.
+    The secret, if any, is taken out of the reason, and so is what URLs in it do not show.
     """
-    shown = reason.replace(secret, "***") if secret else reason
+    shown = without_secrets(shown_text(reason), secret)
     return "; ".join(part for part in (f"{doing} failed in {place}", state, advice, shown) if part)[:_LONGEST]
-
-
-def without_credentials(location: str) -> str:
-    """A path as it is, a URL without user, password, query and fragment."""
-    if "://" not in location:
-        return location
-    parts = urlsplit(location)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
 
 
 def no_such_collection(name: str, place: str, known: set[str]) -> CollectionNotFoundError:

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from vectorize_pipelines.records import RECORD_FIELDS
+from vectorize_pipelines.core.records import RECORD_FIELDS
+from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.contents import checked_query, result_schema, vectors_of
-from vectorize_pipelines.stores.filter_operands import check_text_field
-from vectorize_pipelines.stores.filters import Filter
-from vectorize_pipelines.stores.matching import check_filter, matches, value_of
-from vectorize_pipelines.stores.metadata_terms import entries_of
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.stores.filters.expressions import Filter
+from vectorize_pipelines.stores.filters.matching import check_filter, matches, value_of
+from vectorize_pipelines.stores.filters.metadata_terms import entries_of
+from vectorize_pipelines.stores.filters.operands import check_text_field
 
-Row: TypeAlias = Mapping[str, Any]
+StoredRow: TypeAlias = Mapping[str, Any]
 TIMES = ("occurred_at", "embedded_at")
 #: Shorter vectors than that are taken for this long: a vector of zeros is near nothing.
 SHORTEST = 1e-30
@@ -32,10 +32,10 @@ class ScannedStore(VectorStore):
     """Every call reads every row of its collection: for some ten thousand rows, or until the store can do better."""
 
     @abstractmethod
-    def rows(self, physical: str) -> Iterable[Row]:
+    def rows(self, physical: str) -> Iterable[StoredRow]:
         """All records of a physical collection: the fields of `records.record_schema`, times with their time zone."""
 
-    def matching(self, name: str, where: Filter | None) -> Iterator[Row]:
+    def matching(self, name: str, where: Filter | None) -> Iterator[StoredRow]:
         """The records that match. Raises `StoreError` for a filter that means nothing."""
         if where is not None:
             check_filter(where)
@@ -81,13 +81,13 @@ class ScannedStore(VectorStore):
         return {"rows": self.count(name)}
 
 
-def text_of(row: Row) -> str:
+def text_of(row: StoredRow) -> str:
     """A record as one text, for a store that keeps it so. Raises `StoreError` where its metadata is not JSON."""
     entries_of(row["metadata"])
     return json.dumps({**row, **{name: row[name].isoformat() for name in TIMES}})
 
 
-def row_of(text: str) -> Row:
+def row_of(text: str) -> StoredRow:
     """The record that `text_of` made a text of."""
     row = json.loads(text)
     return {**row, **{name: datetime.fromisoformat(row[name]) for name in TIMES}}

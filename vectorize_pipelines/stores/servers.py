@@ -1,16 +1,17 @@
-"""What stores that are servers have in common: address, key, and calls that are tried again.
+"""Common to stores that are servers: address, key, and calls that are tried again.
 
 Called by the modules of `qdrant` and `weaviate`.
 """
 
 import logging
-import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import TypeVar
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import SecretStr
 
+from vectorize_pipelines.core import retrying
 from vectorize_pipelines.errors import SettingsError, StoreError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def server_address(url: str, store: str, example: str) -> SplitResult:
         complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         complete = False
-    if not complete or parts.path.strip("/") or parts.query or parts.username or parts.password:
+    if not complete or parts.path.strip("/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise SettingsError(
             f"store.url: the address of {store} has the form {example} or https://…, without a path; "
             "the key is given as store.api_key, the gRPC port as store.grpc_port"
@@ -54,21 +55,21 @@ def check_version(product: str, place: str, version: str, oldest: tuple[int, int
 
 def pauses(retries: int, first: float) -> Sequence[float]:
     """The pauses before each further attempt, in seconds: each twice as long as the one before, none over 30."""
-    return [min(_LONGEST_PAUSE, first * 2**attempt) for attempt in range(retries)]
+    return list(islice(retrying.growing_pauses(first, _LONGEST_PAUSE), retries))
 
 
-def attempted(call: Callable[[], Result], pauses: Sequence[float], may_pass: Callable[[Exception], bool]) -> Result:
-    """What the call gives, tried again after each of the pauses (seconds) while its failure is one that may pass.
+def retry(call: Callable[[], Result], pauses: Sequence[float], may_pass: Callable[[Exception], bool]) -> Result:
+    """Return the result of `call`, tried again after each of the pauses (seconds) while its failure may pass.
 
     A failure that says itself when to come back (`retry_after_s`, as Qdrant's client does) is taken at its word.
     """
-    for pause in pauses:
-        try:
-            return call()
-        except Exception as error:
-            if not may_pass(error):
-                raise
-            asked: float | None = getattr(error, "retry_after_s", None)
-            logger.warning("the vector store is away or overloaded; trying again in %g s", asked or pause)
-        time.sleep(asked or pause)
-    return call()
+    return retrying.retry(call, pauses, may_pass, asked=_pause_asked_for, before_pause=_warn)
+
+
+def _pause_asked_for(failure: Exception) -> float | None:
+    asked: float | None = getattr(failure, "retry_after_s", None)
+    return asked
+
+
+def _warn(failure: Exception, pause: float) -> None:
+    logger.warning("the vector store is away or overloaded; trying again in %g s", pause)

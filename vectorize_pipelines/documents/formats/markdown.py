@@ -3,17 +3,17 @@
 import re
 from typing import Any
 
+from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents.formats.outline import Heading, sections
 from vectorize_pipelines.documents.formats.text import decode
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
 from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.items import JsonValue
 
 MAX_FRONT_MATTER_CHARACTERS = 64 * 1024
 
 _FRONT_MATTER = re.compile(r"---[ \t]*\n(?P<yaml>.*?)^(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL | re.MULTILINE)
 _ATX_HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})(?:[ \t]+(?P<title>.*))?")
-_CLOSING_MARKS = re.compile(r"(?:^|[ \t]+)#+[ \t]*$")
+_CLOSING_MARKS = re.compile(r"(?:^|(?<![ \t])[ \t]++)#++[ \t]*+$")
 _SETEXT_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
 _FENCE = re.compile(r" {0,3}(?P<fence>`{3,}|~{3,})(?P<info>.*)")
 _NOT_A_PARAGRAPH = re.compile(r" {0,3}(?:[-*+>][ \t]|\d{1,9}[.)][ \t]|\|)|(?: {4}|\t)")

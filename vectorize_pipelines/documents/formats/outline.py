@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vectorize_pipelines.documents.formats.values import clean_text, one_line
+from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
 from vectorize_pipelines.documents.types import Section
 
 
@@ -34,7 +34,7 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
         end = following.start if following else len(text)
         if following and not text[heading.end : end].strip():
             continue  # nothing under it: `start` stays, so that it belongs to what follows
-        found.append(Section(start, end, tuple(outer.title for outer in path)))
+        found.append(Section(start, end, tuple(short_label(outer.title) for outer in path)))
         start = end
     return tuple(found)
 

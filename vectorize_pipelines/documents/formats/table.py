@@ -11,17 +11,20 @@ from vectorize_pipelines.documents.errors import (
     DecompressionLimitError,
     EmptyDocumentError,
     MissingColumnError,
+    TooManyRowsError,
     damage_reported,
 )
 from vectorize_pipelines.documents.formats.text import decode
-from vectorize_pipelines.documents.formats.values import json_fields, json_value
-from vectorize_pipelines.documents.types import ParsedDocument, Row
+from vectorize_pipelines.documents.formats.values import check_metadata, json_fields, json_value
+from vectorize_pipelines.documents.types import ParsedDocument, TableRow
 from vectorize_pipelines.settings import DocumentSettings
 
 Record = Mapping[str, Any]
 
 PARQUET_BATCH_ROWS = 1024
 CSV_DELIMITERS = ",;\t|"
+
+_COLUMNS_REMEDY = "keep only the columns that are wanted, by VECTORIZE_DOCUMENTS__METADATA_COLUMNS, or "
 
 #: What a cell holds where it has no value. Not "NA" and "None", which are also a country's code and a word.
 NO_VALUE = ("", "nan", "NaN", "null", "NULL")
@@ -56,7 +59,9 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
             na_values=list(NO_VALUE),
             index_col=False,
             skipinitialspace=True,
+            nrows=settings.max_rows + 1,
         )
+    _check_rows(len(frame), settings)
     frame.columns = frame.columns.map(str)
     kept = _columns_to_read(list(frame.columns), settings)
     columns = [frame[column].tolist() for column in kept]
@@ -66,16 +71,22 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
 
 def parse_json_lines(content: bytes, settings: DocumentSettings) -> ParsedDocument:
     """An object a line. Through the json module: pandas turns the text "007" into a number."""
-    records = list(_json_objects(decode(content)))
+    records = list(_json_objects(decode(content), settings))
     found = list(dict.fromkeys(name for record in records for name in record))
-    kept = _columns_to_read(found, settings)
-    return _document(({name: record.get(name) for name in kept} for record in records), "json-lines", settings)
+    kept = frozenset(_columns_to_read(found, settings))
+    # Of each row its own fields: every row may have others.
+    texts = dict.fromkeys(settings.text_columns)
+    rows = ({**texts, **{name: record[name] for name in record if name in kept}} for record in records)
+    return _document(rows, "json-lines", settings)
 
 
-def _json_objects(text: str) -> Iterator[Record]:
+def _json_objects(text: str, settings: DocumentSettings) -> Iterator[Record]:
+    rows = 0
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
+        rows += 1
+        _check_rows(rows, settings)
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -94,15 +105,25 @@ def parse_parquet(content: bytes, settings: DocumentSettings) -> ParsedDocument:
     declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))
     if declared > settings.max_decompressed_bytes:
         raise _too_large(settings)
+    _check_rows(file.metadata.num_rows, settings)
     kept = _columns_to_read(file.schema_arrow.names, settings)
     return _document(_parquet_records(file, kept, settings), "parquet", settings)
 
 
+def _check_rows(rows: int, settings: DocumentSettings) -> None:
+    if rows > settings.max_rows:
+        raise TooManyRowsError(
+            f"has more than {settings.max_rows:,} rows; split it, or raise VECTORIZE_DOCUMENTS__MAX_ROWS"
+        )
+
+
 def _parquet_records(file: Any, columns: Sequence[str], settings: DocumentSettings) -> Iterator[Record]:
-    size = 0
+    size = rows = 0
     with damage_reported("Parquet"):
         for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, columns=list(columns), use_threads=False):
             size += batch.nbytes
+            rows += batch.num_rows  # the file may hold more than it declares
+            _check_rows(rows, settings)
             if size > settings.max_decompressed_bytes:
                 raise _too_large(settings)
             yield from batch.to_pylist()
@@ -133,17 +154,20 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _document(records: Iterable[Record], parser: str, settings: DocumentSettings) -> ParsedDocument:
-    """Row texts joined by a line. A row without text is left out; the others keep their number."""
+    """The texts of rows, joined by a line. A row without text is left out; the others keep their number."""
     texts: list[str] = []
-    rows: list[Row] = []
-    position = 0
+    rows: list[TableRow] = []
+    position = size = 0
     for number, record in enumerate(records):
         values = (_cell_text(record[column]) for column in settings.text_columns)
         text = "\n".join(value for value in values if value)
         if not text.strip():
             continue
         metadata = json_fields({name: value for name, value in record.items() if name not in settings.text_columns})
-        rows.append(Row(position, position + len(text), number, metadata))
+        size += check_metadata(metadata, settings, f"the metadata of row {number}", _COLUMNS_REMEDY) + len(text)
+        if size > settings.max_decompressed_bytes:
+            raise _too_large(settings)
+        rows.append(TableRow(position, position + len(text), number, metadata))
         texts.append(text)
         position += len(text) + 1
     if not rows:

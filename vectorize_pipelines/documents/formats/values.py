@@ -7,11 +7,14 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
-from vectorize_pipelines.documents.errors import CorruptDocumentError
-from vectorize_pipelines.items import JsonValue
+from vectorize_pipelines.core.items import JsonValue, metadata_size
+from vectorize_pipelines.documents.errors import CorruptDocumentError, TooMuchMetadataError
+from vectorize_pipelines.settings import DocumentSettings
 
 MAX_METADATA_VALUES = 10_000
 MAX_INTEGER_BITS = 4096
+#: Of a heading, a title or an author.
+MAX_LABEL_CHARACTERS = 500
 
 _PDF_DATE = re.compile(
     r"(?:D:)?(?P<year>\d{4})(?P<month>\d\d)?(?P<day>\d\d)?(?P<hour>\d\d)?(?P<minute>\d\d)?(?P<second>\d\d)?"
@@ -35,6 +38,28 @@ def clean_text(text: str) -> str:
 def one_line(text: str) -> str:
     """Every run of whitespace as one space, none at the ends."""
     return " ".join(text.split())
+
+
+def short_label(text: str) -> str:
+    """A name of at most `MAX_LABEL_CHARACTERS`: it stands in the metadata of every passage below it."""
+    return text if len(text) <= MAX_LABEL_CHARACTERS else f"{text[: MAX_LABEL_CHARACTERS - 1].rstrip()}…"
+
+
+def check_metadata(metadata: Mapping[str, JsonValue], settings: DocumentSettings, what: str, remedy: str = "") -> int:
+    """Raises `TooMuchMetadataError` for more than a record may carry; returns the bytes that it takes.
+
+    `what` names it in the error, `remedy` says what helps beside the settings.
+    """
+    try:
+        size = metadata_size(metadata)
+    except RecursionError as error:
+        raise CorruptDocumentError("its metadata is nested too deeply; flatten it") from error
+    if (excess := settings.metadata_limits.excess(metadata, size)) is not None:
+        raise TooMuchMetadataError(
+            f"{what} {excess}; {remedy}raise VECTORIZE_DOCUMENTS__MAX_METADATA_BYTES or "
+            "VECTORIZE_DOCUMENTS__MAX_METADATA_VALUES where it is meant"
+        )
+    return size
 
 
 def json_fields(fields: Mapping[Any, Any]) -> dict[str, JsonValue]:
@@ -61,12 +86,18 @@ def _json_value(value: Any, budget: list[int]) -> JsonValue:
     if budget[0] < 0:
         raise CorruptDocumentError(f"its metadata has more than {MAX_METADATA_VALUES} values; shorten it")
     if isinstance(value, Mapping):
-        return {clean_text(str(key)): _json_value(member, budget) for key, member in value.items()}
+        return {_json_key(key): _json_value(member, budget) for key, member in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [_json_value(member, budget) for member in value]
     if hasattr(value, "tolist"):  # numpy arrays and scalars
         return _json_value(value.tolist(), budget)
     return _json_scalar(value)
+
+
+def _json_key(key: Any) -> str:
+    if isinstance(key, int) and key.bit_length() > MAX_INTEGER_BITS:
+        raise CorruptDocumentError("its metadata has a number of thousands of digits as a name; shorten it")
+    return clean_text(str(key))
 
 
 def _json_scalar(value: Any) -> JsonValue:
@@ -97,6 +128,8 @@ def iso_date(value: object) -> str | None:
     """ISO 8601 of a date in a document's metadata: a datetime, an ISO text or PDF's `D:20240131…`; else None."""
     if isinstance(value, (datetime, date)):
         return value.isoformat()
+    if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:  # which Python does not turn into text
+        return None
     text = str(value or "").strip()
     for kind in (date, datetime):
         try:

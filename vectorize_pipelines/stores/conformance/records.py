@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vectorize_pipelines.encoders.protocol import EncoderSpec
-from vectorize_pipelines.items import Modality
-from vectorize_pipelines.records import record_id, record_schema
-from vectorize_pipelines.stores.protocol import VectorStore
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.records import record_id, record_schema
+from vectorize_pipelines.encoders.base import EncoderSpec
+from vectorize_pipelines.stores.base import VectorStore
 
 COLLECTION = "articles"
 NOON = datetime(2024, 2, 29, 12, 0, 0, 123456, tzinfo=UTC)

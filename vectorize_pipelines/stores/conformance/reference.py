@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
-from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
+from vectorize_pipelines.stores.filters.expressions import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
 
 
 def matches(where: Filter, row: Mapping[str, Any]) -> bool:

@@ -21,13 +21,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vectorize_pipelines.encoders.protocol import EncoderSpec
+from vectorize_pipelines.core.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, StoreError
-from vectorize_pipelines.records import RECORD_FIELDS, record_schema
+from vectorize_pipelines.stores.base import VectorStore, Written, physical_name
 from vectorize_pipelines.stores.conformance.records import COLLECTION, NOON, Row, many, row, spec, stored, table
 from vectorize_pipelines.stores.conformance.reference import matches
-from vectorize_pipelines.stores.filters import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
-from vectorize_pipelines.stores.protocol import VectorStore, Written, physical_name
+from vectorize_pipelines.stores.filters.expressions import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
 
 EVERYTHING = And(())
 NASTY_TEXTS = (
@@ -204,6 +204,13 @@ class Rows(_OnOneStore):
         assert stored(store) == {after["id"]: after}
         assert store.count(COLLECTION, Exists("metadata.a")) == 0
 
+    def test_repair_changes_no_row(self, store: VectorStore) -> None:
+        store.upsert(COLLECTION, many(5))
+        before = stored(store)
+        there = store.repair(COLLECTION, [*before, row("nobody.txt")["id"]])
+        assert there == (len(before) if store.needs_repair else 0)
+        assert stored(store) == before
+
     def test_an_empty_upsert_writes_nothing(self, store: VectorStore) -> None:
         assert store.upsert(COLLECTION, table([])) == Written(inserted=0, updated=0)
 
@@ -336,6 +343,20 @@ class Rows(_OnOneStore):
         assert hits.schema.names == [*RECORD_FIELDS, "score"]
         assert hits.num_rows == 0
         store.maintain(COLLECTION)
+
+    def test_flushing_changes_no_row_and_may_be_repeated(
+        self, store: VectorStore, open_again: Callable[[], VectorStore]
+    ) -> None:
+        store.flush()
+        store.upsert(COLLECTION, many(5))
+        store.delete(COLLECTION, In("id", (many(5)["id"][0].as_py(),)))
+        store.flush()
+        store.flush()
+        assert store.count(COLLECTION) == 4
+        assert open_again().count(COLLECTION) == 4
+        assert not store.damaged()
+        assert not store.is_doubtful(COLLECTION)
+        store.trust(COLLECTION)
 
     def test_maintenance_changes_no_row(self, store: VectorStore) -> None:
         for first in range(0, 40, 4):

@@ -1,0 +1,1 @@
+"""What everything else may use and what itself uses nothing of the project but its errors."""

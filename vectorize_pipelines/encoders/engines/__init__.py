@@ -1,0 +1,1 @@
+"""Engines: each computes the vectors of some models. Only `registry` knows which there are."""

@@ -1,0 +1,1 @@
+"""Engine `open_clip`: CLIP models, images and texts in one space."""

@@ -1,0 +1,1 @@
+"""Engine `openvino`: BERT-like encoders on the CPU."""

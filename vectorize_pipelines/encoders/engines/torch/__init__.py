@@ -1,0 +1,1 @@
+"""Engine `torch`: BERT-like encoders on CUDA, MPS and the CPU."""

@@ -1,0 +1,1 @@
+"""Hardware: the devices that encoders compute on, the CPU, and free memory."""

@@ -1,0 +1,100 @@
+"""A topic's partitions: which there are, where they begin and end, and whether there are more by now."""
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from vectorize_pipelines.errors import KafkaError
+from vectorize_pipelines.kafka.clients import admin, kafka_errors, retry
+from vectorize_pipelines.kafka.compat import offset_spec
+from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka.admin import AdminClient
+
+logger = logging.getLogger(__name__)
+
+#: How often is looked whether a topic has got more partitions.
+PARTITIONS_SECONDS = 20.0
+
+#: Topic and partition.
+PartitionId: TypeAlias = tuple[str, int]
+
+
+class AddedPartitions:
+    """The partitions that a topic gets while it is read: looked for every `PARTITIONS_SECONDS`, and read then.
+
+    take_up  looks, reads on in those that are new, and returns their numbers; may raise `KafkaError` and
+             `KafkaException`, and then nothing has changed: the next look does it
+    """
+
+    def __init__(self, topic: str, take_up: Callable[[], Collection[int]]):
+        self._topic = topic
+        self._take_up = take_up
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Called before each reading; does something only where a look is due."""
+        from confluent_kafka import KafkaException
+
+        if time.monotonic() - self._looked < PARTITIONS_SECONDS:
+            return
+        try:
+            new = self._take_up()
+        except (KafkaException, KafkaError) as error:
+            logger.warning(
+                "whether %s has got more partitions could not be found out; tried again in %.0f s: %s",
+                self._topic,
+                PARTITIONS_SECONDS,
+                error,
+            )
+            return
+        finally:
+            self._looked = time.monotonic()
+        if new:
+            numbers = ", ".join(map(str, sorted(new)))
+            logger.info("%s has got more partitions, and they are read: %s", self._topic, numbers)
+
+
+def partitions_of(
+    settings: KafkaSettings, topics: list[str], client: Any = None, seconds: float | None = None
+) -> list[PartitionId]:
+    """Every partition of the topics; `seconds`, by default `request_seconds`, is how long the answer is waited for.
+
+    Raises `KafkaError`, also for a topic that is missing.
+    """
+    client = admin(settings) if client is None else client
+    seconds = settings.request_seconds if seconds is None else seconds
+    places: list[PartitionId] = []
+    for topic in topics:
+        with kafka_errors(settings, f"looking at {topic}", client):
+            found = client.list_topics(topic, timeout=seconds).topics[topic]
+        if found.error is not None or not found.partitions:
+            raise KafkaError(
+                f"the topic {topic} is missing at {settings.bootstrap_servers}; `vectorize topics create` makes it"
+            )
+        places += [(topic, number) for number in sorted(found.partitions)]
+    return places
+
+
+def offsets(
+    settings: KafkaSettings, places: list[PartitionId], *, latest: bool, client: "AdminClient | None" = None
+) -> dict[PartitionId, int]:
+    """The first offset of each partition that is still there or, with `latest`, the one after the last committed.
+
+    Raises `KafkaError`.
+    """
+    from confluent_kafka import IsolationLevel, TopicPartition
+
+    spec = offset_spec(latest=latest)
+    asked = {TopicPartition(*place): spec for place in places}
+    client = admin(settings) if client is None else client  # the futures are never done once the client is gone
+
+    def ask() -> dict[PartitionId, int]:
+        answers = client.list_offsets(
+            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=settings.request_seconds
+        )
+        return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
+
+    return retry(settings, "asking for offsets", ask)

@@ -1,0 +1,1 @@
+"""Requests, by Kafka or one by one: messages become rows of collections."""

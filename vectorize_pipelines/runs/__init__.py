@@ -1,0 +1,1 @@
+"""Runs of Dagster, as this project launches, tags, watches and removes them."""

@@ -1,0 +1,50 @@
+"""Tags and states by which runs are told apart, and find those beside them."""
+
+import dagster as dg
+
+from vectorize_pipelines.core import request_runs
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.shards import WHOLE, Shard
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.settings import KafkaSettings
+
+MODE_TAG = "vectorize/mode"
+#: The collection that a drain run brings up to date.
+COLLECTION_TAG = "vectorize/collection"
+#: The part of the work that a run owns, as `0/4`: the first of four.
+SHARD_TAG = "vectorize/shard"
+#: The topic that a run of requests drains.
+TOPIC_TAG = "vectorize/topic"
+#: Topic and shard in one: `dagster.yaml` lets two runs with the same value not run at once.
+OWNS_TAG = "vectorize/owns"
+#: Set on a run that is to end soon; the value says why.
+WIND_DOWN_TAG = "vectorize/wind_down"
+#: Set on a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
+NEVER_BEGUN_TAG = "vectorize/never_begun"
+REQUEST_ID_TAG = request_runs.REQUEST_ID_TAG
+SUBMITTED_TAG = request_runs.SUBMITTED_TAG
+LAUNCHED_BY_TAG = "vectorize/launched_by"
+
+#: Dagster's own, which has no public names for them.
+MAX_RETRIES_TAG = "dagster/max_retries"
+WILL_RETRY_TAG = "dagster/will_retry"
+#: Where Dagster's default launcher notes which code server has launched a run.
+CODE_SERVER_TAG = ".dagster/grpc_info"
+
+#: The states of a run that has a process, or is just getting one.
+RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+#: The states of a run that may still be at work.
+UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *RUNNING]
+#: The states of a run that has ended.
+FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
+
+
+def topic_tags(kafka: KafkaSettings, modality: Modality) -> dict[str, str]:
+    """The tags that all drain runs of a modality's requests have."""
+    return {MODE_TAG: "drain", TOPIC_TAG: TopicNames(kafka.topic_prefix).requests(modality)}
+
+
+def drain_tags(kafka: KafkaSettings, modality: Modality, shard: Shard = WHOLE) -> dict[str, str]:
+    """The tags of a drain run of a modality's requests."""
+    tags = topic_tags(kafka, modality)
+    return {**tags, SHARD_TAG: str(shard), OWNS_TAG: f"{tags[TOPIC_TAG]} {shard}"}

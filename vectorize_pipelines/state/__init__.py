@@ -1,0 +1,1 @@
+"""State that outlives a run: files and tables below VECTORIZE_HOME, or in the database of the settings."""

@@ -1,0 +1,208 @@
+"""Vectors of earlier runs by what they were made from, so that no content is encoded twice by one model.
+
+`EmbeddingCache` is what `pipeline.reuse` calls; `SQLiteEmbeddingCache` keeps it in one file for all collections and
+processes of an installation. All of it can be lost without losing data, so it has no migrations as the database of
+`state.database` has: a file of another format, also of a newer one, is put aside and made again, as a damaged one is.
+"""
+
+import hashlib
+import math
+import sqlite3
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.state.damage import OtherFormatError, discard_damaged, explain, is_damage, open_derived
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+
+#: Of vectors that were used within it, the last use is not written again.
+USE_RESOLUTION_SECONDS = 3600
+#: What is left once the oldest have gone, so that they do not go one by one.
+KEPT_SHARE = 0.9
+#: Ten vectors of 384 dimensions to a page; in SQLite's usual 4,096 bytes a quarter would lie empty.
+PAGE_BYTES = 16_384
+#: Beside a vector: keys, checksum, both indexes.
+ROW_OVERHEAD_BYTES = 160
+#: Of a page of long vectors, so much may lie empty.
+PAGE_SLACK = 1.4
+#: SQLite's limit of parameters was 999 for long.
+KEYS_TOGETHER = 500
+BUSY_SECONDS = 2.0
+#: What it costs to make the cache again.
+REMADE = "what it held is encoded once more where it is needed"
+_CHECKSUM_BYTES = 8
+#: SQLite's `user_version` of the files; to be raised with every change of what follows.
+_FORMAT = 0
+_SCHEMA = """
+create table if not exists vectors (
+    id integer primary key,
+    key blob not null unique,
+    vector blob not null,
+    used integer not null
+);
+create index if not exists vectors_by_use on vectors (used);
+"""
+
+
+class EmbeddingCacheError(Exception):
+    """The cache cannot be used now; who asked goes on without it."""
+
+
+class EmbeddingCache(Protocol):
+    """Vectors under a model's fingerprint and a hash of the exact content. Used by one thread of a process at a time.
+
+    Every method may raise `EmbeddingCacheError`, after which the cache is closed and not used again.
+    """
+
+    def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+        """Return hash -> vector, of those that are there and whole. Called once a batch, before anything is encoded."""
+
+    def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
+        """Keep vectors, in place of those under the same hashes. Called once a batch, after encoding."""
+
+    def close(self) -> None:
+        """Close the cache; a second call does nothing."""
+
+
+class SQLiteEmbeddingCache:
+    """An `EmbeddingCache` in one file, which any number of processes may use at once.
+
+    The file stays within `max_bytes`; the vectors whose last use is longest ago go first. Beside it lies SQLite's
+    write-ahead log, of some megabytes while a run lasts. Every vector carries a checksum over its key and itself: one
+    that was damaged is not there. A file that SQLite refuses as damaged is put aside and made again.
+    """
+
+    def __init__(self, file: Path, max_bytes: int, now: Callable[[], float] = time.time):
+        """Open the file, or make it. `now` returns seconds since 1970. Raises `EmbeddingCacheError`."""
+        self._file = file
+        self._max_bytes = max_bytes
+        self._now = now
+        try:
+            self._connection = open_derived(file, _connect, REMADE, BUSY_SECONDS)
+        except VectorizeError as error:
+            raise EmbeddingCacheError(str(error)) from None
+
+    def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
+        """As in `EmbeddingCache`."""
+        wanted = {_key(fingerprint, each): each for each in hashes}
+        keys = list(wanted)
+        found: dict[bytes, Vector] = {}
+        outdated: list[tuple[int]] = []
+        now = int(self._now())
+        try:
+            for start in range(0, len(keys), KEYS_TOGETHER):
+                some = keys[start : start + KEYS_TOGETHER]
+                query = f"select id, key, vector, used from vectors where key in ({','.join('?' * len(some))})"
+                for id_, key, stored, used in self._connection.execute(query, some):
+                    vector = _unpacked(key, stored)
+                    if vector is not None:
+                        found[wanted[key]] = vector
+                        if now - used >= USE_RESOLUTION_SECONDS:
+                            outdated.append((id_,))
+            if outdated:
+                with self._connection:
+                    self._connection.executemany(f"update vectors set used = {now} where id = ?", outdated)
+        except sqlite3.DatabaseError as error:
+            raise self._failure(error) from None
+        return found
+
+    def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
+        """As in `EmbeddingCache`. What is larger than the whole cache may be is not kept."""
+        now = int(self._now())
+        rows = [(key := _key(fingerprint, each), _packed(key, vector), now) for each, vector in vectors.items()]
+        incoming = math.ceil(sum(len(row[1]) + ROW_OVERHEAD_BYTES for row in rows) * PAGE_SLACK)
+        if not rows or incoming > self._max_bytes * KEPT_SHARE:
+            return
+        try:
+            with self._connection:
+                self._connection.execute("begin immediate")
+                self._make_room(incoming)
+                self._connection.executemany(
+                    "insert or replace into vectors (key, vector, used) values (?, ?, ?)", rows
+                )
+            if self._pragma("page_count") * PAGE_BYTES > self._max_bytes:  # the limit was higher once
+                # Every step of this vacuum frees a page, and `execute` takes one step only.
+                self._connection.executescript("pragma incremental_vacuum; pragma wal_checkpoint;")
+        except sqlite3.DatabaseError as error:
+            raise self._failure(error) from None
+
+    def close(self) -> None:
+        """As in `EmbeddingCache`."""
+        self._connection.close()
+
+    def _make_room(self, incoming: int) -> None:
+        while (surplus := self._in_use() + incoming - self._max_bytes) > 0:
+            (rows,) = self._connection.execute("select count(*) from vectors").fetchone()
+            if not rows:
+                return
+            surplus += int(self._max_bytes * (1 - KEPT_SHARE))
+            going = min(rows, math.ceil(rows * surplus / self._in_use()))
+            self._connection.execute(
+                "delete from vectors where id in (select id from vectors order by used, id limit ?)", (going,)
+            )
+
+    def _in_use(self) -> int:
+        """Return the bytes of pages that hold something; the others are used again before the file grows."""
+        return (self._pragma("page_count") - self._pragma("freelist_count")) * PAGE_BYTES
+
+    def _pragma(self, name: str) -> int:
+        return int(self._connection.execute(f"pragma {name}").fetchone()[0])
+
+    def _failure(self, error: sqlite3.DatabaseError) -> EmbeddingCacheError:
+        """Return what to raise for an error of SQLite; a file that is damaged is put aside."""
+        self._connection.close()
+        if not is_damage(error):  # locked, full, read-only
+            return EmbeddingCacheError(str(explain(error, self._file) or f"{self._file}: {error}"))
+        try:
+            discard_damaged(self._file, error, REMADE)
+        except VectorizeError as obstacle:
+            return EmbeddingCacheError(f"{self._file} is damaged ({error}); delete it ({obstacle})")
+        return EmbeddingCacheError(f"{self._file} was damaged ({error}) and is put aside; the next run makes it again")
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Return a connection. Raises `sqlite3.DatabaseError`, with the connection closed."""
+    connection = sqlite3.connect(file, timeout=BUSY_SECONDS)
+    try:
+        (version,) = connection.execute("pragma user_version").fetchone()
+        if version != _FORMAT:
+            raise OtherFormatError(f"its format is {version}, this version of the project reads {_FORMAT}")
+        connection.execute(f"pragma page_size = {PAGE_BYTES}")  # before anything is written; without effect later
+        connection.execute("pragma auto_vacuum = incremental")
+        connection.execute("pragma journal_mode = wal")
+        connection.execute("pragma synchronous = normal")
+        connection.execute("pragma wal_autocheckpoint = 256")
+        connection.executescript(_SCHEMA)
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def _key(fingerprint: str, content_hash: bytes) -> bytes:
+    return hashlib.blake2b(fingerprint.encode("utf-8", "surrogatepass"), digest_size=16).digest() + content_hash
+
+
+def _checksum(key: bytes, vector: bytes) -> bytes:
+    return hashlib.blake2b(vector, digest_size=_CHECKSUM_BYTES, key=key[:64]).digest()
+
+
+def _packed(key: bytes, vector: Vector) -> bytes:
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return data + _checksum(key, data)
+
+
+def _unpacked(key: bytes, stored: object) -> Vector | None:
+    """None where it is not what was stored under this key."""
+    if not isinstance(stored, bytes):
+        return None
+    data, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
+    if checksum != _checksum(key, data):
+        return None
+    return np.frombuffer(data, dtype="<f4").astype(np.float32)

@@ -1,0 +1,1 @@
+"""Filters on records: written once, checked once, translated by each store."""

@@ -1,0 +1,1 @@
+"""Qdrant, a server or its client's local mode."""
