@@ -55,12 +55,12 @@ def process(*command: str | Path, stdin: str = "", **environment: str) -> subpro
     return done
 
 
-def peak_mib() -> float:
-    """The most memory that this process has held (Linux).
+def peak_mib(pid: int | None = None) -> float:
+    """The most memory that a process has held, by default this one (Linux).
 
     Not `getrusage`: its `ru_maxrss` also counts what the process that started this one held at that moment.
     """
-    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="ascii", errors="replace")
     (line,) = [line for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(line.split()[1]) / 1024
 
