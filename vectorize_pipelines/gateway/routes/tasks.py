@@ -16,6 +16,7 @@ from pydantic_core import from_json, to_json
 from vectorize_pipelines.core.request_state import FINAL_STATES
 from vectorize_pipelines.gateway.door.auth import Scope, requires
 from vectorize_pipelines.gateway.problems import MEDIA_TYPE, FieldProblem, Problem, documented, invalid_fields
+from vectorize_pipelines.gateway.routes.direct import DirectRoute
 from vectorize_pipelines.gateway.services import Services, services_of
 from vectorize_pipelines.gateway.tasks.refusals import REFUSED, UNCONFIRMED, too_late
 from vectorize_pipelines.messaging.messages import (
@@ -149,10 +150,13 @@ _CANCEL_PROBLEMS = documented(
     )
 }
 
-router = APIRouter(prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.SUBMIT))])
+submitting = APIRouter(
+    prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.SUBMIT))], route_class=DirectRoute
+)
+cancelling = APIRouter(prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.SUBMIT))])
 
 
-@router.post(
+@submitting.post(
     "/submit",
     summary="Submit a request",
     response_model=Submitted,
@@ -170,7 +174,7 @@ async def submit(request: Request) -> Response:
     return _json(_submitted(outgoing, row, services))
 
 
-@router.post(
+@submitting.post(
     "/batch",
     summary="Submit many requests",
     response_model=SubmittedBatch,
@@ -190,7 +194,7 @@ async def submit_batch(request: Request) -> Response:
     return _json({"tasks": tasks, "total": len(tasks)})
 
 
-@router.delete("/{task_id:path}", summary="Cancel a request", response_model=Cancelled, responses=_CANCEL_PROBLEMS)
+@cancelling.delete("/{task_id:path}", summary="Cancel a request", response_model=Cancelled, responses=_CANCEL_PROBLEMS)
 async def cancel(task_id: str, request: Request) -> Response:
     """Cancel a request, before it is taken up or while it is processed. What it has stored already stays.
 
