@@ -13,7 +13,7 @@ from vectorize_pipelines.errors import DagsterUnavailableError
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 
 if TYPE_CHECKING:
-    import httpx2
+    import aiohttp
 
 #: Shorter than servers keep idle connections (uvicorn: 5 s), so that none is used that is just being closed.
 _IDLE_SECONDS = 2.0
@@ -31,32 +31,40 @@ class DagsterAddress:
     url: str
     socket: Path | None = None
 
-    def client(self, **options: Any) -> "httpx2.AsyncClient":
-        """Return a client whose relative addresses are those of the server."""
-        import httpx2
+    def session(self, timeout: "aiohttp.ClientTimeout") -> "aiohttp.ClientSession":
+        """Return a client of the server. Called on the event loop that it is used on."""
+        import aiohttp
 
-        limits = httpx2.Limits(max_connections=_CONNECTIONS, keepalive_expiry=_IDLE_SECONDS)
-        socket = None if self.socket is None else str(self.socket)
-        transport = httpx2.AsyncHTTPTransport(uds=socket, trust_env=False, limits=limits)
-        return httpx2.AsyncClient(base_url=self.url, transport=transport, trust_env=False, **options)
+        options: dict[str, Any] = {"limit": _CONNECTIONS, "keepalive_timeout": _IDLE_SECONDS}
+        if self.socket is None:
+            connector: aiohttp.BaseConnector = aiohttp.TCPConnector(**options)
+        else:
+            connector = aiohttp.UnixConnector(str(self.socket), **options)
+        return aiohttp.ClientSession(
+            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
 
 
 class DagsterClient:
-    """GraphQL calls. An async context manager."""
+    """GraphQL calls. An async context manager, made on the event loop."""
 
     def __init__(self, address: DagsterAddress, seconds: float = 10.0) -> None:
-        self._client = address.client(timeout=seconds)
+        import aiohttp
+
+        self._graphql = f"{address.url}{PATH_PREFIX}/graphql"
+        self._session = address.session(aiohttp.ClientTimeout(total=seconds))
 
     async def query(self, document: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the `data` of a query or a mutation. Raises `DagsterUnavailableError`."""
-        import httpx2
+        import aiohttp
 
         content = {"query": document, "variables": dict(variables or {})}
+        headers = {"Accept-Encoding": "identity"}
         try:
-            answer = await self._client.post(f"{PATH_PREFIX}/graphql", json=content)
-            answer.raise_for_status()
-            found: dict[str, Any] = answer.json()
-        except (httpx2.HTTPError, ValueError) as error:
+            async with self._session.post(self._graphql, json=content, headers=headers) as answer:
+                answer.raise_for_status()
+                found: dict[str, Any] = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DagsterUnavailableError(f"Dagster's web server does not answer: {type(error).__name__}") from error
         if found.get("errors"):
             raise DagsterUnavailableError(f"Dagster's web server failed: {found['errors'][0].get('message')}")
@@ -69,4 +77,4 @@ class DagsterClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        await self._session.close()

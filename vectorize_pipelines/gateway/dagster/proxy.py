@@ -12,14 +12,16 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
 
+import aiohttp
 import anyio
-import httpx2
+from multidict import CIMultiDict
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
 from websockets.exceptions import WebSocketException
 from websockets.typing import Origin, Subprotocol
+from yarl import URL
 
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
@@ -32,11 +34,16 @@ GRAPHQL = f"{PATH_PREFIX}/graphql"
 SUBPROTOCOL = "graphql-ws"
 
 _CONNECT_SECONDS = 5.0
+#: As long as the addresses that servers read.
+_URL_CHARACTERS = 2**16
 #: A message of Dagster may hold a thousand events of a run.
 _SOCKET_BYTES = 64 * 2**20
 _PING_SECONDS = 20.0
 _CLOSE_SECONDS = 2.0
 _STARTING_SECONDS = 2
+
+#: What is not among the headers of a request is not added to it.
+_ADDED_BY_CLIENT = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 #: Headers of one connection, not of the message (RFC 9110, 7.6.1, and older ones).
 _OF_THE_CONNECTION = frozenset(
@@ -71,11 +78,10 @@ class DagsterProxy:
     def __init__(self, address: DagsterAddress, settings: GatewaySettings) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self._socket = address.socket
-        self._base = httpx2.URL(address.url)
-        self._client = address.client()
+        self._base = urlsplit(address.url)
         self._seconds = settings.request_seconds
-        timeout = httpx2.Timeout(self._seconds, connect=_CONNECT_SECONDS, pool=_CONNECT_SECONDS)
-        self._extensions = {"timeout": timeout.as_dict()}
+        timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=self._seconds)
+        self._session = address.session(timeout)
 
     async def send(
         self,
@@ -89,25 +95,26 @@ class DagsterProxy:
 
         `content` is the body of the request, `json` one in its place; without either none is sent.
         """
-        # Not by the client's own method, which adds headers, such as one that allows answers to be compressed.
-        outgoing = httpx2.Request(
-            request.method,
-            self._url(path, query_string),
-            headers=_outgoing_headers(request.headers.raw, with_body=content is not None, is_json=json is not None),
-            content=content if json is None else json.encode(),
-            extensions=self._extensions,
-        )
+        body = content if json is None else json.encode()
+        headers = _outgoing_headers(request.headers.raw, with_body=content is not None, is_json=json is not None)
         try:
-            incoming = await self._client.send(outgoing, stream=True)
-        except (httpx2.ConnectError, httpx2.ConnectTimeout):
+            incoming = await self._session.request(
+                request.method,
+                self._url(path, query_string),
+                headers=CIMultiDict((name.decode("ascii"), value.decode(errors="replace")) for name, value in headers),
+                skip_auto_headers=_ADDED_BY_CLIENT,
+                data=body,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientConnectorError:
             return _away(request)
-        except httpx2.PoolTimeout:
-            detail = "too many requests wait for Dagster's web server"
+        except aiohttp.ConnectionTimeoutError:
+            detail = "Dagster's web server takes no connection, or too many requests wait for it"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"}) from None
-        except httpx2.TimeoutException:
+        except TimeoutError:
             detail = f"Dagster's web server did not answer within {self._seconds:g} s"
             raise Problem(HTTPStatus.GATEWAY_TIMEOUT, detail) from None
-        except httpx2.HTTPError as error:
+        except aiohttp.ClientError as error:
             logger.warning("Dagster's web server failed: %s %s: %s", request.method, path, type(error).__name__)
             raise Problem(HTTPStatus.BAD_GATEWAY, "Dagster's web server ended the connection") from None
         except ClientDisconnect:
@@ -116,9 +123,9 @@ class DagsterProxy:
 
     async def connect(self) -> ClientConnection:
         """Return a WebSocket to Dagster's GraphQL. Raises `Problem` where there is none."""
-        uri = str(self._base.copy_with(raw_path=GRAPHQL.encode())).replace("http", "ws", 1)
+        uri = self._base._replace(path=GRAPHQL).geturl().replace("http", "ws", 1)
         options: dict[str, Any] = {
-            "origin": Origin(f"{self._base.scheme}://{self._netloc}"),
+            "origin": Origin(f"{self._base.scheme}://{self._base.netloc}"),
             "subprotocols": [Subprotocol(SUBPROTOCOL)],
             "compression": None,
             "user_agent_header": None,
@@ -141,24 +148,19 @@ class DagsterProxy:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
-    @property
-    def _netloc(self) -> str:
-        return self._base.netloc.decode()
-
-    def _url(self, path: str, query_string: str) -> httpx2.URL:
+    def _url(self, path: str, query_string: str) -> URL:
         """The address of what is asked for: of the path that was judged, not as it was spelt. Raises `Problem`."""
         target = quote(path, safe=_PATH_SAFE)
         if query_string:
             target += "?" + quote(query_string.encode("latin-1"), safe=_QUERY_SAFE)
-        try:
-            return self._base.copy_with(raw_path=target.encode())
-        except httpx2.InvalidURL:
-            raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long") from None
+        if len(target) > _URL_CHARACTERS:
+            raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long")
+        return URL(f"{self._base.scheme}://{self._base.netloc}{target}", encoded=True)
 
-    def _incoming_headers(self, incoming: httpx2.Response) -> list[tuple[bytes, bytes]]:
-        raw = [(name.lower(), value) for name, value in incoming.headers.raw]
+    def _incoming_headers(self, incoming: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
+        raw = [(name.lower(), value) for name, value in incoming.raw_headers]
         dropped = _named_by_connection(raw) | _OF_THE_CONNECTION | _OF_THE_SERVER
         headers = _without(raw, dropped, _OF_THE_SERVER_PREFIXES)
         location = incoming.headers.get("location")
@@ -169,7 +171,7 @@ class DagsterProxy:
     def _location(self, location: str) -> str:
         """An address of Dagster's web server as one of this server, any other as it is."""
         parts = urlsplit(location)
-        if parts.netloc != self._netloc:
+        if parts.netloc != self._base.netloc:
             return location
         return parts._replace(scheme="", netloc="", path="/" + parts.path.lstrip("/")).geturl()
 
@@ -189,8 +191,8 @@ async def race(*parts: Awaitable[None]) -> None:
 class _PassedOn(Response):
     """An answer of Dagster, sent on piece by piece."""
 
-    def __init__(self, incoming: httpx2.Response, headers: list[tuple[bytes, bytes]]) -> None:
-        self.status_code = incoming.status_code
+    def __init__(self, incoming: aiohttp.ClientResponse, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status_code = incoming.status
         self.raw_headers = headers
         self.background = None
         self._incoming = incoming
@@ -200,14 +202,13 @@ class _PassedOn(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await race(self._pass_on(send), _until_gone(receive))
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._incoming.aclose()
+            self._incoming.close()
 
     async def _pass_on(self, send: Send) -> None:
         try:
-            async for part in self._incoming.aiter_raw():
+            async for part in self._incoming.content.iter_any():
                 await send({"type": "http.response.body", "body": part, "more_body": True})
-        except httpx2.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             # Without its end the client's connection is closed, and the client knows that something is missing.
             logger.warning("Dagster's web server ended in the middle of an answer: %s", type(error).__name__)
             return

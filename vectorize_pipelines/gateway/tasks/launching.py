@@ -144,6 +144,6 @@ def _reason(answer: dict[str, Any]) -> str:
 
 def _was_not_reached(error: DagsterUnavailableError) -> bool:
     """Return whether the call cannot have been received, so that it has certainly launched nothing."""
-    import httpx2
+    import aiohttp
 
-    return isinstance(error.__cause__, httpx2.ConnectError | httpx2.ConnectTimeout)
+    return isinstance(error.__cause__, aiohttp.ClientConnectorError | aiohttp.ConnectionTimeoutError)
