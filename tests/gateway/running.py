@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vectorize_pipelines.gateway.door.auth import Caller
-from vectorize_pipelines.gateway.door.connections import bounded_connections
+from vectorize_pipelines.gateway.door.connections import BoundedWebSocket, bounded_connections
 from vectorize_pipelines.gateway.door.origins import ServerAddress
 from vectorize_pipelines.settings import GatewaySettings
 
@@ -19,8 +20,13 @@ _SECONDS = 30
 
 
 @contextmanager
-def serving(app_at: Callable[[ServerAddress], ASGIApp], settings: GatewaySettings | None = None) -> Iterator[str]:
-    """The address of a server as `vectorize serve` configures it, whose app is made once its port is known."""
+def serving(
+    app_at: Callable[[ServerAddress], ASGIApp], settings: GatewaySettings | None = None, **options: Any
+) -> Iterator[str]:
+    """The address of a server as `vectorize serve` configures it, whose app is made once its port is known.
+
+    `options` are further ones of `uvicorn.Config`.
+    """
     bound = socket.socket()
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     bound.bind((LOOPBACK, 0))
@@ -28,8 +34,10 @@ def serving(app_at: Callable[[ServerAddress], ASGIApp], settings: GatewaySetting
     config = uvicorn.Config(
         app_at(ServerAddress(LOOPBACK, port)),
         http=bounded_connections(settings or GatewaySettings()),
+        ws=BoundedWebSocket,
         log_config=None,
         timeout_graceful_shutdown=1,
+        **options,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [bound]}, daemon=True)

@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from tests.stores import writers
-from vectorize_pipelines.errors import ModelMismatchError, SettingsError, StoreError
+from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import conformance, open_store
 from vectorize_pipelines.stores.base import VectorStore
@@ -80,6 +80,12 @@ def store(tmp_path: Path) -> VectorStore:
     store = open_store(StoreSettings(), tmp_path)
     store.ensure_collection(COLLECTION, spec())
     return store
+
+
+@pytest.mark.parametrize("length", [249, 250, 255, 5000])
+def test_a_name_that_no_folder_can_have_is_that_of_no_collection(store: VectorStore, length: int) -> None:
+    with pytest.raises(CollectionNotFoundError):
+        store.collection("a" * length)
 
 
 def _started(function: Callable[..., None], *arguments: Any) -> tuple[multiprocessing.process.BaseProcess, Connection]:

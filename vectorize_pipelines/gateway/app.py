@@ -12,7 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
-from vectorize_pipelines.gateway import disconnects, problems
+from vectorize_pipelines.gateway import disconnects, openapi, problems
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress
 from vectorize_pipelines.gateway.door.auth import Access, Door
 from vectorize_pipelines.gateway.door.limits import Limits
@@ -94,6 +94,7 @@ def create_routes(
     app.state.request_figures = figures or RequestFigures()
     problems.install(app)
     disconnects.install(app)
+    openapi.install(app)
     # Those that are called most come first: FastAPI asks one route after the other, which takes a tenth of a small
     # request for ten of them. The id of a task may hold slashes: the routes that ask for one task come after those with
     # something behind it.

@@ -4,7 +4,7 @@ Called by `gateway.app`, which installs the handlers, and by the layers in front
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -39,6 +39,14 @@ MEDIA_TYPE = "application/problem+json"
 _TOLD = 3
 #: The code with which a WebSocket is closed that somebody may not have.
 POLICY_VIOLATION = 1008
+_SCHEMA = {"$ref": "#/components/schemas/ProblemModel"}
+#: What comes with every answer of these statuses, and what it says.
+_HEADERS = {
+    HTTPStatus.UNAUTHORIZED: ("WWW-Authenticate", "how to say who calls"),
+    HTTPStatus.METHOD_NOT_ALLOWED: ("Allow", "the methods that are served"),
+    HTTPStatus.TOO_MANY_REQUESTS: ("Retry-After", "seconds after which to come again"),
+    HTTPStatus.SERVICE_UNAVAILABLE: ("Retry-After", "seconds after which to come again"),
+}
 
 #: What an error of ours means to a client, the most special first. Anything else is a defect or a failing part: 500.
 _STATUS_OF: tuple[tuple[type[VectorizeError], HTTPStatus], ...] = (
@@ -100,9 +108,24 @@ class Problem(Exception):  # noqa: N818 -- the word of RFC 9457
 
 
 def documented(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """Return the `responses` of a route that may answer with these errors, for OpenAPI."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}}}
-    return {int(status): {"description": status.phrase, "content": content} for status in statuses}
+    """Return the `responses` of a route that may answer with these errors by itself, for OpenAPI.
+
+    What the layers in front of all routes answer, such as 401, is added by `gateway.openapi`.
+    """
+    return {int(status): documented_problem(status, status.phrase) for status in statuses}
+
+
+def documented_problem(
+    status: HTTPStatus, description: str, members: Mapping[str, dict[str, Any]] | None = None
+) -> dict[str, Any]:
+    """Return the documentation of an error; `members` are the schemas of further members that its body may have."""
+    further = {"type": "object", "properties": dict(members or {})}
+    content = {MEDIA_TYPE: {"schema": {"allOf": [_SCHEMA, further]} if members else _SCHEMA}}
+    if status not in _HEADERS:
+        return {"description": description, "content": content}
+    name, meaning = _HEADERS[status]
+    header = {"description": meaning, "required": True, "schema": {"type": "string"}}
+    return {"description": description, "headers": {name: header}, "content": content}
 
 
 def invalid_fields(errors: list[FieldProblem]) -> Problem:
@@ -132,8 +155,7 @@ def problem_of(error: VectorizeError) -> Problem:
 
 
 def install(app: FastAPI) -> None:
-    """Have the app answer every error as a problem, and its description say what one is."""
-    app.openapi = _with_problems(app.openapi)  # type: ignore[method-assign]
+    """Have the app answer every error as a problem."""
 
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
@@ -160,19 +182,6 @@ def install(app: FastAPI) -> None:
     async def defect(request: Request, error: Exception) -> JSONResponse:
         # Starlette raises it again for the server's log; the client is not told what it was.
         return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "the server failed; its log has the reason").response
-
-
-def _with_problems(openapi: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-    """The same description, with the schema that `documented` refers to."""
-
-    def described() -> dict[str, Any]:
-        description = openapi()
-        model = ProblemModel.model_json_schema(ref_template="#/components/schemas/{model}")
-        parts = model.pop("$defs")
-        description.setdefault("components", {}).setdefault("schemas", {}).update(parts, ProblemModel=model)
-        return description
-
-    return described
 
 
 def _field(place: tuple[int | str, ...]) -> str:

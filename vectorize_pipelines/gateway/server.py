@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.gateway.app import create_app
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress
-from vectorize_pipelines.gateway.door.connections import bounded_connections
+from vectorize_pipelines.gateway.door.connections import BoundedWebSocket, bounded_connections
 from vectorize_pipelines.gateway.door.origins import ServerAddress
 from vectorize_pipelines.gateway.door.tokens import Tokens
 from vectorize_pipelines.gateway.live.stopping import StreamingServer
@@ -53,7 +53,7 @@ def configuration(app: ASGIApp, settings: Settings) -> uvicorn.Config:
         app,
         loop="uvloop",
         http=bounded_connections(gateway),
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         ws_max_size=_SOCKET_MESSAGE_BYTES,
         ws_ping_interval=_PING_SECONDS,
         ws_ping_timeout=_PING_SECONDS,

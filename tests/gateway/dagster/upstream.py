@@ -1,10 +1,14 @@
-"""A web server in the place of Dagster's: it notes what it gets, and answers as a test says."""
+"""A web server in the place of Dagster's: it notes what it gets, and answers as a test says, or as Dagster would."""
 
+import json
+import re
+import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
@@ -67,3 +71,45 @@ async def _body(receive: Receive) -> bytes:
         parts.append(message.get("body", b""))
         more = message.get("more_body", False)
     return b"".join(parts)
+
+
+#: A field that Dagster does not have.
+UNKNOWN_FIELD = "nothing"
+#: What is answered to the operations of the gateway itself, by their names: no daemon has run, and no run goes on.
+_ANSWERS: dict[str, Any] = {
+    "Health": {
+        "instance": {"daemonHealth": {"allDaemonStatuses": []}},
+        "runsOrError": {"__typename": "Runs", "count": 0},
+    },
+    "RunOfTask": {"runOrError": {"__typename": "Run", "status": "QUEUED", "tags": []}},
+    "TerminateRequest": {"terminateRun": {"__typename": "TerminateRunSuccess"}},
+    "RequestRun": {"runOrError": {"status": "CANCELED"}},
+}
+
+
+def standing_in() -> Upstream:
+    """A server that takes every run that the gateway launches, runs none of them, and says that all is well."""
+    upstream = Upstream()
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        got = upstream.got[-1]
+        await _graphql(json.loads(got.body) if got.method == "POST" else {})(scope, receive, send)
+
+    upstream.answer = answer
+    return upstream
+
+
+def _graphql(asked: dict[str, Any]) -> JSONResponse:
+    document = asked.get("query", "")
+    if UNKNOWN_FIELD in document:
+        return JSONResponse({"errors": [{"message": f"Cannot query field '{UNKNOWN_FIELD}' on type 'Query'."}]}, 400)
+    found = re.match(r"\s*(?:query|mutation)\s+(\w+)", document)
+    name = found[1] if found else ""
+    if name == "LaunchRequests":
+        return JSONResponse({"data": {"launchMultipleRuns": _launched(len(asked["variables"]["params"]))}})
+    return JSONResponse({"data": _ANSWERS.get(name, {"version": "1"})})
+
+
+def _launched(number: int) -> dict[str, Any]:
+    runs = [{"__typename": "LaunchRunSuccess", "run": {"runId": str(uuid.uuid4())}} for _ in range(number)]
+    return {"__typename": "LaunchMultipleRunsResult", "launchMultipleRunsResult": runs}

@@ -18,12 +18,18 @@ SHORT = 0.3
 
 
 class App:
-    """Answers at once, without reading what is sent; `/large` with more than any buffer holds."""
+    """Answers at once, without reading what is sent; `/large` with more than any buffer holds.
+
+    By WebSocket it waits for the end and, at `/large`, sends meanwhile without one.
+    """
 
     def __init__(self) -> None:
         self.ended = threading.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._talk(receive, send, endless=scope["path"] == "/large")
+            return
         if scope["type"] != "http":
             return
         if scope["path"] != "/large":
@@ -31,6 +37,16 @@ class App:
             return
         try:
             await StreamingResponse(pieces())(scope, receive, send)
+        finally:
+            self.ended.set()
+
+    async def _talk(self, receive: Receive, send: Send, *, endless: bool) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        try:
+            while endless:
+                await send({"type": "websocket.send", "bytes": b"a" * 2**16})
+            await receive()
         finally:
             self.ended.set()
 
@@ -148,3 +164,22 @@ def test_there_are_only_so_many_connections(app: App) -> None:
             return False
 
         until(is_served)
+
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: " + "A" * 22 + "==",
+)
+
+
+@pytest.mark.parametrize("path", ["/", "/large"])
+def test_a_websocket_whose_client_is_gone_without_a_word_is_ended(app: App, path: str) -> None:
+    """It answers no ping and takes nothing of what is sent to it, as one does whose network is gone."""
+    with (
+        serving(lambda at: app, ws_ping_interval=0.1, ws_ping_timeout=0.1) as url,
+        closing(Client(url)) as client,
+    ):
+        client.request(f"GET {path}", *UPGRADE)
+        assert app.ended.wait(30)

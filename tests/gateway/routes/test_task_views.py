@@ -539,7 +539,11 @@ def test_the_routes_are_documented(get: Get) -> None:
     asked = {path: operations.get("get") for path, operations in schema["paths"].items() if path.startswith("/tasks")}
     routes = {path: operation for path, operation in asked.items() if operation is not None}
     assert set(routes) == {"/tasks", "/tasks/{task_id}", "/tasks/{task_id}/events", "/tasks/{task_id}/result"}
-    assert set(routes["/tasks"]["responses"]) == {"200", "401", "403", "422", "429", "503"}
-    assert set(routes["/tasks/{task_id}"]["responses"]) == {"200", "401", "403", "404", "422", "429", "503"}
-    assert "409" in routes["/tasks/{task_id}/result"]["responses"]
+    own = {
+        path: [status for status, each in route["responses"].items() if "$ref" not in each]
+        for path, route in routes.items()
+    }
+    assert own["/tasks"] == ["200", "422"]
+    assert own["/tasks/{task_id}"] == ["200", "404"]
+    assert own["/tasks/{task_id}/result"] == ["200", "404", "409", "422"]
     assert all(operation["summary"] for operation in routes.values())

@@ -26,7 +26,7 @@ from vectorize_pipelines.gateway.door.sessions import Sessions, session_id_in
 from vectorize_pipelines.gateway.door.tokens import Scope, Token, Tokens
 from vectorize_pipelines.gateway.problems import POLICY_VIOLATION, Problem, refuse
 
-__all__ = ["Access", "Caller", "Door", "Scope", "caller_of", "local_path", "requires"]
+__all__ = ["Access", "Caller", "Door", "Scope", "caller_of", "is_open", "local_path", "requires"]
 
 #: Paths for everybody; below `_STATIC` lie the files of the pages.
 _OPEN = frozenset(("/livez", "/signin"))
@@ -57,6 +57,11 @@ class Caller:
 
 
 ANYBODY = Caller.of("anonymous", Scope.ADMIN)
+
+
+def is_open(path: str) -> bool:
+    """Return whether everybody may ask for a path, whoever they are."""
+    return path in _OPEN or path.startswith(_STATIC)
 
 
 def caller_of(connection: HTTPConnection) -> Caller:
@@ -182,7 +187,7 @@ class Door:
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI has it."""
-        if scope["type"] == "lifespan" or scope["path"] in _OPEN or scope["path"].startswith(_STATIC):
+        if scope["type"] == "lifespan" or is_open(scope["path"]):
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)

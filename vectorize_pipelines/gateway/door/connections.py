@@ -1,7 +1,7 @@
 """What one connection may cost before there is a request, and after its answer: bounds that uvicorn has none of.
 
 uvicorn waits for the rest of a header for ever, keeps one of any length, and holds an answer until its client takes
-it. `vectorize serve` gives it this class of connections as `http`.
+it. `vectorize serve` gives it these classes of connections as `http` and `ws`.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ from http import HTTPStatus
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from vectorize_pipelines.gateway.door.limits import too_many
 from vectorize_pipelines.gateway.problems import MEDIA_TYPE, Problem
@@ -162,3 +163,12 @@ class BoundedConnection(HttpToolsProtocol):
         ]
         self.transport.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         self.transport.close()
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that ends when its client answers no ping, also where that takes nothing of what was sent to it."""
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        # To close it waits until everything is sent. It has as long as for a ping, so that a client learns why it ends.
+        self.loop.call_later(self.ping_timeout or 0, self.transport.abort)

@@ -16,7 +16,7 @@ from vectorize_pipelines.gateway.problems import Problem, refuse
 from vectorize_pipelines.settings.gateway import GatewaySettings
 
 #: Asked when a machine is in trouble, and answered at once: it finds no queue.
-_ALWAYS = "/livez"
+UNLIMITED = "/livez"
 _EVENTS = b"text/event-stream"
 #: A task for each request that is answered at once would cost as much as all the rest of this layer.
 _WATCHED_AFTER_SECONDS = 0.1
@@ -52,7 +52,7 @@ class Limits:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection, as ASGI has it."""
-        if scope["type"] == "lifespan" or scope["path"] == _ALWAYS:
+        if scope["type"] == "lifespan" or scope["path"] == UNLIMITED:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)

@@ -53,7 +53,7 @@ _NOTEBOOK = re.compile(r"/*(dagit/+)?notebook[/\s]*", re.IGNORECASE)
 #: The pages of the gateway itself.
 _PAGES = frozenset(("/", "/docs", "/signin"))
 #: Take a form, and are guarded by the origin of its page.
-_FORMS = frozenset(("/signin", "/signout"))
+FORMS = frozenset(("/signin", "/signout"))
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")
 _PROTECTION = {
     **PROTECTION,
@@ -70,6 +70,9 @@ _DAGSTER_POLICY = (b"content-security-policy", FRAME_POLICY.encode())
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 _DOTS = re.compile(r"/\.{1,2}(/|$)")
+_TASKS = "/tasks/"
+#: Behind these stands a name, which may have a slash: `topic/0/17`, `sentence-transformers/all-MiniLM-L6-v2`.
+_NAMES = (_TASKS, "/v1/models/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +178,9 @@ def other_than_json(headers: Headers) -> Refusal | None:
 def path_trick(scope: Scope) -> Refusal | None:
     """Return the refusal of a path that two readers could understand in two ways.
 
-    An encoded slash is let through where it is part of a name: in the id of a task, which may be anything, and in the
-    address of a page of Dagster's UI, which encodes the parts of asset keys so. Nothing there decides by the path.
+    An encoded slash is let through where it is part of a name: in the id of a task, which may be anything, in the name
+    of a model, which OpenAI's client encodes, and in the address of a page of Dagster's UI, which encodes the parts of
+    asset keys so. Nothing there decides by the path.
     """
     raw, path = scope["raw_path"].decode("latin-1"), scope["path"]
     if not raw.startswith("/"):
@@ -187,10 +191,9 @@ def path_trick(scope: Scope) -> Refusal | None:
         return Refusal(400, "the path has a control character in it")
     if _DOTS.search(path):
         return Refusal(400, "the path has a part `.` or `..`")
-    in_task = raw.startswith("/tasks/")
-    if "\\" in raw or ("\\" in path and not in_task):
+    if "\\" in raw or ("\\" in path and not raw.startswith(_TASKS)):
         return Refusal(400, "the path has a backslash in it")
-    if _ENCODED_SLASH.search(raw) and not (in_task or _is_read_page(scope, raw)):
+    if _ENCODED_SLASH.search(raw) and not (raw.startswith(_NAMES) or _is_read_page(scope, raw)):
         return Refusal(400, "the path has an encoded slash in it: `%2F`")
     return None
 
@@ -260,7 +263,7 @@ def _other_method(scope: Scope, headers: Headers) -> Refusal | None:
         return None
     if scope["method"] not in _METHODS:
         return Refusal(405, f"the method {scope['method']!r} is not served")
-    if scope["method"] == "POST" and scope["path"] not in _FORMS:
+    if scope["method"] == "POST" and scope["path"] not in FORMS:
         return other_than_json(headers)
     return None
 

@@ -24,7 +24,7 @@ from vectorize_pipelines.gateway.dagster.proxy import GRAPHQL, SUBPROTOCOL, race
 from vectorize_pipelines.gateway.door.auth import Scope, caller_of, requires
 from vectorize_pipelines.gateway.door.origins import notebook
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
-from vectorize_pipelines.gateway.problems import Problem, documented
+from vectorize_pipelines.gateway.problems import FieldProblem, Problem, documented
 from vectorize_pipelines.gateway.services import services_of
 
 #: What is larger is read in a thread: on the event loop it would keep others waiting.
@@ -52,17 +52,11 @@ class GraphQLAnswer(BaseModel):
 
 router = APIRouter(tags=["dagster"], dependencies=[Depends(requires(Scope.READ))])
 
-_ERRORS = documented(
-    HTTPStatus.BAD_REQUEST,
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.REQUEST_URI_TOO_LONG,
-    HTTPStatus.INTERNAL_SERVER_ERROR,
-    HTTPStatus.BAD_GATEWAY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-    HTTPStatus.GATEWAY_TIMEOUT,
-)
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "What is refused here or, with its `errors`, by Dagster", "model": GraphQLAnswer},
+    500: {"description": "What failed here or, with its `errors`, in Dagster", "model": GraphQLAnswer},
+    **documented(HTTPStatus.BAD_GATEWAY),
+}
 _PARAMETERS = {
     "query": "the document, with queries only",
     "variables": "values of its variables, as JSON",
@@ -78,8 +72,9 @@ _BODY = {"required": True, "content": {"application/json": {"schema": GraphQLBod
     response_model=GraphQLAnswer,
     responses={
         200: {"description": "what Dagster answers; its playground for a browser", "content": {"text/html": {}}},
+        503: {"description": "Dagster's web server is starting, or away", "content": {"text/html": {}}},
         **_ERRORS,
-        **documented(HTTPStatus.METHOD_NOT_ALLOWED),
+        **documented(HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.REQUEST_URI_TOO_LONG),
     },
     openapi_extra={
         "parameters": [
@@ -90,7 +85,11 @@ _BODY = {"required": True, "content": {"application/json": {"schema": GraphQLBod
 )
 async def graphql_by_get(request: Request) -> Response:
     """Send a query to Dagster's GraphQL. A document with anything but queries is refused, whoever sends it."""
-    return await services_of(request).dagster_proxy.send(request, GRAPHQL, _checked_parameters(request))
+    query_string = _checked_parameters(request)
+    if "query" not in request.query_params and "text/html" not in request.headers.get("accept", ""):
+        missing = FieldProblem(field="query", problem="is missing")
+        raise Problem(HTTPStatus.BAD_REQUEST, "query: is missing", errors=[missing])
+    return await services_of(request).dagster_proxy.send(request, GRAPHQL, query_string)
 
 
 @router.post(GRAPHQL, include_in_schema=False)
@@ -98,7 +97,7 @@ async def graphql_by_get(request: Request) -> Response:
     "/graphql",
     summary="Query Dagster, or have it do something",
     response_model=GraphQLAnswer,
-    responses={**_ERRORS, **documented(HTTPStatus.UNSUPPORTED_MEDIA_TYPE)},
+    responses=_ERRORS,
     openapi_extra={"requestBody": _BODY},
 )
 async def graphql_by_post(request: Request) -> Response:

@@ -25,7 +25,7 @@ from vectorize_pipelines.errors import ItemError, UnknownModelError, VectorizeEr
 from vectorize_pipelines.gateway.disconnects import while_connected
 from vectorize_pipelines.gateway.door.auth import Scope, requires
 from vectorize_pipelines.gateway.encoding.batching import DimensionError
-from vectorize_pipelines.gateway.problems import Problem, documented, problem_of
+from vectorize_pipelines.gateway.problems import Problem, problem_of
 from vectorize_pipelines.gateway.services import Services, services_of
 
 logger = logging.getLogger(__name__)
@@ -165,11 +165,8 @@ class OpenAIRoute(APIRoute):
 
 
 def _answers(*statuses: HTTPStatus) -> dict[int | str, dict[str, Any]]:
-    """The `responses` of a route: these errors in OpenAI's form, and that of the door in the form of all routes."""
-    answers = documented(HTTPStatus.UNAUTHORIZED)
-    answers |= {int(status): {"model": ErrorAnswer, "description": status.phrase} for status in statuses}
-    answers["4XX"] = {"model": ErrorAnswer, "description": "any other error of the request"}
-    return answers
+    """The `responses` of a route: these errors in OpenAI's form; those of the layers in front have that of problems."""
+    return {int(status): {"model": ErrorAnswer, "description": status.phrase} for status in statuses}
 
 
 router = APIRouter(

@@ -8,7 +8,6 @@ from pydantic import BaseModel
 
 from vectorize_pipelines.gateway.door.auth import Scope, requires
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthModel
-from vectorize_pipelines.gateway.problems import documented
 from vectorize_pipelines.gateway.services import Services, services_of
 
 router = APIRouter(tags=["health"])
@@ -33,7 +32,6 @@ async def livez() -> AliveModel:
     responses={
         200: {"description": "Everything that is configured is there"},
         503: {"description": "Something that is configured is away; the body is the same", "model": HealthModel},
-        **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
     },
     dependencies=[Depends(requires(Scope.READ))],
 )

@@ -28,25 +28,19 @@ from vectorize_pipelines.messaging.events import ResultEvent
 #: After so long without a change a line is sent that says nothing: what stands between would else end the connection.
 HEARTBEAT_SECONDS = 15.0
 
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
 _ALL: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Events without end: `status`, whose data is a result event as JSON, and `reset`, after which a "
         "client has to load again what it shows. Comments come while nothing happens."
     },
-    **documented(*_REFUSALS),
+    **documented(HTTPStatus.UNPROCESSABLE_ENTITY),
 }
 _ONE: dict[int | str, dict[str, Any]] = {
     200: {"description": "Events `status`: the present state, then each further one; the stream ends after the final."},
     204: {
         "description": "The client has got the final event already: there is nothing more, and browsers stop asking."
     },
-    **documented(*_REFUSALS, HTTPStatus.NOT_FOUND),
+    **documented(HTTPStatus.NOT_FOUND),
 }
 
 router = APIRouter(tags=["events"], dependencies=[Depends(requires(Scope.READ))])

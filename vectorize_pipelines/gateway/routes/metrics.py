@@ -9,7 +9,6 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
-from http import HTTPStatus
 from typing import Annotated, Any
 
 import anyio.to_thread
@@ -28,7 +27,7 @@ from vectorize_pipelines.gateway.door.listening import is_loopback
 from vectorize_pipelines.gateway.door.origins import ServerAddress, loopback_hosts
 from vectorize_pipelines.gateway.monitoring.exposition import LedgerReading, Snapshot, expose, wants_text
 from vectorize_pipelines.gateway.monitoring.measuring import RequestFigures
-from vectorize_pipelines.gateway.problems import Problem, documented
+from vectorize_pipelines.gateway.problems import Problem
 from vectorize_pipelines.gateway.services import Services, services_of
 
 _NO_STORE = {"Cache-Control": "no-store"}
@@ -59,10 +58,7 @@ class MetricsModel(BaseModel):
     "/metrics",
     summary="Figures: JSON, or Prometheus' text where `Accept` prefers text/plain or application/openmetrics-text",
     response_model=MetricsModel,
-    responses={
-        200: {"description": "The figures", "content": _TEXTS},
-        **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE),
-    },
+    responses={200: {"description": "The figures", "content": _TEXTS}},
 )
 async def metrics(
     request: Request, services: Annotated[Services, Depends(services_of)], response: Response

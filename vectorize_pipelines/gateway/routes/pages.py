@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 
 from vectorize_pipelines.gateway.door.auth import Scope, caller_of, requires
 from vectorize_pipelines.gateway.page import STATIC, answer_file
-from vectorize_pipelines.gateway.problems import Problem, documented
+from vectorize_pipelines.gateway.problems import Problem
 
 router = APIRouter(tags=["pages"])
 _READERS = [Depends(requires(Scope.READ))]
@@ -61,7 +61,7 @@ class ServiceModel(BaseModel):
     "/",
     summary="What this server is",
     response_model=ServiceModel,
-    responses=_HTML | documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN),
+    responses=_HTML,
     dependencies=_READERS,
 )
 def root(request: Request) -> Response:

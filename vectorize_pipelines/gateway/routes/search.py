@@ -64,14 +64,7 @@ _PICTURE: dict[int | str, dict[str, Any]] = {
     }
 }
 
-_READ_ERRORS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
-_NAMED_ERRORS = (*_READ_ERRORS, HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
-_SEARCH_ERRORS = (*_NAMED_ERRORS, HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+_NAMED_ERRORS = (HTTPStatus.NOT_FOUND, HTTPStatus.UNPROCESSABLE_ENTITY)
 
 CollectionName = Annotated[
     str, Path(pattern="^[a-z][a-z0-9_-]*$", max_length=255, description="a collection, or its physical name")
@@ -82,7 +75,7 @@ Shared = Annotated[Services, Depends(services_of)]
 router = APIRouter(tags=["search"], dependencies=[Depends(requires(Scope.READ))])
 
 
-@router.get("/collections", summary="List the collections", responses=documented(*_READ_ERRORS))
+@router.get("/collections", summary="List the collections")
 async def list_collections(services: Shared) -> CollectionsModel:
     """The collections that can be searched, by name."""
     return CollectionsModel(collections=await services.store.call(_all_described))
@@ -98,7 +91,7 @@ async def show_collection(name: CollectionName, services: Shared) -> CollectionM
     "/collections/{name}/search",
     summary="Search a collection",
     response_model=SearchAnswer,
-    responses=documented(*_SEARCH_ERRORS),
+    responses=documented(*_NAMED_ERRORS, HTTPStatus.TOO_MANY_REQUESTS),
 )
 async def search(name: CollectionName, wanted: SearchRequest, request: Request, services: Shared) -> Response:
     """The rows nearest to a text, an image or a vector, best first, among those for which the filter holds."""

@@ -17,7 +17,7 @@ from vectorize_pipelines.gateway.door.origins import is_own_origin
 from vectorize_pipelines.gateway.door.sessions import COOKIE, SESSION_SECONDS, session_id_in
 from vectorize_pipelines.gateway.door.tokens import Token
 from vectorize_pipelines.gateway.page import answer_signin
-from vectorize_pipelines.gateway.problems import MEDIA_TYPE, FieldProblem, Problem, documented
+from vectorize_pipelines.gateway.problems import FieldProblem, Problem, documented_problem
 
 logger = logging.getLogger(__name__)
 
@@ -84,26 +84,25 @@ def sign_in_of(connection: HTTPConnection) -> SignIn:
     return sign_in
 
 
-#: What a browser gets to see, and what a program gets to read.
-_REFUSED = {
-    "content": {
-        "text/html": {"schema": {"type": "string"}},
-        MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemModel"}},
-    }
-}
-_SEE_OTHER: dict[int | str, dict[str, Any]] = {
-    303: {"description": "Signed in, or nobody has to: the page to go to is in `Location`"}
-}
+def _documented_redirect(description: str) -> dict[str, Any]:
+    return {"description": description, "headers": {"Location": {"required": True, "schema": {"type": "string"}}}}
+
+
+def _documented_refusal(status: HTTPStatus, description: str) -> dict[str, Any]:
+    """The documentation of an answer that a program gets to read, and a browser to see."""
+    answer = documented_problem(status, description)
+    answer["content"]["text/html"] = {"schema": {"type": "string"}}
+    return answer
+
+
+_SEE_OTHER: dict[int | str, dict[str, Any]] = {303: _documented_redirect("Signed in, or nobody has to")}
 
 
 @router.get(
     "/signin",
     summary="The sign-in page",
     response_class=HTMLResponse,
-    responses={
-        **_SEE_OTHER,
-        **documented(HTTPStatus.BAD_REQUEST, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE),
-    },
+    responses=_SEE_OTHER,
 )
 async def form(
     request: Request,
@@ -137,16 +136,9 @@ async def form(
     },
     responses={
         **_SEE_OTHER,
-        **documented(
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.FORBIDDEN,
-            HTTPStatus.REQUEST_TIMEOUT,
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        ),
-        401: {"description": "There is no such token", **_REFUSED},
-        429: {"description": "Too many wrong tokens, or too many at once", **_REFUSED},
+        401: _documented_refusal(HTTPStatus.UNAUTHORIZED, "There is no such token"),
+        415: documented_problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"The body is not sent as `{_FORM}`"),
+        429: _documented_refusal(HTTPStatus.TOO_MANY_REQUESTS, "Too many wrong tokens, or too many at once"),
     },
 )
 async def begin(request: Request) -> Response:
@@ -172,10 +164,7 @@ async def begin(request: Request) -> Response:
     summary="End a session",
     status_code=HTTPStatus.SEE_OTHER,
     response_class=RedirectResponse,
-    responses={
-        303: {"description": "The session is over; the sign-in page is in `Location`"},
-        **documented(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE),
-    },
+    responses={303: _documented_redirect("The session is over; the sign-in page")},
 )
 async def end(request: Request) -> Response:
     """End the session of the cookie, and take the cookie away."""

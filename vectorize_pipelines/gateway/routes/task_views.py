@@ -38,14 +38,6 @@ MOST_ROWS = 1000
 #: Of the number of a row, as a cursor has it.
 _MOST_DIGITS = 10
 
-_REFUSALS = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-)
-
 router = APIRouter(prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.READ))])
 
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}, description="ISO 8601, UTC")]
@@ -140,7 +132,7 @@ class TaskRows(BaseModel):
     next_cursor: str | None = Field(description="`cursor` of the next rows; null: these are the last")
 
 
-@router.get("", summary="List tasks, the latest submitted first", responses=documented(*_REFUSALS))
+@router.get("", summary="List tasks, the latest submitted first", responses=documented(HTTPStatus.UNPROCESSABLE_ENTITY))
 async def list_tasks(
     services: UsedServices,
     status_filter: Annotated[
@@ -170,7 +162,7 @@ async def list_tasks(
     "/{task_id:path}/result",
     summary="The rows that a completed task left in the store",
     response_model=TaskRows,
-    responses=documented(*_REFUSALS, HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT),
+    responses=documented(HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY),
 )
 async def rows_of_task(
     task_id: TaskId,
@@ -185,7 +177,7 @@ async def rows_of_task(
     return Response(content, media_type="application/json")
 
 
-@router.get("/{task_id:path}", summary="What became of a task", responses=documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
+@router.get("/{task_id:path}", summary="What became of a task", responses=documented(HTTPStatus.NOT_FOUND))
 async def task(task_id: TaskId, services: UsedServices) -> Task:
     """Known from the moment at which it was accepted until the ledger forgets it (`ledger.retention_days`)."""
     row = services.submissions.not_noted(task_id)

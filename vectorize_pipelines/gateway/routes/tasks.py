@@ -15,7 +15,13 @@ from pydantic_core import from_json, to_json
 
 from vectorize_pipelines.core.request_state import FINAL_STATES
 from vectorize_pipelines.gateway.door.auth import Scope, requires
-from vectorize_pipelines.gateway.problems import MEDIA_TYPE, FieldProblem, Problem, documented, invalid_fields
+from vectorize_pipelines.gateway.problems import (
+    FieldProblem,
+    Problem,
+    documented,
+    documented_problem,
+    invalid_fields,
+)
 from vectorize_pipelines.gateway.routes.direct import DirectRoute
 from vectorize_pipelines.gateway.services import Services, services_of
 from vectorize_pipelines.gateway.tasks.refusals import REFUSED, UNCONFIRMED, too_late
@@ -98,13 +104,6 @@ def _body(schema: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def _problem_with(member: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    """The documentation of a problem that has a further member."""
-    common = {"$ref": "#/components/schemas/ProblemModel"}
-    whole = {"allOf": [common, {"type": "object", "properties": {member: schema}}]}
-    return {"description": description, "content": {MEDIA_TYPE: {"schema": whole}}}
-
-
 _REQUEST = _request_schema()
 _LIST = {"type": "array", "minItems": 1, "maxItems": MAX_BATCH, "items": _REQUEST}
 _BATCH = {
@@ -121,32 +120,22 @@ _UNCONFIRMED_TASK = {
         "status": {"type": "string", "enum": ["pending", REFUSED, UNCONFIRMED]},
     },
 }
-_SUBMIT_PROBLEMS = documented(
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-) | {
-    int(HTTPStatus.SERVICE_UNAVAILABLE): _problem_with(
-        "tasks",
-        {"type": "array", "items": _UNCONFIRMED_TASK},
+_SUBMIT_PROBLEMS = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS) | {
+    413: documented_problem(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "The body is too large (setting `gateway.max_body_bytes`), or a message larger than its topic takes",
+    ),
+    503: documented_problem(
+        HTTPStatus.SERVICE_UNAVAILABLE,
         "Nothing was accepted or, with `tasks`, this is what is known of each: send them again under these ids",
-    )
+        {"tasks": {"type": "array", "items": _UNCONFIRMED_TASK}},
+    ),
 }
-_CANCEL_PROBLEMS = documented(
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.NOT_FOUND,
-    HTTPStatus.UNPROCESSABLE_ENTITY,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    HTTPStatus.SERVICE_UNAVAILABLE,
-) | {
-    int(HTTPStatus.CONFLICT): _problem_with(
-        "task_status",
-        {"type": "string", "enum": sorted(each.value for each in FINAL_STATES)},
+_CANCEL_PROBLEMS = documented(HTTPStatus.NOT_FOUND) | {
+    409: documented_problem(
+        HTTPStatus.CONFLICT,
         "It has ended already; `task_status` says how",
+        {"task_status": {"type": "string", "enum": sorted(each.value for each in FINAL_STATES)}},
     )
 }
 

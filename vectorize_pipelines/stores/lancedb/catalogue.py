@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 KIND = "lancedb"
 LOCK_TIMEOUT = 600.0
+#: Of a table in a directory, where it is a folder with `.lance` behind its name; systems of files take 255.
+_LONGEST_NAME_BYTES = 249
 
 
 class Catalogue:
@@ -76,8 +78,13 @@ class Catalogue:
     # ---- names and aliases
 
     def physical(self, name: str) -> str:
-        """Return the table that an alias or a physical name stands for, checked; it may be gone."""
+        """Return the table that an alias or a physical name stands for, checked; it may be gone.
+
+        Raises `CollectionNotFoundError` for a name that no table could have.
+        """
         physical = self.aliases.all().get(name, name)
+        if self._directory is not None and len(physical.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES:
+            raise self.not_found(name)
         self.check(physical)
         return physical
 
