@@ -12,7 +12,7 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.gateway.dagster.test_graphql_gate import MUTATIONS
+from tests.gateway.graphql_documents import MUTATIONS
 from tests.gateway.running import as_caller, running
 from tests.servers.dagster_web import ASSET, LAUNCH, RUNS, dagster_web, socket_of
 from tests.servers.dev import until
