@@ -22,6 +22,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.gateway.serving import served, text
+from tests.gateway.streams import Stream
 from tests.messaging.brokers import make_topic, read
 from tests.messaging.drawn_messages import encoded, json_values, messages
 from tests.servers.dagster import until
@@ -431,6 +432,11 @@ def test_a_ledger_that_is_locked(
         # It is in the topic: an error would have it sent again.
         assert http.post("/tasks/submit", json=text(task_id="first")).status_code == 200
         assert ledger.get("first") is None
+        assert http.get("/tasks/first").json()["status"] == "pending"
+        with http.stream("GET", "/tasks/first/events") as answer:
+            event = Stream(answer).next()
+        assert event is not None
+        assert event.state == ("first", "pending")
         assert http.delete("/tasks/first").json()["status"] == "cancelling"
         refused = http.post("/tasks/batch", json=[text(task_id="second")])
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")

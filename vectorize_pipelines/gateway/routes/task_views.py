@@ -188,10 +188,7 @@ async def rows_of_task(
 @router.get("/{task_id:path}", summary="What became of a task", responses=documented(*_REFUSALS, HTTPStatus.NOT_FOUND))
 async def task(task_id: TaskId, services: UsedServices) -> Task:
     """Known from the moment at which it was accepted until the ledger forgets it (`ledger.retention_days`)."""
-    row = services.submissions.not_noted(task_id)
-    if row is None:
-        row = await to_thread.run_sync(_known, services, task_id)
-    row = await with_state_of_run(services, row)
+    row = await with_state_of_run(services, _known(task_id, await services.submissions.find(task_id)))
     estimate = None
     if row.state is RequestState.PENDING:
         estimate = await to_thread.run_sync(services.ledger_figures.seconds_until_done, row)
@@ -259,8 +256,7 @@ def _list(
     )
 
 
-def _known(services: Services, task_id: str) -> RequestRow:
-    row = services.ledger.get(task_id)
+def _known(task_id: str, row: RequestRow | None) -> RequestRow:
     if row is None:
         raise Problem(
             HTTPStatus.NOT_FOUND,
@@ -272,7 +268,7 @@ def _known(services: Services, task_id: str) -> RequestRow:
 
 def _rows(services: Services, task_id: str, begin: int, limit: int, *, vectors: bool) -> bytes:
     """Return the answer's JSON: with vectors it is so large that the event loop had better not make it."""
-    row = _known(services, task_id)
+    row = _known(task_id, services.ledger.get(task_id))
     if row.state is not RequestState.COMPLETED:
         raise Problem(HTTPStatus.CONFLICT, f"the task is {row.state.value}: only completed tasks have rows")
     end = begin + limit

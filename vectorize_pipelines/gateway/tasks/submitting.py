@@ -15,7 +15,7 @@ from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaNotConfiguredError
@@ -138,9 +138,12 @@ class Submissions:
         # Whoever drains notes it, once it has found that there is something left to cancel.
         return "cancelling"
 
-    def not_noted(self, task_id: str) -> RequestRow | None:
-        """Return the row of a request that is accepted and that the ledger does not have yet."""
-        return self._notes.find(task_id)
+    async def find(self, task_id: str) -> RequestRow | None:
+        """Return what is known of a request, also of one that is accepted and that the ledger does not have yet.
+
+        Raises `LedgerError`.
+        """
+        return self._notes.find(task_id) or await to_thread.run_sync(self._ledger.get, task_id)
 
     async def _launch(self, requests: Sequence[OutgoingRequest]) -> Sequence[RequestRow | NotAccepted]:
         if len(requests) > MOST_RUNS:
