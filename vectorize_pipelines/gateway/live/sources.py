@@ -29,7 +29,8 @@ from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from vectorize_pipelines.gateway.problems import FieldProblem, Problem, document
 from vectorize_pipelines.gateway.routes.run_states import with_state_of_run
 from vectorize_pipelines.gateway.services import Services, services_of
 from vectorize_pipelines.messaging.messages import TaskType
-from vectorize_pipelines.state.ledger import InvalidCursorError, RequestRow
+from vectorize_pipelines.state.ledger import InvalidCursorError
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Range
 from vectorize_pipelines.stores.hits import records_as_json
 

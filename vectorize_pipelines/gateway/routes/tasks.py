@@ -29,7 +29,7 @@ from vectorize_pipelines.messaging.messages import (
 )
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest, prepare
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 Parsed = TypeVar("Parsed")
 

@@ -14,7 +14,8 @@ from vectorize_pipelines.core.daemon_threads import DaemonThreads
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import LedgerError
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 logger = logging.getLogger(__name__)
 

@@ -33,7 +33,8 @@ from vectorize_pipelines.messaging.cancellations import cancellation
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 #: Requests, and bytes of them, that wait for the brokers and the ledger; with more, a caller is told to come later.
 MOST_WAITING = 20_000
