@@ -164,7 +164,9 @@ async def list_tasks(
         raise _wrong("page", "cannot be given together with cursor")
     if page is not None and page * page_size > MOST_COUNTED_ROWS:
         raise _wrong("page", f"ends after {MOST_COUNTED_ROWS:,} tasks: go on with cursor, the next_cursor of a page")
-    return await to_thread.run_sync(partial(_list, services, state, task_type, page, page_size, cursor))
+    kind = None if task_type is None else task_type.value
+    counts = (await services.figures.counts(kind)).value
+    return await to_thread.run_sync(partial(_list, services, counts, state, kind, page, page_size, cursor))
 
 
 @router.get(
@@ -192,7 +194,7 @@ async def task(task_id: TaskId, services: UsedServices) -> Task:
     row = await with_state_of_run(services, _known(task_id, await services.submissions.find(task_id)))
     estimate = None
     if row.state is RequestState.PENDING:
-        estimate = await to_thread.run_sync(services.ledger_figures.seconds_until_done, row)
+        estimate = await services.figures.seconds_until_done(row)
     return task_of(row, estimate)
 
 
@@ -231,19 +233,19 @@ def _result(row: RequestRow) -> TaskResult | None:
 
 def _list(
     services: Services,
+    counts: dict[RequestState, int],
     state: RequestState | None,
-    task_type: TaskType | None,
+    task_type: str | None,
     page: int | None,
     page_size: int,
     cursor: str | None,
 ) -> TaskList:
-    kind = None if task_type is None else task_type.value
+    states = None if state is None else [state]
     skip = 0 if page is None else (page - 1) * page_size
     try:
-        found = services.ledger.page(None if state is None else [state], page_size, cursor, task_type=kind, skip=skip)
+        found = services.ledger.page(states, page_size, cursor, task_type=task_type, skip=skip)
     except InvalidCursorError as error:
         raise _wrong("cursor", str(error)) from None
-    counts = services.ledger_figures.counts(kind)
     counted = sum(counts.values()) if state is None else counts[state]
     total = max(counted, skip + len(found.rows) if found.rows else 0)
     return TaskList(

@@ -8,7 +8,7 @@ is not in the topic.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -30,7 +30,7 @@ from vectorize_pipelines.kafka import clients
 from vectorize_pipelines.kafka.config_file import read_config
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.cancellations import cancellation
-from vectorize_pipelines.messaging.messages import Origin
+from vectorize_pipelines.messaging.messages import Origin, TaskType
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.ledger import RequestLedger
@@ -63,7 +63,7 @@ class Submissions:
         settings: Settings,
         ledger: RequestLedger,
         dagster: DagsterClient,
-        seconds_behind_all: Callable[[Modality, str], float | None],
+        seconds_behind_all: Callable[[Modality, TaskType], Awaitable[float | None]],
     ):
         """`seconds_behind_all` is how long a new request takes, see `Estimates`."""
         self._settings = settings
