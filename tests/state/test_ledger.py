@@ -282,6 +282,30 @@ def test_a_cursor_that_is_none(ledger: RequestLedger, cursor: str) -> None:
         ledger.page(after=cursor)
 
 
+def test_what_has_changed_meanwhile_does_not_fail(ledger: RequestLedger) -> None:
+    """Between the look at the rows and the note."""
+    seen = [row(name, RequestState.PENDING, run_id=None) for name in ("waits", "taken up", "done", "sent again")]
+    ledger.record([*seen, row("\ud800", RequestState.PENDING)])
+    changed = [
+        row("taken up", RequestState.PROCESSING),
+        row("done", finished=1),
+        row("sent again", RequestState.PENDING, offset=1, run_id=None),
+    ]
+    ledger.record(changed)
+    now = START + timedelta(days=1)
+    assert ledger.fail([*seen, row("\ud800", RequestState.PENDING)], LedgerError("a reason\x00"), now) == 2
+    for each in changed:
+        assert ledger.get(each.request_id) == each
+    failed = replace(
+        seen[0],
+        state=RequestState.FAILED,
+        finished_at=now,
+        error_class="LedgerError",
+        error_message="a reason\N{REPLACEMENT CHARACTER}",
+    )
+    assert ledger.get("waits") == failed
+
+
 def test_purge_forgets_what_was_finished_long_ago(ledger: RequestLedger, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vectorize_pipelines.state.database.PURGE_ROWS", 3)  # several transactions
     old = [row(f"old {n}", submitted=n, finished=n) for n in range(10)]

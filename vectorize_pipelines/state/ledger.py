@@ -20,10 +20,12 @@ from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import Database, Text, purge_rows
 from vectorize_pipelines.state.request_rows import (
+    ERROR_CHARACTERS,
     RequestRow,
     microseconds,
     requests,
     row_of,
+    storable,
     storable_id,
     values_of,
 )
@@ -163,10 +165,42 @@ class RequestLedger:
         with self._database.read() as connection:
             return [row_of(found) for found in connection.execute(query)]
 
+    def fail(self, rows: Sequence[RequestRow], error: VectorizeError, at: datetime) -> int:
+        """Note that requests failed with this error, all or nothing; return how many of them did.
+
+        One of which these rows are no longer the latest stays as it is.
+        """
+        failed = 0
+        with self._database.write() as connection:
+            for row in rows:
+                known = (
+                    requests.c.request_id == storable_id(row.request_id),
+                    requests.c.state == row.state.value,
+                    sa.tuple_(requests.c.timestamp_ms, requests.c.topic, requests.c.partition, requests.c.offset)
+                    == row.version,
+                    requests.c.run_id.is_not_distinct_from(row.run_id),
+                )
+                failed += connection.execute(
+                    sa.update(requests)
+                    .where(*known)
+                    .values(
+                        state=RequestState.FAILED.value,
+                        finished_us=microseconds(at),
+                        error_class=type(error).__name__,
+                        error_message=storable(str(error), ERROR_CHARACTERS),
+                    )
+                ).rowcount
+        return failed
+
     def purge(self, finished_before: datetime) -> int:
         """Forget requests in a final state that finished before then; return their number."""
         old = sa.and_(requests.c.state.in_(FINAL_STATES), requests.c.finished_us < microseconds(finished_before))
         return purge_rows(self._database, requests, old)
+
+
+def cursor_before(time: datetime) -> str:
+    """Return the cursor for `page` of the requests that were submitted before then."""
+    return _cursor(microseconds(time), "")
 
 
 def _outranks(new: RequestRow, old: RequestRow) -> bool:
