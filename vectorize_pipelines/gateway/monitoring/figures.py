@@ -3,7 +3,7 @@
 Shown by the routes of tasks and by `gateway.routes.metrics`, and asked by `tasks.estimates`.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -87,7 +87,7 @@ class LedgerFigures:
         for (kind, state), number in reading.value.items():
             if task_type is None or kind == task_type:
                 counts[state] += number
-        return replace(reading, value=counts)
+        return Reading(counts, reading.as_of, reading.began, reading.due)
 
     async def sums(self) -> Reading[Sums]:
         """Return the sums."""
