@@ -14,7 +14,8 @@ from vectorize_pipelines.pipeline.requests.single import SingleRequest
 from vectorize_pipelines.runs.tags import REQUEST_ID_TAG, SUBMITTED_TAG, WILL_RETRY_TAG
 from vectorize_pipelines.sensors.run_failures import cancelled_requests, failed_requests
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 REQUEST: dict[str, Any] = {"task_type": "text_vectorization", "data": "a boat"}
 

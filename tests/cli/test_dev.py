@@ -25,8 +25,9 @@ from tests.servers.dev import (
     is_running,
     until,
 )
-from vectorize_pipelines.cli.web_server import LOOPBACK, bind
+from vectorize_pipelines.cli.web_server import LOOPBACK
 from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.gateway.door.listening import bind
 
 END_SECONDS = 120
 
@@ -42,7 +43,7 @@ def test_a_port_that_is_taken_is_named(home: Path) -> None:
         port = str(other.getsockname()[1])
         done = start("--port", port)
     assert done.returncode == SettingsError.exit_code
-    assert f"port {port}: " in done.stderr
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
     assert "`--port`" in done.stderr
     assert not done.stdout
 
@@ -51,7 +52,7 @@ def test_a_port_is_taken_from_the_moment_it_is_bound() -> None:
     """The server itself is up only seconds later."""
     with bind(LOOPBACK, 0) as bound:
         port = bound.getsockname()[1]
-        with pytest.raises(SettingsError, match=f"port {port}: "):
+        with pytest.raises(SettingsError, match=f"port {port} of "):
             bind(LOOPBACK, port)
         with socket.create_connection((LOOPBACK, port), timeout=10):
             bound.accept()[0].close()

@@ -15,7 +15,8 @@ from vectorize_pipelines.gateway.dagster.client import DagsterAddress
 from vectorize_pipelines.gateway.door.auth import Caller, Scope
 from vectorize_pipelines.gateway.monitoring.measuring import MeasuredRequests
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 #: Nothing listens there.
 NO_DAGSTER = DagsterAddress("http://127.0.0.1:1")

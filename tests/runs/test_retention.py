@@ -10,6 +10,7 @@ import pytest
 from tests.servers.web import answer, serving
 from tests.state.rows import row
 from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.messaging.callbacks import callback_row
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import Origin
@@ -63,10 +64,20 @@ def test_the_clean_up_says_what_it_removed(
     versions.record_deletions({"a": (1, "t", 0, 0)})
 
     first = retention.execute_in_process(instance=instance)
-    assert _metadata(first, "remove_what_expired") == {"requests": 1, "callbacks": 0, "deaths": 0}
+    assert _metadata(first, "remove_what_expired") == {
+        "requests": 1,
+        "callbacks": 0,
+        "deaths": 0,
+        "lost_requests": 0,
+    }
     assert {each.request_id for each in ledger.page().rows} == {"recent", "waits"}
     assert versions.known("texts", ["a"]), "deletions are kept unless a setting says otherwise"
 
+    def away(*_: object) -> int:
+        raise KafkaError("the brokers are away")
+
+    monkeypatch.setattr("vectorize_pipelines.runs.retention.fail_lost_requests", away)
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("VECTORIZE_RETENTION__DELETIONS_DAYS", "400")
     monkeypatch.setenv("VECTORIZE_RETENTION__RUNS_DAYS", "1")
     second = retention.execute_in_process(instance=instance)
@@ -74,6 +85,7 @@ def test_the_clean_up_says_what_it_removed(
         "requests": 0,
         "callbacks": 0,
         "deaths": 0,
+        "lost_requests": 0,
         "deletions": 1,
         "runs": 0,
     }

@@ -86,7 +86,7 @@ def assert_every_row(settings: Settings) -> None:
 
 def _assert_requests(settings: Settings) -> None:
     with closing(RequestLedger.open(settings)) as ledger:
-        assert set(ledger.counts().values()) == {1}
+        assert len(ledger.page().rows) == len(RequestState)
         for n, state in enumerate(RequestState):
             row = ledger.get(f"request-{n}")
             assert row is not None

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 MakeSettings = Callable[[], Settings]
 

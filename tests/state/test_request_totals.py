@@ -1,4 +1,4 @@
-"""Sums over the ledger, on SQLite and on PostgreSQL."""
+"""Figures over the whole ledger, on SQLite and on PostgreSQL."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -11,11 +11,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.state.plans import plan_of
 from tests.state.rows import START, row
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.state.ledger import IDS_TOGETHER, RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import IDS_TOGETHER, RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.state.request_totals import DURATION_BOUNDS, RequestSums, RequestTotals
 
 #: State, vectors, and the microseconds that it took; None: its times are not known.
@@ -112,3 +115,58 @@ def test_many_requests_are_asked_for_at_once(ledger: RequestLedger) -> None:
     found = ledger.get_many([each.request_id for each in (*rows, odd)])
     assert found.keys() == {each.request_id for each in (*rows, odd)}
     assert found[odd.request_id].vectors == odd.vectors
+
+
+def test_counting_by_type_sorts_nothing(installation: Settings, totals: RequestTotals) -> None:
+    plan = plan_of(installation, totals.counts_by_type)
+    assert "vectorize_requests_by_task_type" in plan
+    assert "TEMP B-TREE" not in plan
+
+
+def test_counts_by_type(ledger: RequestLedger, totals: RequestTotals) -> None:
+    assert totals.counts_by_type() == {}
+    noted = [
+        ("a", RequestState.FAILED),
+        ("a", RequestState.FAILED),
+        ("b", RequestState.FAILED),
+        (None, RequestState.PENDING),
+    ]
+    ledger.record([replace(row(f"t{n}", state), task_type=kind) for n, (kind, state) in enumerate(noted)])
+    assert totals.counts_by_type() == {
+        ("a", RequestState.FAILED): 2,
+        ("b", RequestState.FAILED): 1,
+        (None, RequestState.PENDING): 1,
+    }
+
+
+def test_how_many_wait_before_one(ledger: RequestLedger, totals: RequestTotals) -> None:
+    waiting = [replace(row(f"w{n}", RequestState.PENDING, submitted=n // 2), task_type="a") for n in range(8)]
+    other = replace(row("other", RequestState.PENDING), task_type="b")
+    done = replace(row("done"), task_type="a")
+    ledger.record([*waiting, other, done, row("untyped", RequestState.PENDING)])
+    assert [totals.waiting_before(each, 100) for each in waiting] == [0, 0, 2, 2, 4, 4, 6, 6]
+    assert totals.waiting_before(waiting[7], 5) == 5
+    assert totals.waiting_before(replace(waiting[7], task_type=None), 5) == 1
+
+
+def test_rates_leave_out_the_time_in_which_nothing_was_done(ledger: RequestLedger, totals: RequestTotals) -> None:
+    """Two side by side for 2 s, a day of nothing, one for 1 s."""
+    ledger.record(
+        [
+            row("a", submitted=0, finished=2),
+            row("b", submitted=1, finished=2),
+            row("c", submitted=86_400, finished=86_401),
+            row("d", RequestState.PENDING, submitted=9),
+            row("e", RequestState.FAILED, submitted=9, finished=99),
+            row("f", submitted=9),
+            row("g", submitted=9, finished=9, modality=Modality.IMAGE),
+        ]
+    )
+    rates = totals.rates()
+    assert set(rates) == {Modality.TEXT, Modality.IMAGE}
+    text = rates[Modality.TEXT]
+    assert (text.requests, text.items, text.vectors) == (3, 6, 9)
+    assert text.busy_seconds == pytest.approx(3)
+    assert text.mean_seconds == pytest.approx(4 / 3)
+    assert text.requests_per_second == pytest.approx(1)
+    assert rates[Modality.IMAGE].requests_per_second is None

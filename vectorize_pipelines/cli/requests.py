@@ -11,7 +11,7 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.state.home import enter_home
 
 if TYPE_CHECKING:
-    from vectorize_pipelines.state.ledger import RequestRow
+    from vectorize_pipelines.state.request_rows import RequestRow
 
 
 @click.command()

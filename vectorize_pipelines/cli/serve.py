@@ -18,9 +18,8 @@ from pathlib import Path
 
 import click
 
-from vectorize_pipelines.cli.web_server import bind
 from vectorize_pipelines.errors import SettingsError
-from vectorize_pipelines.gateway.door.listening import bind_metrics, check_exposure
+from vectorize_pipelines.gateway.door.listening import bind, bind_metrics, check_exposure
 from vectorize_pipelines.gateway.door.tokens import Tokens
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 from vectorize_pipelines.settings import GatewaySettings, Settings, load_settings
@@ -132,7 +131,7 @@ def _bound(gateway: GatewaySettings) -> socket.socket:
     try:
         return bind(gateway.host, gateway.port)
     except SettingsError as error:
-        raise SettingsError(f"{gateway.host}, {error}; `--port` takes another one") from None
+        raise SettingsError(f"{error}; `--port` takes another one") from None
 
 
 def _url(gateway: GatewaySettings, bound: socket.socket) -> str:

@@ -58,13 +58,16 @@ def known(settings: Settings, request_id: str) -> dict[str, Any] | None:
     """All that ledger, callbacks and topics know of a request, as `status --json` prints it; None: nothing."""
     from vectorize_pipelines.core.request_state import RequestState
     from vectorize_pipelines.state.callbacks import CallbackOutbox
+    from vectorize_pipelines.state.database import Database
     from vectorize_pipelines.state.ledger import RequestLedger
+    from vectorize_pipelines.state.request_totals import RequestTotals
 
     estimate: float | None = None
-    with closing(RequestLedger.open(settings)) as ledger:
-        row, rates = ledger.get(request_id), ledger.rates()
+    with closing(Database.open(settings)) as database:
+        totals = RequestTotals(database)
+        row, rates = RequestLedger(database).get(request_id), totals.rates()
         if row is not None and row.state is RequestState.PENDING and row.modality in rates:
-            estimate = rates[row.modality].seconds_for(ledger.waiting_before(row, MOST_AHEAD) + 1)
+            estimate = rates[row.modality].seconds_for(totals.waiting_before(row, MOST_AHEAD) + 1)
     if row is None:
         return _waiting(settings, request_id, rates)
     with closing(CallbackOutbox.open(settings)) as outbox:
@@ -82,7 +85,7 @@ def _waiting(settings: Settings, request_id: str, rates: Mapping[Any, Any]) -> d
         return None
     from vectorize_pipelines.core.request_state import RequestState
     from vectorize_pipelines.messaging.waiting import find_waiting
-    from vectorize_pipelines.state.ledger import RequestRow
+    from vectorize_pipelines.state.request_rows import RequestRow
 
     found = find_waiting(settings.kafka, request_id)
     if found is None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.core.installation import default_file
-from vectorize_pipelines.errors import SettingsError, VectorizeError
+from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.gateway.door.listening import bind
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.home import use_dagster_home
 
@@ -27,22 +28,6 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 #: Open WebSockets, which every page of the UI has, end no sooner by themselves.
 _GRACEFUL_SECONDS = 2
-#: Connections that wait until the server takes them; as many as uvicorn itself lets wait.
-_BACKLOG = 2048
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Return a socket for a server, which listens. Raises `SettingsError` where the port is taken or is none."""
-    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        # Until somebody listens, any process that sets SO_REUSEADDR can take the same port.
-        bound.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        bound.close()
-        raise SettingsError(f"port {port}: {error}") from None
-    return bound
 
 
 def _serve_at_port(bound: socket.socket, workspace: Path, path_prefix: str, allowed_hosts: list[str]) -> None:

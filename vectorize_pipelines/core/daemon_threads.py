@@ -1,5 +1,5 @@
 """Threads that nobody waits for: an interpreter that ends leaves a call that hangs, where the standard library's
-executor would wait for it. Used by `sandbox.pool`, `sources.reading_threads` and `gateway.ledger_figures`.
+executor would wait for it. Used by `sandbox.pool`, `sources.reading_threads` and `gateway.monitoring`.
 """
 
 import threading

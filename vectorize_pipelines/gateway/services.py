@@ -14,10 +14,9 @@ from vectorize_pipelines.gateway.encoding.batching import EncodingQueue
 from vectorize_pipelines.gateway.encoding.served_models import ServedModels
 from vectorize_pipelines.gateway.live.events import LiveEvents
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthChecks
-from vectorize_pipelines.gateway.monitoring.figures import Figures
+from vectorize_pipelines.gateway.monitoring.figures import LedgerFigures
 from vectorize_pipelines.gateway.stored.opened_store import OpenedStore
 from vectorize_pipelines.gateway.stored.thumbnails import Thumbnails
-from vectorize_pipelines.gateway.tasks.ledger_figures import LedgerFigures
 from vectorize_pipelines.gateway.tasks.submitting import Submissions
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.ledger import RequestLedger
@@ -28,24 +27,22 @@ from vectorize_pipelines.state.request_totals import RequestTotals
 class Services:
     """Everything that routes share; safe for all of them at once.
 
-    ledger          blocks: call it in a thread (`anyio.to_thread.run_sync`)
-    ledger_figures  counts and rates over the ledger, remembered for a while; blocks likewise
-    figures         sums over the ledger, looked up in the background
-    store           the vector store; its `call` does not block
-    thumbnails      of the images of rows
-    models          which models clients may name
-    encoding        encodes texts and images, for all requests together
-    submissions     takes requests in, and cancels them
-    live            changes of state, for streams
-    health          whether everything is there
-    dagster         GraphQL of Dagster's web server
-    dagster_proxy   the same server, for what clients send to it
+    ledger         blocks: call it in a thread (`anyio.to_thread.run_sync`)
+    figures        counts, rates and sums over the ledger, remembered for a while
+    store          the vector store; its `call` does not block
+    thumbnails     of the images of rows
+    models         which models clients may name
+    encoding       encodes texts and images, for all requests together
+    submissions    takes requests in, finds them, and cancels them
+    live           changes of state, for streams
+    health         whether everything is there
+    dagster        GraphQL of Dagster's web server
+    dagster_proxy  the same server, for what clients send to it
     """
 
     settings: Settings
     ledger: RequestLedger
-    ledger_figures: LedgerFigures
-    figures: Figures
+    figures: LedgerFigures
     store: OpenedStore
     thumbnails: Thumbnails
     models: ServedModels
@@ -62,16 +59,15 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
     """Open everything; nothing is asked of another server yet, which may still be starting. Raises `LedgerError`."""
     async with AsyncExitStack() as stack:
         ledger, totals = RequestLedger.open(settings), RequestTotals.open(settings)
-        ledger_figures = LedgerFigures(ledger)
         store, thumbnails = OpenedStore(settings), Thumbnails(settings)
-        for opened in (ledger, totals, ledger_figures, store, thumbnails):
+        for opened in (ledger, totals, store, thumbnails):
             stack.callback(opened.close)
         client = await stack.enter_async_context(DagsterClient(dagster))
+        figures = await stack.enter_async_context(LedgerFigures(totals))
         yield Services(
             settings=settings,
             ledger=ledger,
-            ledger_figures=ledger_figures,
-            figures=await stack.enter_async_context(Figures(ledger, totals)),
+            figures=figures,
             store=store,
             thumbnails=thumbnails,
             models=ServedModels(settings, store.get),
@@ -79,7 +75,7 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
                 EncodingQueue(partial(lease_configured, settings), settings.gateway.max_waiting_texts)
             ),
             submissions=await stack.enter_async_context(
-                Submissions(settings, ledger, client, ledger_figures.seconds_behind_all)
+                Submissions(settings, ledger, client, figures.seconds_behind_all)
             ),
             live=await stack.enter_async_context(LiveEvents(settings, ledger)),
             health=await stack.enter_async_context(HealthChecks(settings, totals, client)),

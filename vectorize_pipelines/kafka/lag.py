@@ -34,9 +34,16 @@ class PartitionLag:
     high: int
 
     @property
+    def unread(self) -> range:
+        """The offsets that drain runs have still to read: from what was committed, or is still there, to the end."""
+        committed = self.committed or 0
+        # Behind the end: of a topic that was deleted and made again.
+        return range(max(self.low, committed if committed <= self.high else 0), self.high)
+
+    @property
     def lag(self) -> int:
-        """Offsets between what was committed, or is still there, and the end; transactions' marks count too."""
-        return max(0, self.high - max(self.low, self.committed or 0))
+        """The number of those offsets; transactions' marks count too."""
+        return len(self.unread)
 
 
 def partition_lags(
@@ -52,6 +59,15 @@ def partition_lags(
     """
     client = admin(settings) if client is None else client
     places = partitions_of(settings, list(TopicNames(settings.topic_prefix).lanes(modality)), client)
+    return lags_of(settings, places, client, reader)
+
+
+def lags_of(
+    settings: KafkaSettings, places: list[PartitionId], client: "AdminClient", reader: "Consumer | None" = None
+) -> list[PartitionLag]:
+    """The same for these partitions, in their order. Raises `KafkaError`."""
+    if not places:
+        return []
     committed = committed_offsets(settings, places, reader)
     low = offsets(settings, places, latest=False, client=client)
     high = offsets(settings, places, latest=True, client=client)

@@ -78,6 +78,18 @@ def partitions_of(
     return places
 
 
+def existing_partitions(settings: KafkaSettings, topics: Collection[str], client: "AdminClient") -> list[PartitionId]:
+    """Every partition of those of the topics that there are. Raises `KafkaError`."""
+    with kafka_errors(settings, "listing the topics", client):
+        present = client.list_topics(timeout=settings.request_seconds).topics
+    places: list[PartitionId] = []
+    for name in sorted(present.keys() & set(topics)):
+        if present[name].error is not None:
+            raise KafkaError(f"the topic {name} at {settings.bootstrap_servers}: {present[name].error}")
+        places += [(name, number) for number in sorted(present[name].partitions)]
+    return places
+
+
 def offsets(
     settings: KafkaSettings, places: list[PartitionId], *, latest: bool, client: "AdminClient | None" = None
 ) -> dict[PartitionId, int]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from vectorize_pipelines.errors import DamagedStateError
+from vectorize_pipelines.errors import DamagedStateError, KafkaError
 from vectorize_pipelines.messaging.callbacks import CallbackSender
+from vectorize_pipelines.messaging.lost_requests import fail_lost_requests
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.runs.tags import FINISHED
 from vectorize_pipelines.settings import Settings, load_settings
@@ -33,10 +34,13 @@ def remove_what_expired(context: dg.OpExecutionContext) -> None:
     now = datetime.now(UTC)
     with translate_errors():
         removed = _purge_requests(settings, now)
+        lost = _fail_lost_requests(settings, now - timedelta(days=settings.ledger.retention_days))
     if settings.retention.runs_days is not None:
         removed["runs"] = purge_runs(context.instance, now - timedelta(days=settings.retention.runs_days))
     context.log.info("removed: %s", ", ".join(f"{number} {name}" for name, number in removed.items()))
-    context.add_output_metadata(removed)
+    if lost:
+        context.log.warning("%d requests failed, since their messages are gone from their topics", lost)
+    context.add_output_metadata({**removed, "lost_requests": lost})
 
 
 @dg.op(out=dg.Out(dg.Nothing))
@@ -50,7 +54,8 @@ def deliver_waiting_callbacks(context: dg.OpExecutionContext) -> None:
 
 
 @dg.job(
-    description="Removes requests and callbacks that finished `ledger.retention_days` ago, and what `retention.…` says."
+    description="Removes requests and callbacks that finished `ledger.retention_days` ago, and what `retention.…` "
+    "says; fails requests that have waited that long, and whose messages are gone."
 )
 def retention() -> None:
     remove_what_expired()
@@ -73,6 +78,18 @@ def _purge_requests(settings: Settings, now: datetime) -> dict[str, int]:
         with closing(SourceVersions.open(settings)) as versions:
             removed["deletions"] = versions.purge_deletions(now - timedelta(days=settings.retention.deletions_days))
     return removed
+
+
+def _fail_lost_requests(settings: Settings, before: datetime) -> int:
+    """Fail the requests whose messages are gone; return their number."""
+    if settings.kafka.bootstrap_servers is None:
+        return 0
+    with closing(RequestLedger.open(settings)) as ledger:
+        try:
+            return fail_lost_requests(settings.kafka, ledger, before)
+        except KafkaError as error:
+            logger.warning("requests whose messages are gone are looked for the next time: %s", error)
+            return 0
 
 
 def purge_runs(instance: dg.DagsterInstance, finished_before: datetime) -> int:

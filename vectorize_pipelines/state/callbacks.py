@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from vectorize_pipelines.core.urls import shown_origin
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import Database, Text, metadata, purge_rows
-from vectorize_pipelines.state.ledger import ERROR_CHARACTERS, microseconds, storable
+from vectorize_pipelines.state.request_rows import ERROR_CHARACTERS, microseconds, storable
 
 
 class CallbackState(StrEnum):

@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from tests.gateway.dagster.test_graphql_gate import MUTATIONS
+from tests.gateway.graphql_documents import MUTATIONS
 from tests.gateway.running import serving
 from tests.servers.dagster_web import ASSET, LAUNCH, RUNS, dagster_web, socket_of
 from tests.servers.dev import until

@@ -1,29 +1,17 @@
-"""Whatever a mutation is written like, the gate knows it; what it lets through says to Dagster what it said here."""
+"""Who may send which GraphQL; what is let through says to Dagster what it said here."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import pytest
-from graphql import (
-    ExecutionResult,
-    GraphQLError,
-    GraphQLSchema,
-    OperationDefinitionNode,
-    OperationType,
-    build_schema,
-    execute,
-    get_introspection_query,
-    get_operation_ast,
-    parse,
-    subscribe,
-)
+from graphql import ExecutionResult, parse, subscribe
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.gateway.graphql_documents import MUTATIONS, QUERIES, SCHEMA, Root
 from vectorize_pipelines.gateway.dagster import graphql_gate as gate
 from vectorize_pipelines.gateway.door.auth import Caller, Scope
 from vectorize_pipelines.gateway.problems import Problem
@@ -31,42 +19,6 @@ from vectorize_pipelines.gateway.problems import Problem
 READER = Caller.of("reader", Scope.READ)
 SUBMITTER = Caller.of("submitter", Scope.SUBMIT)
 ADMIN = Caller.of("admin", Scope.ADMIN)
-
-SCHEMA = build_schema("""
-    type Query { a(text: String): Int  q: Query }
-    type Mutation { m(text: String): Int  a: Int  q: Query }
-    type Subscription { s: Int  a: Int }
-""")
-
-MUTATIONS = {
-    "anonymous": "mutation { m }",
-    "named": "mutation Change { m }",
-    "named like a query": "mutation query { m }",
-    "under another name": "mutation { query: m }",
-    "second of two": "query Read { a } mutation Change { m }",
-    "first of two": "mutation Change { m } query Read { a }",
-    "in a fragment": "mutation { ...F } fragment F on Mutation { m }",
-    "in an inline fragment": "mutation { ... on Mutation { ... { m } } }",
-    "skipped": "mutation { m @skip(if: true) }",
-    "behind a comment": "# query { a }\nmutation { m }",
-    "without spaces": "mutation{m}",
-    "between commas": ",,,mutation,{,m,}",
-    "behind a byte order mark": "\ufeffmutation { m }",
-    "with variables": "mutation($text: String) { m(text: $text) }",
-    "with a directive": "mutation @include(if: true) { m }",
-}
-QUERIES = {
-    "shorthand": "{ a }",
-    "named": "query Read { a }",
-    "named like a mutation": "query mutation { a }",
-    "under another name": "{ mutation: a }",
-    "with a fragment": "{ ...mutation } fragment mutation on Query { a }",
-    "with a mutation in a comment": "{ a # mutation { m }\n}",
-    "with a mutation in a text": '{ a(text: "} mutation { m }") }',
-    "with a mutation in a block": '{ a(text: """} mutation { m }""") }',
-    "two": "query A { a } query B { a }",
-    "a subscription too": "query A { a } subscription B { s }",
-}
 
 
 def body(query: Any, **more: Any) -> bytes:
@@ -91,110 +43,6 @@ def test_a_query_is_for_everybody(document: str) -> None:
     gate.require_right(gate.read_body(body(document)), READER)
 
 
-@pytest.mark.parametrize("document", [*MUTATIONS.values(), "subscription { s }", QUERIES["a subscription too"]])
-def test_nothing_but_queries_comes_by_get(document: str) -> None:
-    request = gate.read_parameters(urlencode({"query": document}))
-    assert request is not None
-    with refused(HTTPStatus.METHOD_NOT_ALLOWED, "GET is for queries"):
-        gate.require_queries(request)
-
-
-def test_a_query_comes_by_get() -> None:
-    request = gate.read_parameters(urlencode({"query": QUERIES["two"], "operationName": "A"}))
-    assert request is not None
-    gate.require_queries(request)
-
-
-# Documents of every shape, in which keywords are names too, and mutations stand in texts and comments.
-BETWEEN = st.sampled_from([" ", "\n", ",", "\t", "\ufeff", " # mutation { m }\n", " #}\r"])
-LEAVES = [
-    "a", "m", "s", "__typename", "mutation: m", "query: a", "a: m", "...F", "...mutation", "a @include(if: true)",
-    "m @skip(if: false)", "m @skip(if: true)", 'a(text: "} mutation { m }")', 'm(text: """{ query""")',
-]  # fmt: skip
-FRAGMENTS = [
-    "fragment F on Mutation { m }",
-    "fragment F on Query { a }",
-    "fragment mutation on Query { a }",
-    "fragment mutation on Mutation { x: m a }",
-    "fragment query on Subscription { s }",
-]
-NAMES = ["A", "B", "query", "mutation", "subscription", "fragment", "on"]
-KINDS = ["query", "mutation", "subscription"]
-
-
-@st.composite
-def selections(draw: st.DrawFn, depth: int = 3) -> str:
-    parts = []
-    for _ in range(draw(st.integers(1, 3))):
-        wrapped = draw(st.sampled_from(["", "q ", "...", "... on Mutation", "... on Query "])) if depth else ""
-        parts.append(wrapped + draw(selections(depth - 1)) if wrapped else draw(st.sampled_from(LEAVES)))
-        parts.append(draw(BETWEEN))
-    return "{" + "".join(parts) + "}"
-
-
-@st.composite
-def documents(draw: st.DrawFn, names: st.SearchStrategy[list[str]]) -> str:
-    """Operations with these names, one of them without where its name is empty, and fragments among them."""
-    definitions = draw(st.lists(st.sampled_from(FRAGMENTS), max_size=2))
-    for name in draw(names):
-        kind = draw(st.sampled_from(KINDS if name else [*KINDS, ""]))
-        definitions.append(f"{kind} {name}{draw(BETWEEN) if kind else ''}{draw(selections())}")
-    between = draw(BETWEEN)
-    return between + between.join(draw(st.permutations(definitions))) + between
-
-
-#: As the rules of GraphQL have it: one operation, or several with different names.
-VALID = st.just([""]) | st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)
-ANY = st.lists(st.sampled_from(["", *NAMES]), min_size=1, max_size=4)
-
-
-def names_in(document: str) -> list[str | None]:
-    """Everything that `operationName` could be."""
-    operations = [each for each in parse(document).definitions if isinstance(each, OperationDefinitionNode)]
-    return [None, "", "none of them", *(each.name.value for each in operations if each.name)]
-
-
-class Root:
-    """What resolves every field, and counts the mutations."""
-
-    def __init__(self) -> None:
-        self.mutations = 0
-
-    def a(self, _info: Any, text: str = "") -> int:
-        return len(text)
-
-    def q(self, _info: Any) -> "Root":
-        return self
-
-    def m(self, _info: Any, text: str = "") -> int:
-        self.mutations += 1
-        return len(text)
-
-    async def s(self, _info: Any) -> AsyncIterator["Root"]:
-        yield self
-
-
-def mutations_of(schema: GraphQLSchema, document: str, name: str | None) -> int:
-    """How often executing a document mutates. Nothing validates it: a reader may be that careless."""
-    root = Root()
-    execute(schema, parse(document), root, operation_name=name)
-    return root.mutations
-
-
-@given(documents(ANY))
-def test_what_is_let_through_mutates_under_no_name(document: str) -> None:
-    if OperationType.MUTATION in gate.operations_in(document):
-        return
-    assert not any(mutations_of(SCHEMA, document, name) for name in names_in(document)), document
-
-
-@given(documents(VALID))
-def test_nothing_is_kept_back_that_cannot_mutate(document: str) -> None:
-    picked = [get_operation_ast(parse(document), name) for name in names_in(document)]
-    kinds = {operation.operation for operation in picked if operation is not None}
-    assert gate.operations_in(document) == kinds
-
-
 def test_a_careless_server_mutates_at_each_event_of_a_subscription() -> None:
     """Why nobody may send a mutation by WebSocket: this is how Dagster's web server executes what it is sent."""
     document, root = "mutation { s m }", Root()
@@ -208,62 +56,6 @@ def test_a_careless_server_mutates_at_each_event_of_a_subscription() -> None:
     assert root.mutations == 1
     answer = gate.read_socket_message(json.dumps({"type": "start", "id": "1", "payload": {"query": document}}))
     assert isinstance(answer, gate.Refusal)
-
-
-@given(st.text())
-def test_any_text_is_judged_or_refused(text: str) -> None:
-    judged = judge(text)
-    try:
-        parse(text)
-    except GraphQLError:
-        assert isinstance(judged, Problem)
-    if isinstance(judged, Problem):
-        assert judged.status is HTTPStatus.BAD_REQUEST
-    else:
-        assert judged
-
-
-def judge(text: str) -> gate.Operations | Problem:
-    try:
-        return gate.operations_in(text)
-    except Problem as problem:
-        return problem
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        "",
-        " ",
-        "{",
-        "fragment F on Query { a }",
-        "type Query { a: Int }",
-        "{ a } extend type Query { m: Int }",
-        "\ud800",
-    ],
-)
-def test_a_document_that_cannot_run_is_refused(document: str) -> None:
-    with refused():
-        gate.read_body(body(document))
-
-
-def test_documents_have_bounds() -> None:
-    gate.operations_in(get_introspection_query(descriptions=True, input_value_deprecation=True))
-    gate.operations_in("{q" * (gate.MAX_DEPTH - 1) + "{a}" + "}" * (gate.MAX_DEPTH - 1))
-    for nested in (
-        "{q" * gate.MAX_DEPTH + "{a}" + "}" * gate.MAX_DEPTH,
-        "{q" * 100_000,
-        "{a(x: " + "[" * 20_000 + "]" * 20_000 + ")}",
-        "query($x: " + "[" * 20_000 + "Int" + "]" * 20_000 + ") {a}",
-    ):
-        with refused():
-            gate.operations_in(nested)
-    with refused(match="tokens"):
-        gate.operations_in("{" + "a " * gate.MAX_TOKENS + "}")
-    with refused(match="tokens"):
-        gate.operations_in("#\n" * (gate.MAX_TOKENS + 1) + "{a}")
-    with refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "characters"):
-        gate.operations_in('{a(text: "' + "x" * gate.MAX_CHARACTERS + '")}')
 
 
 @pytest.mark.parametrize(

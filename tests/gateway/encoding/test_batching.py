@@ -27,14 +27,9 @@ from vectorize_pipelines.encoders.base import Encoder, Purpose
 from vectorize_pipelines.encoders.truncation import cut
 from vectorize_pipelines.errors import ItemError, ModelTooLargeError, UnknownModelError
 from vectorize_pipelines.gateway.encoding import lane as encoding_lane
-from vectorize_pipelines.gateway.encoding.batching import (
-    URGENT_IN_A_ROW,
-    DimensionError,
-    Encoded,
-    EncoderFailedError,
-    EncodingQueue,
-)
-from vectorize_pipelines.gateway.encoding.lane import FEW_TEXTS, FIRST_TOKENS
+from vectorize_pipelines.gateway.encoding.batching import URGENT_IN_A_ROW, EncodingQueue
+from vectorize_pipelines.gateway.encoding.calls import EncoderFailedError
+from vectorize_pipelines.gateway.encoding.lane import FEW_TEXTS, FIRST_TOKENS, DimensionError, Encoded
 from vectorize_pipelines.gateway.problems import Problem
 
 Result = TypeVar("Result")

@@ -17,7 +17,8 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.gateway.live import sources
 from vectorize_pipelines.gateway.live.sources import changes, look_into
 from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 #: So many requests of each kind one look reads; fewer than there are.

@@ -5,7 +5,6 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
 
 import httpx2
 import pytest
@@ -25,13 +24,11 @@ from vectorize_pipelines.gateway.door.auth import Caller
 from vectorize_pipelines.gateway.door.listening import bind_metrics
 from vectorize_pipelines.gateway.door.origins import ServerAddress
 from vectorize_pipelines.gateway.monitoring.exposition import wants_text
-from vectorize_pipelines.gateway.monitoring.figures import Refreshed, Since
 from vectorize_pipelines.gateway.monitoring.measuring import RequestFigures
-from vectorize_pipelines.gateway.problems import Problem
 from vectorize_pipelines.gateway.routes.metrics import serve_metrics
 from vectorize_pipelines.gateway.services import open_services
 from vectorize_pipelines.settings import GatewaySettings, Settings
-from vectorize_pipelines.state.request_totals import DURATION_BOUNDS, RequestSums, RequestTotals
+from vectorize_pipelines.state.request_totals import RequestSums, RequestTotals
 
 #: As Prometheus 3 asks.
 PROMETHEUS = (
@@ -325,110 +322,3 @@ def test_a_port_that_is_taken_is_named_by_its_setting() -> None:
 
 def test_there_need_be_no_port() -> None:
     assert bind_metrics(GatewaySettings(metrics_port=None)) is None
-
-
-# ---- looking things up in the background
-
-
-class Look:
-    """A look that takes as long as the test wants; it counts how often it was taken."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-        self.may_end = threading.Event()
-        self.may_end.set()
-
-    def __call__(self) -> int:
-        assert self.may_end.wait(60)
-        self.taken += 1
-        return self.taken
-
-
-def test_who_asks_at_once_shares_a_look_and_is_not_kept_waiting_by_a_long_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vectorize_pipelines.gateway.monitoring.figures.LEAST_PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("vectorize_pipelines.gateway.monitoring.figures.PAUSE_FACTOR", 0)
-
-    async def scenario() -> None:
-        look = Look()
-        refreshed = Refreshed("test", look)
-        first = await asyncio.gather(*(refreshed.latest() for _ in range(10)))
-        assert {reading.found for reading in first} == {1}
-        look.may_end.clear()
-        meanwhile = await asyncio.gather(*(refreshed.latest() for _ in range(10)))
-        assert meanwhile == first
-        look.may_end.set()
-        found = (await refreshed.latest()).found
-        assert found in (2, 3)
-        assert look.taken == found
-        refreshed.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_look_is_not_taken_again_at_once() -> None:
-    async def scenario() -> None:
-        look = Look()
-        refreshed = Refreshed("test", look)
-        assert [(await refreshed.latest()).found for _ in range(5)] == [1] * 5
-        refreshed.close()
-
-    asyncio.run(scenario())
-
-
-def test_the_first_look_is_not_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vectorize_pipelines.gateway.monitoring.figures.FIRST_SECONDS", 0.01)
-
-    async def scenario() -> None:
-        look = Look()
-        look.may_end.clear()
-        refreshed = Refreshed("test", look)
-        with pytest.raises(Problem) as raised:
-            await refreshed.latest()
-        assert raised.value.status == 503
-        look.may_end.set()
-        refreshed.close()
-
-    asyncio.run(scenario())
-
-
-def test_what_a_look_raises_comes_to_who_asks_and_the_next_one_is_tried() -> None:
-    answers: list[Any] = [LedgerError("away"), 5]
-
-    def look() -> int:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return int(answer)
-
-    async def scenario() -> None:
-        refreshed = Refreshed("test", look)
-        with pytest.raises(LedgerError):
-            await refreshed.latest()
-        assert (await refreshed.latest()).found == 5
-        refreshed.close()
-
-    asyncio.run(scenario())
-
-
-CLASSES = len(DURATION_BOUNDS) + 1
-SUMS = st.builds(
-    RequestSums,
-    st.integers(0, 100),
-    st.tuples(*[st.integers(0, 5)] * CLASSES),
-    st.integers(0, 100).map(float),
-)
-
-
-def parts(sums: RequestSums) -> list[float]:
-    return [sums.vectors, *sums.durations, sums.seconds]
-
-
-@given(st.lists(SUMS, min_size=1, max_size=8))
-def test_what_has_grown_never_shrinks_and_is_all_where_nothing_was_cleaned_up(seen: list[RequestSums]) -> None:
-    since = Since()
-    grown = [since.take(sums) for sums in seen]
-    assert parts(grown[0]) == [0] * (CLASSES + 2)
-    for before, after, old, new in zip(grown, grown[1:], seen, seen[1:], strict=False):
-        for number, step in enumerate(parts(new)):
-            expected = max(0, step - parts(old)[number])
-            assert parts(after)[number] == parts(before)[number] + expected

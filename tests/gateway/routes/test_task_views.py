@@ -38,7 +38,8 @@ from vectorize_pipelines.pipeline.requests.single import SingleRequest
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.runs.instance import open_instance
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.state.ledger import LISTED_METADATA_CHARACTERS, RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import LISTED_METADATA_CHARACTERS, RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores import open_store
 
 NOBODY = DagsterAddress("http://127.0.0.1:1")

@@ -14,7 +14,8 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.gateway.tasks import noting
 from vectorize_pipelines.gateway.tasks.noting import PendingNotes
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 ROW = row(state=RequestState.PENDING)
 

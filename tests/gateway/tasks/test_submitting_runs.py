@@ -16,7 +16,8 @@ from vectorize_pipelines.gateway.dagster.client import DagsterAddress
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.home import use_dagster_home
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores import open_store
 
 LONG = [f"entry {n}: " + "the wind turned to the north and the sea rose. " * 20 for n in range(4000)]

@@ -22,7 +22,8 @@ from vectorize_pipelines.pipeline.requests.runs import DrainRequest, ReplayReque
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import VectorStore
 

@@ -31,7 +31,7 @@ from vectorize_pipelines.pipeline.requests.named_models import failing_the_reque
 from vectorize_pipelines.pipeline.requests.report import Report, TopicReport
 from vectorize_pipelines.pipeline.reuse import VectorReuse
 from vectorize_pipelines.pipeline.totals import Totals
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 DAY = "2026-03-01"
 

@@ -34,7 +34,8 @@ from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.sources.rereading import ContentReader
 from vectorize_pipelines.state.findings import WHOLE
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore
 

@@ -2,44 +2,23 @@
 
 Called by `dagster_proxy`. It sends on what was read here and not the bytes that came, so that no other reader can find
 another document in them: the last of two equal keys, a parameter that is there twice, a body beside a query string.
-
-What counts is every operation of a document, not the one that `operationName` picks. An alias or a fragment belongs to
-the operation that it is used in, so the kinds of the operations tell whether anything can be changed.
+What a document can change is judged by `door.graphql_documents`.
 """
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl, urlencode
 
-from graphql import (
-    DocumentNode,
-    FragmentDefinitionNode,
-    GraphQLError,
-    OperationDefinitionNode,
-    OperationType,
-    TokenKind,
-    parse,
-)
+from graphql import OperationType
 
 from vectorize_pipelines.gateway.door.auth import Caller, Scope
+from vectorize_pipelines.gateway.door.graphql_documents import Operations, operations_in
 from vectorize_pipelines.gateway.problems import FieldProblem, Problem
 
-#: Bounds of a document: its length, its tokens with the comments, and how deep braces, brackets and parentheses go.
-MAX_CHARACTERS = 256 * 2**10
-MAX_TOKENS = 10_000
-MAX_DEPTH = 64
 _ID_CHARACTERS = 256
-#: Documents up to this length are judged once and remembered: the UI sends the same few again and again.
-_SHORT_CHARACTERS = 8 * 2**10
-_REMEMBERED = 512
 _PARAMETERS = ("query", "variables", "operationName")
-_OPENING = frozenset((TokenKind.BRACE_L, TokenKind.BRACKET_L, TokenKind.PAREN_L))
-_CLOSING = frozenset((TokenKind.BRACE_R, TokenKind.BRACKET_R, TokenKind.PAREN_R))
-
-Operations = frozenset[OperationType]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +77,6 @@ def require_right(request: GraphQLRequest, caller: Caller) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, detail)
 
 
-def require_queries(request: GraphQLRequest) -> None:
-    """Raise `Problem` where a request that came by GET has anything but queries: a link or an image can cause a GET."""
-    if request.operations != {OperationType.QUERY}:
-        detail = "GET is for queries: send anything else by POST, as application/json"
-        raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, detail, headers={"Allow": "POST"})
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """The answer to a message of a WebSocket that starts an operation which is not let through."""
@@ -155,50 +127,6 @@ def read_socket_message(text: str) -> str | Refusal:
     if OperationType.MUTATION in request.operations:
         return Refusal(name, "mutations are not sent by WebSocket: use POST")
     return f'{{"type": {json.dumps(kind)}, "id": {json.dumps(name)}, "payload": {request.json}}}'
-
-
-def operations_in(document: str) -> Operations:
-    """Return the kinds of all operations in a document. Raises `Problem` where Dagster could not run any of it."""
-    return _remembered(document) if len(document) <= _SHORT_CHARACTERS else _operations_in(document)
-
-
-def _operations_in(document: str) -> Operations:
-    if len(document) > MAX_CHARACTERS:
-        detail = f"query: the document has more than {MAX_CHARACTERS} characters"
-        raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
-    try:
-        parsed = parse(document, max_tokens=MAX_TOKENS)
-    except GraphQLError as error:
-        _refuse(f"the document cannot be parsed: {error.message}", "query")
-    except RecursionError:
-        _refuse("the document is nested too deeply", "query")
-    if _depth(parsed) > MAX_DEPTH:
-        _refuse("the document is nested too deeply", "query")
-    kinds = set()
-    for definition in parsed.definitions:
-        if isinstance(definition, OperationDefinitionNode):
-            kinds.add(definition.operation)
-        elif not isinstance(definition, FragmentDefinitionNode):
-            _refuse("the document has a definition that is neither an operation nor a fragment", "query")
-    if not kinds:
-        _refuse("the document has no operation", "query")
-    return frozenset(kinds)
-
-
-_remembered = lru_cache(maxsize=_REMEMBERED)(_operations_in)
-
-
-def _depth(document: DocumentNode) -> int:
-    deepest = depth = 0
-    token = document.loc.start_token if document.loc else None
-    while token is not None:
-        if token.kind in _OPENING:
-            depth += 1
-            deepest = max(deepest, depth)
-        elif token.kind in _CLOSING:
-            depth -= 1
-        token = token.next
-    return deepest
 
 
 def _request(content: dict[str, Any]) -> GraphQLRequest:

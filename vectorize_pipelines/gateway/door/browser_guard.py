@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vectorize_pipelines.gateway.door.graphql_documents import operations_in, require_queries
 from vectorize_pipelines.gateway.door.origins import (
     FRAME_POLICY,
     PROTECTION,
@@ -20,7 +21,7 @@ from vectorize_pipelines.gateway.door.origins import (
     other_than_json,
     repeated_header,
 )
-from vectorize_pipelines.gateway.problems import POLICY_VIOLATION
+from vectorize_pipelines.gateway.problems import POLICY_VIOLATION, Problem
 
 
 class BrowserGuard:
@@ -73,28 +74,15 @@ class BrowserGuard:
 
 
 def _changing_get(scope: Scope) -> Refusal | None:
-    """The refusal of a GET request to GraphQL with anything but queries in it, whatever `operationName` picks."""
-    from graphql import (
-        DocumentNode,
-        FragmentDefinitionNode,
-        GraphQLError,
-        OperationDefinitionNode,
-        OperationType,
-        parse,
-    )
-
+    """The refusal of a GET request to GraphQL with anything but queries in it."""
     # Any path with the word: routers may take `/graphql` with something behind it for the same.
     if "graphql" not in scope["path"].lower():
         return None
-    for text in QueryParams(scope["query_string"]).getlist("query"):
-        try:
-            document: DocumentNode = parse(text)
-        except (GraphQLError, RecursionError):
-            return Refusal(400, "the query cannot be parsed")
-        for definition in document.definitions:
-            query = isinstance(definition, OperationDefinitionNode) and definition.operation is OperationType.QUERY
-            if not query and not isinstance(definition, FragmentDefinitionNode):
-                return Refusal(405, "GET is for queries: send anything else by POST, as application/json")
+    try:
+        for document in QueryParams(scope["query_string"]).getlist("query"):
+            require_queries(operations_in(document))
+    except Problem as problem:
+        return Refusal(problem.status, problem.detail)
     return None
 
 

@@ -1,6 +1,6 @@
-"""Where a server may listen, and the metrics port: what `vectorize serve` looks at before anything starts.
+"""Where a server may listen, and its sockets: what `vectorize serve` and `cli.web_server` look at before they start.
 
-It stays alive beside the server, and imports no web framework.
+`vectorize serve` stays alive beside the server, so nothing here imports a web framework.
 """
 
 import socket
@@ -10,7 +10,8 @@ from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.gateway.door.tokens import Tokens
 from vectorize_pipelines.settings import GatewaySettings, Settings
 
-_BACKLOG = 128
+#: Connections that wait until the server takes them; as many as uvicorn itself lets wait.
+_BACKLOG = 2048
 
 
 def is_loopback(host: str) -> bool:
@@ -43,19 +44,28 @@ def check_exposure(settings: Settings, tokens: Tokens) -> None:
         )
 
 
-def bind_metrics(settings: GatewaySettings) -> socket.socket | None:
-    """Return a socket that listens at the metrics port; None where there is to be none.
+def bind(host: str, port: int) -> socket.socket:
+    """Return a socket for a server, which listens. Raises `SettingsError` where the port is taken or is none."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        # Until somebody listens, any process that sets SO_REUSEADDR can take the same port.
+        bound.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"port {port} of {host} cannot be used: {reason}") from None
+    return bound
 
-    Raises `SettingsError` where the port is taken.
-    """
+
+def bind_metrics(settings: GatewaySettings) -> socket.socket | None:
+    """Return the same for the metrics port; None where there is to be none. Raises `SettingsError`."""
     if settings.metrics_port is None:
         return None
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.metrics_port), family=family, backlog=_BACKLOG)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        return bind(settings.host, settings.metrics_port)
+    except SettingsError as error:
         raise SettingsError(
-            f"gateway.metrics_port (VECTORIZE_GATEWAY__METRICS_PORT): port {settings.metrics_port} of {settings.host} "
-            f"cannot be used: {reason}; choose another one, or null for none"
+            f"gateway.metrics_port (VECTORIZE_GATEWAY__METRICS_PORT): {error}; choose another one, or null for none"
         ) from None

@@ -12,10 +12,9 @@ go first, and one thread is kept for them; large ones are cut into parts, and ea
 
 import asyncio
 import logging
-import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from http import HTTPStatus
@@ -24,24 +23,15 @@ from types import TracebackType
 from typing import Self, TypeAlias
 
 import anyio.to_thread
-import numpy as np
 
 from vectorize_pipelines.encoders.base import Encoder, Purpose, Vectors
 from vectorize_pipelines.encoders.hardware.machine import physical_cores
 from vectorize_pipelines.encoders.truncation import cut
 from vectorize_pipelines.errors import ItemError, ModelTooLargeError, VectorizeError
-from vectorize_pipelines.gateway.encoding.lane import (
-    Call,
-    Content,
-    DimensionError,
-    Encoded,
-    EncodingRequest,
-    Lane,
-    Share,
-)
+from vectorize_pipelines.gateway.encoding.calls import for_callers, perform
+from vectorize_pipelines.gateway.encoding.lane import Call, Content, Encoded, EncodingRequest, Lane
+from vectorize_pipelines.gateway.encoding.room import WaitingRoom
 from vectorize_pipelines.gateway.problems import Problem
-
-__all__ = ["Content", "DimensionError", "Encoded", "EncoderFailedError", "EncodingQueue"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,21 +41,8 @@ Lease: TypeAlias = Callable[[str], AbstractContextManager[Encoder]]
 #: After so many calls for small requests, while large ones wait, comes one for these.
 URGENT_IN_A_ROW = 4
 
-#: Of the room for what waits, this part is kept for small requests.
-URGENT_ROOM = 8
-
 #: A model that nobody has used for so long may be unloaded, if the cache of encoders wants it.
 KEEP_SECONDS = 60.0
-
-#: Who is told to come later, is told so many seconds at the most; and this many while no rate is known.
-LONGEST_RETRY_SECONDS, UNKNOWN_RETRY_SECONDS = 60, 5
-
-#: The rate is that of about so many seconds of work.
-RATE_SECONDS = 10.0
-
-
-class EncoderFailedError(VectorizeError):
-    """A loaded model failed for no reason that its caller could do anything about; the log of the server has it."""
 
 
 class EncodingQueue:
@@ -81,16 +58,14 @@ class EncodingQueue:
         self, lease: Lease, most_waiting: int, *, calls: int | None = None, keep_seconds: float = KEEP_SECONDS
     ) -> None:
         self._lease = lease
-        self._most_waiting = most_waiting
         self._keep_seconds = keep_seconds
-        self._bulk_room = most_waiting - most_waiting // URGENT_ROOM
         threads = max(2, physical_cores()) + 1 if calls is None else calls
         self._bulk_threads = max(1, threads - 1)
         self._changed = threading.Condition()
         self._lanes: dict[str, Lane] = {}
         self._numbers = count()
-        self._waiting = self._bulk_calls = self._urgent_in_a_row = 0
-        self._rate = _Rate()
+        self._room = WaitingRoom(most_waiting)
+        self._bulk_calls = self._urgent_in_a_row = 0
         self._closed = False
         self._threads = [
             threading.Thread(target=self._work, name=f"encode-{number}", daemon=True) for number in range(threads)
@@ -99,7 +74,7 @@ class EncodingQueue:
     @property
     def waiting(self) -> int:
         """How many contents wait for an encoder."""
-        return self._waiting
+        return self._room.waiting
 
     async def encode(
         self, model: str, contents: Sequence[Content], purpose: Purpose = "document", dimension: int | None = None
@@ -154,7 +129,7 @@ class EncodingQueue:
         with self._changed:
             if self._closed:
                 raise _ending()
-            self._check_room(request)
+            self._room.check(len(request.contents), urgent=request.urgent)
             lane = self._lanes.get(model)
             if lane is None:
                 lane = self._lanes[model] = Lane(model)
@@ -163,32 +138,15 @@ class EncodingQueue:
                 lane.check(request)
             request.number = next(self._numbers)
             lane.add(request)
-            self._waiting += len(request.contents)
+            self._room.waiting += len(request.contents)
             self._changed.notify()
             return lane
-
-    def _check_room(self, request: EncodingRequest) -> None:
-        texts = len(request.contents)
-        room = self._most_waiting if request.urgent else self._bulk_room
-        if texts > room:
-            raise Problem(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"{texts} texts are more than the {room} that may wait for the encoder: send fewer at once",
-            )
-        if self._waiting + texts > room:
-            seconds = self._rate.seconds_for(self._waiting)
-            wait = UNKNOWN_RETRY_SECONDS if seconds is None else max(1, min(LONGEST_RETRY_SECONDS, math.ceil(seconds)))
-            raise Problem(
-                HTTPStatus.TOO_MANY_REQUESTS,
-                f"{self._waiting} texts wait for the encoder already: try again in {wait} s",
-                headers={"Retry-After": str(wait)},
-            )
 
     def _withdraw(self, lane: Lane, request: EncodingRequest) -> None:
         """Forget a request; what a call has been given of it comes to nothing."""
         if not request.over:
             request.over = True
-            self._waiting -= request.untaken
+            self._room.waiting -= request.untaken
             lane.discard(request)
 
     # The threads
@@ -224,21 +182,20 @@ class EncodingQueue:
         return min(urgent, key=lambda lane: lane.urgent[0].number).take_urgent()
 
     def _begin(self, call: Call) -> None:
-        self._waiting -= call.texts
+        self._room.begin(call.texts)
         self._bulk_calls += not call.urgent
-        self._rate.begun()
-        if self._waiting:
+        if self._room.waiting:
             self._changed.notify()  # another thread may take the next
 
     def _perform(self, call: Call) -> None:
         began = time.monotonic()
-        outcomes = list(_outcomes(call, call.shares))
+        outcomes = list(perform(call))
         seconds = time.monotonic() - began
         finished: list[tuple[EncodingRequest, VectorizeError | None]] = []
         with self._changed:
             call.lane.ended(call, seconds)
             self._bulk_calls -= not call.urgent
-            self._rate.ended(call.texts)
+            self._room.end(call.texts)
             for request, positions, outcome in outcomes:
                 if request.over:
                     continue
@@ -265,7 +222,7 @@ class EncodingQueue:
         try:
             encoder = self._leased(lane)
         except BaseException as error:  # noqa: BLE001 (told to whoever waits for the model; Rust's panics are no Exception)
-            self._fail(lane, _for_callers(error, lane.model))
+            self._fail(lane, for_callers(error, lane.model))
             return
         refused: list[tuple[EncodingRequest, VectorizeError | None]] = []
         with self._changed:
@@ -316,84 +273,6 @@ class EncodingQueue:
         """Return how long until there may be something for `_take_unused`; None where all models are in use."""
         idle = [lane.used for lane in self._lanes.values() if lane.idle]
         return max(0.0, min(idle) + self._keep_seconds - time.monotonic()) if idle else None
-
-
-class _Rate:
-    """How many contents a second are encoded while there is something to encode, of late."""
-
-    def __init__(self) -> None:
-        self._contents = self._seconds = self._since = 0.0
-        self._under_way = 0
-
-    def begun(self) -> None:
-        """Note that a call begins."""
-        if not self._under_way:
-            self._since = time.monotonic()
-        self._under_way += 1
-
-    def ended(self, contents: int) -> None:
-        """Note that a call has ended."""
-        now = time.monotonic()
-        self._under_way -= 1
-        self._contents += contents
-        self._seconds, self._since = self._seconds + now - self._since, now
-        if self._seconds > RATE_SECONDS:
-            self._contents, self._seconds = self._contents / 2, self._seconds / 2
-
-    def seconds_for(self, contents: int) -> float | None:
-        """Return how long so many contents take; None where nothing has been encoded yet."""
-        return contents * self._seconds / self._contents if self._contents else None
-
-
-_Outcome: TypeAlias = tuple[EncodingRequest, list[int], Encoded | VectorizeError]
-
-
-def _outcomes(call: Call, shares: Sequence[Share]) -> Iterator[_Outcome]:
-    """Encode shares of a call. Where that fails for all of them, each is tried alone: the fault is that of one."""
-    contents = [request.contents[position] for request, positions in shares for position in positions]
-    try:
-        vectors, failures = call.encoder.encode_each(contents, call.purpose)
-        tokens = _token_counts(call.encoder, contents, call.purpose)
-    except BaseException as error:  # noqa: BLE001 (told to the caller; Rust's panics are no Exception)
-        if len(shares) > 1:
-            for share in shares:
-                yield from _outcomes(call, [share])
-        else:
-            yield (*shares[0], _for_callers(error, call.lane.model))
-        return
-    start = 0
-    for request, positions in shares:
-        rows = range(start, start := start + len(positions))
-        failed = next((row for row in rows if row in failures), None)
-        if failed is not None:
-            yield request, positions, _of_one(request, positions[failed - rows.start], failures[failed])
-        elif not np.isfinite(vectors[rows.start : rows.stop]).all():
-            yield (
-                request,
-                positions,
-                EncoderFailedError(f"the model {call.lane.model} made vectors that are no numbers"),
-            )
-        else:
-            yield request, positions, (vectors[rows.start : rows.stop], tokens[rows.start : rows.stop])
-
-
-def _token_counts(encoder: Encoder, contents: Sequence[Content], purpose: Purpose) -> list[int]:
-    texts = [content for content in contents if isinstance(content, str)]
-    counts = iter(encoder.count_tokens(texts, purpose))
-    return [next(counts) if isinstance(content, str) else 0 for content in contents]
-
-
-def _of_one(request: EncodingRequest, position: int, error: ItemError) -> ItemError:
-    """The error of one content of a request, which says which one where there are several."""
-    return error if len(request.contents) == 1 else type(error)(f"item {position}: {error}")
-
-
-def _for_callers(error: BaseException, model: str) -> VectorizeError:
-    """An error that callers may see; the log has what they may not."""
-    if isinstance(error, VectorizeError):
-        return error
-    logger.error("the model %s failed", model, exc_info=error)
-    return EncoderFailedError(f"the model {model} failed; the log of the server has the reason")
 
 
 def _encoded(request: EncodingRequest) -> Encoded:

@@ -9,6 +9,7 @@ only while somebody listens.
 import asyncio
 import logging
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +44,13 @@ _LONGEST_PAUSE_SECONDS = 5.0
 #: How long the end of the server waits for the reader to close its connections.
 _CLOSE_SECONDS = 2.0
 
-#: Between two looks into the ledger, and where it cannot be asked.
+#: Between two looks into the ledger, but at least so many times as long as the last one took; and where it cannot be
+#: asked.
 LOOK_SECONDS = 0.5
+PAUSE_FACTOR = 4
 LEDGER_PAUSE_SECONDS = 5.0
 #: Requests under way, and requests that have ended, that one look at the ledger reads; those submitted last.
-UNDER_WAY = 1000
+UNDER_WAY = 20_000
 ENDED = 200
 
 
@@ -187,6 +191,7 @@ class LedgerWatch:
         while True:
             self._let_go()
             await self._hub.listened_to.wait()
+            began = time.monotonic()
             try:
                 await self._look_at_watched()
                 await self._look_at_everything()
@@ -199,7 +204,8 @@ class LedgerWatch:
                 self._failed = True
             else:
                 self._failed = False
-            await asyncio.sleep(LEDGER_PAUSE_SECONDS if self._failed else LOOK_SECONDS)
+            pause = max(LOOK_SECONDS, PAUSE_FACTOR * (time.monotonic() - began))
+            await asyncio.sleep(LEDGER_PAUSE_SECONDS if self._failed else pause)
 
     def _let_go(self) -> None:
         """Forget the last look where nobody listens: what is missed from now on could not be told."""
@@ -221,12 +227,11 @@ class LedgerWatch:
         if not self._everything or not self._hub.everything_is_wanted:
             return
         last = self._last
-        look = await anyio.to_thread.run_sync(look_into, self._ledger, last, abandon_on_cancel=True)
+        look, changed = await anyio.to_thread.run_sync(_look_again, self._ledger, last, abandon_on_cancel=True)
         if last is None:
             self._offset = 0
             self._hub.begin(f"ledger-{uuid.uuid4().hex}", {0: 0})
         else:
-            changed = changes(last, look)
             self._hub.publish([Change.of(0, self._offset + place, event_of(row)) for place, row in enumerate(changed)])
             self._offset += len(changed)
         self._last = look
@@ -259,6 +264,12 @@ def changes(last: Look, look: Look) -> list[RequestRow]:
         return before != look.known[row.request_id]
 
     return sorted(filter(is_new, look.rows.values()), key=_changed_at)
+
+
+def _look_again(ledger: RequestLedger, last: Look | None) -> tuple[Look, list[RequestRow]]:
+    """Look, and compare with the last look: with thousands of requests that takes too long for the event loop."""
+    look = look_into(ledger, last)
+    return look, [] if last is None else changes(last, look)
 
 
 def event_of(row: RequestRow) -> ResultEvent:

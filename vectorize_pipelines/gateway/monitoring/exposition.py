@@ -14,8 +14,9 @@ from prometheus_client.registry import Collector
 
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthModel
-from vectorize_pipelines.gateway.monitoring.figures import Reading, Sums
+from vectorize_pipelines.gateway.monitoring.figures import Sums
 from vectorize_pipelines.gateway.monitoring.measuring import RequestFigures
+from vectorize_pipelines.gateway.monitoring.remembered import Reading
 from vectorize_pipelines.state.request_totals import DURATION_BOUNDS
 
 #: Kinds of content -> how particularly they name the text, or JSON.
@@ -91,10 +92,10 @@ def wants_text(accept: str) -> bool:
 
 def _of_ledger(ledger: LedgerReading) -> Iterator[Metric]:
     tasks = GaugeMetricFamily("vectorize_tasks", "Requests that the ledger has, by state", labels=["state"])
-    for state, number in ledger.counts.found.items():
+    for state, number in ledger.counts.value.items():
         tasks.add_metric([state.value], number)
     yield tasks
-    present, grown = ledger.sums.found.present, ledger.sums.found.since_start
+    present, grown = ledger.sums.value.present, ledger.sums.value.since_start
     yield GaugeMetricFamily("vectorize_ledger_vectors", "Vectors of all requests that the ledger has", present.vectors)
     missed = "what ends between two looks at the ledger with a clean-up in between may be missing"
     yield CounterMetricFamily(

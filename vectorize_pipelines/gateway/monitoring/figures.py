@@ -1,81 +1,26 @@
-"""Figures over all requests of the ledger, looked up in the background. `gateway.routes.metrics` shows them.
+"""Figures over all requests of the ledger: among millions of rows they take long to find.
 
-With millions of rows such a look takes seconds. It is taken when somebody asks, again only after a pause that is many
-times as long, and by one thread: whoever asks meanwhile is told what the last one found, and when that was.
+Shown by the routes of tasks and by `gateway.routes.metrics`, and asked by `tasks.estimates`.
 """
 
-import asyncio
-import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from http import HTTPStatus
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Self
 
+from anyio import to_thread
+
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
-from vectorize_pipelines.gateway.monitoring.checks.question import Question
-from vectorize_pipelines.gateway.problems import Problem
-from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.gateway.monitoring.remembered import Reading, Remembered
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.state.request_totals import DURATION_BOUNDS, RequestSums, RequestTotals
 
-#: The least time between two looks, and how many times as long as a look the pause after it is at least.
-LEAST_PAUSE_SECONDS = 1.0
-PAUSE_FACTOR = 20
-#: So long a look is waited for where there is an older one to show, and where there is none.
-PATIENCE_SECONDS = 0.5
-FIRST_SECONDS = 30.0
-
-Found = TypeVar("Found")
-
-
-@dataclass(frozen=True, slots=True)
-class Reading(Generic[Found]):
-    """What a look found, and when it began. `due`: the monotonic time from which on another one may be taken."""
-
-    found: Found
-    as_of: datetime
-    due: float
-
-
-class Refreshed(Generic[Found]):
-    """The latest of something that takes a while to look up. Belongs to one event loop."""
-
-    def __init__(self, name: str, look: Callable[[], Found]) -> None:
-        self._look = look
-        self._question = Question(name, self._take)
-        self._reading: Reading[Found] | None = None
-
-    def begin(self) -> None:
-        """Take the first look, which nobody waits for."""
-        self._question.put()
-
-    async def latest(self) -> Reading[Found]:
-        """Return the latest. Raises what a look raises, and `Problem` where the first one takes too long."""
-        reading = self._reading
-        if reading is not None and time.monotonic() < reading.due:
-            return reading
-        with suppress(TimeoutError):  # then the older one has to do
-            await self._question.answer(FIRST_SECONDS if reading is None else PATIENCE_SECONDS)
-        if self._reading is None:
-            raise Problem(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                "the requests are being counted for the first time since the server has started",
-                headers={"Retry-After": "10"},
-            )
-        return self._reading
-
-    def close(self) -> None:
-        """Look no more."""
-        self._question.close()
-
-    def _take(self) -> None:
-        as_of, began = datetime.now(UTC), time.monotonic()
-        found = self._look()
-        ended = time.monotonic()
-        pause = max(LEAST_PAUSE_SECONDS, PAUSE_FACTOR * (ended - began))
-        self._reading = Reading(found, as_of, ended + pause)
+#: So many requests are counted in about 10 ms, and for each caller again.
+QUICKLY_COUNTED = 100_000
+#: The same of the newest completed requests, by which rates go.
+QUICKLY_TIMED = 1_000
+#: Waiting requests before one that are counted; where there are more, all that wait are taken to be before it.
+MOST_COUNTED = 10_000
 
 
 class Since:
@@ -110,35 +55,69 @@ class Sums:
     since_start: RequestSums
 
 
-class Figures:
-    """The figures of one installation. An async context manager."""
+class LedgerFigures:
+    """How many requests there are, what came of them, and how long those that wait will. An async context manager.
 
-    def __init__(self, ledger: RequestLedger, totals: RequestTotals) -> None:
+    Every method may raise `LedgerError`, and `Problem` where it takes too long for the first time.
+    """
+
+    def __init__(self, totals: RequestTotals) -> None:
         since = Since()
 
         def sums() -> Sums:
             present = totals.sums()
             return Sums(present, since.take(present))
 
-        self._counts: Refreshed[dict[RequestState, int]] = Refreshed("counts", ledger.counts)
-        self._sums = Refreshed("sums", sums)
+        self._totals = totals
+        self._counts = Remembered(
+            "counts", totals.counts_by_type, lambda counts: sum(counts.values()) <= QUICKLY_COUNTED
+        )
+        self._rates = Remembered(
+            "rates", totals.rates, lambda rates: sum(rate.requests for rate in rates.values()) <= QUICKLY_TIMED
+        )
+        self._sums = Remembered("sums", sums)
 
-    async def counts(self) -> Reading[dict[RequestState, int]]:
-        """Return how many requests are in each state. Raises `LedgerError` and `Problem`."""
-        return await self._counts.latest()
+    async def counts(self, task_type: str | None = None) -> Reading[dict[RequestState, int]]:
+        """Return how many requests, of this type or (None) of all, are in each state; with 0 for those without any.
+
+        As it is now where there are at most `QUICKLY_COUNTED`; else some seconds old.
+        """
+        reading = await self._counts.latest()
+        counts = dict.fromkeys(RequestState, 0)
+        for (kind, state), number in reading.value.items():
+            if task_type is None or kind == task_type:
+                counts[state] += number
+        return Reading(counts, reading.as_of, reading.began, reading.due)
 
     async def sums(self) -> Reading[Sums]:
-        """Return the sums. Raises `LedgerError` and `Problem`."""
+        """Return the sums."""
         return await self._sums.latest()
+
+    async def seconds_until_done(self, row: RequestRow) -> float | None:
+        """Return how long a request that waits takes until it is done, at the rate of the last ones; None: no rate."""
+        rate = (await self._rates.latest()).value.get(row.modality)
+        if rate is None:
+            return None
+        ahead = await to_thread.run_sync(self._totals.waiting_before, row, MOST_COUNTED)
+        if ahead >= MOST_COUNTED:
+            ahead = max(ahead, await self._waiting(row.task_type) - 1)
+        return rate.seconds_for(ahead + 1)
+
+    async def seconds_behind_all(self, modality: Modality, task_type: str) -> float | None:
+        """Return how long a new request takes until it is done, behind all of its type that wait; None: no rate."""
+        rate = (await self._rates.latest()).value.get(modality)
+        return None if rate is None else rate.seconds_for(await self._waiting(task_type) + 1)
 
     async def __aenter__(self) -> Self:
         self._counts.begin()
         self._sums.begin()  # counters count from here on
-        await asyncio.sleep(0)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._counts.close()
-        self._sums.close()
+        for remembered in (self._counts, self._rates, self._sums):
+            remembered.close()
+
+    async def _waiting(self, task_type: str | None) -> int:
+        return (await self.counts(task_type)).value[RequestState.PENDING]

@@ -22,6 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from vectorize_pipelines.gateway.dagster import graphql_gate
 from vectorize_pipelines.gateway.dagster.proxy import GRAPHQL, SUBPROTOCOL, race
 from vectorize_pipelines.gateway.door.auth import Scope, caller_of, requires
+from vectorize_pipelines.gateway.door.graphql_documents import require_queries
 from vectorize_pipelines.gateway.door.origins import notebook
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 from vectorize_pipelines.gateway.problems import FieldProblem, Problem, documented
@@ -178,7 +179,7 @@ def _checked_parameters(request: Request) -> str:
     checked = graphql_gate.read_parameters(_query_string(request))
     if checked is None:
         return _query_string(request)
-    graphql_gate.require_queries(checked)
+    require_queries(checked.operations)
     return checked.query_string
 
 

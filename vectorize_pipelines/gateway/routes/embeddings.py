@@ -24,7 +24,7 @@ from vectorize_pipelines.encoders.base import Purpose, Vectors
 from vectorize_pipelines.errors import ItemError, UnknownModelError, VectorizeError
 from vectorize_pipelines.gateway.disconnects import while_connected
 from vectorize_pipelines.gateway.door.auth import Scope, requires
-from vectorize_pipelines.gateway.encoding.batching import DimensionError
+from vectorize_pipelines.gateway.encoding.lane import DimensionError
 from vectorize_pipelines.gateway.problems import Problem, problem_of
 from vectorize_pipelines.gateway.services import Services, services_of
 

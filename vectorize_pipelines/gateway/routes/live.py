@@ -162,10 +162,10 @@ async def _checked(event: ResultEvent | None, services: Services) -> ResultEvent
 
 
 async def _known_state(services: Services, task_id: str) -> ResultEvent:
-    state = await _state(services, task_id)
-    if state is None:
+    row = await services.submissions.find(task_id)
+    if row is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"no request with the id {task_id[:100]!r} is known")
-    return state
+    return event_of(await with_state_of_run(services, row))
 
 
 async def _state(services: Services, task_id: str) -> ResultEvent | None:

@@ -69,7 +69,7 @@ async def metrics(
         return await _text(services, request.app.state.request_figures, accept)
     response.headers.update(_NO_STORE)
     report, ledger = await asyncio.gather(services.health.report(), _read_ledger(services))
-    counts, sums = ledger.counts.found, ledger.sums.found.present
+    counts, sums = ledger.counts.value, ledger.sums.value.present
     return MetricsModel(
         total_tasks=sum(counts.values()),
         pending_tasks=counts[RequestState.PENDING],

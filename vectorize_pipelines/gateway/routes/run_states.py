@@ -14,7 +14,7 @@ from anyio import to_thread
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import DagsterUnavailableError
 from vectorize_pipelines.gateway.services import Services
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,8 @@ from vectorize_pipelines.gateway.problems import FieldProblem, Problem, document
 from vectorize_pipelines.gateway.routes.run_states import with_state_of_run
 from vectorize_pipelines.gateway.services import Services, services_of
 from vectorize_pipelines.messaging.messages import TaskType
-from vectorize_pipelines.state.ledger import InvalidCursorError, RequestRow
+from vectorize_pipelines.state.ledger import InvalidCursorError
+from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Range
 from vectorize_pipelines.stores.hits import records_as_json
 
@@ -155,7 +156,9 @@ async def list_tasks(
         raise _wrong("page", "cannot be given together with cursor")
     if page is not None and page * page_size > MOST_COUNTED_ROWS:
         raise _wrong("page", f"ends after {MOST_COUNTED_ROWS:,} tasks: go on with cursor, the next_cursor of a page")
-    return await to_thread.run_sync(partial(_list, services, state, task_type, page, page_size, cursor))
+    kind = None if task_type is None else task_type.value
+    counts = (await services.figures.counts(kind)).value
+    return await to_thread.run_sync(partial(_list, services, counts, state, kind, page, page_size, cursor))
 
 
 @router.get(
@@ -180,13 +183,10 @@ async def rows_of_task(
 @router.get("/{task_id:path}", summary="What became of a task", responses=documented(HTTPStatus.NOT_FOUND))
 async def task(task_id: TaskId, services: UsedServices) -> Task:
     """Known from the moment at which it was accepted until the ledger forgets it (`ledger.retention_days`)."""
-    row = services.submissions.not_noted(task_id)
-    if row is None:
-        row = await to_thread.run_sync(_known, services, task_id)
-    row = await with_state_of_run(services, row)
+    row = await with_state_of_run(services, _known(task_id, await services.submissions.find(task_id)))
     estimate = None
     if row.state is RequestState.PENDING:
-        estimate = await to_thread.run_sync(services.ledger_figures.seconds_until_done, row)
+        estimate = await services.figures.seconds_until_done(row)
     return task_of(row, estimate)
 
 
@@ -225,19 +225,19 @@ def _result(row: RequestRow) -> TaskResult | None:
 
 def _list(
     services: Services,
+    counts: dict[RequestState, int],
     state: RequestState | None,
-    task_type: TaskType | None,
+    task_type: str | None,
     page: int | None,
     page_size: int,
     cursor: str | None,
 ) -> TaskList:
-    kind = None if task_type is None else task_type.value
+    states = None if state is None else [state]
     skip = 0 if page is None else (page - 1) * page_size
     try:
-        found = services.ledger.page(None if state is None else [state], page_size, cursor, task_type=kind, skip=skip)
+        found = services.ledger.page(states, page_size, cursor, task_type=task_type, skip=skip)
     except InvalidCursorError as error:
         raise _wrong("cursor", str(error)) from None
-    counts = services.ledger_figures.counts(kind)
     counted = sum(counts.values()) if state is None else counts[state]
     total = max(counted, skip + len(found.rows) if found.rows else 0)
     return TaskList(
@@ -251,8 +251,7 @@ def _list(
     )
 
 
-def _known(services: Services, task_id: str) -> RequestRow:
-    row = services.ledger.get(task_id)
+def _known(task_id: str, row: RequestRow | None) -> RequestRow:
     if row is None:
         raise Problem(
             HTTPStatus.NOT_FOUND,
@@ -264,7 +263,7 @@ def _known(services: Services, task_id: str) -> RequestRow:
 
 def _rows(services: Services, task_id: str, begin: int, limit: int, *, vectors: bool) -> bytes:
     """Return the answer's JSON: with vectors it is so large that the event loop had better not make it."""
-    row = _known(services, task_id)
+    row = _known(task_id, services.ledger.get(task_id))
     if row.state is not RequestState.COMPLETED:
         raise Problem(HTTPStatus.CONFLICT, f"the task is {row.state.value}: only completed tasks have rows")
     end = begin + limit

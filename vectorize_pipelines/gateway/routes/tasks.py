@@ -35,7 +35,7 @@ from vectorize_pipelines.messaging.messages import (
 )
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest, prepare
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 Parsed = TypeVar("Parsed")
 
@@ -190,7 +190,7 @@ async def cancel(task_id: str, request: Request) -> Response:
     `GET /tasks/{task_id}` says when it is cancelled, or that it was completed first.
     """
     services = services_of(request)
-    row = services.submissions.not_noted(task_id) or await to_thread.run_sync(services.ledger.get, task_id)
+    row = await services.submissions.find(task_id)
     if row is None:
         raise Problem(HTTPStatus.NOT_FOUND, f"no request {task_id!r} is known")
     if row.state.is_final:

@@ -6,13 +6,12 @@ waits for the database to find it out again.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from math import inf
-
-from anyio import CapacityLimiter, to_thread
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.gateway.problems import Problem
 from vectorize_pipelines.messaging.messages import TASK_TYPE_OF, TaskType
 
 logger = logging.getLogger(__name__)
@@ -28,14 +27,13 @@ Kind = tuple[Modality, TaskType]
 class Estimates:
     """The estimates of one installation. Every method is called on one event loop.
 
-    find  returns the seconds until a new request of a kind is done, or None where no speed is known; it blocks, and may
-          raise `LedgerError`
+    find  returns the seconds until a new request of a kind is done, or None where no speed is known; may raise
+          `LedgerError` and `Problem`
     """
 
-    def __init__(self, find: Callable[[Modality, TaskType], float | None]):
+    def __init__(self, find: Callable[[Modality, TaskType], Awaitable[float | None]]):
         self._find = find
         self._loop = asyncio.get_running_loop()
-        self._limiter = CapacityLimiter(1)
         self._found: dict[Kind, float | None] = {}
         self._found_at = -inf
         self._finding: asyncio.Task[None] | None = None
@@ -58,11 +56,8 @@ class Estimates:
             self._finding = self._loop.create_task(self._find_all())
 
     async def _find_all(self) -> None:
-        def found() -> dict[Kind, float | None]:
-            return {kind: self._find(*kind) for kind in _KINDS}
-
         try:
-            self._found = await to_thread.run_sync(found, limiter=self._limiter, abandon_on_cancel=True)
-        except LedgerError as error:
+            self._found = {kind: await self._find(*kind) for kind in _KINDS}
+        except (LedgerError, Problem) as error:
             logger.warning("how long requests take is not known: %s", error)
         self._found_at = self._loop.time()

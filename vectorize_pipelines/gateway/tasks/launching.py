@@ -20,7 +20,7 @@ from vectorize_pipelines.gateway.tasks.noting import pending_row
 from vectorize_pipelines.gateway.tasks.refusals import NotAccepted, too_late
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 #: A run is a process with a model of its own: whoever has more to embed at a time configures Kafka.
 MOST_RUNS = 100

@@ -17,7 +17,8 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from http import HTTPStatus
 
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.gateway.problems import Problem
-from vectorize_pipelines.state.ledger import RequestRow
+from vectorize_pipelines.state.request_rows import RequestRow
 
 #: In the member `tasks` of an error, beside `pending`: it was certainly not accepted, and that is not known.
 REFUSED, UNCONFIRMED = "refused", "unconfirmed"

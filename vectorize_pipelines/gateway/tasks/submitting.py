@@ -8,14 +8,14 @@ is not in the topic.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, to_thread
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaNotConfiguredError
@@ -30,10 +30,11 @@ from vectorize_pipelines.kafka import clients
 from vectorize_pipelines.kafka.config_file import read_config
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.cancellations import cancellation
-from vectorize_pipelines.messaging.messages import Origin
+from vectorize_pipelines.messaging.messages import Origin, TaskType
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.ledger import RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import RequestRow
 
 #: Requests, and bytes of them, that wait for the brokers and the ledger; with more, a caller is told to come later.
 MOST_WAITING = 20_000
@@ -62,7 +63,7 @@ class Submissions:
         settings: Settings,
         ledger: RequestLedger,
         dagster: DagsterClient,
-        seconds_behind_all: Callable[[Modality, str], float | None],
+        seconds_behind_all: Callable[[Modality, TaskType], Awaitable[float | None]],
     ):
         """`seconds_behind_all` is how long a new request takes, see `Estimates`."""
         self._settings = settings
@@ -138,9 +139,12 @@ class Submissions:
         # Whoever drains notes it, once it has found that there is something left to cancel.
         return "cancelling"
 
-    def not_noted(self, task_id: str) -> RequestRow | None:
-        """Return the row of a request that is accepted and that the ledger does not have yet."""
-        return self._notes.find(task_id)
+    async def find(self, task_id: str) -> RequestRow | None:
+        """Return what is known of a request, also of one that is accepted and that the ledger does not have yet.
+
+        Raises `LedgerError`.
+        """
+        return self._notes.find(task_id) or await to_thread.run_sync(self._ledger.get, task_id)
 
     async def _launch(self, requests: Sequence[OutgoingRequest]) -> Sequence[RequestRow | NotAccepted]:
         if len(requests) > MOST_RUNS:

@@ -21,7 +21,8 @@ from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.messaging.outcomes import EventProducer, OutcomeProducer, Outcomes
 from vectorize_pipelines.pipeline.requests.pending import InvalidMessage, PendingRequest, occurred
-from vectorize_pipelines.state.ledger import ERROR_CHARACTERS, RequestLedger, RequestRow
+from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.request_rows import ERROR_CHARACTERS, RequestRow
 
 #: In which stage a message failed, as its dead letter says it.
 DECODING = "decode"

@@ -1,4 +1,4 @@
-"""A question to a part that may not answer. Called by `checks.report`."""
+"""A question to a part that may not answer. Called by `checks.report` and `monitoring.remembered`."""
 
 import asyncio
 from collections.abc import Callable
