@@ -719,7 +719,7 @@ decoders.close()
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process has taken at most")
 def test_two_bombs_at_once_stay_small(tmp_path: Path) -> None:
-    """Once 47 bytes a pixel in the run's own process."""
+    """Once 4.2 GiB in the run's own process, for two of four times as many pixels."""
     bomb = tmp_path / "grey.png"
     bomb.write_bytes(grey_bomb(4_730, 4_730))
     done = subprocess.run(
