@@ -73,8 +73,11 @@ def _umask_of_the_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def exported_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models are exported to, once for all tests."""
-    return tmp_path_factory.mktemp("encoders")
+    """Where models are exported to, once for all tests, in whatever process of xdist they run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "encoders"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
