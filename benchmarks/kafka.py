@@ -36,7 +36,7 @@ COLD_STARTS = 5
 
 def run(place: Path) -> list[Figure]:
     """Throughput without and with a model, latency, and memory."""
-    with Server(place / "kafka", heap="1g") as server:
+    with Server(place / "kafka", heap="1g", compiling=()) as server:
         rate, figure = throughput(place, server)
         return [figure, with_model(place, server), *latency(place, server, rate), memory(place, server)]
 
@@ -102,7 +102,7 @@ def memory(place: Path, server: Server) -> Figure:
 
 def cold_start(place: Path) -> list[Figure]:
     """From a message's sending to its row, while no run is active: `make dev` and its sensors as users have them."""
-    with Server(place / "kafka") as server:
+    with Server(place / "kafka", compiling=()) as server:
         settings = _settings(place / "home", server, "cold")
         create_topics(settings.kafka)
         environment = {

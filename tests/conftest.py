@@ -73,8 +73,11 @@ def _umask_of_the_session() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def exported_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models are exported to, once for all tests."""
-    return tmp_path_factory.mktemp("encoders")
+    """Where models are exported to, once for all tests, in whatever process of xdist they run."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "encoders"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
@@ -175,16 +178,16 @@ def vectorize(home: Path) -> Vectorize:
 
 
 @pytest.fixture
-def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectorize:
+def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Vectorize:
     """The same in the test's own process, without the second that a start takes."""
 
     def call(*arguments: object, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["vectorize", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
+        capfd.readouterr()
         with pytest.raises(SystemExit) as ended:
             main()
-        out, err = capsys.readouterr()
+        out, err = capfd.readouterr()
         return Done(int(ended.value.code or 0), out, err)
 
     return call

@@ -1,4 +1,4 @@
-"""What a file does that has taken over the process which reads it. Run in parser and image processes by the tests."""
+"""What a file does that has taken over the process which reads it. Run in parser processes by the tests."""
 
 import ctypes
 import errno
@@ -12,59 +12,34 @@ import signal
 import socket
 import struct
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from vectorize_pipelines.core.items import content_hash
-from vectorize_pipelines.documents import ParsedDocument, ParseOutcome
-from vectorize_pipelines.documents.worker import Task
-from vectorize_pipelines.sandbox import Message, Reserve, Service
-from vectorize_pipelines.sandbox.frames import Channel
-from vectorize_pipelines.settings import DocumentSettings
+if TYPE_CHECKING:
+    from vectorize_pipelines.documents import ParseOutcome
+    from vectorize_pipelines.documents.worker import Task
+    from vectorize_pipelines.settings import DocumentSettings
 
 libc = ctypes.CDLL(None, use_errno=True)
 X86 = platform.machine() == "x86_64"
 SOCKET, IO_URING_SETUP, MEMFD_CREATE = (41, 425, 319) if X86 else (198, 425, 279)
 MSGRCV, SEMCTL = (70, 66) if X86 else (188, 191)
 F_SETSIG, F_SETOWN_EX = 10, 15
-PR_SET_NAME = 15
 
 
-def act(task: Task, settings: DocumentSettings) -> ParseOutcome:
+def act(task: "Task", settings: "DocumentSettings") -> "ParseOutcome":
     """The handler of parser processes: the URI says what is tried, the content is the argument; gives what came of it.
 
     "denied" is the answer where the system refuses.
     """
+    # Only here: processes without a parser try things, too.
+    from vectorize_pipelines.core.items import content_hash
+    from vectorize_pipelines.documents import ParsedDocument, ParseOutcome
+
     del settings
     found = tried(task.uri, bytes(task.content).decode())
     return ParseOutcome(content_hash(""), ParsedDocument(found, {}))
-
-
-def answer_raw(task: Task, settings: DocumentSettings) -> NoReturn:
-    """The handler that writes its task's content to the parent, where an answer should come, and then sleeps."""
-    del settings
-    connection().setblocking(True)
-    connection().sendall(bytes(task.content))
-    time.sleep(600)
-    raise AssertionError("the parent waited")
-
-
-def drip(task: Task, settings: DocumentSettings) -> NoReturn:
-    """The handler that never ends its answer: a byte now and then."""
-    del task, settings
-    while True:
-        connection().sendall(b"\0")
-        time.sleep(0.1)
-
-
-def answer_as_told(task: Task, settings: DocumentSettings) -> NoReturn:
-    """The handler that sends its task's content as the header of a message, with an empty body, and ends."""
-    del settings
-    header = bytes(task.content)
-    connection().sendall(struct.pack("!QQ", len(header), 0) + header)
-    os._exit(0)
 
 
 def tried(name: str, argument: str) -> str:
@@ -307,81 +282,3 @@ class RunsCode:
 def pickled(path: str) -> bytes:
     """A pickle that makes the folder `path` when it is loaded."""
     return pickle.dumps(RunsCode(path))
-
-
-def image_service(config: Mapping[str, Any]) -> Service:
-    """The service of image processes that do what the bytes of the image say, in the place of decoding."""
-    del config
-
-    def answer(message: Message, reserve: Reserve) -> Message:
-        action, _, argument = bytes(message.body).decode().partition(":")
-        size = 0 if message.header["preprocessing"] is None else _pixels_size(message.header["preprocessing"])
-        return IMAGE_ACTIONS[action](argument, size, reserve)
-
-    return answer
-
-
-def _pixels_size(preprocessing: Mapping[str, Any]) -> int:
-    return int(preprocessing["height"] * preprocessing["width"] * 3)
-
-
-def _crash(_: str, size: int, reserve: Reserve) -> Message:
-    del size, reserve
-    return Message(ctypes.string_at(0))
-
-
-def _hang(_: str, size: int, reserve: Reserve) -> Message:
-    """In C, with the interpreter's lock held: no thread of the process runs, and no signal handler."""
-    del size, reserve
-    libc.prctl(PR_SET_NAME, b"hanging")
-    ctypes.PyDLL(None).sleep(600)
-    raise AssertionError("the parent waited")
-
-
-def _process_id(_: str, size: int, reserve: Reserve) -> Message:
-    del reserve
-    return Message(None, struct.pack("!Q", os.getpid()).ljust(size, b"\0"))
-
-
-def _wrong_size(_: str, size: int, reserve: Reserve) -> Message:
-    del reserve
-    return Message(None, bytes(size - 1))
-
-
-def _wrong_header(_: str, size: int, reserve: Reserve) -> Message:
-    del size, reserve
-    return Message(["JPEG", 2**40, -1])
-
-
-def _large_header(length: str, size: int, reserve: Reserve) -> Message:
-    del size, reserve
-    return Message("x" * int(length))
-
-
-def _large_reservation(_: str, size: int, reserve: Reserve) -> Message:
-    """A message that reserves a byte and is large by what else it says, and then a large answer."""
-    del size, reserve
-    channel = Channel(connection())
-    channel.send(Message({"needs": 1, "more": "x" * 2**18}))
-    channel.receive(2**20, 0)
-    return Message("x" * 2**18)
-
-
-def _reserve(wanted: str, size: int, reserve: Reserve) -> Message:
-    """Gives from when to when it had the bytes that it asked for."""
-    reserve(int(wanted))
-    begun = time.monotonic()
-    time.sleep(0.2)
-    return Message(None, struct.pack("!dd", begun, time.monotonic()).ljust(size, b"\0"))
-
-
-IMAGE_ACTIONS: Mapping[str, Callable[[str, int, Reserve], Message]] = {
-    "crash": _crash,
-    "hang": _hang,
-    "pid": _process_id,
-    "wrong size": _wrong_size,
-    "wrong header": _wrong_header,
-    "reserve": _reserve,
-    "large header": _large_header,
-    "large reservation": _large_reservation,
-}

@@ -1,7 +1,7 @@
-"""A run over a folder in a process of its own, whose documents may kill it: `python -m tests.attacks.killer_folder_run`
+"""A run over a folder in a process of its own, whose documents may kill it: `run` is called in a fork (`tests.forks`).
 
-HOME FOLDER MODE [force]. MODE: `deadly`: the encoder dies of what says so (`killer_run`), `pausing`: it stands still at
-the first text, with the file `paused` written. Prints the failures of a run that came to its end, as JSON.
+MODE: `deadly`: the encoder dies of what says so (`killer_run`), `pausing`: it stands still at the first text, with the
+file `paused` written. The failures of a run that came to its end are in the file `failures.json` of its home.
 """
 
 import json
@@ -45,20 +45,15 @@ def installation_in(home: Path, folder: Path) -> Installation:
     return Installation(settings, folder, open_store(settings.store, settings.home))
 
 
-def main() -> None:
+def run(home: Path, folder: Path, mode: str, force: bool) -> None:
     """Ends with 0, by SIGKILL, or with 1 after an error."""
-    home, folder, mode, *further = sys.argv[1:]
-    installation = installation_in(Path(home), Path(folder))
-    pause = Pause(Path(home, "paused"))
+    installation = installation_in(home, folder)
+    pause = Pause(home / "paused")
     pause.ends_at_sigterm()
     installation.encoder = DeadlyEncoder(pause if mode == "pausing" else encode)
     try:
-        stream = installation.run(run_id=f"run-{os.getpid()}", force="force" in further)
+        stream = installation.run(run_id=f"run-{os.getpid()}", force=force)
     except Exception as error:  # noqa: BLE001 (the parent sees how the process ended)
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)
-    print(json.dumps([asdict(failure) for failure in stream.failures]), flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    (home / "failures.json").write_text(json.dumps([asdict(failure) for failure in stream.failures]))

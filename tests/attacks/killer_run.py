@@ -1,20 +1,21 @@
-"""A run in a process of its own, over messages that kill it: `python -m tests.attacks.killer_run SPECIFICATION` (JSON).
+"""A run in a process of its own, over messages that kill it: `run` is called in a fork (`tests.forks`), with a mapping.
 
-home, bootstrap_servers, topic_prefix, kafka, modality   of the installation
+home, bootstrap_servers, topic_prefix, kafka   of the installation
 shard, replay, force    of the run
 pause    stands still at the first text, with the file `paused` written, until it is told to end
 """
 
-import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.forks import Fork
 from tests.pipeline.requests.installation import Installation, install
+from tests.servers.dev import until
 from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
@@ -46,6 +47,19 @@ class Pause:
         signal.signal(signal.SIGTERM, end)
 
 
+def end_once_paused(child: Fork, home: Path, number: signal.Signals) -> None:
+    """Send a run a signal as soon as it stands still, and wait for its end."""
+    file = home / "paused"
+    try:
+        until("the run to pause", lambda: file.exists() or child.poll() is not None)
+        assert child.poll() is None, "the run ended before it paused"
+        os.kill(child.pid, number)
+        child.wait(RUN_SECONDS)
+    finally:
+        child.kill()
+        file.unlink(missing_ok=True)
+
+
 def encode(texts: Sequence[Any]) -> None:
     """Stands in for a native library with a defect."""
     if any(KILLING in str(text) for text in texts):
@@ -54,7 +68,7 @@ def encode(texts: Sequence[Any]) -> None:
         raise ValueError("an index out of range, deep within a library")
 
 
-def open_run(installation: Installation, specification: dict[str, Any]) -> RequestStream:
+def open_run(installation: Installation, specification: Mapping[str, Any]) -> RequestStream:
     """The stream of the run."""
     run_id = f"run-{os.getpid()}"
     if specification.get("replay"):
@@ -62,9 +76,8 @@ def open_run(installation: Installation, specification: dict[str, Any]) -> Reque
     return installation.open_drain(run_id=run_id, shard=Shard.parse(specification.get("shard", "0/1")))
 
 
-def main() -> None:
+def run(specification: Mapping[str, Any]) -> None:
     """Ends with 0, by SIGKILL, or with 1 after an error."""
-    specification = json.loads(sys.argv[1])
     installation = install(
         Path(specification["home"]),
         specification["bootstrap_servers"],
@@ -83,9 +96,4 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 (the parent sees how the process ended)
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)
-    sys.stdout.flush()
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

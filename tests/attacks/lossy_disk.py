@@ -22,7 +22,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -117,6 +117,10 @@ class Recording:
             for number, each in enumerate(self.events)
             if _is_output(each) and _bytes(each.arguments[1]).decode().startswith(prefix)
         ]
+
+    def part(self, folder: Path, begin: int, end: int) -> "Recording":
+        """What the program did between two events, below a folder that it used only then."""
+        return Recording(folder, [replace(each, begun=max(0, each.begun - begin)) for each in self.events[begin:end]])
 
     def states_at(self, events: Iterable[int]) -> Iterator[tuple[int, "Disk"]]:
         """The disk just before each of these events, the earliest first: what happened is gone through once."""
@@ -329,7 +333,7 @@ def record(command: Sequence[str], folder: Path, environment: Mapping[str, str])
     trace = folder.with_name(folder.name + ".strace")
     strace = ["strace", "-f", "-y", "-xx", "-s", str(2**26), "--seccomp-bpf", "-e", f"trace={CALLS}", "-o", str(trace)]
     done = subprocess.run(
-        [*strace, *command], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*strace, *command], env=environment, capture_output=True, text=True, timeout=800, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     recording = Recording(folder, list(_events(trace)))

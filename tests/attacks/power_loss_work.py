@@ -1,16 +1,20 @@
-"""Work whose power is cut: `python -m tests.attacks.power_loss_work KIND HOME DOCUMENTS [unsafe]`.
+"""Work whose power is cut: `python -m tests.attacks.power_loss_work FOLDER NAME…`, each in `FOLDER/NAME`.
 
-It says on standard output what it has acknowledged. `unsafe` synchronizes nothing, to see that the test notices.
+A name is that of a kind of work; with `-unsafe` behind it, that synchronizes nothing, to see that the test notices. On
+standard output each says that it begins, and what it has acknowledged.
 """
 
+import importlib
 import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 from pathlib import Path
 from random import Random
@@ -332,6 +336,8 @@ def _apart(run: Callable[[], None]) -> int:
         try:
             run()
             ending = 0
+        except BaseException:  # noqa: BLE001 (the parent sees how it ended)
+            traceback.print_exc()
         finally:
             os._exit(ending)
     return os.waitpid(child, 0)[1]
@@ -432,6 +438,7 @@ def _collections(settings: Settings, _: Path) -> None:
     store.close()
 
 
+UNSAFE = "-unsafe"
 WORK = {
     "files": _files,
     "requests": _requests,
@@ -449,9 +456,27 @@ def _synchronize_nothing() -> None:
     setattr(lancedb_durability, "sync_file_system", lambda _: True)  # noqa: B010 (mypy would ask for an export)
 
 
-if __name__ == "__main__":
+def _work(name: str, folder: Path) -> None:
+    kind = name.removesuffix(UNSAFE)
+    if kind != name:
+        _synchronize_nothing()
+    WORK[kind](installed(folder / "home"), folder / "documents")
+
+
+def main() -> None:
+    """Does one work after the other, each in a process of its own."""
+    global _recorded
     _recorded = True
     lancedb_maintenance.RETENTION = NO_RETENTION
-    if "unsafe" in sys.argv:
-        _synchronize_nothing()
-    WORK[sys.argv[1]](installed(Path(sys.argv[2])), Path(sys.argv[3]))
+    # What takes most of the import of lancedb, which each process does itself: it has a thread.
+    for module in ("adlfs", "lance_namespace", "pyarrow.dataset"):
+        importlib.import_module(module)
+    folder = Path(sys.argv[1])
+    for name in sys.argv[2:]:
+        say(f"begin {name}")
+        if _apart(partial(_work, name, folder / name)):
+            sys.exit(f"{name} failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -30,6 +30,7 @@ from vectorize_pipelines.core.items import Item, MetadataLimits, Modality, encod
 from vectorize_pipelines.documents.cutting import Cutting
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
+    DecompressionLimitError,
     ParseTimeoutError,
     TooManyChunksError,
     TooManyRowsError,
@@ -272,33 +273,29 @@ def test_rows_that_are_there_already_are_compared_without_reading_their_metadata
 
 
 _LIMITED = """
-import json, resource, sys
+import json, pathlib, resource, sys
 from tests.attacks.embedding_alone import embed_alone
 limit = 3 * 2**30
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-print(embed_alone(sys.argv[1], json.load(sys.stdin)))
+for number, line in enumerate(sys.stdin):
+    print(embed_alone(str(pathlib.Path(sys.argv[1], str(number))), json.loads(line)))
 """
+#: What requests hold, and what becomes of each.
+REQUESTS: list[tuple[int, dict[str, Any], str]] = [
+    (10_000, {f"k{n}": n for n in range(250_000)}, "refused: metadata"),
+    (10_000, {"note": "x" * 65_000}, "RequestGrowthError"),
+    (10_000, {"note": "x" * 8_000}, "done"),  # as much as fits
+    (2_000, {f"k{n}": "x" * 50 for n in range(990)}, "done"),  # as many as fit
+]
 
 
-@pytest.mark.parametrize(
-    ("rows", "metadata", "outcome"),
-    [
-        (10_000, {f"k{n}": n for n in range(250_000)}, "refused: metadata"),
-        (10_000, {"note": "x" * 65_000}, "RequestGrowthError"),
-        (10_000, {"note": "x" * 8_000}, "done"),
-        (2_000, {f"k{n}": "x" * 50 for n in range(990)}, "done"),
-    ],
-    ids=["many keys", "long", "as much as fits", "as many as fit"],
-)
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux enforces the limit of address space")
-def test_what_a_request_may_hold_fits_into_a_bound_of_memory(
-    tmp_path: Path, rows: int, metadata: dict[str, Any], outcome: str
-) -> None:
-    """In a process whose address space ends where the request of four megabytes once went on."""
-    request = batch_request("r", [f"text {n}" for n in range(rows)], metadata=metadata)
+def test_what_a_request_may_hold_fits_into_a_bound_of_memory(tmp_path: Path) -> None:
+    """In a process whose address space ends where a request of four megabytes once went on."""
+    requests = [batch_request("r", [f"text {n}" for n in range(rows)], metadata=held) for rows, held, _ in REQUESTS]
     done = subprocess.run(
-        [sys.executable, "-c", _LIMITED, str(tmp_path / "home")],
-        input=json.dumps(request),
+        [sys.executable, "-c", _LIMITED, str(tmp_path)],
+        input="".join(json.dumps(request) + "\n" for request in requests),
         capture_output=True,
         text=True,
         check=False,
@@ -306,7 +303,8 @@ def test_what_a_request_may_hold_fits_into_a_bound_of_memory(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.startswith(outcome), done.stdout
+    for (_, _, outcome), line in zip(REQUESTS, done.stdout.splitlines(), strict=True):
+        assert line.startswith(outcome)
 
 
 # What a document may hold
@@ -358,12 +356,10 @@ def test_a_row_with_too_much_metadata_is_named(name: str, content: bytes) -> Non
 
 def test_long_names_of_columns_do_not_add_up() -> None:
     """A name stands once in the file, and in each of its rows."""
-    columns = {"x" * 1000 + str(n): pa.array([1] * 20_000) for n in range(50)}
-    content = parquet(pa.table({"text": ["a"] * 20_000, **columns}))
-    from vectorize_pipelines.documents.errors import DecompressionLimitError
-
+    columns = {"x" * 1000 + str(n): pa.array([1] * 2_000) for n in range(50)}
+    content = parquet(pa.table({"text": ["a"] * 2_000, **columns}))
     with pytest.raises(DecompressionLimitError):
-        parse(content, "a.parquet", settings())
+        parse(content, "a.parquet", settings(max_decompressed_bytes=40 * 2**20))
 
 
 def test_rows_with_fields_of_their_own_cost_what_they_hold() -> None:

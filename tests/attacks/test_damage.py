@@ -19,8 +19,9 @@ import dagster as dg
 import pytest
 
 from tests.attacks.together import together
-from tests.commands import COMMAND, Done, Vectorize
+from tests.commands import Done, Vectorize
 from tests.components import missing
+from tests.forks import run
 from vectorize_pipelines.cli import main
 from vectorize_pipelines.runs.instance import open_instance
 from vectorize_pipelines.runs.retention import purge_runs
@@ -66,10 +67,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory, exported_models: Path, docum
     """An installation that has the documents."""
     home = tmp_path_factory.mktemp("whole")
     (home / "encoders").symlink_to(exported_models)
-    environment = {**os.environ, "VECTORIZE_HOME": str(home)}
-    command = [*COMMAND, "ingest", str(documents)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr
+    done = run("vectorize", "ingest", documents, environment={**os.environ, "VECTORIZE_HOME": str(home)})
+    assert done.code == 0, done.err
     return home
 
 
@@ -328,14 +327,13 @@ def test_a_damaged_file_is_put_aside_by_one_of_many(tmp_path: Path) -> None:
     assert [len(left_aside(home / "manifests")) for home in homes] == [1] * len(homes)
 
 
-def test_bare_dagster_tells_it_in_a_sentence(installation: Path) -> None:
+def test_bare_dagster_tells_it_in_a_sentence(installation: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     garbage(installation, RUNS)
-    command = [sys.executable, "-m", "dagster", "instance", "info"]
-    environment = {**os.environ, "DAGSTER_HOME": str(installation / "dagster")}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=200)
-    assert done.returncode == 1
-    assert f"Error: {installation / RUNS} is damaged" in done.stderr
-    assert "Traceback" not in done.stderr
+    monkeypatch.setenv("DAGSTER_HOME", str(installation / "dagster"))
+    done = run("dagster", "instance", "info")
+    assert done.code == 1
+    assert f"Error: {installation / RUNS} is damaged" in done.err
+    assert "Traceback" not in done.err
 
 
 def test_a_damaged_log_of_a_run_keeps_no_other_from_being_removed(
@@ -472,12 +470,11 @@ def test_a_disk_that_fills_up_while_a_new_home_is_made(
     monkeypatch.setenv("VECTORIZE_ENCODER__CACHE_DIRECTORY", str(exported_models))
     with file_system(home, str(int(whole_size * share))):
         # In a process of its own, as a user calls it: what a run that broke off holds ends with its process.
-        command = [*COMMAND, "ingest", str(documents)]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=450)
-        assert ran.returncode in ((1, 5) if share < 0.9 else (0,) if share > 2 else (0, 1, 5)), ran.stderr
-        assert "Traceback" not in ran.stderr, ran.stderr
-        if ran.returncode:
-            assert "no space" in ran.stderr.lower()
+        ran = run("vectorize", "ingest", documents)
+        assert ran.code in ((1, 5) if share < 0.9 else (0,) if share > 2 else (0, 1, 5)), ran.err
+        assert "Traceback" not in ran.err, ran.err
+        if ran.code:
+            assert "no space" in ran.err.lower()
         else:
             assert len(documents_in(home)) == len(list(documents.iterdir())), "success was said, and not all is there"
         remount(home, "size=64m")

@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.killer_folder_run import SETTINGS, DeadlyEncoder, installation_in
-from tests.attacks.killer_run import KILLING, RAISING, RUN_SECONDS, encode
-from tests.commands import COMMAND
+from tests.attacks.killer_folder_run import SETTINGS, DeadlyEncoder, installation_in, run
+from tests.attacks.killer_run import KILLING, RAISING, RUN_SECONDS, encode, end_once_paused
+from tests.commands import Vectorize
+from tests.forks import Fork
 from tests.pipeline.files.installation import COLLECTION, Installation, paragraphs
-from tests.pipeline.requests.chaos import wait_for
 from vectorize_pipelines.errors import DamagedStateError, StateError
 from vectorize_pipelines.pipeline.files import attempted
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts
@@ -41,34 +39,22 @@ def installation(tmp_path: Path) -> Installation:
     return made
 
 
-def start(installation: Installation, mode: str = "deadly", *further: str) -> "subprocess.Popen[bytes]":
+def start(installation: Installation, mode: str = "deadly", *, force: bool = False) -> Fork:
     home = installation.settings.home
     home.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "tests.attacks.killer_folder_run",
-            str(home),
-            str(installation.folder),
-            mode,
-            *further,
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=(home / "child.log").open("ab"),
-    )
+    return Fork(run, home, installation.folder, mode, force, err=home / "child.log")
 
 
 def run_until_done(installation: Installation, most: int) -> tuple[int, dict[str, dict[str, Any]]]:
     """Starts runs until one comes to its end: how many died before, at most `most`, and the failures by name."""
+    home = installation.settings.home
     for deaths in range(most + 1):
-        run = start(installation)
-        out, _ = run.communicate(timeout=RUN_SECONDS)
-        if run.returncode == 0:
-            return deaths, {Path(failure["source_id"]).name: failure for failure in json.loads(out)}
-        log = (installation.settings.home / "child.log").read_text(errors="replace")
-        assert run.returncode == -signal.SIGKILL, f"a run ended with {run.returncode}: {log[-3000:]}"
+        status = start(installation).wait(RUN_SECONDS)
+        if status == 0:
+            failures = json.loads((home / "failures.json").read_text())
+            return deaths, {Path(failure["source_id"]).name: failure for failure in failures}
+        log = (home / "child.log").read_text(errors="replace")
+        assert status == -signal.SIGKILL, f"a run ended with {status}: {log[-3000:]}"
     pytest.fail(f"the folder is stopped: {most + 1} runs died of it")
 
 
@@ -102,9 +88,7 @@ def test_killers_are_set_aside_until_they_change(installation: Installation) -> 
     installation.write("killer.md", paragraphs(8))
     assert set(run_until_done(installation, 0)[1]) == {"once-good.md"}
     assert "killer.md" in names(installation)
-    forced = start(installation, "deadly", "force")
-    forced.communicate(timeout=RUN_SECONDS)
-    assert forced.returncode == -signal.SIGKILL, "with --force it is tried again"
+    assert start(installation, force=True).wait(RUN_SECONDS) == -signal.SIGKILL, "with --force it is tried again"
 
 
 def test_errors_that_nobody_foresaw_count_as_deaths(installation: Installation) -> None:
@@ -154,15 +138,8 @@ def test_files_with_errors_take_turns_until_one_shows_that_the_others_are_at_fau
 @pytest.mark.timeout(900)
 def test_runs_that_are_killed_or_told_to_end_from_outside_set_nothing_aside(installation: Installation) -> None:
     for number in range(4):
-        (installation.settings.home / "paused").unlink(missing_ok=True)
-        run = start(installation, "pausing")
-        try:
-            wait_for(installation.settings.home / "paused", run)
-            os.kill(run.pid, signal.SIGTERM if number == 0 else signal.SIGKILL)
-            run.communicate(timeout=RUN_SECONDS)
-        finally:
-            run.kill()
-            run.wait()
+        child = start(installation, "pausing")
+        end_once_paused(child, installation.settings.home, signal.SIGTERM if number == 0 else signal.SIGKILL)
         died = (installation.settings.home / "child.log").read_text(errors="replace")
         assert ("died" in died) == (number > 1), "one that ended in order left nothing to be told"
     assert run_until_done(installation, 0) == (0, {})
@@ -245,24 +222,18 @@ def test_damage_that_is_met_while_a_run_goes_on_is_told_and_the_next_run_goes_on
 
 
 @pytest.mark.timeout(900)
-def test_the_command_line_lists_them(installation: Installation, exported_models: Path) -> None:
+def test_the_command_line_lists_them(
+    home: Path, installation: Installation, vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert installation.settings.home == home
     installation.write("killer.md", KILLING)
     for _ in range(3):
         assert start(installation).wait(RUN_SECONDS) == -signal.SIGKILL
-    home = installation.settings.home
-    if not (home / "encoders").exists():
-        (home / "encoders").symlink_to(exported_models)
-    done = subprocess.run(
-        [*COMMAND, "ingest", str(installation.folder), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-        env={**os.environ, "VECTORIZE_HOME": str(home), **SETTINGS},
-    )
-    assert done.returncode == SOME_FAILED, done.stderr
-    outcome = json.loads(done.stdout)
-    assert [(Path(each["source"]).name, each["error"]) for each in outcome["failures"]] == [
+    for name, value in SETTINGS.items():
+        monkeypatch.setenv(name, value)
+    done = vectorize_here("ingest", installation.folder, "--json")
+    assert done.code == SOME_FAILED, done.err
+    assert [(Path(each["source"]).name, each["error"]) for each in done.json["failures"]] == [
         ("killer.md", "KilledRunsError")
     ]
-    assert outcome["documents"] == GOOD + 1
+    assert done.json["documents"] == GOOD + 1

@@ -7,16 +7,18 @@ import stat
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
 
 from tests.attacks.together import WAIT_SECONDS, Command, commands_together, together
-from tests.commands import COMMAND
+from tests.commands import Vectorize
+from tests.forks import Fork
 from tests.servers import postgresql
 from vectorize_pipelines.runs.instance import open_instance, prepare
 from vectorize_pipelines.settings import Settings, load_settings
@@ -36,7 +38,6 @@ HOMES = 3
 #: The version that Dagster stamps where it finds tables without one, as the second of two processes does.
 OTHER_HEAD = "5771160a95ad"
 
-DAGSTER = [sys.executable, "-m", "dagster"]
 DEFINITIONS = ["-m", "vectorize_pipelines.definitions"]
 
 
@@ -127,25 +128,25 @@ def test_a_half_made_database_is_finished(settings: Settings, name: Path) -> Non
     assert heads(folder) == ONE_HEAD
 
 
+def _die_while_making(moves: int) -> None:
+    """Open the instance; be killed once so many of its databases are at their place."""
+    replace, left = Path.replace, moves
+
+    def move(self: Path, target: Path) -> Path:
+        nonlocal left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return replace(self, target)
+
+    with patch.object(Path, "replace", move), open_instance(load_settings()):
+        pass
+
+
 @pytest.mark.parametrize("moves", [0, 1, 2])
 def test_a_killed_maker_leaves_nothing_that_stays(settings: Settings, moves: int) -> None:
     """It is killed when so many of the three databases are at their place."""
-    code = f"""
-import os, pathlib, signal, sys
-from vectorize_pipelines.runs.instance import open_instance
-from vectorize_pipelines.settings import load_settings
-left, replace = {moves}, pathlib.Path.replace
-def move(self, target):
-    global left
-    if left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-    left -= 1
-    return replace(self, target)
-pathlib.Path.replace = move
-with open_instance(load_settings()):
-    pass
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert Fork(_die_while_making, moves).wait(WAIT_SECONDS) == -signal.SIGKILL
     folder = settings.home / "dagster"
     assert sum((folder / name).exists() for name in DATABASES) == moves
     with open_instance(settings) as instance:
@@ -168,11 +169,11 @@ def connected(server: postgresql.Server, database: str = "postgres") -> Iterator
         yield connection
 
 
-def on_a_server(server: postgresql.Server, home: Path, more: str = "") -> str:
+def on_a_server(server: postgresql.Server, home: Path, more: str = "", template: str = "template1") -> str:
     """Give a new home a new database, in the words of Dagster's documentation; return the database's name."""
     name = f"installation_{uuid.uuid4().hex}"
     with connected(server) as connection:
-        connection.execute(sa.text(f"create database {name}"))
+        connection.execute(sa.text(f"create database {name} template {template}"))
     storage = f"\nstorage: {{postgres: {{postgres_url: '{server.url(name)}'{more}}}}}\n"
     (home / "dagster").mkdir(parents=True)
     (home / "dagster" / "dagster.yaml").write_text(home_module.DAGSTER_YAML.read_text() + storage)
@@ -199,10 +200,6 @@ def test_a_new_database_of_a_server_is_made_once(server: postgresql.Server, tmp_
     assert {"runs", "event_logs", "asset_keys", "instigators", "daemon_heartbeats"} <= tables
     assert len(versions) == 1
     assert [made(server, name) for name in names] == [(tables, versions, migrations)] * HOMES
-    environment = {"VECTORIZE_HOME": str(homes[0]), "DAGSTER_HOME": str(homes[0] / "dagster")}
-    run(*DAGSTER, "job", "execute", *DEFINITIONS, "-j", "retention", **environment)
-    with connected(server, names[0]) as connection:
-        assert connection.execute(sa.text("select status from runs")).scalars().all() == ["SUCCESS"]
 
 
 HALF_MADE = {
@@ -215,32 +212,38 @@ HALF_MADE = {
 
 
 @pytest.mark.timeout(400)
-def test_a_half_made_database_of_a_server_is_finished(server: postgresql.Server, tmp_path: Path) -> None:
+def test_a_half_made_database_of_a_server_is_finished(
+    server: postgresql.Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("VECTORIZE_HOME", "DAGSTER_HOME"):
+        monkeypatch.setenv(name, "what _open_as_dagster_does sets is undone after the test")
+    whole = on_a_server(server, tmp_path / "whole")
+    _open_as_dagster_does(str(tmp_path / "whole"))
     for place, statements in HALF_MADE.items():
         home = tmp_path / place
-        name = on_a_server(server, home)
-        _open_as_dagster_does(str(home))
-        whole = made(server, name)
+        name = on_a_server(server, home, template=whole)
         with connected(server, name) as connection:
             for statement in statements:
                 connection.execute(sa.text(statement))
         _open_as_dagster_does(str(home))
-        assert made(server, name) == whole, place
+        assert made(server, name) == made(server, whole), place
+
+
+def _die_before_the_events() -> None:
+    """Open the instance; be killed before it makes the tables of events."""
+    from dagster_postgres.event_log import PostgresEventLogStorage
+
+    def die(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch.object(PostgresEventLogStorage, "__init__", die), open_instance(load_settings()):
+        pass
 
 
 @pytest.mark.timeout(400)
 def test_a_killed_maker_of_a_servers_database_holds_nobody_up(server: postgresql.Server, home: Path) -> None:
     name = on_a_server(server, home)
-    code = """
-import os, signal
-from dagster_postgres.event_log import PostgresEventLogStorage
-from vectorize_pipelines.runs.instance import open_instance
-from vectorize_pipelines.settings import load_settings
-PostgresEventLogStorage.__init__ = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
-with open_instance(load_settings()):
-    pass
-"""
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert Fork(_die_before_the_events).wait(WAIT_SECONDS) == -signal.SIGKILL
     with connected(server, name) as connection:
         assert "event_logs" not in sa.inspect(connection).get_table_names()
     with open_instance(load_settings()) as instance:
@@ -258,7 +261,7 @@ def test_tables_that_the_operator_makes_are_left_to_them(server: postgresql.Serv
 # ---- every way in at once
 
 
-COLLECTIONS = [f"gauge{n}" for n in range(4)]
+COLLECTIONS = ["gauge0", "gauge1"]
 
 
 def begin_everything(folder: Path, home: Path) -> None:
@@ -292,22 +295,21 @@ def assert_all_there(home: Path) -> None:
     assert open_to_others(home) == []
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_every_way_in_at_once(tmp_path: Path, exported_models: Path) -> None:
-    """A new home, whose databases are files, is made whole: more than once, since one time proves little."""
-    for n in range(2):
-        home = tmp_path / f"home{n}"
-        (home / "dagster").mkdir(parents=True)
-        (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
-        (home / "encoders").symlink_to(exported_models)
-        begin_everything(tmp_path / f"documents{n}", home)
-        assert heads(home / "dagster") == ONE_HEAD
-        with closing(sqlite3.connect(home / "dagster" / "history" / "vectorize.db")) as connection:
-            assert connection.execute(f"select * from {VERSION_TABLE}").fetchall() == [(HEAD,)]
-        assert_all_there(home)
+    """A new home, whose databases are files, is made whole. One time proves little: `make stress` does it again."""
+    home = tmp_path / "home"
+    (home / "dagster").mkdir(parents=True)
+    (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
+    (home / "encoders").symlink_to(exported_models)
+    begin_everything(tmp_path / "documents", home)
+    assert heads(home / "dagster") == ONE_HEAD
+    with closing(sqlite3.connect(home / "dagster" / "history" / "vectorize.db")) as connection:
+        assert connection.execute(f"select * from {VERSION_TABLE}").fetchall() == [(HEAD,)]
+    assert_all_there(home)
 
 
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 def test_every_way_in_at_once_with_a_server(server: postgresql.Server, tmp_path: Path, exported_models: Path) -> None:
     home = tmp_path / "home"
     name = on_a_server(server, home)
@@ -334,11 +336,51 @@ def open_to_others(home: Path) -> list[str]:
     return found
 
 
-def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A command as a shell with the usual mask starts it."""
+@pytest.fixture
+def command(vectorize_here: Vectorize, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+    """Carries out a command in this process, under the usual mask; returns what it logs."""
+    os.umask(0o022)
+
+    def call(*arguments: object) -> str:
+        caplog.clear()
+        done = vectorize_here(*arguments)
+        assert done.code == 0, done.err
+        return caplog.text
+
+    return call
+
+
+def test_what_is_made_is_closed_to_others(home: Path, tmp_path: Path, command: Callable[..., str]) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Tide\n\nThe tide gauge is read every six minutes.")
+    command("ingest", tmp_path / "docs")
+    command("requests")
+    assert open_to_others(home) == []
+    assert len(list(home.rglob("*"))) > 20, "that is not all of a home"
+
+
+def test_an_open_home_is_closed_and_said_once(home: Path, command: Callable[..., str]) -> None:
+    home.chmod(0o755)
+    (home / "dagster").mkdir()
+    (home / "dagster").chmod(0o777)
+    (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
+    linked = (home / "encoders").stat().st_mode
+    first, second = command("requests"), command("requests")
+    (line,) = [line for line in first.splitlines() if "could read" in line]
+    assert f"{home}, {home / 'dagster'}: closed to them" in line
+    assert "could read" not in second
+    assert open_to_others(home) == []
+    assert (home / "encoders").stat().st_mode == linked, "a link was followed"
+
+
+def test_bare_dagster_closes_an_open_home_too(home: Path) -> None:
+    """And what it makes itself, in a process of its own under the usual mask."""
+    home.chmod(0o755)
+    (home / "dagster").mkdir()
+    (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
     done = subprocess.run(
-        command,
-        env={**os.environ, **environment},
+        [sys.executable, "-m", "dagster", "job", "execute", *DEFINITIONS, "-j", "retention"],
+        env={**os.environ, "DAGSTER_HOME": str(home / "dagster")},
         capture_output=True,
         text=True,
         check=False,
@@ -346,57 +388,26 @@ def run(*command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         umask=0o022,
     )
     assert done.returncode == 0, done.stderr
-    return done
-
-
-def test_what_is_made_is_closed_to_others(home: Path, tmp_path: Path) -> None:
-    (tmp_path / "docs").mkdir()
-    (tmp_path / "docs" / "a.md").write_text("# Tide\n\nThe tide gauge is read every six minutes.")
-    run(*COMMAND, "ingest", str(tmp_path / "docs"))
-    run(*COMMAND, "requests")
-    dagster = [*DAGSTER, "job", "execute", *DEFINITIONS, "-j", "retention"]
-    run(*dagster, DAGSTER_HOME=str(home / "dagster"))
-    assert open_to_others(home) == []
-    assert len(list(home.rglob("*"))) > 20, "that is not all of a home"
-
-
-def test_an_open_home_is_closed_and_said_once(home: Path) -> None:
-    home.chmod(0o755)
-    (home / "dagster").mkdir()
-    (home / "dagster").chmod(0o777)
-    (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
-    linked = (home / "encoders").stat().st_mode
-    first, second = run(*COMMAND, "requests"), run(*COMMAND, "requests")
-    (line,) = [line for line in first.stderr.splitlines() if "could read" in line]
-    assert f"{home}, {home / 'dagster'}: closed to them" in line
-    assert "could read" not in second.stderr
-    assert open_to_others(home) == []
-    assert (home / "encoders").stat().st_mode == linked, "a link was followed"
-
-
-def test_bare_dagster_closes_an_open_home_too(home: Path) -> None:
-    home.chmod(0o755)
-    (home / "dagster").mkdir()
-    (home / "dagster" / "dagster.yaml").symlink_to(home_module.DAGSTER_YAML)
-    done = run(*DAGSTER, "job", "execute", *DEFINITIONS, "-j", "retention", DAGSTER_HOME=str(home / "dagster"))
     assert "closed to them" in done.stderr
     assert open_to_others(home) == []
 
 
-def test_a_home_that_is_shared_on_purpose_stays_as_it_is(home: Path) -> None:
+def test_a_home_that_is_shared_on_purpose_stays_as_it_is(
+    home: Path, command: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     home.chmod(0o2775)
-    done = run(*COMMAND, "requests", VECTORIZE_HOME_SHARED="true")
-    assert "closed" not in done.stderr
+    monkeypatch.setenv("VECTORIZE_HOME_SHARED", "true")
+    assert "closed" not in command("requests")
     assert stat.S_IMODE(home.stat().st_mode) == 0o2775
     assert stat.S_IMODE((home / "dagster").stat().st_mode) & 0o055 == 0o055
 
 
-def test_a_folder_with_things_of_others_is_not_closed_as_a_whole(home: Path) -> None:
+def test_a_folder_with_things_of_others_is_not_closed_as_a_whole(home: Path, command: Callable[..., str]) -> None:
     home.chmod(0o755)
     for name in ("of somebody else", "manifests"):
         (home / name).mkdir()
         (home / name).chmod(0o755)
-    run(*COMMAND, "requests")
+    command("requests")
     assert stat.S_IMODE(home.stat().st_mode) == 0o755
     assert stat.S_IMODE((home / "of somebody else").stat().st_mode) == 0o755
     ours = [home / "dagster", home / "manifests"]

@@ -1,10 +1,7 @@
 """Messages that kill the process of a run, or fail it in a way that nobody foresaw, stop no topic."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.attacks.killer_run import KILLING, RAISING, RUN_SECONDS, encode
-from tests.pipeline.requests.chaos import child_specification, wait_for
+from tests.attacks.killer_run import KILLING, RAISING, RUN_SECONDS, encode, end_once_paused, run
+from tests.forks import Fork
+from tests.pipeline.requests.chaos import child_specification
 from tests.pipeline.requests.installation import (
     SECONDS,
     Installation,
@@ -36,9 +34,9 @@ from vectorize_pipelines.pipeline.requests import decoding
 from vectorize_pipelines.settings import KafkaSettings
 from vectorize_pipelines.state.attempts import RunAttempts
 
-GOOD = 1000
+GOOD = 500
 #: Several units' worth.
-BATCH = 200
+BATCH = 100
 #: One with others, and two alone.
 DEATHS = 3
 
@@ -51,13 +49,9 @@ def make_installation(tmp_path: Path, kafka_settings: KafkaSettings) -> MakeInst
     return partial(install, tmp_path / "home", servers, prefix)
 
 
-def start(installation: Installation, **further: Any) -> "subprocess.Popen[bytes]":
+def start(installation: Installation, **further: Any) -> Fork:
     """A run in a process of its own, which the messages may kill."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.attacks.killer_run", json.dumps(child_specification(installation, **further))],
-        stdin=subprocess.DEVNULL,
-        stderr=(installation.settings.home / "child.log").open("ab"),
-    )
+    return Fork(run, child_specification(installation, **further), err=installation.settings.home / "child.log")
 
 
 def run_until_done(installation: Installation, most: int, **further: Any) -> int:
@@ -112,7 +106,7 @@ def send_around(installation: Installation, killers: dict[str, str], good: int =
 @pytest.mark.timeout(900)
 def test_killers_are_set_aside(make_installation: MakeInstallation) -> None:
     installation = make_installation(kafka={"drain": {"batch_messages": BATCH}})
-    values = send_around(installation, {"killer-1": f"{KILLING} 1", "killer-2": f"{KILLING} 2"})
+    values = send_around(installation, {"killer": KILLING})
     batch = batch_request("batch", ["fine", f"{KILLING} in a batch"])
     values["batch"] = json.dumps(batch).encode()
     installation.send(batch)
@@ -174,15 +168,8 @@ def test_runs_that_are_killed_or_told_to_end_from_outside_set_nothing_aside(
     installation = make_installation(kafka={"drain": {"batch_messages": 50}})
     installation.send(*(text_request(f"good-{n}", f"a boat {n}") for n in range(300)))
     for number in range(4):
-        (installation.settings.home / "paused").unlink(missing_ok=True)
         child = start(installation, pause=True)
-        try:
-            wait_for(installation.settings.home / "paused", child)
-            os.kill(child.pid, signal.SIGTERM if number == 0 else signal.SIGKILL)
-            child.wait(RUN_SECONDS)
-        finally:
-            child.kill()
-            child.wait()
+        end_once_paused(child, installation.settings.home, signal.SIGTERM if number == 0 else signal.SIGKILL)
         died = "died" in (installation.settings.home / "child.log").read_text(errors="replace")
         assert died == (number > 1), "a run that ended in order left nothing to be told"
     installation.drain()
@@ -313,10 +300,10 @@ def test_an_end_behind_suspects_that_is_no_message_is_committed(
         sender.produce(installation.names.requests(Modality.TEXT), value, f"good-{n}".encode(), partition=0)
     sender.commit_transaction(SECONDS)
     here = (installation.names.requests(Modality.TEXT), 0)
-    with closing(RunAttempts.open(installation.settings, "drain", "earlier")) as run:
-        run.begin({here: 0}, {})
-        run.note_read({here: 4}, noted=True)
-        run.ending(ValueError("with all of it in hand"), proven=True)
+    with closing(RunAttempts.open(installation.settings, "drain", "earlier")) as attempts:
+        attempts.begin({here: 0}, {})
+        attempts.note_read({here: 4}, noted=True)
+        attempts.ending(ValueError("with all of it in hand"), proven=True)
     poll, at_end = DrainSource.poll, DrainSource.at_end
 
     def separately(self: DrainSource, most: int) -> Polled:
@@ -334,6 +321,6 @@ def test_an_end_behind_suspects_that_is_no_message_is_committed(
     monkeypatch.setattr(DrainSource, "at_end", lambda self: "waiting" not in self.__dict__ and at_end(self))
     installation.drain()
     check_finished(installation, stored=3)
-    with closing(RunAttempts.open(installation.settings, "drain", "later")) as run:
-        run.begin({here: 4}, {})
-        assert not run.is_near()
+    with closing(RunAttempts.open(installation.settings, "drain", "later")) as attempts:
+        attempts.begin({here: 4}, {})
+        assert not attempts.is_near()

@@ -1,10 +1,8 @@
 """What lies in a folder may be no file at all, or lead out of it: nothing waits for it, and nothing outside is read."""
 
-import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -15,14 +13,17 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
-from tests.commands import COMMAND
+from tests.commands import Vectorize
 from tests.documents.builders import SETTINGS
 from tests.encoders.tiny_clips import build_clip
+from tests.forks import Fork, call
 from tests.pipeline.files.gallery import Gallery, picture
 from tests.pipeline.files.installation import Installation, install, paragraphs
+from tests.servers.dev import until
 from vectorize_pipelines.documents.errors import TooLargeError
 from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.errors import UnreadableFileError
@@ -179,13 +180,13 @@ def swapped(corpus: Installation, tmp_path: Path) -> Iterator[Path]:
 
 
 def test_while_links_are_swapped_nothing_outside_is_embedded(corpus: Installation, swapped: Path) -> None:
-    for _ in range(10):
+    for _ in range(5):
         corpus.run(force=True)
         assert SECRET not in texts(corpus)
 
 
 def test_while_links_are_swapped_a_read_ends_with_the_file_or_a_refusal(corpus: Installation, swapped: Path) -> None:
-    ends = Counter(read_or_refused(swapped, corpus.folder) for _ in range(20_000))
+    ends = Counter(read_or_refused(swapped, corpus.folder) for _ in range(5_000))
     assert not {end for end in ends if SECRET in end}
     # the link itself may have gone while its target was being looked up
     assert all("harmless" in end or LEADS_OUT in end or "cannot be read" in end or not end for end in ends), ends
@@ -341,94 +342,77 @@ def test_threads_that_read_end_with_what_they_were_made_for() -> None:
     assert [future.cancelled() or future.result(timeout=30) for future in slow]
 
 
-_HANGING_INGEST = """
-import sys, time
-from vectorize_pipelines.pipeline.files import images
-def hang(*_):
-    print("reading", file=sys.stderr, flush=True)
-    time.sleep(3600)
-images.read_content = hang
-from vectorize_pipelines.cli import main
-sys.argv = ["vectorize", "ingest", sys.argv[1], "--kind", "images"]
-main()
-"""
+def _ingest_what_hangs(folder: Path) -> None:
+    """`vectorize ingest` in a session of its own, whose first read says so and never ends."""
+
+    def hang(*_: object) -> bytes:
+        print("reading", file=sys.stderr, flush=True)
+        time.sleep(3600)
+        return b""
+
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with patch.object(images_module, "read_content", hang):
+        call(["vectorize", "ingest", str(folder), "--kind", "images"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_ends_a_run_whose_read_never_ends(home: Path, tmp_path: Path, clip: str, number: int) -> None:
-    folder = tmp_path / "pictures"
+def test_an_interrupt_ends_a_run_whose_read_never_ends(
+    home: Path, tmp_path: Path, clip: str, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    folder, said = tmp_path / "pictures", tmp_path / "said"
     folder.mkdir()
     (folder / "a.png").write_bytes(picture(1, 2))
-    process = subprocess.Popen(
-        [sys.executable, "-c", _HANGING_INGEST, str(folder)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        env={**os.environ, "VECTORIZE_MODELS__IMAGE": clip, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    said.touch()
+    monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", clip)
+    process = Fork(_ingest_what_hangs, folder, err=said)
     try:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "reading" in line:
-                break
-        process.send_signal(number)
-        assert process.wait(120) == 130
-        assert "interrupted" in process.stderr.read()
+        until("the read", lambda: "reading" in said.read_text() or process.poll() is not None)
+        os.kill(process.pid, number)
+        assert process.wait(120) == 130, said.read_text()
+        assert "interrupted" in said.read_text()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()
 
 
 # The commands
 
 
-def vectorize(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=280)
-
-
-def test_ingest_lists_what_it_does_not_follow_and_follows_when_told(home: Path, tmp_path: Path) -> None:
+def test_ingest_lists_what_it_does_not_follow_and_follows_when_told(tmp_path: Path, vectorize_here: Vectorize) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.md").write_text("A boat lies in the harbour.")
     (tmp_path / "b.md").write_text("The sea is far.")
     (folder / "b.md").symlink_to(tmp_path / "b.md")
     os.mkfifo(folder / "pipe.md")
-    done = vectorize("ingest", folder, "--json")
-    assert done.returncode == 6, done.stderr
-    told = json.loads(done.stdout)
-    assert (told["encoded"], told["failed"]) == (1, 2)
-    reasons = {Path(each["source"]).name: each["message"] for each in told["failures"]}
+    done = vectorize_here("ingest", folder, "--json")
+    assert done.code == 6, done.err
+    assert (done.json["encoded"], done.json["failed"]) == (1, 2)
+    reasons = {Path(each["source"]).name: each["message"] for each in done.json["failures"]}
     assert "--follow-links" in reasons["b.md"]
     assert "a named pipe" in reasons["pipe.md"]
     (folder / "pipe.md").unlink()
-    followed = vectorize("ingest", folder, "--follow-links", "--json")
-    assert followed.returncode == 0, followed.stderr
-    assert json.loads(followed.stdout)["encoded"] == 1
+    followed = vectorize_here("ingest", folder, "--follow-links", "--json")
+    assert followed.code == 0, followed.err
+    assert followed.json["encoded"] == 1
 
 
-def test_searching_by_a_pipe_is_refused_at_once(home: Path, tmp_path: Path, clip: str) -> None:
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    (folder / "a.png").write_bytes(picture(1, 2))
-    os.environ["VECTORIZE_MODELS__IMAGE"] = clip
-    try:
-        os.mkfifo(tmp_path / "pipe.png")
-        done = vectorize("search", "--image", tmp_path / "pipe.png")
-        assert done.returncode == 2
-        assert "a named pipe" in done.stderr
-    finally:
-        del os.environ["VECTORIZE_MODELS__IMAGE"]
+def test_searching_by_a_pipe_is_refused_at_once(
+    tmp_path: Path, clip: str, vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_MODELS__IMAGE", clip)
+    os.mkfifo(tmp_path / "pipe.png")
+    done = vectorize_here("search", "--image", tmp_path / "pipe.png")
+    assert done.code == 2
+    assert "a named pipe" in done.err
 
 
-def test_submitting_lines_without_end_is_refused(home: Path, tmp_path: Path) -> None:
-    os.environ["VECTORIZE_KAFKA__BOOTSTRAP_SERVERS"] = "localhost:1"
-    try:
-        began = time.monotonic()
-        done = vectorize("submit", "--file", "/dev/zero")
-        assert done.returncode == 2, done.stderr
-        assert "longer than" in done.stderr
-        assert time.monotonic() - began < 250
-    finally:
-        del os.environ["VECTORIZE_KAFKA__BOOTSTRAP_SERVERS"]
+def test_submitting_lines_without_end_is_refused(vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "localhost:1")
+    began = time.monotonic()
+    done = vectorize_here("submit", "--file", "/dev/zero")
+    assert done.code == 2, done.err
+    assert "longer than" in done.err
+    assert time.monotonic() - began < 250

@@ -1,15 +1,16 @@
 """The power goes at any moment: what was acknowledged is there, and the next run makes the rest what it should be.
 
-Each kind of work is recorded once, and cut at many moments (`lossy_disk`). Of every cut the disk is made as it could
+Each kind of work is recorded once, and cut at several moments (`lossy_disk`). Of every cut the disk is made as it could
 have been then, with or without what nobody had synchronized, and the next runs go on from there, on a machine that has
-started again.
+started again. POWER_LOSS_SEED=… cuts at other moments, POWER_LOSS_TIMES=5 at five times as many.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
@@ -28,11 +29,13 @@ from vectorize_pipelines.stores.lancedb import maintenance as lancedb_maintenanc
 from vectorize_pipelines.stores.lancedb.marks import FOLDER, Mark, Marks
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
-#: Together fifty, with `CUTS_AFTER_A_KILL` of both kinds.
-CUTS = {"files": 18, "requests": 18, "collections": 8}
-CUTS_AFTER_A_KILL = 3
+TIMES = int(os.environ.get("POWER_LOSS_TIMES", "1"))
+CUTS = {"files": 8 * TIMES, "requests": 8 * TIMES, "collections": 5 * TIMES}
+CUTS_AFTER_A_KILL = 2 * TIMES
 #: How a run says that it has acknowledged a batch.
 _ACKNOWLEDGED = {"files": "acknowledged", "requests": "offset "}
+
+pytestmark = pytest.mark.timeout(900)
 SEED = int(os.environ.get("POWER_LOSS_SEED", "1"))
 
 
@@ -49,58 +52,71 @@ def nothing_is_lost_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lancedb_durability, "sync_file_system", lambda _: True)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def strace() -> None:
     reason = lossy_disk.is_missing()
     if reason is not None:
         missing(reason)
 
 
+@pytest.fixture(scope="module")
+def recordings(strace: None, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Recording]:
+    """Every work, by the name of its folder: recorded together, for the imports take most of the calls."""
+    folder = tmp_path_factory.mktemp("recorded")
+    names = [*power_loss_work.WORK, *(f"{kind}{power_loss_work.UNSAFE}" for kind in CUTS)]
+    for name in names:
+        (folder / name / "home").mkdir(parents=True)
+    command = [sys.executable, "-m", "tests.attacks.power_loss_work", str(folder), *names]
+    whole = lossy_disk.record(command, folder, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    begun = [*whole.saying("begin "), len(whole.events)]
+    return {
+        name: whole.part(folder / name / "home", begin, end)
+        for name, (begin, end) in zip(names, pairwise(begun), strict=True)
+    }
+
+
 @pytest.mark.parametrize("kind", CUTS)
-def test_what_was_acknowledged_outlives_a_loss_of_power(kind: str, tmp_path: Path) -> None:
-    recording = _recorded(kind, tmp_path)
+def test_what_was_acknowledged_outlives_a_loss_of_power(
+    kind: str, recordings: Mapping[str, Recording], tmp_path: Path
+) -> None:
+    recording = recordings[kind]
     random = Random(SEED)
     for cut, (event, disk) in enumerate(recording.states_at(_moments(kind, recording, random))):
         try:
-            _cut(kind, recording.said(event), disk, tmp_path / f"cut-{cut}", tmp_path / "documents", random)
+            _cut(kind, recording, event, disk, tmp_path / f"cut-{cut}", random)
         except BaseException as error:
             error.add_note(f"{kind}, seed {SEED}, cut {cut} before event {event}: {recording.events[event]}")
             raise
 
 
 @pytest.mark.parametrize("kind", CUTS)
-def test_without_synchronizing_it_does_not(kind: str, tmp_path: Path) -> None:
-    recording = _recorded(kind, tmp_path, "unsafe")
+def test_without_synchronizing_it_does_not(kind: str, recordings: Mapping[str, Recording], tmp_path: Path) -> None:
+    recording = recordings[f"{kind}{power_loss_work.UNSAFE}"]
     random = Random(SEED)
     for cut, (event, disk) in enumerate(recording.states_at(_moments(kind, recording, random))):
         try:
-            _cut(kind, recording.said(event), disk, tmp_path / f"cut-{cut}", tmp_path / "documents", random)
+            _cut(kind, recording, event, disk, tmp_path / f"cut-{cut}", random)
         except (AssertionError, VectorizeError):
             return
     pytest.fail("the disk lost nothing, so that nothing is shown")
 
 
 @pytest.mark.parametrize("kind", ["files", "requests"])
-def test_what_a_killed_run_wrote_is_on_the_disk_before_another_one_acknowledges_it(kind: str, tmp_path: Path) -> None:
-    recording = _recorded(f"killed-{kind}", tmp_path)
+def test_what_a_killed_run_wrote_is_on_the_disk_before_another_one_acknowledges_it(
+    kind: str, recordings: Mapping[str, Recording], tmp_path: Path
+) -> None:
+    recording = recordings[f"killed-{kind}"]
     [killed] = recording.saying("killed")
     # Maintenance, which flushes what it has compacted, comes after the last batch.
     acknowledged = max(each for each in recording.saying(_ACKNOWLEDGED[kind]) if each > killed)
     random = Random(SEED)
     moments = [acknowledged + 1] * CUTS_AFTER_A_KILL
     for cut, (event, disk) in enumerate(recording.states_at(moments)):
-        home = tmp_path / f"cut-{cut}"
-        _cut(f"killed-{kind}", recording.said(event), disk, home, tmp_path / "documents", random)
-
-
-def _recorded(kind: str, tmp_path: Path, *further: str) -> Recording:
-    home = tmp_path / "home"
-    command = [sys.executable, "-m", "tests.attacks.power_loss_work", kind, str(home), str(tmp_path / "documents")]
-    return lossy_disk.record([*command, *further], home, {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        _cut(f"killed-{kind}", recording, event, disk, tmp_path / f"cut-{cut}", random)
 
 
 def _begin(recording: Recording) -> int:
-    """Imports take most of the calls."""
+    """Each work imports first."""
     home = str(recording.folder).encode().hex()
     return next(
         number
@@ -110,17 +126,19 @@ def _begin(recording: Recording) -> int:
 
 
 def _moments(kind: str, recording: Recording, random: Random) -> list[int]:
-    begin = _begin(recording)
-    return [random.randrange(begin, len(recording.events)) for _ in range(CUTS[kind])]
+    """Spread over all of it."""
+    begin, cuts = _begin(recording), CUTS[kind]
+    bounds = [begin + (len(recording.events) - begin) * number // cuts for number in range(cuts + 1)]
+    return [random.randrange(*each) for each in pairwise(bounds)]
 
 
-def _cut(kind: str, said: list[str], disk: Disk, home: Path, documents: Path, random: Random) -> None:
+def _cut(kind: str, recording: Recording, event: int, disk: Disk, home: Path, random: Random) -> None:
     disk.write(home, random)
     _start_again(home)
     settings = power_loss_work.installed(home)
     store = power_loss_work.opened(settings)
     try:
-        _CHECKS[kind](settings, store, said, documents)
+        _CHECKS[kind](settings, store, recording.said(event), recording.folder.with_name("documents"))
         assert not store.damaged()
     finally:
         store.close()

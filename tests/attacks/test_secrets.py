@@ -5,15 +5,13 @@ import hashlib
 import io
 import json
 import logging
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import fsspec
 import pytest
 from hypothesis import given
@@ -22,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.encoders.tiny_clips import build_clip
+from tests.forks import Fork, run
 from tests.pipeline.requests.installation import Installation, install
 from tests.servers.web import Web, answer, serving
 from vectorize_pipelines.core.items import Modality
@@ -49,10 +48,10 @@ from vectorize_pipelines.sources.files import FileSource, normalised_root
 from vectorize_pipelines.sources.rereading import ContentReader, is_listed_file, listed_roots
 from vectorize_pipelines.state.callbacks import callbacks
 from vectorize_pipelines.state.database import Database, database_url
+from vectorize_pipelines.state.home import use_dagster_home
 
 #: Appears in every secret of these tests, and nowhere else.
 MARK = "hunter2Xq7"
-COMMAND = [sys.executable, "-c", "from vectorize_pipelines.cli import main; main()"]
 
 
 def files_with(mark: str, folder: Path) -> list[str]:
@@ -403,13 +402,15 @@ EVERYWHERE = {
 }
 
 
-def run(folder: Path, *arguments: str, **changes: str | None) -> subprocess.CompletedProcess[str]:
-    """A command in a folder, with `EVERYWHERE` but for `changes`."""
-    given_ = {**os.environ, **EVERYWHERE, "VECTORIZE_HOME": str(folder / "home"), **changes}
-    environment = {name: value for name, value in given_.items() if value is not None}
-    return subprocess.run(
-        [*COMMAND, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
+@pytest.fixture
+def inside(tmp_path: Path, exported_models: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of commands with `EVERYWHERE`, and all that they write to; the models lie elsewhere."""
+    for name, value in EVERYWHERE.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("VECTORIZE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("VECTORIZE_ENCODER__CACHE_DIRECTORY", str(exported_models))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.mark.parametrize(
@@ -426,54 +427,53 @@ def run(folder: Path, *arguments: str, **changes: str | None) -> subprocess.Comp
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_a_command_that_fails_shows_no_secret(arguments: list[str], code: int | None, tmp_path: Path) -> None:
-    done = run(tmp_path, *arguments)
-    assert MARK not in done.stdout
-    assert MARK not in done.stderr
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code if code is not None else done.returncode != 0, done.stderr
-    assert not files_with(MARK, tmp_path)
+def test_a_command_that_fails_shows_no_secret(arguments: list[str], code: int | None, inside: Path) -> None:
+    done = run("vectorize", *arguments)
+    assert MARK not in done.out
+    assert MARK not in done.err
+    assert "Traceback" not in done.err, done.err
+    assert done.code == code if code is not None else done.code != 0, done.err
+    assert not files_with(MARK, inside)
 
 
-def test_a_run_that_fails_leaves_no_secret_in_dagsters_databases(tmp_path: Path) -> None:
+def test_a_run_that_fails_leaves_no_secret_in_dagsters_databases(inside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run of a folder whose store is away; the events of Dagster hold the error and all its causes."""
-    folder = tmp_path / "documents"
+    folder = inside / "documents"
     folder.mkdir()
     (folder / "a.txt").write_text("The lamp burns paraffin.")
-    done = run(tmp_path, "ingest", str(folder), VECTORIZE_LEDGER__URL=None)
-    assert done.returncode == 5, done.stderr
-    assert MARK not in done.stdout + done.stderr
-    assert files_with("STEP_FAILURE", tmp_path / "home" / "dagster"), "the run and its failure were stored"
-    assert not files_with(MARK, tmp_path)
+    monkeypatch.delenv("VECTORIZE_LEDGER__URL")
+    done = run("vectorize", "ingest", folder)
+    assert done.code == 5, done.err
+    assert MARK not in done.out + done.err
+    assert files_with("STEP_FAILURE", inside / "home" / "dagster"), "the run and its failure were stored"
+    assert not files_with(MARK, inside)
 
 
-def test_a_run_whose_folder_is_a_url_with_secrets_stores_none_of_them(tmp_path: Path) -> None:
-    """The asset is run without a path of its own, as a schedule does, and fails on the one of the settings."""
-    code = (
-        "import dagster as dg\n"
-        "from vectorize_pipelines.state.home import use_dagster_home\n"
-        "from vectorize_pipelines.settings import load_settings\n"
-        "use_dagster_home(load_settings())\n"
-        "from vectorize_pipelines.definitions import defs\n"
-        "from vectorize_pipelines.partitions import today\n"
-        "with dg.DagsterInstance.get() as instance:\n"
-        "    for job in ('embed_corpus', 'embed_gallery'):\n"
-        "        done = defs.resolve_job_def(job).execute_in_process(\n"
-        "            instance=instance, partition_key=today(), raise_on_error=False)\n"
-        "        assert not done.success\n"
-    )
-    own = {"VECTORIZE_HOME": str(tmp_path / "home"), "VECTORIZE_STORE__KIND": "lancedb"}
-    environment = {**os.environ, **EVERYWHERE, **own}
+def _run_both_jobs() -> None:
+    """As a schedule does: without a path of their own."""
+    use_dagster_home(load_settings())
+    from vectorize_pipelines.definitions import defs
+    from vectorize_pipelines.partitions import today
+
+    with dg.DagsterInstance.get() as instance:
+        for job in ("embed_corpus", "embed_gallery"):
+            done = defs.resolve_job_def(job).execute_in_process(
+                instance=instance, partition_key=today(), raise_on_error=False
+            )
+            assert not done.success
+
+
+def test_a_run_whose_folder_is_a_url_with_secrets_stores_none_of_them(
+    inside: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fails on the path of the settings, which its process has had from the beginning."""
+    monkeypatch.setenv("VECTORIZE_STORE__KIND", "lancedb")
     for name in ("VECTORIZE_LEDGER__URL", "VECTORIZE_STORE__URL"):
-        environment.pop(name)
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
-        timeout=240,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "SourceError" in done.stderr
-    assert MARK not in done.stdout + done.stderr
-    assert not files_with(MARK, tmp_path)
+        monkeypatch.delenv(name)
+    printed = inside / "printed"
+    assert Fork(_run_both_jobs, out=printed, err=printed).wait(240) == 0, printed.read_text()
+    assert "SourceError" in printed.read_text()
+    assert not files_with(MARK, inside)
 
 
 # ---- requests
@@ -505,15 +505,20 @@ def web() -> Iterator[Web]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(build_clip(tmp_path_factory.mktemp("models") / "clip"))
+
+
 @pytest.fixture
-def images(tmp_path: Path, kafka_settings: KafkaSettings) -> Installation:
+def images(tmp_path: Path, kafka_settings: KafkaSettings, clip: str) -> Installation:
     """An installation for images that may fetch from this machine; `encoded` grows by what the encoder is asked for."""
     servers = kafka_settings.bootstrap_servers
     assert servers is not None
     made = install(
         tmp_path / "home", servers, kafka_settings.topic_prefix,
         uris={"allow_private": True}, callbacks={"allow_private": True, "attempts": 1},
-        models={"image": str(build_clip(tmp_path / "clip"))},
+        models={"image": clip},
         kafka={"drain": {"attempts": 1}},
     )  # fmt: skip
     made.modality = Modality.IMAGE
@@ -653,22 +658,22 @@ def test_an_image_that_was_signed_keeps_its_row_when_its_collection_gets_another
 
 
 @pytest.mark.parametrize("keep_query", [False, True])
-@pytest.mark.parametrize("name", ["memory://bucket/{}.png", "MEMORY://bucket/{}.png", "memory://bucket/{}.png#1"])
 def test_a_request_that_is_called_by_the_address_of_an_object_passes_for_no_file(
-    images: Installation, tmp_path: Path, name: str, keep_query: bool
+    images: Installation, tmp_path: Path, keep_query: bool
 ) -> None:
-    uri = name.format(tmp_path.name)
     memory = fsspec.filesystem("memory")
     memory.pipe(f"/bucket/{tmp_path.name}.png", picture(9))
     memory.pipe(f"/bucket/{tmp_path.name}.png#1", picture(9))
     strict = images.settings
     rules = images.settings.uris.model_copy(update={"allowed_schemes": ("memory",), "keep_query": keep_query})
     images.settings = images.settings.model_copy(update={"uris": rules})
-    announced = f"{uri}#sha256={hashlib.sha256(picture(9)).hexdigest()}"
-    images.send(image_request(uri, uri), image_request(f"{uri}, announced", announced))
+    for name in ("memory://bucket/{}.png", "MEMORY://bucket/{}.png", "memory://bucket/{}.png#1"):
+        uri = name.format(tmp_path.name)
+        announced = f"{uri}#sha256={hashlib.sha256(picture(9)).hexdigest()}"
+        images.send(image_request(uri, uri), image_request(f"{uri}, announced", announced))
     assert not images.drain().failures
     rows = list(images.rows("images").values())
-    assert len(rows) == 2
+    assert len(rows) == 6
     for row in rows:
         assert row["uri"] != row["source_id"]
         assert not is_listed_file(row)

@@ -5,9 +5,6 @@ that some queries do not find, and takes the same row, sent again, for one that 
 """
 
 import random
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -19,6 +16,7 @@ import pyarrow as pa
 import pytest
 
 from tests.attacks.weaviate_rows import DIMENSION, ROWS, WRITER, physical, rows
+from tests.forks import Fork
 from tests.servers.weaviate import Server
 from vectorize_pipelines.errors import StoreUnavailableError
 from vectorize_pipelines.pipeline.outage import StoreRetry
@@ -32,12 +30,11 @@ from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 
 TOGETHER = 150
 
-pytestmark = pytest.mark.usefixtures("weaviate_program")
 
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    with Server(tmp_path) as server:
+@pytest.fixture(scope="module")
+def server(weaviate_program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Killed and started again by each test; empty when a test begins."""
+    with Server(tmp_path_factory.mktemp("weaviate")) as server:
         yield server
 
 
@@ -55,6 +52,7 @@ def store(settings: Settings) -> Iterator[WeaviateStore]:
     store = WeaviateStore(settings.store)
     store.ensure_collection(COLLECTION, spec(dimension=DIMENSION))
     yield store
+    store.drop(physical(store))
     store.close()
 
 
@@ -115,27 +113,20 @@ def test_rows_that_were_acknowledged_outlive_the_server(store: WeaviateStore, se
     assert hidden(store, rows()) == (set(), set())
 
 
-_WRITER = """
-import sys
-from tests.attacks.weaviate_rows import WRITER, physical, rows
-from vectorize_pipelines.pipeline.writing import DirectWriter
-from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.stores.weaviate.store import WeaviateStore
-
-settings = load_settings()
-store = WeaviateStore(settings.store)
-DirectWriter(settings, store).put(physical(store), WRITER, rows(), ())
-"""
+def _write_all() -> None:
+    settings = load_settings()
+    store = WeaviateStore(settings.store)
+    DirectWriter(settings, store).put(physical(store), WRITER, rows(), ())
 
 
 def test_what_a_killed_writer_left_is_found_after_the_next_write(settings: Settings, store: WeaviateStore) -> None:
     name = physical(store)
     journal = WriteJournal.open(settings)
     for rows_there in (1, 300, 600):  # that the server has when the writer is killed
-        with subprocess.Popen([sys.executable, "-c", _WRITER]) as writer:
-            while store.count(COLLECTION) < rows_there and writer.poll() is None:
-                pass  # it is writing
-            writer.send_signal(signal.SIGKILL)
+        writer = Fork(_write_all)
+        while store.count(COLLECTION) < rows_there and writer.poll() is None:
+            pass  # it is writing
+        writer.kill()
         left = journal.left(name, WRITER)
         next_run = DirectWriter(settings, store)
         next_run.repair_left(name, WRITER)

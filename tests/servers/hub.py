@@ -21,11 +21,13 @@ class Hub:
 
     repositories  name -> folder
     failures      so many requests are answered with 503 before it works
+    away          names of repositories of which it has nothing but 503
     """
 
     url: str
     repositories: dict[str, Path] = field(default_factory=dict)
     failures: int = 0
+    away: set[str] = field(default_factory=set)
     asked: list[str] = field(default_factory=list)
 
     def environment(self, cache: Path) -> dict[str, str]:
@@ -52,6 +54,8 @@ def serving_hub() -> Iterator[Hub]:
             hub.asked.append(path)
             if hub.failures > 0:
                 hub.failures -= 1
+                self._answer(503, b"away")
+            elif any(f"/{name}/" in f"{path}/" for name in hub.away):
                 self._answer(503, b"away")
             elif path.startswith("/api/models/"):
                 self._api(path.removeprefix("/api/models/"))

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -94,6 +94,8 @@ class Server:
     properties laid over the server's configuration, for instance `listener.name.….sasl.enabled.mechanisms`
     users      SCRAM-SHA-256 and SCRAM-SHA-512 users, with their passwords, known from the first start on
     port       of the plain listener; None: a free one
+    compiling  how Java compiles: by default with the first of its compilers alone, since the second one takes more time
+               than it saves a broker that lives for minutes
     """
 
     folder: Path
@@ -102,6 +104,7 @@ class Server:
     users: dict[str, str] = field(default_factory=dict)
     port: int | None = None
     heap: str = "512m"
+    compiling: Sequence[str] = ("-XX:TieredStopAtLevel=1",)
 
     def __post_init__(self) -> None:
         names = ("PLAINTEXT", "CONTROLLER", *self.listeners)
@@ -220,7 +223,7 @@ class Server:
     def _java(self, main: str, *arguments: str) -> list[str]:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         memory = (f"-Xmx{self.heap}", "-Xms128m", "-XX:+UseSerialGC")
-        return ["java", *memory, logging, "-cp", f"{jars()}/*", main, *arguments]
+        return ["java", *memory, *self.compiling, logging, "-cp", f"{jars()}/*", main, *arguments]
 
     def _end(self, number: signal.Signals) -> None:
         if self._process is None:
@@ -248,7 +251,7 @@ def _serve(port: int) -> None:
     """`make kafka`: a broker in the foreground, with its data in the home of this installation."""
     from vectorize_pipelines.settings import load_settings
 
-    server = Server(load_settings().home / "kafka", port=port)
+    server = Server(load_settings().home / "kafka", port=port, compiling=())
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with server:
         print(f"Kafka {VERSION} on {server.bootstrap_servers}, data in {server.folder}; Ctrl-C ends it", flush=True)
