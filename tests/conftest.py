@@ -1,16 +1,19 @@
 """Fixtures that every kind of test shares. Each test gets an installation of its own: another VECTORIZE_HOME."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck
@@ -175,16 +178,41 @@ def vectorize(home: Path) -> Vectorize:
 
 
 @pytest.fixture
-def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Vectorize:
-    """The same in the test's own process, without the second that a start takes."""
+def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Vectorize:
+    """The same in the test's own process, without the seconds that a start takes. An error that escapes fails."""
+    monkeypatch.setenv("DAGSTER_HOME", "set by commands, and taken back after the test")
+    monkeypatch.delenv("DAGSTER_HOME")
 
     def call(*arguments: object, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["vectorize", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
+        # Files, since Dagster asks for their descriptors. What libraries in C print meanwhile is not the command's.
+        with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
+            with redirect_stdout(out), redirect_stderr(err), logging_of_a_command(), pytest.raises(SystemExit) as ended:
+                main()
+            said = [_content(file) for file in (out, err)]
+        assert "Traceback" not in said[1], said[1]
+        return Done(int(ended.value.code or 0), *said)
 
     return call
+
+
+def _content(file: IO[str]) -> str:
+    file.flush()
+    file.seek(0)
+    return file.read()
+
+
+@contextmanager
+def logging_of_a_command() -> Iterator[None]:
+    """Let a command set up the logging of its process, as if it had just begun; what it has changed is taken back."""
+    root = logging.getLogger()
+    loggers = [root, *map(logging.getLogger, ("vectorize_pipelines", "huggingface_hub"))]
+    before = [(each, [*each.handlers], each.level, each.propagate) for each in loggers]
+    root.handlers = []
+    try:
+        yield
+    finally:
+        for each, handlers, level, propagate in before:
+            each.handlers, each.propagate = handlers, propagate
+            each.setLevel(level)
