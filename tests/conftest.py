@@ -75,9 +75,12 @@ def _umask_of_the_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def exported_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models are exported to, once for all tests."""
-    return tmp_path_factory.mktemp("encoders")
+def exported_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models are exported to, once for all tests, those of xdist's other processes among them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "encoders"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture
