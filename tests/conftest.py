@@ -1,16 +1,19 @@
 """Fixtures that every kind of test shares. Each test gets an installation of its own: another VECTORIZE_HOME."""
 
 import io
+import logging
 import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shutil import rmtree
-from tempfile import mkdtemp
+from tempfile import TemporaryFile, mkdtemp
+from typing import IO
 
 import pytest
 from hypothesis import HealthCheck
@@ -72,10 +75,10 @@ def _umask_of_the_session() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def exported_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where models are exported to, once for all tests, in whatever process of xdist they run."""
+def exported_models(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where models are exported to, once for all tests, those of xdist's other processes among them."""
     own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "encoders"
+    folder = (own.parent if hasattr(request.config, "workerinput") else own) / "encoders"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -178,16 +181,41 @@ def vectorize(home: Path) -> Vectorize:
 
 
 @pytest.fixture
-def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Vectorize:
-    """The same in the test's own process, without the second that a start takes."""
+def vectorize_here(home: Path, monkeypatch: pytest.MonkeyPatch) -> Vectorize:
+    """The same in the test's own process, without the seconds that a start takes. An error that escapes fails."""
+    monkeypatch.setenv("DAGSTER_HOME", "set by commands, and taken back after the test")
+    monkeypatch.delenv("DAGSTER_HOME")
 
     def call(*arguments: object, stdin: str = "") -> Done:
         monkeypatch.setattr(sys, "argv", ["vectorize", *map(str, arguments)])
         monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capfd.readouterr()
-        return Done(int(ended.value.code or 0), out, err)
+        # Files, since Dagster asks for their descriptors. What libraries in C print meanwhile is not the command's.
+        with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
+            with redirect_stdout(out), redirect_stderr(err), logging_of_a_command(), pytest.raises(SystemExit) as ended:
+                main()
+            said = [_content(file) for file in (out, err)]
+        assert "Traceback" not in said[1], said[1]
+        return Done(int(ended.value.code or 0), *said)
 
     return call
+
+
+def _content(file: IO[str]) -> str:
+    file.flush()
+    file.seek(0)
+    return file.read()
+
+
+@contextmanager
+def logging_of_a_command() -> Iterator[None]:
+    """Let a command set up the logging of its process, as if it had just begun; what it has changed is taken back."""
+    root = logging.getLogger()
+    loggers = [root, *map(logging.getLogger, ("vectorize_pipelines", "huggingface_hub"))]
+    before = [(each, [*each.handlers], each.level, each.propagate) for each in loggers]
+    root.handlers = []
+    try:
+        yield
+    finally:
+        for each, handlers, level, propagate in before:
+            each.handlers, each.propagate = handlers, propagate
+            each.setLevel(level)

@@ -42,8 +42,8 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize: Vectorize, folder: Path) -> None:
-    done = vectorize("ingest", folder, "--json")
+def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize_here: Vectorize, folder: Path) -> None:
+    done = vectorize_here("ingest", folder, "--json")
     assert done.code == 6, done.err
     assert done.json["encoded"] == 1
     failures = {Path(failure["source"]).name: failure for failure in done.json["failures"]}
@@ -53,20 +53,20 @@ def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize: Vectorize,
     for name, (_, said) in EXPECTED.items():
         assert said.lower() in failures[name]["message"].lower(), failures[name]
 
-    printed = vectorize("ingest", folder)
+    printed = vectorize_here("ingest", folder)
     assert printed.code == 6
     for name in EXPECTED:
         assert name in printed.out
     assert "files of other kinds are left out: 2 without a suffix, 2 .drawing, 1 .zip\n" in printed.err
-    doctor = vectorize("doctor", "--json")
+    doctor = vectorize_here("doctor", "--json")
     assert doctor.code == 0
 
-    (hit,) = vectorize("search", "how often is the tide gauge read", "--json").json
+    (hit,) = vectorize_here("search", "how often is the tide gauge read", "--json").json
     assert hit["source_id"] == str(folder / "good.md")
 
 
-def test_no_path_is_not_the_working_directory(vectorize: Vectorize) -> None:
-    done = vectorize("ingest", "")
+def test_no_path_is_not_the_working_directory(vectorize_here: Vectorize) -> None:
+    done = vectorize_here("ingest", "")
     assert done.code == 2
     assert "Invalid value for PATH: is empty" in done.err
 
@@ -75,7 +75,7 @@ def test_no_path_is_not_the_working_directory(vectorize: Vectorize) -> None:
 AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
-def test_an_unreadable_file_is_tried_again(vectorize: Vectorize, folder: Path) -> None:
+def test_an_unreadable_file_is_tried_again(vectorize_here: Vectorize, folder: Path) -> None:
     for name in EXPECTED:
         (folder / name).unlink()
     (folder / "good.md").chmod(0)
@@ -84,7 +84,7 @@ def test_an_unreadable_file_is_tried_again(vectorize: Vectorize, folder: Path) -
     assert done.returncode == 6, done.stderr
     assert [failure["error"] for failure in json.loads(done.stdout)["failures"]] == ["UnreadableFileError"]
     (folder / "good.md").chmod(0o600)
-    assert vectorize("ingest", folder, "--json").json["encoded"] == 1
+    assert vectorize_here("ingest", folder, "--json").json["encoded"] == 1
 
 
 def test_a_home_that_cannot_be_entered_is_named(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,41 +20,40 @@ INGEST_KEYS = {
 }
 
 
-def test_the_example_corpus_answers_its_questions(vectorize: Vectorize, tmp_path: Path) -> None:
-    done = vectorize("ingest", EXAMPLES / "corpus", "--json")
+def test_the_example_corpus_answers_its_questions(vectorize_here: Vectorize) -> None:
+    done = vectorize_here("ingest", EXAMPLES / "corpus", "--json")
     assert done.code == 0, done.err
     files = [file for file in (EXAMPLES / "corpus").rglob("*") if file.is_file()]
     assert (done.json["status"], done.json["documents"], done.json["failed"]) == ("succeeded", len(files), 0)
     assert done.json["encoded"] == done.json["chunks"] > 100
 
-    (collection,) = vectorize("collections", "--json").json
+    (collection,) = vectorize_here("collections", "--json").json
     assert set(collection) == {"name", "physical", "store", "location", "model", "dimension", "rows"}
     assert collection["rows"] == done.json["chunks"]
     assert collection["physical"] == "corpus__all-minilm-l6-v2-384"
 
     _questions_find_their_documents()
 
-    hits = vectorize("search", "how do I treat someone with hypothermia", "--limit", 3, "--json").json
+    hits = vectorize_here("search", "how do I treat someone with hypothermia", "--limit", 3, "--json").json
     assert [set(hit) for hit in hits] == [{"score", *RECORD_FIELDS}] * 3
     assert [hit["score"] for hit in hits] == sorted((hit["score"] for hit in hits), reverse=True)
     assert hits[0]["source_id"].endswith("emergency-handbook.pdf")
     assert hits[0]["page"] >= 1
-    filtered = vectorize("search", "火灾", "--filter", "language=zh", "--json").json
+    filtered = vectorize_here("search", "火灾", "--filter", "language=zh", "--json").json
     assert filtered
     assert {hit["metadata"]["language"] for hit in filtered} == {"zh"}
     either = '(language in (zh, de) or language = "en") and not language = de and page >= 1'
-    expressed = vectorize("search", "火灾", "--filter", either, "--filter", "language != zh", "--json").json
+    expressed = vectorize_here("search", "火灾", "--filter", either, "--filter", "language != zh", "--json").json
     assert {(hit["metadata"]["language"], hit["page"] >= 1) for hit in expressed} == {("en", True)}
-    printed = vectorize("search", "hypothermia", "--limit", 1)
+    printed = vectorize_here("search", "hypothermia", "--limit", 1)
     assert "emergency-handbook.pdf, page" in printed.out
 
-    doctor = {finding["name"]: finding["status"] for finding in vectorize("doctor", "--json").json}
+    doctor = {finding["name"]: finding["status"] for finding in vectorize_here("doctor", "--json").json}
     assert doctor["store"] == doctor["corpus"] == doctor["model"] == "ok"
     assert doctor["kafka"] == "off"
 
 
 def _questions_find_their_documents() -> None:
-    """In this process: loading the model for each of them would take minutes."""
     from vectorize_pipelines.encoders import load_encoder
     from vectorize_pipelines.settings import load_settings
     from vectorize_pipelines.stores import open_store
@@ -67,13 +68,13 @@ def _questions_find_their_documents() -> None:
             assert any(phrase in " ".join(hit["text"].split()) for hit in hits), question
 
 
-def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_nothing_twice_and_what_is_gone_is_gone(vectorize_here: Vectorize, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "a.md").write_text("The keeper feeds the hens at six.")
     (folder / "b.md").write_text("The cook bakes bread on Fridays.")
     (folder / "bad.docx").write_bytes(b"PK\x03\x04 not really")
-    first = vectorize("ingest", folder, "--collection", "notes", "--json")
+    first = vectorize_here("ingest", folder, "--collection", "notes", "--json")
     assert first.code == 6
     assert set(first.json) == INGEST_KEYS
     assert (first.json["encoded"], first.json["failed"]) == (2, 1)
@@ -81,9 +82,9 @@ def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: 
     assert failure["source"].endswith("bad.docx")
     assert failure["error"] == "CorruptDocumentError"
     (folder / "a.md").unlink()
-    second = vectorize("ingest", folder, "--collection", "notes", "--json")
+    second = vectorize_here("ingest", folder, "--collection", "notes", "--json")
     assert (second.json["encoded"], second.json["deleted"], second.json["failed"]) == (0, 1, 1)
-    hits = vectorize("search", "who feeds the hens", "--collection", "notes", "--json").json
+    hits = vectorize_here("search", "who feeds the hens", "--collection", "notes", "--json").json
     assert [os.path.basename(hit["source_id"]) for hit in hits] == ["b.md"]  # noqa: PTH119
 
 
@@ -106,7 +107,7 @@ def test_nothing_twice_and_what_is_gone_is_gone(vectorize: Vectorize, tmp_path: 
     ],
 )
 def test_errors_say_what_was_wrong_and_exit_with_their_code(
-    vectorize: Vectorize,
+    vectorize_here: Vectorize,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     arguments: tuple[str, ...],
@@ -118,14 +119,14 @@ def test_errors_say_what_was_wrong_and_exit_with_their_code(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     existing = {"/": tmp_path, "/tmp": tmp_path}
-    done = vectorize(*(existing.get(argument, argument) for argument in arguments))
+    done = vectorize_here(*(existing.get(argument, argument) for argument in arguments))
     assert said in done.err
     assert done.code == code, done.err
     assert done.out == ""
 
 
-def test_a_run_that_failed_has_the_same_keys(vectorize: Vectorize) -> None:
-    done = vectorize("ingest", "/nowhere", "--json")
+def test_a_run_that_failed_has_the_same_keys(vectorize_here: Vectorize) -> None:
+    done = vectorize_here("ingest", "/nowhere", "--json")
     assert done.code == 3
     assert set(done.json) == INGEST_KEYS
     assert (done.json["status"], done.json["documents"], done.json["days"]) == ("failed", 0, [])
@@ -133,73 +134,66 @@ def test_a_run_that_failed_has_the_same_keys(vectorize: Vectorize) -> None:
 
 
 @pytest.mark.parametrize("url", ["s3://user:hunter2@bucket/documents", "https://host/documents?token=hunter2"])
-def test_a_secret_in_the_path_reaches_no_run(vectorize: Vectorize, home: Path, url: str) -> None:
-    done = vectorize("ingest", url)
+def test_a_secret_in_the_path_reaches_no_run(vectorize_here: Vectorize, home: Path, url: str) -> None:
+    done = vectorize_here("ingest", url)
     assert done.code == 3
     assert "hunter2" not in done.err + done.out
     assert not [file for file in home.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
 
 
-def test_vectors_of_the_same_content_are_said_to_be_so(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_vectors_of_the_same_content_are_said_to_be_so(vectorize_here: Vectorize, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name in ("one", "two"):
         (tmp_path / "docs" / f"{name}.md").write_text("The keeper feeds the hens at six.")
-    assert "1 encoded, 1 skipped (1 of repeated content), 0 deleted" in vectorize("ingest", tmp_path / "docs").out
-    again = vectorize("ingest", tmp_path / "docs", "--collection", "other").out
+    assert "1 encoded, 1 skipped (1 of repeated content), 0 deleted" in vectorize_here("ingest", tmp_path / "docs").out
+    again = vectorize_here("ingest", tmp_path / "docs", "--collection", "other").out
     assert "0 encoded, 2 skipped (1 from the embedding cache, 1 of repeated content), 0 deleted" in again
-    assert "0 encoded, 2 skipped, 0 deleted" in vectorize("ingest", tmp_path / "docs").out
+    assert "0 encoded, 2 skipped, 0 deleted" in vectorize_here("ingest", tmp_path / "docs").out
 
 
-def test_a_path_has_one_spelling(vectorize: Vectorize, tmp_path: Path) -> None:
+def test_a_path_has_one_spelling(vectorize_here: Vectorize, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "one.md").write_text("The keeper feeds the hens at six.")
-    assert vectorize("ingest", tmp_path / "docs", "--json").json["encoded"] == 1
-    again = vectorize("ingest", f"{tmp_path}/docs/../docs/", "--json").json
+    assert vectorize_here("ingest", tmp_path / "docs", "--json").json["encoded"] == 1
+    again = vectorize_here("ingest", f"{tmp_path}/docs/../docs/", "--json").json
     assert (again["path"], again["skipped"], again["documents"]) == (str(tmp_path / "docs"), 1, 1)
 
 
 def test_doctor_fails_where_something_configured_does_not_answer(
-    vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch
+    vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("VECTORIZE_CORPUS__PATH", "/nowhere")
-    done = vectorize("doctor", "--json")
+    done = vectorize_here("doctor", "--json")
     assert done.code == 1
     status = {finding["name"]: finding["status"] for finding in done.json}
     assert (status["kafka"], status["corpus"], status["store"]) == ("error", "error", "ok")
 
 
-def test_dagster_job_execute_for_one_partition(vectorize: Vectorize, home: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
+def test_dagster_job_execute_for_one_partition(vectorize_here: Vectorize, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     for name, day in (("old.md", 1), ("new.md", 2)):
         (folder / name).write_text(f"This is the {name} document.")
         at = datetime(2024, 5, day, tzinfo=UTC).timestamp()
         os.utime(folder / name, (at, at))
-    assert vectorize("doctor").code == 0
+    assert vectorize_here("doctor").code == 0
     environment = {**os.environ, "VECTORIZE_CORPUS__PATH": str(folder), "DAGSTER_HOME": str(home / "dagster")}
-    dagster = [sys.executable, "-m", "dagster"]
-    where = ["-m", "vectorize_pipelines.definitions"]
-    subprocess.run(
-        [*dagster, "definitions", "validate", *where], env=environment, check=True, capture_output=True, timeout=120
-    )
-    job = ["-j", "embed_corpus", "--tags", '{"dagster/partition": "2024-05-02"}']
-    execute = [*dagster, "job", "execute", *where, *job]
+    job = ["-m", "vectorize_pipelines.definitions", "-j", "embed_corpus"]
+    tags = ["--tags", '{"dagster/partition": "2024-05-02"}']
+    execute = [sys.executable, "-m", "dagster", "job", "execute", *job, *tags]
     subprocess.run(execute, env=environment, check=True, capture_output=True, timeout=200)
-    hits = vectorize("search", "document", "--json").json
+    hits = vectorize_here("search", "document", "--json").json
     assert [(os.path.basename(hit["source_id"]), hit["partition"]) for hit in hits] == [("new.md", "2024-05-02")]  # noqa: PTH119
 
 
-def test_doctor_says_that_nothing_uses_redis(vectorize: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_says_that_nothing_uses_redis(vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://:hunter2@redis.example:6380/0")
-    done = vectorize("doctor", "--json")
+    done = vectorize_here("doctor", "--json")
     (redis,) = [finding for finding in done.json if finding["name"] == "redis"]
     assert redis["status"] == "off"
     assert redis["detail"].startswith("redis.example:6380 is set, but nothing uses it yet")
-    printed = vectorize("doctor")
+    printed = vectorize_here("doctor")
     assert "redis.example:6380 is set, but nothing uses it yet" in printed.out
     assert (done.code, printed.code) == (0, 0)
     assert "hunter2" not in done.out + printed.out

@@ -4,15 +4,13 @@ again; nothing outlives it.
 
 import signal
 import socket
-import subprocess
-from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 import requests
 
-from tests.commands import COMMAND
+from tests.commands import Vectorize
 from tests.servers.dev import (
     CODE_SERVER,
     DAEMON,
@@ -32,20 +30,13 @@ from vectorize_pipelines.gateway.door.listening import bind
 END_SECONDS = 120
 
 
-def start(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """One that cannot start."""
-    command: Sequence[str] = [*COMMAND, "serve", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
-
-
-def test_a_port_that_is_taken_is_named(home: Path) -> None:
+def test_a_port_that_is_taken_is_named(vectorize_here: Vectorize) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
-        port = str(other.getsockname()[1])
-        done = start("--port", port)
-    assert done.returncode == SettingsError.exit_code
-    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
-    assert "`--port`" in done.stderr
-    assert not done.stdout
+        port = other.getsockname()[1]
+        done = vectorize_here("serve", "--port", port)
+    assert (done.code, done.out) == (SettingsError.exit_code, "")
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.err
+    assert "`--port`" in done.err
 
 
 def test_a_port_is_taken_from_the_moment_it_is_bound() -> None:
@@ -61,12 +52,14 @@ def test_a_port_is_taken_from_the_moment_it_is_bound() -> None:
 
 
 @pytest.mark.timeout(1200)
-def test_what_is_killed_is_started_again(home: Path, tmp_path: Path) -> None:
+def test_what_is_killed_is_started_again(home: Path, tmp_path: Path, vectorize_here: Vectorize) -> None:
     with dev_server(home, tmp_path / "serve.log") as server:
         server.wait_until_ready()
-        assert_the_only_one(server, home)
+        assert_the_only_one(server, home, vectorize_here)
         outer = server.part(CODE_SERVER)
-        kill(server, LOADED_CODE)
+        loaded = server.part(LOADED_CODE)
+        loaded.kill()
+        wait_for_another(server, LOADED_CODE, loaded)
         lost = f"the code server (process {outer.pid}) lost its process `api grpc`; it is started again"
         assert lost in server.said()
         parts = (
@@ -76,8 +69,12 @@ def test_what_is_killed_is_started_again(home: Path, tmp_path: Path) -> None:
             (HTTP_SERVER, "HTTP server"),
         )
         for words, name in parts:
-            killed = kill(server, words)
-            assert f"the {name} (process {killed}) was ended by SIGKILL; it is started again" in server.said()
+            killed = server.part(words)
+            killed.kill()
+            if words == HTTP_SERVER:  # nobody who calls meanwhile is refused
+                assert requests.get(f"{server.url}/livez", timeout=END_SECONDS).status_code == 200
+            wait_for_another(server, words, killed)
+            assert f"the {name} (process {killed.pid}) was ended by SIGKILL; it is started again" in server.said()
         server.wait_until_ready()
         until("the definitions", server.is_loaded)
         parts_at_last = server.parts()
@@ -89,17 +86,8 @@ def test_what_is_killed_is_started_again(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(600)
-def test_no_connection_is_refused_while_the_http_server_is_started_again(home: Path, tmp_path: Path) -> None:
-    with dev_server(home, tmp_path / "serve.log", arguments=()) as server:
-        server.wait_until_ready()
-        server.part(HTTP_SERVER).kill()
-        assert requests.get(f"{server.ui}/server_info", timeout=END_SECONDS).status_code == 200
-
-
-@pytest.mark.timeout(600)
 def test_nothing_outlives_a_killed_parent(home: Path, tmp_path: Path) -> None:
     with dev_server(home, tmp_path / "serve.log") as server:
-        server.wait_until_ready()
         parts = [server.part(words) for words in (HTTP_SERVER, WEB_SERVER, DAEMON, CODE_SERVER, LOADED_CODE)]
         server.process.kill()
         until("the end of all parts", lambda: not any(map(is_running, parts)), END_SECONDS)
@@ -109,12 +97,9 @@ def test_nothing_outlives_a_killed_parent(home: Path, tmp_path: Path) -> None:
         assert again.said().startswith(f"Serving {server.url}")
 
 
-def kill(server: DevServer, words: tuple[str, ...]) -> int:
-    """Kill a part, and wait for the next one."""
-    killed = server.part(words)
-    killed.kill()
+def wait_for_another(server: DevServer, words: tuple[str, ...], killed: psutil.Process) -> None:
+    """Wait for the part that comes after one that was killed."""
     until(f"another one of {words}", lambda: is_other(server.part(words), killed))
-    return int(killed.pid)
 
 
 def is_other(process: psutil.Process, killed: psutil.Process) -> bool:
@@ -122,10 +107,9 @@ def is_other(process: psutil.Process, killed: psutil.Process) -> bool:
     return bool(process != killed and is_running(process))
 
 
-def assert_the_only_one(server: DevServer, home: Path) -> None:
+def assert_the_only_one(server: DevServer, home: Path, vectorize_here: Vectorize) -> None:
     """A second one on the same home, at another port, says where the first one is."""
-    done = start("--port", "0")
-    assert done.returncode == SettingsError.exit_code
-    assert f"`vectorize serve` runs on {home} already" in done.stderr
-    assert f"process {server.process.pid}, {server.url}" in done.stderr
-    assert not done.stdout
+    done = vectorize_here("serve", "--port", 0)
+    assert (done.code, done.out) == (SettingsError.exit_code, "")
+    assert f"`vectorize serve` runs on {home} already" in done.err
+    assert f"process {server.process.pid}, {server.url}" in done.err

@@ -84,12 +84,12 @@ def killed_at(home: Path, folder: Path, threshold: int) -> bool:
 
 @pytest.mark.timeout(600)
 def test_killed_while_it_writes(
-    vectorize: Vectorize, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vectorize_here: Vectorize, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, killed = tmp_path / "docs", tmp_path / "killed"
     write_corpus(folder)
     monkeypatch.setenv("VECTORIZE_PIPELINE__BATCH_ITEMS", str(BATCH_ITEMS))
-    assert vectorize("ingest", folder).code == 0
+    assert vectorize_here("ingest", folder).code == 0
     expected, vectors = contents(home)
     assert len(expected) >= DOCUMENTS * PASSAGES
 
@@ -104,12 +104,12 @@ def test_killed_while_it_writes(
             left_by_kills.append(rows_in(killed))
     assert any(0 < left < len(expected) for left in left_by_kills), f"no run was killed while it wrote: {left_by_kills}"
 
-    done = vectorize("ingest", folder, "--json")
+    done = vectorize_here("ingest", folder, "--json")
     assert done.code == 0, done.err
     found, found_vectors = contents(killed)
     assert found == expected
     np.testing.assert_allclose(found_vectors, vectors, atol=1e-3)
-    nothing = vectorize("ingest", folder, "--reconcile", "--json").json
+    nothing = vectorize_here("ingest", folder, "--reconcile", "--json").json
     assert (nothing["encoded"], nothing["deleted"], nothing["documents"]) == (0, 0, DOCUMENTS)
 
     with dg.DagsterInstance.from_config(str(killed / "dagster")) as instance:

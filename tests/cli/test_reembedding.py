@@ -27,19 +27,19 @@ def collections(*arguments: object, code: int = 0) -> Any:
     return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
 
-def test_a_change_of_model_from_the_command_line(vectorize: Vectorize, home: Path, tmp_path: Path) -> None:
+def test_a_change_of_model_from_the_command_line(vectorize_here: Vectorize, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
     (folder / "lamp.md").write_text("The lamp of the lighthouse burns paraffin.")
     (folder / "boat.md").write_text("The supply boat lands on Tuesdays.")
-    assert vectorize("ingest", folder).code == 0
+    assert vectorize_here("ingest", folder).code == 0
     with pytest.raises(SettingsError, match="reembed"):
         collections("switch", "corpus")
     (only,) = collections("show", "corpus", "--json")
     assert (only["state"], only["rows"]) == ("live", 2)
-    assert vectorize("collections", "reembed", "nothing", "--model", MODEL).code == 5
+    assert vectorize_here("collections", "reembed", "nothing", "--model", MODEL).code == 5
 
-    done = vectorize("collections", "reembed", "corpus", "--model", MODEL, "--dimension", 128, "--json")
+    done = vectorize_here("collections", "reembed", "corpus", "--model", MODEL, "--dimension", 128, "--json")
     assert done.code == 0, done.err
     assert (done.json["state"], done.json["encoded"], done.json["failed"]) == ("ready", 2, 0)
     assert done.json["physical"] == NEW
@@ -53,9 +53,9 @@ def test_a_change_of_model_from_the_command_line(vectorize: Vectorize, home: Pat
     assert (switched["rows_live"], switched["rows_new"], switched["canary_recall"]) == (2, 2, 1.0)
     assert switched["neighbour_overlap_at_10"] is None, "of two rows"
     (folder / "storm.md").write_text("A storm broke the window of the tower.")
-    ingested = vectorize("ingest", folder, "--json")
+    ingested = vectorize_here("ingest", folder, "--json")
     assert (ingested.code, ingested.json["encoded"], ingested.json["skipped"]) == (0, 1, 2)
-    (hit,) = vectorize("search", "what broke the window", "--limit", 1, "--json").json
+    (hit,) = vectorize_here("search", "what broke the window", "--limit", 1, "--json").json
     assert "storm" in hit["text"]
     assert "dim=128" in hit["model"]
 
@@ -63,7 +63,7 @@ def test_a_change_of_model_from_the_command_line(vectorize: Vectorize, home: Pat
         with pytest.raises(SettingsError, match="generation of 'corpus'"):
             collections(*refused)
     assert collections("rollback", "corpus", "--json")["live"] == OLD
-    (hit,) = vectorize("search", "what broke the window", "--limit", 1, "--json").json
+    (hit,) = vectorize_here("search", "what broke the window", "--limit", 1, "--json").json
     assert "storm" in hit["text"]
     assert "dim=384" in hit["model"]
 

@@ -31,9 +31,9 @@ def _record(home: Path) -> None:
     outbox.close()
 
 
-def test_what_became_of_a_request(vectorize: Vectorize, home: Path) -> None:
+def test_what_became_of_a_request(vectorize_here: Vectorize, home: Path) -> None:
     _record(home)
-    good = vectorize("status", "good ü", "--json").json
+    good = vectorize_here("status", "good ü", "--json").json
     assert good == {
         "task_id": "good ü",
         "status": "completed",
@@ -60,45 +60,45 @@ def test_what_became_of_a_request(vectorize: Vectorize, home: Path) -> None:
         "estimated_seconds": None,
         "callback": None,
     }
-    assert '{"tenant": "ü"}' in vectorize("status", "good ü").out
-    waits = vectorize("status", "waits", "--json").json
+    assert '{"tenant": "ü"}' in vectorize_here("status", "good ü").out
+    waits = vectorize_here("status", "waits", "--json").json
     assert (waits["progress"], waits["estimated_seconds"]) == (0.0, 1.0)
-    bad = vectorize("status", "bad")
+    bad = vectorize_here("status", "bad")
     assert bad.code == 0
     assert "is cut short" in bad.out
     assert "waiting after 0 attempts" in bad.out
     assert "token=abc" not in bad.out
 
 
-def test_a_request_that_nobody_knows(vectorize: Vectorize) -> None:
-    done = vectorize("status", "nothing", "--json")
+def test_a_request_that_nobody_knows(vectorize_here: Vectorize) -> None:
+    done = vectorize_here("status", "nothing", "--json")
     assert done.code == 8
     assert done.out == ""
     assert "no request 'nothing'" in done.err
 
 
-def test_requests_are_listed_page_by_page(vectorize: Vectorize, home: Path) -> None:
-    assert vectorize("requests", "--json").json == {"requests": [], "next": None}
+def test_requests_are_listed_page_by_page(vectorize_here: Vectorize, home: Path) -> None:
+    assert vectorize_here("requests", "--json").json == {"requests": [], "next": None}
     _record(home)
-    first = vectorize("requests", "--limit", 2, "--json").json
+    first = vectorize_here("requests", "--limit", 2, "--json").json
     assert [each["task_id"] for each in first["requests"]] == ["waits", "bad"]
-    rest = vectorize("requests", "--after", first["next"], "--json").json
+    rest = vectorize_here("requests", "--after", first["next"], "--json").json
     assert [each["task_id"] for each in rest["requests"]] == ["good ü"]
     assert rest["next"] is None
-    chosen = vectorize("requests", "--status", "failed", "--status", "pending")
+    chosen = vectorize_here("requests", "--status", "failed", "--status", "pending")
     assert chosen.code == 0
     assert [line.split()[0] for line in chosen.out.splitlines()] == ["waits", "bad"]
-    assert vectorize("requests", "--after", "nonsense").code == 2
-    assert vectorize("requests", "--status", "lost").code == 2
+    assert vectorize_here("requests", "--after", "nonsense").code == 2
+    assert vectorize_here("requests", "--status", "lost").code == 2
 
 
-def test_a_request_that_is_being_processed(vectorize: Vectorize, home: Path) -> None:
+def test_a_request_that_is_being_processed(vectorize_here: Vectorize, home: Path) -> None:
     ledger = RequestLedger.open(load_settings(home=home))
     noted = replace(row("half", RequestState.PROCESSING), task_type="batch_vectorization", done=30, known=60)
     ledger.record([noted])
     ledger.close()
-    assert vectorize("status", "half", "--json").json["progress"] == 0.5
-    (line,) = vectorize("requests").out.splitlines()
+    assert vectorize_here("status", "half", "--json").json["progress"] == 0.5
+    (line,) = vectorize_here("requests").out.splitlines()
     assert line.split()[0] == "half"
     assert "batch_vectorization" in line
     assert line.endswith("50% encoded")

@@ -5,7 +5,8 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -28,12 +29,13 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 from websockets.typing import Origin, Subprotocol
 
-from tests.commands import COMMAND
+from tests.commands import COMMAND, Vectorize
 from tests.gateway.dagster.upstream import Upstream
 from tests.gateway.running import running
 from tests.servers.dagster_web import LAUNCH, RUNS, dagster_web
-from tests.servers.dev import DAEMON, HTTP_SERVER, NO_RUNS, WEB_SERVER, DevServer, dev_server, is_running, until
+from tests.servers.dev import DAEMON, HTTP_SERVER, WEB_SERVER, DevServer, dev_server, is_running, until
 from tests.servers.ports import free_ports
+from vectorize_pipelines.cli.web_server import LOOPBACK, bind
 from vectorize_pipelines.errors import SettingsError
 
 GRAPHQL_WS = Subprotocol("graphql-ws")
@@ -155,23 +157,26 @@ def test_it_stands_before_a_web_server_that_the_operator_runs(
             assert json.loads(websocket.recv(60))["type"] == "connection_ack"
 
 
-def refused(*arguments: str) -> str:
-    """What one says that does not start."""
-    done = subprocess.run([*COMMAND, "serve", *arguments], capture_output=True, text=True, timeout=60)
-    assert done.returncode == SettingsError.exit_code
-    assert not done.stdout
-    assert "Traceback" not in done.stderr
-    return done.stderr
+@pytest.fixture
+def refused(vectorize_here: Vectorize) -> Callable[..., str]:
+    """What one says that does not start; it has been called with these options."""
+
+    def call(*arguments: str) -> str:
+        done = vectorize_here("serve", *arguments)
+        assert (done.code, done.out) == (SettingsError.exit_code, "")
+        return done.err
+
+    return call
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "box.example"])
-def test_others_than_this_machine_are_not_let_in_unasked(home: Path, host: str) -> None:
+def test_others_than_this_machine_are_not_let_in_unasked(refused: Callable[..., str], host: str) -> None:
     assert f"gateway.host: {host} is reached by other machines, and there is no token" in refused(
         "--host", host, "--port", "0"
     )
 
 
-def test_a_daemon_beside_another_web_server_is_refused(home: Path, nowhere: None) -> None:
+def test_a_daemon_beside_another_web_server_is_refused(refused: Callable[..., str], nowhere: None) -> None:
     assert "gateway.dagster_url" in refused("--with-daemon", "--port", "0")
 
 
@@ -205,7 +210,7 @@ def use(chain: Path, key: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_certificate_that_cannot_be_used_is_said_before_anything_starts(
-    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chain, key = certificate(tmp_path, NoEncryption())
     for first, second in ((tmp_path / "none", key), (chain, tmp_path / "none"), (chain, chain), (key, key)):
@@ -213,7 +218,9 @@ def test_a_certificate_that_cannot_be_used_is_said_before_anything_starts(
         assert "gateway.tls_certificate and gateway.tls_key cannot be used" in refused("--port", "0")
 
 
-def test_nobody_is_asked_for_the_password_of_a_key(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_asked_for_the_password_of_a_key(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     use(*certificate(tmp_path, BestAvailableEncryption(b"secret")), monkeypatch)
     assert "cannot be used" in refused("--port", "0")
 
@@ -247,15 +254,16 @@ def status_of(url: str, chain: Path) -> int | None:
 def test_a_database_that_cannot_be_used_is_said_without_a_stack_trace(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nowhere: None
 ) -> None:
+    """By the HTTP server alone: what starts it would start it four times before it gives up."""
     database = tmp_path / "ledger.db"
     database.write_bytes(b"no database at all" * 1000)
     monkeypatch.setenv("VECTORIZE_LEDGER__URL", f"sqlite:///{database}")
-    with dev_server(home, tmp_path / "serve.log", NO_RUNS, arguments=()) as server:
-        assert server.process.wait(END_SECONDS) == 1
-        said = server.said()
-        assert "the HTTP server" in said
-        assert str(database) in said
-        assert "Traceback" not in said
+    with bind(LOOPBACK, 0) as bound:
+        server = [sys.executable, "-m", HTTP_SERVER[0], "--socket", str(bound.fileno())]
+        done = subprocess.run(server, capture_output=True, text=True, timeout=END_SECONDS, pass_fds=[bound.fileno()])
+    assert done.returncode not in (0, -signal.SIGKILL)
+    assert str(database) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_it_listens_where_the_settings_say_unless_an_option_does(
@@ -273,4 +281,5 @@ def test_it_listens_where_the_settings_say_unless_an_option_does(
         process.send_signal(signal.SIGINT)
         assert process.wait(END_SECONDS) == 130
     with dev_server(home, tmp_path / "second.log", port=second, arguments=()) as server:
-        until("an answer", lambda: starting(server))
+        until("the greeting", server.said)
+        assert server.said().startswith(f"Serving http://localhost:{second} ")

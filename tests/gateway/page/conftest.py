@@ -30,11 +30,17 @@ def opened(browser_program: None) -> Iterator[Browser]:
         launched.close()
 
 
-@pytest.fixture
-def served() -> Iterator[Site]:
-    """What the page is opened on; another server with the same data may take its place."""
+@pytest.fixture(scope="module")
+def running_site() -> Iterator[Site]:
     with site() as running_site:
         yield running_site
+
+
+@pytest.fixture
+def served(running_site: Site) -> Iterator[Site]:
+    """What the page is opened on; another server with the same data may take its place."""
+    yield running_site
+    running_site.begin_again()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from PIL import Image
 from starlette.responses import Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.gateway.running import running
+from tests.gateway.running import running, until
 from vectorize_pipelines.gateway import problems
 from vectorize_pipelines.gateway.door.auth import Caller
 from vectorize_pipelines.gateway.door.auth import Scope as TokenScope
@@ -171,6 +171,14 @@ class Site:
     asked: list[dict[str, Any]] = field(default_factory=list)
     streams: set["asyncio.Queue[str | None]"] = field(default_factory=set)
     loop: asyncio.AbstractEventLoop | None = None
+
+    def begin_again(self) -> None:
+        """Forget what a test has set and changed, once nobody follows the events any more."""
+        self.send(None)
+        until(lambda: not self.streams)
+        new = Site()
+        self.caller, self.collections, self.tasks = new.caller, new.collections, new.tasks
+        self.failures, self.asked = new.failures, new.asked
 
     def change(self, task_id: str, status: str, *, says: bool = True, **fields: Any) -> None:
         """Have a request come to a state; without `says` no event tells so."""

@@ -195,6 +195,20 @@ def test_a_search_that_fails_is_said_in_words(visiting: Visiting, failure: Probl
         assert visit.page.locator("input[name=next]").get_attribute("value") == "/?collection=corpus&q=lamp"
 
 
+def test_what_is_typed_before_the_collections_are_known_is_kept_and_searched_for(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/collections", lambda route: held.append(route))
+    with visit.page.expect_request("**/collections"):
+        visit.open()
+    visit.page.get_by_label("Search for").fill("supply boat")
+    visit.page.keyboard.press("Enter")
+    (loading,) = held
+    loading.continue_()
+    expect(visit.hits.locator(".title")).to_have_text(["Visitor FAQ"])
+    expect(visit.page.get_by_label("Search for")).to_have_value("supply boat")
+    assert visit.parameters() == {"collection": "corpus", "q": "supply boat"}
+
+
 def test_a_server_that_is_gone_is_said_in_words(visiting: Visiting) -> None:
     visit = visiting()
     visit.open()

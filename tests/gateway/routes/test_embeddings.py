@@ -58,14 +58,18 @@ def client_of(url: str) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=LONG_SECONDS)
 
 
-@pytest.fixture
-def server(settings: Settings) -> Iterator[str]:
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, exported_models: Path) -> Iterator[str]:
+    """One server for all tests that only ask it for embeddings."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "encoders").symlink_to(exported_models)
+    settings = load_settings({"VECTORIZE_HOME": str(home)})
     encoded(settings, ["a text"])  # exports the model, once for all tests
     with served(settings) as url:
         yield url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(server: str) -> Iterator[openai.OpenAI]:
     with client_of(server) as client:
         yield client
@@ -186,9 +190,9 @@ def test_many_clients_at_once(server: str, settings: Settings) -> None:
         ({"input": "a text", "model": "m" * 501}, "model", "at most 500"),
     ],
 )
-def test_bad_requests(server: str, fields: dict[str, Any], param: str, message: str) -> None:
+def test_bad_requests(server: str, client: openai.OpenAI, fields: dict[str, Any], param: str, message: str) -> None:
     answer = httpx2.post(f"{server}/v1/embeddings", json={"model": MODEL, **fields})
-    with client_of(server) as client, pytest.raises(openai.BadRequestError, match=message) as refused:
+    with pytest.raises(openai.BadRequestError, match=message) as refused:
         client.post("/embeddings", body={"model": MODEL, **fields}, cast_to=object)
     assert refused.value.param == param
     assert refused.value.type == "invalid_request_error"

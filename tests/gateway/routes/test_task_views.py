@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,21 @@ def ledger(settings: Settings) -> Iterator[RequestLedger]:
         yield opened
 
 
+@dataclass(frozen=True)
+class Shared:
+    """A server and its ledger, for tests that ask for tasks of their own alone."""
+
+    get: Get
+    ledger: RequestLedger
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
+    settings = load_settings({}, home=tmp_path_factory.mktemp("home"))
+    with serving(settings) as get, closing(RequestLedger.open(settings)) as ledger:
+        yield Shared(get, ledger)
+
+
 def path_of(task_id: str, end: str = "") -> str:
     return f"/tasks/{quote(task_id, safe='/')}{end}"
 
@@ -132,22 +147,22 @@ def test_a_task_that_failed_and_one_of_an_earlier_version(get: Get, ledger: Requ
     assert (old["task_type"], old["metadata"], old["run_id"], old["run_url"]) == (None, None, None, None)
 
 
-def test_a_task_that_nobody_knows(get: Get) -> None:
-    status, problem = get("/tasks/nobody")
+def test_a_task_that_nobody_knows(shared: Shared) -> None:
+    status, problem = shared.get("/tasks/nobody")
     assert (status, problem["status"], problem["title"]) == (404, 404, "Not Found")
     assert "'nobody'" in problem["detail"]
-    assert get("/tasks/nobody/result")[0] == 404
-    assert get("/tasks/")[0] == 404
+    assert shared.get("/tasks/nobody/result")[0] == 404
+    assert shared.get("/tasks/")[0] == 404
 
 
 @pytest.mark.parametrize(
     "task_id", ["vectorize.text/0/17", "灯塔 🚢", "a%2Fb", "50% ?&=#;+", "'quoted\"", "x" * 512, "submit"]
 )
-def test_any_id_can_be_asked_for(get: Get, ledger: RequestLedger, task_id: str) -> None:
-    ledger.record([replace(row(task_id), vectors=0)])
-    status, found = get(path_of(task_id))
+def test_any_id_can_be_asked_for(shared: Shared, task_id: str) -> None:
+    shared.ledger.record([replace(row(task_id), vectors=0)])
+    status, found = shared.get(path_of(task_id))
     assert (status, found["task_id"]) == (200, task_id)
-    assert get(path_of(task_id, "/result")) == (
+    assert shared.get(path_of(task_id, "/result")) == (
         200,
         {"task_id": task_id, "collection": "texts", "rows": [], "next_cursor": None},
     )
@@ -264,16 +279,16 @@ def test_filters_and_the_counts_behind_them(get: Get, ledger: RequestLedger) -> 
         ({"cursor": "W10"}, "cursor"),
     ],
 )
-def test_a_list_that_cannot_be_had(get: Get, query: dict[str, object], field: str) -> None:
-    status, problem = get("/tasks", **query)
+def test_a_list_that_cannot_be_had(shared: Shared, query: dict[str, object], field: str) -> None:
+    status, problem = shared.get("/tasks", **query)
     assert status == 422
     assert [each["field"] for each in problem["errors"]] == [field]
     assert problem["detail"].startswith(f"{field}: ")
 
 
-def test_the_last_page_that_is_counted_names_the_way_on(get: Get, ledger: RequestLedger) -> None:
-    assert get("/tasks", page=10, page_size=1000)[0] == 200
-    assert "next_cursor" in get("/tasks", page=11, page_size=1000)[1]["detail"]
+def test_the_last_page_that_is_counted_names_the_way_on(shared: Shared) -> None:
+    assert shared.get("/tasks", page=10, page_size=1000)[0] == 200
+    assert "next_cursor" in shared.get("/tasks", page=11, page_size=1000)[1]["detail"]
 
 
 def test_large_metadata_are_left_to_the_task_itself(get: Get, ledger: RequestLedger) -> None:
@@ -414,16 +429,16 @@ def test_the_rows_of_a_task(hashed: tuple[Settings, LeaseEncoder]) -> None:
 
 
 @pytest.mark.parametrize("state", [state for state in RequestState if state is not RequestState.COMPLETED])
-def test_a_task_that_is_not_completed_has_no_rows(get: Get, ledger: RequestLedger, state: RequestState) -> None:
-    ledger.record([row("one", state)])
-    status, problem = get("/tasks/one/result")
+def test_a_task_that_is_not_completed_has_no_rows(shared: Shared, state: RequestState) -> None:
+    shared.ledger.record([row(f"is {state}", state)])
+    status, problem = shared.get(f"/tasks/is {state}/result")
     assert status == 409
     assert state.value in problem["detail"]
 
 
-def test_a_collection_that_is_gone(get: Get, ledger: RequestLedger) -> None:
-    ledger.record([row("one")])
-    status, problem = get("/tasks/one/result")
+def test_a_collection_that_is_gone(shared: Shared) -> None:
+    shared.ledger.record([row("with rows")])
+    status, problem = shared.get("/tasks/with rows/result")
     assert status == 404
     assert "texts" in problem["detail"]
 
@@ -432,7 +447,7 @@ def test_a_collection_that_is_gone(get: Get, ledger: RequestLedger) -> None:
 
 
 @pytest.fixture(scope="module")
-def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, DagsterAddress]]:
+def with_dagster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, Shared]]:
     """An installation with a web server of Dagster's, below the path that the gateway has for it."""
     settings = load_settings({}, home=tmp_path_factory.mktemp("home"))
     with open_instance(settings):
@@ -459,7 +474,8 @@ def web_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Setti
 
     try:
         until(f"the web server (its log is {log})", answers)
-        yield settings, DagsterAddress(url)
+        with serving(settings, DagsterAddress(url)) as get, closing(RequestLedger.open(settings)) as ledger:
+            yield settings, Shared(get, ledger)
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
@@ -495,14 +511,12 @@ def launched(
     ],
 )
 def test_a_run_that_ended_without_a_word(
-    web_server: tuple[Settings, DagsterAddress], status: str, noted: RequestState, shown: str
+    with_dagster: tuple[Settings, Shared], status: str, noted: RequestState, shown: str
 ) -> None:
-    settings, dagster = web_server
+    settings, shared = with_dagster
     task = launched(settings, dg.DagsterRunStatus[status], noted)
-    with closing(RequestLedger.open(settings)) as ledger:
-        ledger.record([task])
-    with serving(settings, dagster) as get:
-        code, found = get(f"/tasks/{task.request_id}")
+    shared.ledger.record([task])
+    code, found = shared.get(f"/tasks/{task.request_id}")
     assert (code, found["status"]) == (200, shown)
     assert (found["error"] is not None) is (shown == "failed")
     assert found["progress"] == (1.0 if shown in ("failed", "cancelled", "completed") else 0.0)
@@ -510,19 +524,17 @@ def test_a_run_that_ended_without_a_word(
 
 
 @pytest.mark.timeout(300)
-def test_runs_of_which_nothing_is_concluded(web_server: tuple[Settings, DagsterAddress]) -> None:
+def test_runs_of_which_nothing_is_concluded(with_dagster: tuple[Settings, Shared]) -> None:
     """One that Dagster starts again, one that it has forgotten, one of a message, and one that was only just noted."""
-    settings, dagster = web_server
+    settings, shared = with_dagster
     again = launched(settings, dg.DagsterRunStatus.FAILURE, tags={"dagster/will_retry": "true"})
     forgotten = replace(again, request_id="forgotten", run_id=str(uuid.uuid4()))
     drained = replace(launched(settings, dg.DagsterRunStatus.FAILURE), request_id="drained", topic="vectorize.text")
     soon = datetime.now(UTC) + timedelta(hours=1)
     recent = replace(launched(settings, dg.DagsterRunStatus.FAILURE), request_id="recent", submitted_at=soon)
-    with closing(RequestLedger.open(settings)) as ledger:
-        ledger.record([again, forgotten, drained, recent])
-    with serving(settings, dagster) as get:
-        for task in (again, forgotten, drained, recent):
-            assert get(f"/tasks/{task.request_id}")[1]["status"] == "pending"
+    shared.ledger.record([again, forgotten, drained, recent])
+    for task in (again, forgotten, drained, recent):
+        assert shared.get(f"/tasks/{task.request_id}")[1]["status"] == "pending"
 
 
 def test_without_dagster_the_ledger_is_all_that_is_known(settings: Settings, ledger: RequestLedger) -> None:

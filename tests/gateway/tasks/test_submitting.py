@@ -258,7 +258,7 @@ def refusal(value: bytes) -> InvalidMessageError | None:
 
 
 def test_exactly_what_a_drain_takes_is_accepted(http: httpx2.Client) -> None:
-    @hypothesis_settings(max_examples=200)
+    @hypothesis_settings(max_examples=100)
     @given(messages(), st.none() | json_values | st.just(float("nan")) | st.just(10**40), st.data())
     def check(drawn: tuple[Modality, dict[str, Any]], other: Any, data: st.DataObject) -> None:
         _, message = drawn

@@ -180,6 +180,8 @@ let searched = null;
 let searching = null;
 /** By name; null until the server has said which there are. */
 let collections = null;
+/** Settled once the server has said which collections there are and who is signed in, or has failed to. */
+let ready = null;
 /** The images that were chosen since the page was loaded, by keys that entries of the browser's history have. */
 const images = new Map();
 let chosenImage = null;
@@ -195,15 +197,19 @@ const placeOfForm = () => ({
 });
 
 function fillForm(place) {
-  const select = el("collection");
-  if (place.collection && ![...select.options].some((option) => option.value === place.collection)) {
-    select.append(new Option(place.collection));
-  }
-  if (place.collection) select.value = place.collection;
+  chooseCollection(place.collection);
   el("query").value = place.query;
   el("filter").value = place.filter;
   el("limit").value = place.limit;
   choose(place.image);
+}
+
+/** Chooses a collection, whether there is one of this name or not. */
+function chooseCollection(name) {
+  if (!name) return;
+  const select = el("collection");
+  if (![...select.options].some((option) => option.value === name)) select.append(new Option(name));
+  select.value = name;
 }
 
 async function loadCollections() {
@@ -253,8 +259,9 @@ function takeFile(file) {
   reader.readAsDataURL(file);
 }
 
-function submitSearch(event) {
+async function submitSearch(event) {
   event.preventDefault();
+  await ready;
   const place = placeOfForm();
   if (!place.query && place.image === null) {
     say("search-status", "Say what you are looking for.");
@@ -758,6 +765,12 @@ function enter() {
   const isShown = searched !== null && addressOf(searched) === addressOf(place) && searched.image === place.image;
   if (isShown) return undefined;
   fillForm(place);
+  return searchAt(place);
+}
+
+/** Searches as a place says, in the collection that is chosen where it says none. */
+function searchAt(place) {
+  chooseCollection(place.collection);
   showImageField();
   return search({ ...place, collection: el("collection").value });
 }
@@ -835,12 +848,16 @@ function listen() {
 }
 
 async function start() {
+  const place = placeOfAddress();
   listen();
-  showTab(placeOfAddress().tab);
-  const loading = Promise.all([loadCollections(), loadCaller()]);
-  if (placeOfAddress().tab === "requests") enter(); // which need no collection
-  const problem = await loading.then(() => null, (error) => error);
-  if (placeOfAddress().tab === "search") enter();
+  showTab(place.tab);
+  document.title = titleOfPlace(place);
+  fillForm(place); // before anything is waited for, or what is typed meanwhile would be lost
+  ready = Promise.all([loadCollections(), loadCaller()]).then(() => null, (error) => error);
+  if (place.tab === "requests") enter(); // which need no collection
+  const problem = await ready;
+  el("collection").required = true; // not before: who is quicker than the collections need not choose one
+  if (placeOfAddress().tab === "search") searchAt(placeOfAddress());
   if (problem !== null) showProblem(el("search-error"), problem);
 }
 
