@@ -40,6 +40,9 @@ def pytest_configure() -> None:
     for name in list(os.environ):
         if (name.startswith(PREFIX) and not name.startswith("VECTORIZE_TEST_")) or name == "DAGSTER_HOME":
             del os.environ[name]
+    # Where several processes share few cores, the threads of a product of matrices mostly spin, waiting for each other.
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
     # The tests run the code that they lie beside, from whatever folder a process of theirs is started.
     above = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(CHECKOUT), *([above] if above else [])])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.encoders.tiny_models import ARCHITECTURES, add_modules, build_encoder
-from vectorize_pipelines.encoders import encoder_cache
+from tests.encoders.tiny_models import LAYOUTS, add_modules, build_encoder
+from vectorize_pipelines.encoders import encoder_cache, load_encoder
 
 #: Nothing here may ask the network: an unknown model fails at once instead of after a time-out.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -24,9 +24,9 @@ def _no_model_from_elsewhere() -> None:
 
 
 @pytest.fixture(scope="session")
-def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache_directory(exported_models: Path) -> Path:
     """One cache for all tests, as one user has one."""
-    return tmp_path_factory.mktemp("encoders")
+    return exported_models
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,32 @@ def sentence_model(plain_model: Callable[[str], Path], tmp_path_factory: pytest.
     return build
 
 
-@pytest.fixture(params=ARCHITECTURES)
-def architecture(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(params=LAYOUTS, ids=lambda layout: f"{layout[0]}-{'modules' if layout[1] else 'plain'}")
+def tiny_model(
+    request: pytest.FixtureRequest, plain_model: Callable[[str], Path], sentence_model: Callable[..., Path]
+) -> Path:
+    """A model of each layout."""
+    architecture, modules = request.param
+    return sentence_model(architecture) if modules else plain_model(architecture)
+
+
+@pytest.fixture(scope="session")
+def _bert_made_ready(plain_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("made-ready")
+    for engine in ("openvino", "torch"):
+        load_encoder(str(plain_model("bert")), "cpu", engine, cache_directory=directory).close()
+    return directory
+
+
+@pytest.fixture
+def exported_bert(_bert_made_ready: Path, tmp_path: Path) -> Path:
+    """A cache directory of the test's own: OpenVINO and torch have measured the plain BERT there, and nothing else."""
+    return Path(shutil.copytree(_bert_made_ready, tmp_path / "exported-bert"))
+
+
+@pytest.fixture
+def unmeasured_bert(exported_bert: Path) -> Path:
+    """The same without what was measured: the export and the reference are there, as on a machine with another CPU."""
+    for file in exported_bert.glob("*/*/measurement.json"):
+        file.unlink()
+    return exported_bert

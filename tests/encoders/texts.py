@@ -21,6 +21,10 @@ ODD = [
 ]
 
 
+#: Tokens of a batch of MiniLM's in sentence-transformers, which fills every text of it up to the longest one.
+SMALL_BATCH = 1024
+
+
 def passages(count: int, longest: int = 400, seed: int = 7) -> list[str]:
     """`count` texts of 1 to `longest` words, each in one language with some words of another."""
     chosen = random.Random(seed)

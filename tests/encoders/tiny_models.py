@@ -15,6 +15,8 @@ POSITIONS = 128
 SIZES = {"num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "initializer_range": 0.2}
 
 ARCHITECTURES = ("bert", "roberta", "distilbert", "mpnet", "xlm-roberta", "camembert")
+#: Each as a plain encoder (False). sentence-transformers adds the same modules to all: one of each kind of tokenizer.
+LAYOUTS = (*((each, False) for each in ARCHITECTURES), *((each, True) for each in ("bert", "roberta", "xlm-roberta")))
 
 
 def build_encoder(directory: Path, architecture: str, *, max_length: int | None = 96) -> Path:

@@ -18,9 +18,11 @@ from typing import Any
 import lance
 import numpy as np
 import psutil
+import pyarrow as pa
 import pytest
 
 from tests.stores import writers
+from vectorize_pipelines.core.records import record_schema
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import conformance, open_store
@@ -99,7 +101,7 @@ def _started(function: Callable[..., None], *arguments: Any) -> tuple[multiproce
 # ---- several processes
 
 
-@pytest.mark.parametrize("machines", [(None, None, None), ("first", "second", "third")], ids=["locked", "unlocked"])
+@pytest.mark.parametrize("machines", [(None, None), ("first", "second")], ids=["locked", "unlocked"])
 def test_processes_that_write_the_same_ids_store_each_once(
     store: VectorStore, tmp_path: Path, machines: tuple[str | None, ...]
 ) -> None:
@@ -130,7 +132,7 @@ def test_two_processes_that_ensure_a_collection_at_once_make_one(tmp_path: Path)
 def test_a_writer_killed_at_any_moment_leaves_whole_batches(store: VectorStore, tmp_path: Path) -> None:
     moments = random.Random(5)
     confirmed = -1
-    for _ in range(4):
+    for _ in range(2):
         process, answers = _started(writers.upsert_until_killed, tmp_path, confirmed + 1)
         for _ in range(moments.randint(1, 12)):
             confirmed = answers.recv()
@@ -224,17 +226,24 @@ def test_a_large_collection_is_compacted_without_rewriting_what_was(tmp_path: Pa
         return {file.path for fragment in dataset.get_fragments() for file in fragment.data_files()}
 
     for first in range(0, 36_000, 3_000):
-        store.upsert(COLLECTION, many(3_000, first=first))
+        store.upsert(COLLECTION, _alike(3_000, first))
     assert store.maintain(COLLECTION)["compacted"] == 1
     large = files()
     assert 1 < len(large) < 6, "of 16,384 rows and more"
     for first in range(36_000, 36_600, 50):
-        store.upsert(COLLECTION, many(50, first=first))
+        store.upsert(COLLECTION, _alike(50, first))
     assert store.maintain(COLLECTION)["compacted"] == 1
     assert files() > large
     assert len(files()) == len(large) + 1
-    assert sorted(stored(store)) == sorted(many(36_600)["id"].to_pylist())
+    found = [one for batch in store.scan(COLLECTION, ["id"]) for one in batch["id"].to_pylist()]
+    assert sorted(found) == _alike(36_600, 0)["id"].to_pylist()
     store.close()
+
+
+def _alike(count: int, first: int) -> pa.Table:
+    """Records that differ in nothing but their ids, which are in order; `many` would take seconds for so many."""
+    ids = pa.array(f"{number:06}" for number in range(first, first + count))
+    return many(1).take(pa.array([0] * count)).set_column(0, record_schema(4).field("id"), ids)
 
 
 def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path) -> None:
@@ -242,17 +251,17 @@ def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path)
     limits = dataclasses.replace(EAGER, apart_rows=1, fragments=5)
     store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
     physical = store.ensure_collection(COLLECTION, spec(dimension=16)).physical
-    records = many(3_000, dimension=16)
-    store.upsert(COLLECTION, records.slice(0, 2_900))
+    records = many(1_000, dimension=16)
+    store.upsert(COLLECTION, records.slice(0, 900))
     assert store.maintain(COLLECTION)["indexes_built"] == 4
-    for first in range(2_900, 3_000, 10):
+    for first in range(900, 1_000, 10):
         store.upsert(COLLECTION, records.slice(first, 10))
     store.delete(COLLECTION, In("id", tuple(records["id"].to_pylist()[:100])))
     assert store.maintain(COLLECTION)["compacted"] == 1
     assert store.maintain(COLLECTION)["compacted"] == 0, "nothing is left to do"
     table = connect(str(tmp_path / "lancedb")).open_table(physical)
     assert {index.name: index.num_unindexed_rows for index in table.list_indices()} == dict.fromkeys(
-        ("id_idx", "source_id_idx", "partition_idx", "vector_of_2900"), 0
+        ("id_idx", "source_id_idx", "partition_idx", "vector_of_900"), 0
     )
     kept = records.slice(100)
     vectors = np.array(kept["vector"].to_pylist(), np.float32)

@@ -28,6 +28,8 @@ from vectorize_pipelines.stores import ENTRY_POINTS, conformance
 from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Filter, Not
+from vectorize_pipelines.stores.weaviate import reading
+from vectorize_pipelines.stores.weaviate import store as weaviate_store
 from vectorize_pipelines.stores.weaviate.reading import MOST_ROWS
 from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 from vectorize_pipelines.stores.weaviate.texts import (
@@ -39,6 +41,9 @@ from vectorize_pipelines.stores.weaviate.texts import (
     written,
     written_column,
 )
+
+#: What the server of the tests on large results gives at once.
+FEW_ROWS = 1_000
 
 
 class _OnWeaviate:
@@ -191,19 +196,24 @@ def test_an_alias_whose_collection_was_deleted_is_taken_up_again(store: Weaviate
 # ---- results larger than the server gives at once
 
 
-def test_more_rows_than_the_server_gives_at_once_are_read_counted_and_deleted(store: WeaviateStore) -> None:
-    rows = MOST_ROWS + 2_500
+def test_more_rows_than_the_server_gives_at_once_are_read_counted_and_deleted(
+    server: Server,
+) -> None:
+    store = WeaviateStore(StoreSettings(kind="weaviate", url=server.url, grpc_port=server.grpc_port))
+    store.ensure_collection(COLLECTION, spec())
+    rows = FEW_ROWS + 250
     store.upsert(COLLECTION, many(rows, per_source=2))
     where = Not(Equal("source_id", "folder/0.txt"))
     assert store.fetch(COLLECTION, where, ["id"]).num_rows == rows - 2
-    batches = list(store.scan(COLLECTION, ["id", "vector"], where, batch_rows=700))
-    assert max(batch.num_rows for batch in batches) <= 700
+    batches = list(store.scan(COLLECTION, ["id", "vector"], where, batch_rows=70))
+    assert max(batch.num_rows for batch in batches) <= 70
     assert len({one for batch in batches for one in batch["id"].to_pylist()}) == rows - 2
     by_source = store.count_by(COLLECTION, "source_id")
     assert len(by_source) == rows // 2
     assert set(by_source.values()) == {2}
     assert store.delete(COLLECTION, where) == rows - 2
     assert store.count(COLLECTION) == 2
+    store.close()
 
 
 def test_a_search_gives_as_many_rows_as_there_are(weaviate: StoreSettings) -> None:
@@ -219,8 +229,9 @@ def test_a_search_gives_as_many_rows_as_there_are(weaviate: StoreSettings) -> No
 
 def test_a_search_for_more_than_the_server_gives_says_what_to_do(store: WeaviateStore) -> None:
     store.upsert(COLLECTION, many(3))
+    assert store.search(COLLECTION, np.ones(4, np.float32), MOST_ROWS).num_rows == 3
     with pytest.raises(StoreError, match="raise its QUERY_MAXIMUM_RESULTS"):
-        store.search(COLLECTION, np.ones(4, np.float32), 1_000_000)
+        store.search(COLLECTION, np.ones(4, np.float32), MOST_ROWS + 1)
 
 
 # ---- metadata
@@ -291,8 +302,8 @@ def test_tenants_share_a_collection_and_see_nothing_of_each_other(weaviate: Stor
 
 @pytest.mark.parametrize(
     "own",
-    [{"distance": "dot"}, {"distance": "l2-squared"}, {"index": "flat"}, {"index": "flat", "quantization": "bq"},
-     {"quantization": "rq"}, {"quantization": "sq"}, {"quantization": "pq"}, {"quantization": "bq"}, {"shards": 3}],
+    [{"distance": "dot", "quantization": "rq"}, {"distance": "l2-squared", "quantization": "sq"}, {"index": "flat"},
+     {"index": "flat", "quantization": "bq"}, {"quantization": "pq"}, {"quantization": "bq", "shards": 3}],
     ids=str,
 )  # fmt: skip
 def test_scores_are_cosines_whatever_the_index(weaviate: StoreSettings, own: dict[str, Any]) -> None:
@@ -328,13 +339,19 @@ def test_settings_reach_the_server(weaviate: StoreSettings) -> None:
 
 @pytest.fixture(scope="module")
 def own_server(weaviate_program: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("own-weaviate")) as server:
+    few = {"QUERY_MAXIMUM_RESULTS": str(FEW_ROWS)}
+    with Server(tmp_path_factory.mktemp("own-weaviate"), few) as server:
         yield server
 
 
 @pytest.fixture
-def server(own_server: Server) -> Server:
-    """An empty server that the test may kill. The next one starts it again: tests that end it come last."""
+def server(own_server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """An empty server that gives `FEW_ROWS` at once and that the test may kill.
+
+    The next one starts it again: tests that end it come last.
+    """
+    for module in (reading, weaviate_store):
+        monkeypatch.setattr(module, "MOST_ROWS", FEW_ROWS)
     own_server.start()
     emptied(StoreSettings(kind="weaviate", url=own_server.url, grpc_port=own_server.grpc_port))
     return own_server

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.encoders.texts import ODD, passages
+from tests.encoders.texts import ODD, SMALL_BATCH, passages
 from tests.encoders.tiny_models import ARCHITECTURES, WIDTH, write_json
 from vectorize_pipelines.encoders import forecast_load, load_encoder
+from vectorize_pipelines.encoders.base import Purpose
 from vectorize_pipelines.encoders.batching import TokenBatch
 from vectorize_pipelines.encoders.engines import measured_folder as folder_module
 from vectorize_pipelines.encoders.engines.base import WORKING_BYTES, LoadRequest
@@ -35,16 +36,16 @@ from vectorize_pipelines.encoders.models.weights import count_parameters
 from vectorize_pipelines.errors import ItemError, SettingsError, UnknownModelError
 
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
-TEXTS = passages(100, longest=120) + ODD
+TEXTS = passages(28, longest=120) + ODD
 
 
 def load(model: Path | str, cache_directory: Path, engine: str = "torch", **asked: Any) -> Any:
     return load_encoder(str(model), "cpu", engine, cache_directory=cache_directory, **asked)
 
 
-def agreement(model: Path | str, cache_directory: Path, purpose: Any = "document", **asked: Any) -> Agreement:
+def agreement(model: Path, cache_directory: Path, **asked: Any) -> Agreement:
     reference = load(model, cache_directory, "sentence-transformers")
-    return compare(load(model, cache_directory, **asked).encode(TEXTS, purpose), reference.encode(TEXTS, purpose))
+    return compare(load(model, cache_directory, **asked).encode(TEXTS), reference.encode(TEXTS))
 
 
 def measurement(cache_directory: Path) -> tuple[Path, dict[str, Any]]:
@@ -52,39 +53,39 @@ def measurement(cache_directory: Path) -> tuple[Path, dict[str, Any]]:
     return file, json.loads(file.read_text())
 
 
-@pytest.mark.parametrize("modules", [False, True])
-@pytest.mark.parametrize("precision", ["auto", "float32"])
-def test_architectures(
-    plain_model: Callable[[str], Path],
-    sentence_model: Callable[..., Path],
-    cache_directory: Path,
-    architecture: str,
-    modules: bool,
-    precision: str,
-) -> None:
-    model = sentence_model(architecture) if modules else plain_model(architecture)
-    found = agreement(model, cache_directory, precision=precision)
-    assert found.equal, str(found)
-    assert precision == "auto" or found.worst_cosine > 0.999999
+def test_architectures(tiny_model: Path, cache_directory: Path) -> None:
+    expected = load(tiny_model, cache_directory, "sentence-transformers").encode(TEXTS)
+    for precision in ("auto", "float32"):
+        found = compare(load(tiny_model, cache_directory, precision=precision).encode(TEXTS), expected)
+        assert found.equal, str(found)
+        assert precision == "auto" or found.worst_cosine > 0.999999
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"),
+    ("kind", "name", "settings"),
     [
-        ("cls", {"pooling": {"pooling_mode_cls_token": True}, "normalize": False}),
-        ("max", {"pooling": {"pooling_mode_max_tokens": True}}),
-        ("both", {"pooling": {"pooling_mode": ["cls", "mean"]}}),
-        ("prompts", {"general": {"prompts": {"query": "storm before ", "document": "the harbour "}}}),
-        ("lower", {"settings": {"max_seq_length": 64, "do_lower_case": True}, "general": {"truncate_dim": 20}}),
+        ("bert", "cls", {"pooling": {"pooling_mode_cls_token": True}, "normalize": False}),
+        ("mpnet", "max", {"pooling": {"pooling_mode_max_tokens": True}}),
+        ("bert", "both", {"pooling": {"pooling_mode": ["cls", "mean"]}}),
+        ("mpnet", "prompts", {"general": {"prompts": {"query": "storm before ", "document": "the harbour "}}}),
+        *(
+            (
+                kind,
+                "lower",
+                {"settings": {"max_seq_length": 64, "do_lower_case": True}, "general": {"truncate_dim": 20}},
+            )
+            for kind in ("bert", "mpnet")
+        ),
     ],
 )
-@pytest.mark.parametrize("kind", ["bert", "mpnet"])
 def test_modules(
     sentence_model: Callable[..., Path], cache_directory: Path, kind: str, name: str, settings: dict[str, Any]
 ) -> None:
     model = sentence_model(kind, f"torch-{name}", **settings)
-    assert agreement(model, cache_directory).equal
-    assert agreement(model, cache_directory, "query").equal
+    encoder, reference = load(model, cache_directory), load(model, cache_directory, "sentence-transformers")
+    purposes: Sequence[Purpose] = ("document", "query")
+    for purpose in purposes:
+        assert compare(encoder.encode(TEXTS, purpose), reference.encode(TEXTS, purpose)).equal, purpose
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu", "silu"])
@@ -134,17 +135,17 @@ def test_checkpoint_of_a_model_with_a_head_in_several_files(plain_model: Callabl
     np.testing.assert_array_equal(vectors[0], vectors[1])
 
 
-def test_bundled_model_on_many_passages(cache_directory: Path) -> None:
-    """500 passages of 1 to 256 tokens in seven kinds of text; one alone and in a crowd."""
-    texts = passages(500, longest=150) + ODD
+def test_bundled_model_on_passages_of_every_length(cache_directory: Path) -> None:
+    """1 to 256 tokens in seven kinds of text; one alone, in a crowd, and in batches of other sizes."""
+    texts = passages(28, longest=150) + ODD
     encoder = load(BUNDLED, cache_directory)
     vectors = encoder.encode(texts)
-    reference = load(BUNDLED, cache_directory, "sentence-transformers")
+    reference = load(BUNDLED, cache_directory, "sentence-transformers", token_budget=SMALL_BATCH)
     found = compare(vectors, reference.encode(texts))
     assert found.equal, str(found)
     order = np.random.default_rng(7).permutation(len(texts))
     assert compare(encoder.encode([texts[n] for n in order]), vectors[order]).equal
-    alone = list(range(0, len(texts), 10))
+    alone = list(range(0, len(texts), 4))
     assert compare(np.vstack([encoder.encode([texts[n]]) for n in alone]), vectors[alone]).equal
     large = load(BUNDLED, cache_directory, token_budget=20_000)
     assert compare(large.encode(texts), vectors).equal
@@ -252,80 +253,80 @@ def measured_as(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.mark.parametrize("reduced", [SAME, NEARLY, OFF])
 def test_reduced_precision_only_where_it_was_measured_equal(
-    plain_model: Callable[[str], Path], tmp_path: Path, measured_as: Callable[..., None], reduced: Agreement
+    plain_model: Callable[[str], Path], unmeasured_bert: Path, measured_as: Callable[..., None], reduced: Agreement
 ) -> None:
     measured_as(reduced, reduced, SAME)
-    choice = load(plain_model("bert"), tmp_path).choice
+    choice = load(plain_model("bert"), unmeasured_bert).choice
     assert choice.precision == ("bfloat16" if reduced.equal else "float32")
     assert str(reduced) in choice.reason
     assert ("float16 is not equal" in choice.reason) == (not reduced.equal)
-    _, kept = measurement(tmp_path)
+    _, kept = measurement(unmeasured_bert)
     (parts,) = kept.values()
     assert parts["text"]["bfloat16"] == asdict(reduced)
     assert set(parts["text"]) == ({"bfloat16"} if reduced.equal else {"bfloat16", "float16", "float32"})
 
 
 def test_precision_that_was_asked_for_and_is_not_equal(
-    plain_model: Callable[[str], Path], tmp_path: Path, measured_as: Callable[..., None]
+    plain_model: Callable[[str], Path], unmeasured_bert: Path, measured_as: Callable[..., None]
 ) -> None:
     measured_as(OFF)
     for _ in range(2):  # the second time from what was kept
         with pytest.raises(SettingsError, match=r"in float16.*\(float16: mean cosine 0\.97.*precision auto takes what"):
-            load(plain_model("bert"), tmp_path, precision="float16")
+            load(plain_model("bert"), unmeasured_bert, precision="float16")
     with pytest.raises(SettingsError, match=r"float16: mean cosine 0\.97"):
-        forecast_load(str(plain_model("bert")), "cpu", "torch", precision="float16", cache_directory=tmp_path)
+        forecast_load(str(plain_model("bert")), "cpu", "torch", precision="float16", cache_directory=unmeasured_bert)
 
 
 def test_measured_once_and_again_on_another_chip(
     plain_model: Callable[[str], Path],
-    tmp_path: Path,
+    unmeasured_bert: Path,
     monkeypatch: pytest.MonkeyPatch,
     measured_as: Callable[..., None],
 ) -> None:
     measured_as(NEARLY, NEARLY, SAME, SAME)
-    assert load(plain_model("bert"), tmp_path).choice.precision == "float32"
     monkeypatch.setattr(torch_precision, "_write_reference", lambda *_: pytest.fail("made the reference again"))
-    assert load(plain_model("bert"), tmp_path).choice.precision == "float32"
+    for _ in range(2):
+        assert load(plain_model("bert"), unmeasured_bert).choice.precision == "float32"
     monkeypatch.setattr(folder_module, "device_identity", lambda _: "another chip")
-    assert load(plain_model("bert"), tmp_path).choice.precision == "bfloat16"
-    assert len(measurement(tmp_path)[1]) == 2
+    assert load(plain_model("bert"), unmeasured_bert).choice.precision == "bfloat16"
+    assert len(measurement(unmeasured_bert)[1]) == 2
 
 
 def test_precision_that_was_not_measured_yet_is_measured_alone(
-    plain_model: Callable[[str], Path], tmp_path: Path, measured_as: Callable[..., None]
+    plain_model: Callable[[str], Path], unmeasured_bert: Path, measured_as: Callable[..., None]
 ) -> None:
     measured_as(SAME, SAME, SAME)
-    assert load(plain_model("bert"), tmp_path, precision="float32").choice.precision == "float32"
-    assert load(plain_model("bert"), tmp_path, precision="float16").choice.precision == "float16"
-    assert load(plain_model("bert"), tmp_path).choice.precision == "bfloat16"
-    (parts,) = measurement(tmp_path)[1].values()
+    assert load(plain_model("bert"), unmeasured_bert, precision="float32").choice.precision == "float32"
+    assert load(plain_model("bert"), unmeasured_bert, precision="float16").choice.precision == "float16"
+    assert load(plain_model("bert"), unmeasured_bert).choice.precision == "bfloat16"
+    (parts,) = measurement(unmeasured_bert)[1].values()
     assert list(parts["text"]) == ["float32", "float16", "bfloat16"]
 
 
-def test_damaged_measurement_is_made_anew(plain_model: Callable[[str], Path], tmp_path: Path) -> None:
-    choice = load(plain_model("bert"), tmp_path).choice
-    file, _ = measurement(tmp_path)
+def test_damaged_measurement_is_made_anew(plain_model: Callable[[str], Path], exported_bert: Path) -> None:
+    choice = load(plain_model("bert"), exported_bert).choice
+    file, _ = measurement(exported_bert)
     file.write_text("{")
-    assert load(plain_model("bert"), tmp_path).choice == choice
+    assert load(plain_model("bert"), exported_bert).choice == choice
 
 
 def test_model_that_is_not_reproduced_is_refused_and_remembered(
-    plain_model: Callable[[str], Path], tmp_path: Path, measured_as: Callable[..., None]
+    plain_model: Callable[[str], Path], unmeasured_bert: Path, measured_as: Callable[..., None]
 ) -> None:
     measured_as(OFF, OFF, OFF)
     for _ in range(2):
         with pytest.raises(SettingsError, match=r"not equal to the model's own .*float32: mean cosine 0\.97"):
-            load(plain_model("bert"), tmp_path)
+            load(plain_model("bert"), unmeasured_bert)
 
 
 def test_forward_pass_with_a_fault_is_refused(
-    plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_model: Callable[[str], Path], unmeasured_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The proof sees what a wrong count of positions does."""
     whole = PackedTokens.positions
     monkeypatch.setattr(PackedTokens, "positions", property(lambda self: whole.__get__(self) * 0))
     with pytest.raises(SettingsError, match="not equal to the model's own"):
-        load(plain_model("bert"), tmp_path)
+        load(plain_model("bert"), unmeasured_bert)
 
 
 def test_precisions_of_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,12 +387,12 @@ def test_what_was_measured_is_forecast(plain_model: Callable[[str], Path], tmp_p
 
 
 def test_auto_takes_it_where_openvino_cannot(
-    plain_model: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    plain_model: Callable[[str], Path], exported_bert: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vectorize_pipelines.encoders.engines.openvino.engine import OpenVinoEngine
 
     monkeypatch.setattr(OpenVinoEngine, "refusal", lambda *_: "it was told to")
-    choice = load(plain_model("bert"), tmp_path, "auto").choice
+    choice = load(plain_model("bert"), exported_bert, "auto").choice
     assert (choice.engine, choice.device) == ("torch", "cpu")
     assert "openvino was passed over: it was told to" in choice.reason
     assert "mean cosine" in choice.reason
