@@ -1,4 +1,4 @@
-"""Parser processes that the tests of runs over documents share."""
+"""Parser processes that a module of tests shares, where what is tested is runs over documents and not the processes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +19,8 @@ def parsers() -> Iterator[ParserPool]:
 
 @pytest.fixture
 def shared_parsers(parsers: ParserPool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No run over a folder starts parser processes of its own."""
+
     class Shared:
         def __init__(self, *_: Any) -> None: ...
 
