@@ -20,6 +20,8 @@ STRESS := tests/attacks/test_homes.py tests/attacks/test_kafka_partitions.py tes
 export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
+# Threads of numpy and torch wait for each other by spinning: on cores that other tests use, several times the work.
+test test-fast coverage stress: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos bench bench-gpu clean
 

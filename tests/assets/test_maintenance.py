@@ -18,7 +18,7 @@ KEY = dg.AssetKey("maintained_collections")
 
 
 @pytest.fixture
-def instance(corpus: Path) -> Iterator[dg.DagsterInstance]:
+def instance(corpus: Path, shared_parsers: None) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 

@@ -8,11 +8,11 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from tests.instances import installed_instance
 from tests.small_corpus import DAYS, TODAY
 from vectorize_pipelines.pipeline.generations import lifecycle as switching
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.state.generations import Generations, State
-from vectorize_pipelines.state.home import use_dagster_home
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters.expressions import Equal
 
@@ -20,10 +20,9 @@ KEY = dg.AssetKey("reembedding")
 
 
 @pytest.fixture
-def instance(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+def instance(corpus: Path, monkeypatch: pytest.MonkeyPatch, shared_parsers: None) -> Iterator[dg.DagsterInstance]:
     monkeypatch.setenv("VECTORIZE_REEMBEDDING__KEEP_DAYS", "0")
-    use_dagster_home(load_settings())
-    with dg.DagsterInstance.get() as instance:
+    with installed_instance(monkeypatch) as instance:
         yield instance
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from tests.instances import installed_instance
 from tests.messaging.requests_in_kafka import rows, send, text
 from tests.small_corpus import DAYS, NOW, TODAY
 from vectorize_pipelines.core.items import Modality
@@ -29,7 +30,6 @@ from vectorize_pipelines.runs.tags import (
     drain_tags,
 )
 from vectorize_pipelines.settings import KafkaSettings, load_settings
-from vectorize_pipelines.state.home import use_dagster_home
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters.expressions import Equal
@@ -39,9 +39,7 @@ KEY = dg.AssetKey("text_embeddings")
 
 @pytest.fixture
 def instance(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
-    use_dagster_home(load_settings())
-    with dg.DagsterInstance.get() as instance:
+    with installed_instance(monkeypatch) as instance:
         yield instance
 
 

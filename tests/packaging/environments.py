@@ -41,7 +41,9 @@ class Environment:
         """The environment of its processes."""
         own = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
         path = f"{self.folder / 'bin'}:{os.defpath}"
-        return {**own, "PATH": path, "HOME": str(self.user), "HF_HUB_OFFLINE": "1", **further}
+        # Threads of numpy wait for each other by spinning: on busy cores several times the work.
+        fixed = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        return {**own, "PATH": path, "HOME": str(self.user), **fixed, **further}
 
     def run(self, *command: str, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment, which must exit with `code`."""

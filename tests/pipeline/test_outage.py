@@ -244,8 +244,9 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 from tests.pipeline import absent_store as tests
-from vectorize_pipelines.pipeline import encoding, reuse
+from vectorize_pipelines.pipeline import encoding, outage, reuse
 encoding.FIRST_BATCH = 32
+outage.FIRST_PAUSE_SECONDS = outage.LONGEST_PAUSE_SECONDS = 0.01
 reuse.JUDGED_AFTER_ROWS, reuse.TOLERATED_SHARE = 1, -1e9
 one = tests.installation(Path(sys.argv[1]))
 writes = iter(range(10**9))

@@ -15,7 +15,7 @@ from vectorize_pipelines.settings import load_settings
 
 
 @pytest.fixture
-def instance(corpus: Path) -> Iterator[dg.DagsterInstance]:
+def instance(corpus: Path, shared_parsers: None) -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
 

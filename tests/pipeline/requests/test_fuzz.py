@@ -17,7 +17,7 @@ from vectorize_pipelines.kafka.clients import producer
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin, decode
 
-MESSAGES = 10_000
+MESSAGES = 3_000
 ODD_VALUES: tuple[Any, ...] = (
     None, True, -1, 2**70, 1e308, "", " ", "\x00", "\u202e", "a" * 600, [], [[]], {}, {"a": {"b": []}}, "😀", "normal",
 )  # fmt: skip
@@ -75,7 +75,7 @@ def letter_places(installation: Installation) -> Counter[tuple[str, int, int]]:
     return places
 
 
-def test_ten_thousand_raw_and_mutated_messages(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raw_and_mutated_messages(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vectorize_pipelines.encoders.models.locate._download", _not_on_the_hub)
     chance = random.Random(5)
     create_topics(installation.settings.kafka)
