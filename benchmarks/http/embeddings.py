@@ -103,18 +103,9 @@ def _infinity_rate(passages: Sequence[bytes], engine: str, precision: str, batch
     """Texts a second for the same clients. Raises `ProcessFailedError` where it cannot be installed or started."""
     program = interpreter("infinity").with_name("infinity_emb")
     (port,) = free_ports(1)
-    options = ["--engine", engine, "--dtype", precision, "--batch-size", str(batch), "--device", "cpu"]
-    command: list[str | Path] = [
-        program,
-        "v2",
-        "--model-id",
-        DEFAULT_TEXT_MODEL,
-        *options,
-        "--url-prefix",
-        "/v1",
-        "--port",
-        str(port),
-    ]
+    command: list[str | Path] = [program, "v2", "--model-id", DEFAULT_TEXT_MODEL, "--url-prefix", "/v1"]
+    command += ["--engine", engine, "--dtype", precision, "--batch-size", str(batch), "--device", "cpu"]
+    command += ["--port", str(port)]
     with serving([*command, "--host", "127.0.0.1"], port, "/health", DO_NOT_TRACK="1") as server:
         return _rate(server, passages)
 

@@ -35,8 +35,9 @@ from tests.gateway.running import running
 from tests.servers.dagster_web import LAUNCH, RUNS, dagster_web
 from tests.servers.dev import DAEMON, HTTP_SERVER, WEB_SERVER, DevServer, dev_server, is_running, until
 from tests.servers.ports import free_ports
-from vectorize_pipelines.cli.web_server import LOOPBACK, bind
+from vectorize_pipelines.cli.web_server import LOOPBACK
 from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.gateway.door.listening import bind
 
 GRAPHQL_WS = Subprotocol("graphql-ws")
 
