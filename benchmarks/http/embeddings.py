@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.figures import Figure, ProcessFailedError, python, table
-from benchmarks.http.serving import Server, load, serving, vectorize_serve
+from benchmarks.figures import Figure, python
+from benchmarks.http import infinity
+from benchmarks.http.serving import load, vectorize_serve
 from benchmarks.passages import passages_of_tokens, sentences
-from benchmarks.peers.environments import interpreter
-from tests.servers.ports import free_ports
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 
 CLIENTS = 64
@@ -24,8 +23,6 @@ QUERIES = 200
 ROUNDS = 3
 #: For each setting of Infinity; its best one then has as many as ours.
 TRIAL_PASSAGES = 4 * CLIENTS
-INFINITY_ENGINES = (("torch", "float32"), ("torch", "bfloat16"), ("optimum", "float32"))
-INFINITY_BATCHES = (8, 32, 64)
 _PATH = "/v1/embeddings"
 
 
@@ -43,20 +40,21 @@ def run(place: Path) -> list[Figure]:
     place.mkdir(parents=True)
     home = place / "home"
     texts = _texts(place / "texts.json", home)
-    infinity_setting = _best_infinity(texts)
+    _bare(home, texts)  # writes the export, which takes more memory than a server does
+    peer = infinity.best_setting(texts.passages[:TRIAL_PASSAGES], CLIENTS, place)
     shares, rates, leads, beyond, alone = [], [], [], [], []
     with vectorize_serve(home) as server:
         load(server.url, _PATH, texts.passages[: 2 * CLIENTS], CLIENTS)  # loads the model, and prepares its kernels
         for _ in range(ROUNDS):
-            bare = json.loads(python("-m", "benchmarks.http.embeddings", home, texts.file).stdout)
+            alone_in_process = _bare(home, texts)
             together = load(server.url, _PATH, texts.passages, CLIENTS)
             latency = load(server.url, _PATH, texts.queries, 1).percentile(50)
-            shares.append(bare["seconds"] / together.seconds)
+            shares.append(alone_in_process["seconds"] / together.seconds)
             rates.append(PASSAGES / together.seconds)
-            beyond.append(latency - bare["latency"])
+            beyond.append(latency - alone_in_process["latency"])
             alone.append(latency)
-            if infinity_setting is not None:
-                leads.append(rates[-1] / _infinity_rate(texts.passages, *infinity_setting))
+            if peer is not None:
+                leads.append(rates[-1] / infinity.rate(peer, texts.passages, CLIENTS))
         mebibytes = server.peak_mib()
     share, milliseconds = statistics.median(shares), 1000 * statistics.median(beyond)
     many = f"{share:.0%} of encode ({statistics.median(rates):.0f} texts/s)"
@@ -64,7 +62,7 @@ def run(place: Path) -> list[Figure]:
     return [
         Figure("http: start, to the first answer", f"{server.start_seconds:.1f} s", "< 4 s", server.start_seconds < 4),
         Figure(f"http: embeddings, {CLIENTS} clients with one passage each", many, "≥ 85 %", share >= 0.85),
-        _lead(leads, infinity_setting),
+        _lead(leads, peer),
         Figure("http: embeddings, one client alone, p50 of a query", one, "≤ 5 ms more", milliseconds <= 5),
         Figure("http: memory with the default model", f"{mebibytes:.0f} MiB", "< 400 MB", mebibytes * 1.048576 < 400),
     ]
@@ -76,53 +74,24 @@ def _texts(file: Path, home: Path) -> _Texts:
     return _Texts(file, *([_body(text) for text in texts[kind]] for kind in ("passages", "queries")))
 
 
+def _bare(home: Path, texts: _Texts) -> dict[str, float]:
+    """See `bare`."""
+    outcome: dict[str, float] = json.loads(python("-m", "benchmarks.http.embeddings", home, texts.file).stdout)
+    return outcome
+
+
 def _body(text: str) -> bytes:
     """A request as the client of OpenAI sends it."""
     request = {"input": text, "model": DEFAULT_TEXT_MODEL, "encoding_format": "base64"}
     return json.dumps(request, ensure_ascii=False).encode()
 
 
-def _best_infinity(texts: _Texts) -> tuple[str, str, int] | None:
-    """Return the engine, precision and batch size with which it is fastest here; None where none of them runs."""
-    rows: list[list[str]] = []
-    found: dict[tuple[str, str, int], float] = {}
-    for engine, precision in INFINITY_ENGINES:
-        for batch in INFINITY_BATCHES:
-            try:
-                rate = _infinity_rate(texts.passages[:TRIAL_PASSAGES], engine, precision, batch)
-            except ProcessFailedError as error:
-                rows.append([f"Infinity {engine} {precision}", str(batch), f"not measured: {error}"[:120]])
-                break
-            found[engine, precision, batch] = rate
-            rows.append([f"Infinity {engine} {precision}", str(batch), f"{rate:.0f}"])
-    print(table(["server", "batch", "texts/s"], rows), flush=True)
-    return max(found, key=lambda setting: found[setting], default=None)
-
-
-def _infinity_rate(passages: Sequence[bytes], engine: str, precision: str, batch: int) -> float:
-    """Texts a second for the same clients. Raises `ProcessFailedError` where it cannot be installed or started."""
-    program = interpreter("infinity").with_name("infinity_emb")
-    (port,) = free_ports(1)
-    command: list[str | Path] = [program, "v2", "--model-id", DEFAULT_TEXT_MODEL, "--url-prefix", "/v1"]
-    command += ["--engine", engine, "--dtype", precision, "--batch-size", str(batch), "--device", "cpu"]
-    command += ["--port", str(port)]
-    with serving([*command, "--host", "127.0.0.1"], port, "/health", DO_NOT_TRACK="1") as server:
-        return _rate(server, passages)
-
-
-def _rate(server: Server, passages: Sequence[bytes]) -> float:
-    load(server.url, _PATH, passages[:CLIENTS], CLIENTS)
-    return len(passages) / load(server.url, _PATH, passages, CLIENTS).seconds
-
-
-def _lead(leads: Sequence[float], setting: tuple[str, str, int] | None) -> Figure:
+def _lead(leads: Sequence[float], setting: infinity.Setting | None) -> Figure:
     name, wanted = "http: embeddings, the same clients at Infinity", "≥ 4 times as fast"
     if setting is None:
         return Figure(name, "not measured: Infinity does not run here", wanted, met=False)
     lead = statistics.median(leads)
-    engine, precision, batch = setting
-    measured = f"{lead:.1f} times its texts/s ({engine}, {precision}, batches of {batch}: its best)"
-    return Figure(name, measured, wanted, lead >= 4)
+    return Figure(name, f"{lead:.1f} times its texts/s ({setting}: its best)", wanted, lead >= 4)
 
 
 def bare(home: Path, source: Path) -> dict[str, float]:

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.figures import Figure
-from benchmarks.flat import short_texts
 from benchmarks.http.serving import load, vectorize_serve
 from benchmarks.passages import passages
 from tests.servers.kafka import Server
@@ -62,8 +61,7 @@ def _one_by_one(url: str) -> list[Figure]:
 
 
 def _in_batches(url: str, settings: KafkaSettings) -> Figure:
-    """Short texts, so that what each request costs is seen, and not what its bytes do."""
-    requests = [_request(text) for text in short_texts(BATCHED)]
+    requests = [_request(text) for text in passages(BATCHED // 10, WORDS)] * 10
     bodies = [json.dumps(requests[start : start + BATCH]).encode() for start in range(0, BATCHED, BATCH)]
     values = [json.dumps({**request, "task_id": f"bare-{n}"}).encode() for n, request in enumerate(requests)]
     load(url, "/tasks/batch", bodies[:4], BATCH_CLIENTS)
