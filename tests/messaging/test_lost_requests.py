@@ -12,7 +12,9 @@ from tests.messaging.brokers import send
 from tests.state.rows import START, row
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
-from vectorize_pipelines.kafka.clients import admin, consumer
+from vectorize_pipelines.errors import KafkaError
+from vectorize_pipelines.gateway.tasks.producing import UNKNOWN_OFFSET
+from vectorize_pipelines.kafka.clients import admin, consumer, producer
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging import lost_requests
 from vectorize_pipelines.messaging.lost_requests import fail_lost_requests
@@ -53,12 +55,14 @@ def test_a_request_whose_message_is_gone_has_failed(
         waiting("passed over", other, 1),
         waiting("of an earlier topic", topic, 99),
         waiting("in no partition", topic, partition=99),
+        waiting("somewhere in a partition that has been read", topic, UNKNOWN_OFFSET, partition=1),
         waiting("in no topic", f"{topic}.gone"),
         replace(waiting("given up", topic), state=RequestState.PROCESSING, started_at=START, run_id="run"),
     ]
     kept = [
         waiting("there", topic, 1),
         waiting("not read yet", other, 2),
+        waiting("somewhere among those not read yet", other, UNKNOWN_OFFSET),
         replace(waiting("young", topic), submitted_at=BEFORE),
         replace(waiting("under way", topic), state=RequestState.PROCESSING, started_at=BEFORE, run_id="run"),
         replace(waiting("with a run", ""), run_id="run"),
@@ -76,6 +80,30 @@ def test_a_request_whose_message_is_gone_has_failed(
         assert found.finished_at is not None
         assert found.version == each.version
     assert fail_lost_requests(kafka_settings, ledger, BEFORE) == 0
+
+
+def test_brokers_that_have_none_of_the_topics_say_nothing_of_messages(
+    kafka_settings: KafkaSettings, ledger: RequestLedger
+) -> None:
+    old = waiting("old", TopicNames(kafka_settings.topic_prefix).requests(Modality.TEXT))
+    ledger.record([old])
+    with pytest.raises(KafkaError, match="is it the right cluster"):
+        fail_lost_requests(kafka_settings, ledger, BEFORE)
+    assert ledger.get("old") == old
+
+
+def test_what_waits_behind_an_open_transaction_is_not_lost(
+    kafka_settings: KafkaSettings, topics: TopicNames, ledger: RequestLedger
+) -> None:
+    topic = topics.requests(Modality.TEXT)
+    client = producer(kafka_settings, f"open-{kafka_settings.topic_prefix}")
+    client.init_transactions(30)
+    client.begin_transaction()
+    client.produce(topic, b"x", partition=0)
+    client.flush(30)
+    ledger.record([waiting("behind", topic)])
+    assert fail_lost_requests(kafka_settings, ledger, BEFORE) == 0
+    client.abort_transaction(30)
 
 
 def test_no_broker_is_asked_where_nothing_waits_for_long(ledger: RequestLedger) -> None:

@@ -31,6 +31,7 @@ from vectorize_pipelines.gateway.routes import (
     task_views,
     tasks,
 )
+from vectorize_pipelines.gateway.routes.direct import check_dependencies
 from vectorize_pipelines.gateway.services import Services, open_services
 from vectorize_pipelines.settings import Settings
 
@@ -102,4 +103,5 @@ def create_routes(
     for part in (embeddings, search, dagster_routes, health, pages, live, metrics, task_views):
         app.include_router(part.router)
     app.include_router(tasks.cancelling)
+    check_dependencies(app)
     return app

@@ -79,9 +79,13 @@ def partitions_of(
 
 
 def existing_partitions(settings: KafkaSettings, topics: Collection[str], client: "AdminClient") -> list[PartitionId]:
-    """Every partition of those of the topics that there are. Raises `KafkaError`."""
+    """Every partition of those of the topics that there are.
+
+    Raises `KafkaError`, also for a topic of which the brokers do not say whether it is there: this user may not know.
+    """
     with kafka_errors(settings, "listing the topics", client):
         present = client.list_topics(timeout=settings.request_seconds).topics
+    _check_gone(settings, set(topics) - present.keys(), client)
     places: list[PartitionId] = []
     for name in sorted(present.keys() & set(topics)):
         if present[name].error is not None:
@@ -90,23 +94,45 @@ def existing_partitions(settings: KafkaSettings, topics: Collection[str], client
     return places
 
 
+def _check_gone(settings: KafkaSettings, topics: Collection[str], client: "AdminClient") -> None:
+    """Raise `KafkaError` unless the brokers say of each of these topics that it is unknown.
+
+    Unlike `list_topics` of one topic, `describe_topics` never has it made.
+    """
+    from confluent_kafka import KafkaError as Code
+    from confluent_kafka import KafkaException, TopicCollection
+
+    if not topics:
+        return
+    asked = client.describe_topics(TopicCollection(sorted(topics)), request_timeout=settings.request_seconds)
+    for name, answer in asked.items():
+        error = answer.exception()
+        unknown = isinstance(error, KafkaException) and error.args[0].code() == Code.UNKNOWN_TOPIC_OR_PART
+        if not unknown:
+            raise KafkaError(f"whether the topic {name} is at {settings.bootstrap_servers} is not known: {error}")
+
+
 def offsets(
-    settings: KafkaSettings, places: list[PartitionId], *, latest: bool, client: "AdminClient | None" = None
+    settings: KafkaSettings,
+    places: list[PartitionId],
+    *,
+    latest: bool,
+    client: "AdminClient | None" = None,
+    with_open: bool = False,
 ) -> dict[PartitionId, int]:
     """The first offset of each partition that is still there or, with `latest`, the one after the last committed.
 
-    Raises `KafkaError`.
+    `with_open` counts what lies in or behind a transaction that is still open, too. Raises `KafkaError`.
     """
     from confluent_kafka import IsolationLevel, TopicPartition
 
     spec = offset_spec(latest=latest)
+    level = IsolationLevel.READ_UNCOMMITTED if with_open else IsolationLevel.READ_COMMITTED
     asked = {TopicPartition(*place): spec for place in places}
     client = admin(settings) if client is None else client  # the futures are never done once the client is gone
 
     def ask() -> dict[PartitionId, int]:
-        answers = client.list_offsets(
-            asked, isolation_level=IsolationLevel.READ_COMMITTED, request_timeout=settings.request_seconds
-        )
+        answers = client.list_offsets(asked, isolation_level=level, request_timeout=settings.request_seconds)
         return {(each.topic, each.partition): answer.result().offset for each, answer in answers.items()}
 
     return retry(settings, "asking for offsets", ask)

@@ -8,11 +8,13 @@ would ever say what became of it. Called by the daily clean-up.
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 
+from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import FINAL_STATES, RequestState
-from vectorize_pipelines.errors import VectorizeError
+from vectorize_pipelines.errors import KafkaError, VectorizeError
 from vectorize_pipelines.kafka.clients import admin
 from vectorize_pipelines.kafka.lag import lags_of
-from vectorize_pipelines.kafka.partitions import PartitionId, existing_partitions
+from vectorize_pipelines.kafka.partitions import PartitionId, existing_partitions, offsets
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 from vectorize_pipelines.state.ledger import RequestLedger, cursor_before
 from vectorize_pipelines.state.request_rows import RequestRow
@@ -53,11 +55,27 @@ _LOST = LostMessageError(
 
 def _without_message(settings: KafkaSettings, rows: Sequence[RequestRow]) -> list[RequestRow]:
     unread = _unread_offsets(settings, {row.topic for row in rows})
-    return [row for row in rows if row.offset not in unread.get((row.topic, row.partition), ())]
+    return [row for row in rows if not _may_be_read(row.offset, unread.get((row.topic, row.partition), range(0)))]
+
+
+def _may_be_read(offset: int, unread: range) -> bool:
+    """Return whether a message may be among these offsets: any of them may be its own where its own is not known."""
+    return bool(unread) if offset < 0 else offset in unread
 
 
 def _unread_offsets(settings: KafkaSettings, topics: Collection[str]) -> dict[PartitionId, range]:
-    """Partition -> the offsets that drain runs have still to read; a topic that is missing has none."""
+    """Partition -> the offsets that drain runs have still to read; a topic that is gone has none.
+
+    Raises `KafkaError`, also where the brokers have none of the topics for requests: then they are not those that have
+    the messages, and nothing is known of these.
+    """
     client = admin(settings)
-    places = existing_partitions(settings, topics, client)
-    return {(lag.topic, lag.partition): lag.unread for lag in lags_of(settings, places, client)}
+    names = TopicNames(settings.topic_prefix)
+    own = {lane for modality in Modality for lane in names.lanes(modality)}
+    places = existing_partitions(settings, own | set(topics), client)
+    if own.isdisjoint(topic for topic, _ in places):
+        raise KafkaError(f"{settings.bootstrap_servers} has no topics for requests: is it the right cluster?")
+    places = [place for place in places if place[0] in topics]
+    ends = offsets(settings, places, latest=True, client=client, with_open=True) if places else {}
+    lags = lags_of(settings, places, client)
+    return {(lag.topic, lag.partition): range(lag.unread.start, ends[lag.topic, lag.partition]) for lag in lags}

@@ -37,7 +37,7 @@ def _find(settings: KafkaSettings, modality: Modality, task_id: str) -> Waiting 
     before = 0  # of the priority lane, all of which goes first
     lags = [each for each in partition_lags(settings, modality) if each.lag]
     for topic in dict.fromkeys(each.topic for each in lags):
-        starts = {each.partition: max(each.committed or 0, each.low) for each in lags if each.topic == topic}
+        starts = {each.partition: each.unread.start for each in lags if each.topic == topic}
         with TopicReader(settings, topic, starts) as reader:
             for message in reader.to_end():
                 request = _request(settings, message, modality, task_id)

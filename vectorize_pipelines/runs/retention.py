@@ -34,10 +34,11 @@ def remove_what_expired(context: dg.OpExecutionContext) -> None:
     now = datetime.now(UTC)
     with translate_errors():
         removed = _purge_requests(settings, now)
-        lost = _fail_lost_requests(settings, now - timedelta(days=settings.ledger.retention_days))
     if settings.retention.runs_days is not None:
         removed["runs"] = purge_runs(context.instance, now - timedelta(days=settings.retention.runs_days))
     context.log.info("removed: %s", ", ".join(f"{number} {name}" for name, number in removed.items()))
+    with translate_errors():
+        lost = _fail_lost_requests(settings, now - timedelta(days=settings.ledger.retention_days))
     if lost:
         context.log.warning("%d requests failed, since their messages are gone from their topics", lost)
     context.add_output_metadata({**removed, "lost_requests": lost})

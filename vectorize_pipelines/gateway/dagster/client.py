@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from yarl import URL
+
 from vectorize_pipelines.errors import DagsterUnavailableError
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 #: Shorter than servers keep idle connections (uvicorn: 5 s), so that none is used that is just being closed.
 _IDLE_SECONDS = 2.0
 _CONNECTIONS = 100
+#: An answer may lead to an address as long as those that are asked for.
+_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +44,15 @@ class DagsterAddress:
             connector: aiohttp.BaseConnector = aiohttp.TCPConnector(**options)
         else:
             connector = aiohttp.UnixConnector(str(self.socket), **options)
+        user, password = URL(self.url).user, URL(self.url).password
         return aiohttp.ClientSession(
-            connector=connector, timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            connector=connector,
+            headers=None if user is None else {"Authorization": aiohttp.encode_basic_auth(user, password or "")},
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=_HEADER_BYTES,
+            max_field_size=_HEADER_BYTES,
         )
 
 
@@ -51,21 +62,24 @@ class DagsterClient:
     def __init__(self, address: DagsterAddress, seconds: float = 10.0) -> None:
         import aiohttp
 
-        self._graphql = f"{address.url}{PATH_PREFIX}/graphql"
-        self._session = address.session(aiohttp.ClientTimeout(total=seconds))
+        self._graphql = URL(address.url).origin().with_path(f"{PATH_PREFIX}/graphql")
+        # Who is not reached within half of the time has certainly not received anything.
+        self._session = address.session(aiohttp.ClientTimeout(total=seconds, sock_connect=seconds / 2))
 
     async def query(self, document: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return the `data` of a query or a mutation. Raises `DagsterUnavailableError`."""
         import aiohttp
 
         content = {"query": document, "variables": dict(variables or {})}
-        headers = {"Accept-Encoding": "identity"}
+        options: dict[str, Any] = {"headers": {"Accept-Encoding": "identity"}, "allow_redirects": False}
         try:
-            async with self._session.post(self._graphql, json=content, headers=headers) as answer:
+            async with self._session.post(self._graphql, json=content, **options) as answer:
                 answer.raise_for_status()
-                found: dict[str, Any] = await answer.json(content_type=None)
+                found = await answer.json(content_type=None)
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise DagsterUnavailableError(f"Dagster's web server does not answer: {type(error).__name__}") from error
+        if not isinstance(found, dict):
+            raise DagsterUnavailableError("Dagster's web server does not answer: what does is another one")
         if found.get("errors"):
             raise DagsterUnavailableError(f"Dagster's web server failed: {found['errors'][0].get('message')}")
         data: dict[str, Any] = found["data"]

@@ -1,6 +1,6 @@
 """Decides which GraphQL may be sent to Dagster: everybody who may read queries, administrators mutate as well.
 
-Called by `dagster_proxy`. It sends on what was read here and not the bytes that came, so that no other reader can find
+Called by `routes.dagster`. It sends on what was read here and not the bytes that came, so that no other reader can find
 another document in them: the last of two equal keys, a parameter that is there twice, a body beside a query string.
 What a document can change is judged by `door.graphql_documents`.
 """

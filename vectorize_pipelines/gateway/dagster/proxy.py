@@ -1,6 +1,6 @@
 """Sends requests on to Dagster's web server, and its answers back; a field of the gateway's `Services`.
 
-Called by `dagster_routes`, which decides what may be sent. Bodies pass as they come, piece by piece, compressed or not.
+Called by `routes.dagster`, which decides what may be sent. Bodies pass as they come, piece by piece, compressed or not.
 Dagster never sees who calls: neither cookies nor tokens are sent on, and nothing comes back of what it says of cookies
 or of other origins.
 """
@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 import aiohttp
 import anyio
 from multidict import CIMultiDict
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect, unix_connect
@@ -78,7 +78,9 @@ class DagsterProxy:
     def __init__(self, address: DagsterAddress, settings: GatewaySettings) -> None:
         self.max_body_bytes = settings.max_body_bytes
         self._socket = address.socket
-        self._base = urlsplit(address.url)
+        self._base = URL(address.url).origin()
+        #: As clients write it into the header `Host`.
+        self._host = self._base.host_port_subcomponent or ""
         self._seconds = settings.request_seconds
         timeout = aiohttp.ClientTimeout(total=None, connect=_CONNECT_SECONDS, sock_read=self._seconds)
         self._session = address.session(timeout)
@@ -117,15 +119,13 @@ class DagsterProxy:
         except aiohttp.ClientError as error:
             logger.warning("Dagster's web server failed: %s %s: %s", request.method, path, type(error).__name__)
             raise Problem(HTTPStatus.BAD_GATEWAY, "Dagster's web server ended the connection") from None
-        except ClientDisconnect:
-            raise Problem(HTTPStatus.BAD_REQUEST, "the body ended before it was whole") from None
         return _PassedOn(incoming, self._incoming_headers(incoming))
 
     async def connect(self) -> ClientConnection:
         """Return a WebSocket to Dagster's GraphQL. Raises `Problem` where there is none."""
-        uri = self._base._replace(path=GRAPHQL).geturl().replace("http", "ws", 1)
+        uri = str(self._base.with_path(GRAPHQL)).replace("http", "ws", 1)
         options: dict[str, Any] = {
-            "origin": Origin(f"{self._base.scheme}://{self._base.netloc}"),
+            "origin": Origin(f"{self._base.scheme}://{self._host}"),
             "subprotocols": [Subprotocol(SUBPROTOCOL)],
             "compression": None,
             "user_agent_header": None,
@@ -157,7 +157,7 @@ class DagsterProxy:
             target += "?" + quote(query_string.encode("latin-1"), safe=_QUERY_SAFE)
         if len(target) > _URL_CHARACTERS:
             raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long")
-        return URL(f"{self._base.scheme}://{self._base.netloc}{target}", encoded=True)
+        return URL(f"{self._base.scheme}://{self._host}{target}", encoded=True)
 
     def _incoming_headers(self, incoming: aiohttp.ClientResponse) -> list[tuple[bytes, bytes]]:
         raw = [(name.lower(), value) for name, value in incoming.raw_headers]
@@ -171,7 +171,7 @@ class DagsterProxy:
     def _location(self, location: str) -> str:
         """An address of Dagster's web server as one of this server, any other as it is."""
         parts = urlsplit(location)
-        if parts.netloc != self._base.netloc:
+        if parts.netloc.lower() != self._host:
             return location
         return parts._replace(scheme="", netloc="", path="/" + parts.path.lstrip("/")).geturl()
 

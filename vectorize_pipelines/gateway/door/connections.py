@@ -166,9 +166,19 @@ class BoundedConnection(HttpToolsProtocol):
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket that ends when its client answers no ping, also where that takes nothing of what was sent to it."""
+    """A WebSocket that ends when its client answers no ping, also where that takes nothing of what was sent to it.
+
+    To close it waits until everything is sent. A client that is not gone has as long as for a ping to take that in.
+    """
+
+    def send_keepalive_ping(self) -> None:
+        super().send_keepalive_ping()
+        if self.close_sent or self.transport.is_closing():  # no ping was sent, whose answer could be missing
+            self._abort_later()
 
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
-        # To close it waits until everything is sent. It has as long as for a ping, so that a client learns why it ends.
+        self._abort_later()
+
+    def _abort_later(self) -> None:
         self.loop.call_later(self.ping_timeout or 0, self.transport.abort)
