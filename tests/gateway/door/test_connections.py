@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
 from typing import Any
 
+import psutil
 import pytest
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -183,3 +184,22 @@ def test_a_websocket_whose_client_is_gone_without_a_word_is_ended(app: App, path
     ):
         client.request(f"GET {path}", *UPGRADE)
         assert app.ended.wait(30)
+
+
+def test_a_websocket_that_was_closed_by_a_client_that_takes_nothing_is_ended(app: App) -> None:
+    """What was sent to it before waits in front of the answer, which closing would wait for."""
+    with (
+        serving(lambda at: app, ws_ping_interval=0.1, ws_ping_timeout=0.1) as url,
+        closing(Client(url)) as client,
+    ):
+        place = client.socket.getsockname()
+        client.request("GET /large", *UPGRADE)
+        until(lambda: is_held(place))
+        client.send(b"\x88\x80\0\0\0\0")  # a closing frame, masked
+        assert app.ended.wait(30)
+        until(lambda: not is_held(place))
+
+
+def is_held(place: tuple[str, int]) -> bool:
+    """Return whether the server, which runs in this process, has the connection of this client."""
+    return any(each.raddr == place for each in psutil.Process().net_connections("tcp"))
