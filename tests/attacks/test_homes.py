@@ -337,15 +337,14 @@ def open_to_others(home: Path) -> list[str]:
 
 
 @pytest.fixture
-def command(vectorize_here: Vectorize, caplog: pytest.LogCaptureFixture) -> Callable[..., str]:
+def command(vectorize_here: Vectorize) -> Callable[..., str]:
     """Carries out a command in this process, under the usual mask; returns what it logs."""
     os.umask(0o022)
 
     def call(*arguments: object) -> str:
-        caplog.clear()
         done = vectorize_here(*arguments)
         assert done.code == 0, done.err
-        return caplog.text
+        return done.err
 
     return call
 

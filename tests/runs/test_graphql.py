@@ -17,7 +17,7 @@ from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import VectorStore
 
 FINISHED = ("SUCCESS", "FAILURE", "CANCELED")
-LONG_DOCUMENTS = 40
+LONG_DOCUMENTS = 20
 PARAGRAPHS = 25
 
 pytestmark = pytest.mark.timeout(600)
@@ -37,6 +37,7 @@ def servers(corpus: Path, home: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     with dg.DagsterInstance.get():
         pass  # two processes that make the databases at once get in each other's way
     settings = {"VECTORIZE_CORPUS__PATH": str(corpus), "VECTORIZE_CORPUS__WATCH": watch}
+    settings["VECTORIZE_PIPELINE__BATCH_ITEMS"] = "32"  # a run that is terminated has written some, and has some left
     with dagster_servers(home, tmp_path / "servers.log", **settings) as graphql:
         yield graphql
 

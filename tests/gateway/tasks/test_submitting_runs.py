@@ -20,7 +20,7 @@ from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores import open_store
 
-LONG = [f"entry {n}: " + "the wind turned to the north and the sea rose. " * 20 for n in range(4000)]
+LONG = [f"entry {n}: " + "the wind turned to the north and the sea rose. " * 20 for n in range(1500)]
 
 #: The first run makes the model ready, which takes minutes on a busy machine.
 SECONDS = 480
@@ -35,7 +35,8 @@ def http(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     use_dagster_home(load_settings())
     with dg.DagsterInstance.get():
         pass  # two processes that make the databases at once get in each other's way
-    quiet = {"VECTORIZE_CORPUS__WATCH": "false"}
+    # A run that is to end looks for that between batches.
+    quiet = {"VECTORIZE_CORPUS__WATCH": "false", "VECTORIZE_PIPELINE__BATCH_ITEMS": "64"}
     with dagster_servers(home, tmp_path / "servers.log", path_prefix=PATH_PREFIX, **quiet) as graphql:
         address = DagsterAddress(graphql.url.removesuffix(PATH_PREFIX))
         with served(load_settings(), address) as client:
