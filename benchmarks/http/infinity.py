@@ -70,7 +70,7 @@ def _model(engine: str, place: Path) -> Path:
         return weights
     graph = place / "onnx"
     if not (graph / "model.onnx").exists():
-        options = ["--task", "feature-extraction", "--model", weights]
+        options: list[str | Path] = ["--task", "feature-extraction", "--model", weights]
         process(_program("optimum-cli"), "export", "onnx", *options, graph, **_OFFLINE)
     return graph
 
