@@ -316,7 +316,7 @@ def test_a_client_that_hangs_up_gives_its_place_back(settings: Settings, monkeyp
                 b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
             )
             assert begun.wait(SECONDS)
-            until("the query to wait", lambda: queues[0].waiting == 1)
+            assert queues[0].waiting == 1
         until("the query to be forgotten", lambda: queues[0].waiting == 0)
         ends.set()
         assert sources(client.post("/collections/notes/search", json={"query": "second"})) == []

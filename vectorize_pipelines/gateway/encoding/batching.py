@@ -130,16 +130,16 @@ class EncodingQueue:
             if self._closed:
                 raise _ending()
             self._room.check(len(request.contents), urgent=request.urgent)
-            lane = self._lanes.get(model)
-            if lane is None:
-                lane = self._lanes[model] = Lane(model)
-                threading.Thread(target=self._load, args=(lane,), name=f"load {model}", daemon=True).start()
-            elif lane.encoder is not None:
+            is_new = model not in self._lanes
+            lane = self._lanes.setdefault(model, Lane(model))
+            if lane.encoder is not None:
                 lane.check(request)
             request.number = next(self._numbers)
             lane.add(request)
             self._room.waiting += len(request.contents)
             self._changed.notify()
+            if is_new:
+                threading.Thread(target=self._load, args=(lane,), name=f"load {model}", daemon=True).start()
             return lane
 
     def _withdraw(self, lane: Lane, request: EncodingRequest) -> None:
