@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx  # noqa: F401 -- openai's client looks into it as soon as Weaviate's begins to import it, in the server
 import httpx2
 import numpy as np
 import openai
