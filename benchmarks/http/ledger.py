@@ -41,7 +41,7 @@ FROM numbers
 
 def run(place: Path) -> list[Figure]:
     """One client, which asks for waiting and completed tasks, and goes from page to page."""
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)
     home = place / "home"
     with closing(Database.open(load_settings({}, home=str(home)))) as database, database.write() as connection:
         connection.execute(sa.text(_FILL), {"rows": ROWS, "completed": ROWS - WAITING})
