@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: Shorter than servers keep idle connections (uvicorn: 5 s), so that none is used that is just being closed.
 _IDLE_SECONDS = 2.0
 _CONNECTIONS = 100
-#: An answer may lead to an address as long as those that are asked for.
-_HEADER_BYTES = 2**16
+#: The longest address that is asked for, as long as servers read; an answer may lead to one as long.
+ADDRESS_BYTES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class DagsterAddress:
             timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            max_line_size=_HEADER_BYTES,
-            max_field_size=_HEADER_BYTES,
+            max_line_size=ADDRESS_BYTES,
+            max_field_size=ADDRESS_BYTES,
         )
 
 

@@ -23,7 +23,7 @@ from websockets.exceptions import WebSocketException
 from websockets.typing import Origin, Subprotocol
 from yarl import URL
 
-from vectorize_pipelines.gateway.dagster.client import DagsterAddress
+from vectorize_pipelines.gateway.dagster.client import ADDRESS_BYTES, DagsterAddress
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 from vectorize_pipelines.gateway.problems import Problem
 from vectorize_pipelines.settings import GatewaySettings
@@ -34,8 +34,6 @@ GRAPHQL = f"{PATH_PREFIX}/graphql"
 SUBPROTOCOL = "graphql-ws"
 
 _CONNECT_SECONDS = 5.0
-#: As long as the addresses that servers read.
-_URL_CHARACTERS = 2**16
 #: A message of Dagster may hold a thousand events of a run.
 _SOCKET_BYTES = 64 * 2**20
 _PING_SECONDS = 20.0
@@ -155,7 +153,7 @@ class DagsterProxy:
         target = quote(path, safe=_PATH_SAFE)
         if query_string:
             target += "?" + quote(query_string.encode("latin-1"), safe=_QUERY_SAFE)
-        if len(target) > _URL_CHARACTERS:
+        if len(target) > ADDRESS_BYTES:
             raise Problem(HTTPStatus.REQUEST_URI_TOO_LONG, "the address is too long")
         return URL(f"{self._base.scheme}://{self._host}{target}", encoded=True)
 

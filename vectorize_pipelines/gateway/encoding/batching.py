@@ -130,9 +130,11 @@ class EncodingQueue:
             if self._closed:
                 raise _ending()
             self._room.check(len(request.contents), urgent=request.urgent)
-            is_new = model not in self._lanes
-            lane = self._lanes.setdefault(model, Lane(model))
-            if lane.encoder is not None:
+            lane = self._lanes.get(model)
+            is_new = lane is None
+            if lane is None:
+                lane = self._lanes[model] = Lane(model)
+            elif lane.encoder is not None:
                 lane.check(request)
             request.number = next(self._numbers)
             lane.add(request)
