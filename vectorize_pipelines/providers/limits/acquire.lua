@@ -3,10 +3,11 @@
 -- turn of the latest loan, tokens of the last minute, calls. Of one key: <prefix>uses:ID (calls of the last minute,
 -- `lease:tokens` by time), <prefix>leases:ID (loans by their end).
 -- ARGV: see `arguments`; then ids of keys, then as many limits: seven numbers each, read where a key is looked at.
-local arguments = 12
+local arguments = 13
 local strategy, prefix, need, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local lease_time, ticket, long = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
-local longest, unknown, grace, count = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12])
+local longest, unknown, grace = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
+local ahead, count = tonumber(ARGV[12]), tonumber(ARGV[13])
 
 local salt = redis.call('GET', KEYS[1])
 if not salt then
@@ -16,6 +17,7 @@ elseif salt ~= ARGV[1] then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+local soon = now + ahead -- what has room by then is lent for then
 local ids = {unpack(ARGV, arguments + 1, arguments + count)}
 
 -- Callers that have waited for longer, and want keys that this one wants. Those that ask no more are forgotten.
@@ -92,7 +94,7 @@ local function free_at(key)
   local at = math.max(key.cooling, ripe(key, key.qps, key.second), ripe(key, key.rpm, long), tokens_ripe(key))
   if key.concurrency >= 0 and key.in_use >= key.concurrency then
     for_release = true
-    at = math.max(at, now + unknown)
+    at = math.max(at, soon + unknown)
   end
   return at
 end
@@ -103,7 +105,7 @@ local function room(key) -- for how many calls there is, at once
   if key.rpm >= 0 then room = math.min(room, key.rpm - redis.call('ZCARD', key.uses)) end
   if key.tpm >= 0 and most > 0 then room = math.min(room, math.floor((key.tpm - key.tokens) / most)) end
   if key.qps >= 0 then
-    local recent = redis.call('ZCOUNT', key.uses, string.format('(%.0f', now - key.second), '+inf')
+    local recent = redis.call('ZCOUNT', key.uses, string.format('(%.0f', soon - key.second), '+inf')
     room = math.min(room, key.qps - recent)
   end
   return room
@@ -144,9 +146,10 @@ while #keys > 0 and free <= older do
   local key = first()
   look_at(key)
   local at = free_at(key)
-  if at > now then
-    later[#later + 1] = at
+  if at > soon then
+    later[#later + 1] = at - ahead
   else
+    key.at = math.max(at, now)
     chosen = chosen or key
     free = free + (older == 0 and 1 or room(key))
   end
@@ -154,15 +157,13 @@ end
 
 if free > older then
   local id = chosen.id
-  redis.call('ZADD', chosen.uses, now, lease .. ':' .. need)
-  redis.call('PEXPIRE', chosen.uses, math.ceil(long / 500))
+  redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
-  redis.call('PEXPIRE', chosen.leases, math.ceil(lease_time / 500))
   redis.call('HSET', KEYS[6], id, redis.call('INCR', KEYS[2]))
   redis.call('HINCRBY', KEYS[8], id, 1)
   if need > 0 then redis.call('HINCRBY', KEYS[7], id, need) end
   if number then redis.call('HDEL', KEYS[3], ticket) end
-  return {'key', id}
+  return {'key', id, chosen.at - now}
 end
 
 if enabled == 0 then
@@ -174,4 +175,4 @@ local turn = math.min(older - free + 1, #later) -- as many keys have to become f
 local pause = free > 0 and unknown or math.min(math.max(later[turn] - now, 500), longest)
 number = number or redis.call('INCR', KEYS[2])
 redis.call('HSET', KEYS[3], ticket, cmsgpack.pack({number, now + pause + grace, need, table.concat(ids, ',')}))
-return {'wait', pause, free > 0 and 0 or later[1] - now, for_release and 1 or 0}
+return {'wait', pause, free > 0 and 0 or later[1] + ahead - now, for_release and 1 or 0}

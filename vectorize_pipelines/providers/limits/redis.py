@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.errors import KeysError, RedisUnavailableError
 from vectorize_pipelines.providers.limits.base import (
+    AHEAD,
     LONGEST_WAIT,
     TICKET_GRACE,
     UNKNOWN_WAIT,
@@ -85,13 +86,14 @@ class RedisUse:
             _us(LONGEST_WAIT),
             _us(UNKNOWN_WAIT),
             _us(TICKET_GRACE),
+            _us(AHEAD),
             len(request.keys),
             *self._packed(request.keys),
         )
         answer = await self._call(self._acquire, arguments)
         match answer:
-            case [b"key", key_id]:
-                return Grant(key_id.decode())
+            case [b"key", key_id, starts_in]:
+                return Grant(key_id.decode(), starts_in / 1e6)
             case [b"wait", pause, next_available, for_release]:
                 return Wait(pause / 1e6, next_available / 1e6, bool(for_release))
             case _:
