@@ -20,6 +20,21 @@ logger = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.25
 
 
+#: A call that begins later than this after its key was lent is counted anew; less than the least margin of `Windows`.
+LATE_SECONDS = 0.012
+#: On a machine that lets it wait each time, a call begins nevertheless.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Loan:
+    """A key that was lent. `asked`: when it was asked for; `starts_in`: seconds from then, until the call may begin."""
+
+    key: APIKeyInfo
+    asked: float
+    starts_in: float
+
+
 @dataclass
 class _Line:
     """The callers that want keys of one provider and model. What the first of them was told last is for all of them."""
@@ -52,10 +67,8 @@ class KeyQueue:
         try:
             async with asyncio.timeout(deadline_seconds):
                 async with line.turn:
-                    key, starts_in = await self._ask_until_lent(line, tokens)
-                if starts_in > 0:
-                    await self._wait_for_start(key, starts_in)
-                return key
+                    loan = await self._ask_until_lent(line, tokens)
+                return await self._begin(loan)
         except TimeoutError:
             if line.failure is not None:
                 raise line.failure from None
@@ -78,8 +91,8 @@ class KeyQueue:
             line = self._lines[(provider, model)] = _Line(provider, model, ticket)
         return line
 
-    async def _ask_until_lent(self, line: _Line, tokens: int) -> tuple[APIKeyInfo, float]:
-        """Return a key, and the seconds until the call with it may begin. While the state is away, go on asking."""
+    async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
+        """Return a key that is lent. While the state is away, go on asking."""
         in_queue = False
         try:
             while True:
@@ -102,7 +115,7 @@ class KeyQueue:
             if in_queue:
                 self._in_background(self._keys.use.leave(line.ticket))
 
-    async def _ask(self, line: _Line, tokens: int) -> tuple[APIKeyInfo, float] | Wait:
+    async def _ask(self, line: _Line, tokens: int) -> _Loan | Wait:
         """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
         while True:
             keys = await self._keys.current()
@@ -110,13 +123,14 @@ class KeyQueue:
             wanted = keys.wanted(line.provider, line.model, tokens, place)
             lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
+            asked = _now()
             try:
                 answer = await self._request(request)
             except SaltChangedError as changed:
                 await self._keys.begin_again(changed.salt)
                 continue
             if isinstance(answer, Grant):
-                return keys.lent(answer.key_id, lease, tokens), answer.starts_in
+                return _Loan(keys.lent(answer.key_id, lease, tokens), asked, answer.starts_in)
             if answer.next_available is None:
                 raise NoKeyAvailableError(keys.all_disabled(wanted, place))
             return answer
@@ -136,12 +150,27 @@ class KeyQueue:
             lease = Lease(request.lease, answer.key_id, request.tokens)
             await self._keys.use.release(lease, Outcome("", unused=True))
 
-    async def _wait_for_start(self, key: APIKeyInfo, seconds: float) -> None:
+    async def _begin(self, loan: _Loan) -> APIKeyInfo:
+        """Return the key when the call may begin, and let it count from then where that has become too late.
+
+        A busy machine may let a process wait for longer than `Windows` allows for.
+        """
+        lease = lease_of(loan.key)
         try:
-            await asyncio.sleep(seconds)
+            if loan.starts_in > 0:
+                await asyncio.sleep(loan.starts_in)
+            counts_from = loan.asked + loan.starts_in  # or from later
+            for _ in range(_ATTEMPTS):
+                if _now() - counts_from < LATE_SECONDS:
+                    break
+                counts_from = _now()
+                await self._keys.use.begin(lease)
         except asyncio.CancelledError:
-            self._in_background(self._keys.use.release(lease_of(key), Outcome(key.provider, unused=True)))
+            self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
             raise
+        except KeysError as error:
+            logger.warning("the use of the API key %s counts from somewhat too early: %s", loan.key.name, error)
+        return loan.key
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)
@@ -152,6 +181,10 @@ class KeyQueue:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.warning("a place or a loan of an API key was not given back, and ends by itself: %s", error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _pause(wait: Wait, released: asyncio.Event) -> None:

@@ -23,8 +23,8 @@ BY_FILE = "disabled in the file of keys"
 class Windows:
     """The lengths of the two windows, and by how much more than that a call counts.
 
-    A key counts from when it is lent, and its request reaches the provider some time later, now sooner and now later:
-    without a margin two requests would come nearer to each other than the keys were lent.
+    A call counts from when its key is lent, and its request reaches the provider some time later, now sooner and now
+    later: without a margin two requests would come nearer to each other than their keys were lent.
     """
 
     second: float = 1.0
@@ -182,6 +182,9 @@ class SharedUse(Protocol):
 
         A call that came later gets none as long as those before it need what is free.
         """
+
+    async def begin(self, lease: Lease) -> None:
+        """Count the call from now on, since it begins later than when its key was lent."""
 
     async def leave(self, ticket: str) -> None:
         """Leave the queue."""

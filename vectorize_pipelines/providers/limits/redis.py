@@ -60,17 +60,18 @@ class RedisUse:
         self._settings = settings
         self._windows = windows
         self._redis = open_async_redis(settings)
-        self._acquire, self._release, self._use, self._change = map(
-            self._script, ("acquire", "release", "use", "change")
-        )
+        names = ("acquire", "begin", "release", "use", "change")
+        self._acquire, self._begin, self._release, self._use, self._change = map(self._script, names)
         self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, ...]]] = {}
 
     async def open(self) -> bytes:
         """As in `SharedUse`."""
         with self._errors():
             await self._redis.set(_SALT, secrets.token_hex(16), nx=True)
-            self.salt = await self._redis.get(_SALT)
-        return self.salt
+            salt = await self._redis.get(_SALT)
+        assert isinstance(salt, bytes), "it was just set, and no client here decodes answers"
+        self.salt = salt
+        return salt
 
     async def acquire(self, request: Request) -> Grant | Wait:
         """As in `SharedUse`."""
@@ -98,6 +99,10 @@ class RedisUse:
                 return Wait(pause / 1e6, next_available / 1e6, bool(for_release))
             case _:
                 return Wait(LONGEST_WAIT, None, False)
+
+    async def begin(self, lease: Lease) -> None:
+        """As in `SharedUse`."""
+        await self._call(self._begin, (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens))
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""
@@ -137,7 +142,7 @@ class RedisUse:
                 failures, in_a_row, latest = await self._redis.hmget(
                     f"{PREFIX}provider:{name}", ["failures", "in_a_row", "latest"]
                 )
-                found[name] = ProviderUse(int(failures or 0), int(in_a_row or 0), (latest or b"").decode())
+                found[name] = ProviderUse(int(failures or 0), int(in_a_row or 0), _text(latest))
         return found
 
     async def disable(self, ids: Sequence[str], reason: str) -> None:
@@ -150,7 +155,7 @@ class RedisUse:
 
     async def close(self) -> None:
         """As in `SharedUse`."""
-        await self._redis.aclose()  # type: ignore[attr-defined] # of its stubs
+        await self._redis.aclose()
 
     def _script(self, name: str) -> "AsyncScript":
         text = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
@@ -180,6 +185,10 @@ class RedisUse:
             packed = (*(key.id.encode() for key in keys), *map(_limits, keys))
             self._made[id(keys)] = made = (keys, packed)
         return made[1]
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
 
 
 def _us(seconds: float) -> int:

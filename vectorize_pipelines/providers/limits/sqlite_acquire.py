@@ -9,6 +9,7 @@ from vectorize_pipelines.providers.limits.base import (
     TICKET_GRACE,
     UNKNOWN_WAIT,
     Grant,
+    Lease,
     Request,
     Wait,
     Windows,
@@ -52,6 +53,20 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     pause = UNKNOWN_WAIT if free else min(max(later[turn] - now, _SHORTEST_WAIT), LONGEST_WAIT)
     _wait(connection, request, place, now + pause + TICKET_GRACE)
     return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
+
+
+def begin(connection: sqlite3.Connection, lease: Lease) -> None:
+    """Count a call from now on, since it begins later than when its key was lent.
+
+    Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
+    before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
+    """
+    now = time.monotonic()
+    connection.execute(
+        "update uses set at = ?1 where key = ?2 and at < ?1 and number = (select number from leases where lease = ?3)",
+        (now, lease.key_id, lease.id),
+    )
+    connection.execute("update keys set latest = max(latest, ?) where id = ?", (now, lease.key_id))
 
 
 def leave(connection: sqlite3.Connection, ticket: str) -> None:
@@ -100,7 +115,7 @@ def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[
         if row is None:
             keys.append(Key(limits, 0, 0, 0.0, 0, 0.0))
         elif row[1] is None:
-            keys.append(Key(limits, *row[2:], in_use.get(limits.id, 0)))
+            keys.append(Key(limits, *row[2:7], in_use.get(limits.id, 0)))
     match request.strategy:
         case "priority":
             keys.sort(key=lambda key: (-key.limits.priority, key.turn))

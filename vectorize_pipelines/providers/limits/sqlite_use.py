@@ -116,11 +116,11 @@ def use(connection: sqlite3.Connection, limits: KeyLimits, windows: Windows) -> 
     ).fetchone()
     if row is None:
         return KeyUse()
-    disabled, *state, calls, failures, limited = row
+    disabled, turn, number, latest, tokens, cooling, calls, failures, limited = row
     (in_use,) = connection.execute(
         "select count(*) from leases where key = ? and until > ?", (limits.id, now)
     ).fetchone()
-    key = Key(limits, *state, in_use)
+    key = Key(limits, turn, number, latest, tokens, cooling, in_use)
     reading = Use(connection, now, 1, windows.long)
     at = reading.free_at(key)
     if limits.concurrency is not None and in_use >= limits.concurrency:
