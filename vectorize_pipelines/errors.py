@@ -153,6 +153,23 @@ class KafkaNotConfiguredError(SettingsError):
     """No cluster is named in the settings."""
 
 
+class KeysError(VectorizeError):
+    """The state that the pool of API keys shares cannot be used. The same call may succeed another time."""
+
+    exit_code = 8
+
+
+class NoKeyAvailableError(KeysError):
+    """No API key could be had for a call: none is free in time, all are disabled, or none serves the model.
+
+    `next_available_seconds`: when the next is free; None: not before somebody changes the keys.
+    """
+
+    def __init__(self, message: str, next_available_seconds: float | None = None):
+        super().__init__(message)
+        self.next_available_seconds = next_available_seconds
+
+
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
 

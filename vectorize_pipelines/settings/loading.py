@@ -44,6 +44,7 @@ from vectorize_pipelines.settings.content import (
 from vectorize_pipelines.settings.gateway import GatewaySettings
 from vectorize_pipelines.settings.kafka import KafkaSettings
 from vectorize_pipelines.settings.models import EncoderSettings, ModelsSettings
+from vectorize_pipelines.settings.providers import ProvidersSettings
 from vectorize_pipelines.settings.running import (
     AlertSettings,
     CacheSettings,
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
+    providers: ProvidersSettings = ProvidersSettings()
 
     @classmethod
     def settings_customise_sources(
