@@ -175,9 +175,16 @@ class DagsterUnavailableError(VectorizeError):
 
 
 class ProviderUnavailableError(VectorizeError):
-    """A provider of remote models failed, or did not answer, until the deadline. The same call may succeed later."""
+    """A provider of remote models failed, or did not answer, until the deadline. The same call may succeed later.
+
+    `rate_limited`: the last answer was 429, so that waiting is all that is needed.
+    """
 
     exit_code = 8
+
+    def __init__(self, message: str, *, rate_limited: bool = False):
+        super().__init__(message)
+        self.rate_limited = rate_limited
 
 
 class ContentRefusedError(ItemError):

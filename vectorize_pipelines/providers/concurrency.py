@@ -16,10 +16,9 @@ class AdaptiveLimit:
 
     def __init__(self, most: int, now: Callable[[], float] = time.monotonic):
         """Begin at `most`, which is never exceeded."""
-        self._most = most
+        self._most = float(most)
         self._now = now
-        self._limit = float(most)
-        self._threshold = float(most)
+        self._limit = self._threshold = self._most
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reduced_at = float("-inf")
@@ -35,9 +34,13 @@ class AdaptiveLimit:
         return self._running
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[float]:
-        """Wait for a place among the calls, and hold it; gives the time of its beginning, which `failed` takes."""
-        await self._acquire()
+    async def slot(self, seconds: float | None = None) -> AsyncIterator[float]:
+        """Hold a place among the calls, waited for so long at most; gives the time of its beginning, for `failed`.
+
+        Raises `TimeoutError`.
+        """
+        async with asyncio.timeout(seconds):
+            await self._acquire()
         try:
             yield self._now()
         finally:
@@ -47,13 +50,13 @@ class AdaptiveLimit:
     def succeeded(self) -> None:
         """Note that the provider has answered a call."""
         step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
-        self._limit = min(float(self._most), self._limit + step)
+        self._limit = min(self._most, self._limit + step)
         self._wake()
 
     def failed(self, began: float) -> None:
         """Note that the provider failed a call that began at that time.
 
-        Calls that began before the limit was last reduced tell nothing about the limit that there is now.
+        A call that began before the limit was last reduced tells nothing about the limit that there is now.
         """
         if began < self._reduced_at:
             return

@@ -48,9 +48,7 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
     raise error
 
 
-def _of_status(
-    status: int, headers: Mapping[str, str], said: str, model: RemoteModel
-) -> KeyFailure | VectorizeError:
+def _of_status(status: int, headers: Mapping[str, str], said: str, model: RemoteModel) -> KeyFailure | VectorizeError:
     if status in _LIMIT_STATUSES:
         return RateLimited(retry_after_seconds(headers))
     if status in (401, 403):
