@@ -153,6 +153,12 @@ class KafkaNotConfiguredError(SettingsError):
     """No cluster is named in the settings."""
 
 
+class RedisUnavailableError(VectorizeError):
+    """The Redis server refused, failed or cannot be reached. The same call may succeed another time."""
+
+    exit_code = 8
+
+
 class KeysError(VectorizeError):
     """The state that the pool of API keys shares cannot be used. The same call may succeed another time."""
 
