@@ -31,7 +31,7 @@ def installed(
     file = home / "api_keys.yaml"  # JSON is YAML
     file.write_text(json.dumps({**fields, "keys": [{"api_key": SECRETS[name], "name": name} for name in names]}))
     given = {"base_url": provider.url, "keys_file": str(file), "call_seconds": 5.0, "deadline_seconds": 20.0, **options}
-    return load_settings(home=str(home), providers=given)
+    return load_settings(home=str(home), providers=given, encoder={"cache_directory": str(home / "models")})
 
 
 @asynccontextmanager
