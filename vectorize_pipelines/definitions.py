@@ -19,6 +19,7 @@ from vectorize_pipelines.jobs import (
     report_corpus,
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import schedules
@@ -63,6 +64,7 @@ defs = dg.Definitions(
     ],
     resources={
         "encoder": _encoder,
+        "keys": KeyPoolResource(),
         "vector_store": _vector_store,
         "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store, encoder=_encoder),
     },
