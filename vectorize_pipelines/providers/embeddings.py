@@ -39,7 +39,7 @@ class Embedded:
     cost     in the currency of the price table; 0 where the model has no price
     """
 
-    vectors: list[Vector | None]
+    vectors: "list[Vector | None]"
     errors: dict[int, ItemError] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     cost: float = 0.0
