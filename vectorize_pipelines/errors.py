@@ -178,3 +178,24 @@ class NoKeyAvailableError(KeysError):
 
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
+
+
+class ProviderUnavailableError(VectorizeError):
+    """A provider of remote models failed, or did not answer, until the deadline. The same call may succeed later.
+
+    `rate_limited`: the last answer was 429, so that waiting is all that is needed.
+    """
+
+    exit_code = 9
+
+    def __init__(self, message: str, *, rate_limited: bool = False):
+        super().__init__(message)
+        self.rate_limited = rate_limited
+
+
+class ContentRefusedError(ItemError):
+    """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
+
+
+class InvalidAnswerError(ItemError):
+    """What a model answered is not what it was asked for, nor what it answered to a second question."""

@@ -2,13 +2,13 @@
 
 import json
 from contextlib import suppress
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from vectorize_pipelines.core.installation import project_folder
-from vectorize_pipelines.settings.base import AbsolutePath, Section
+from vectorize_pipelines.settings.base import AbsolutePath, Names, Section
 
 #: Of the addresses and the keys that name no provider.
 DEFAULT_PROVIDER = "default"
@@ -62,6 +62,19 @@ class ProvidersSettings(Section):
     max_embedding_tokens: int = Field(8000, ge=1, description="tokens that one request for embeddings may have")
     embedding_dimensions: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_read_json)] = Field(
         {}, description="by model, where vectors shorter than its own are wanted; the model has to know them"
+    )
+    image_embedding_models: Names = Field(
+        (), description="models that embed images too, each as `{image: BASE64}`, as Jina's interface has it"
+    )
+    answer_format: Literal["json_object", "json_schema", "text"] = Field(
+        "json_object", description="`response_format` that answers of chat models are asked for in; text: none"
+    )
+    max_answer_tokens: int = Field(1000, ge=1, description="tokens that one answer of a chat model may have")
+    image_tokens: int = Field(
+        1500, ge=1, description="tokens that a picture is taken to cost until the provider has counted them"
+    )
+    answers_kept_seconds: float = Field(
+        86_400.0, ge=0, description="so long the same content is not judged again; 0: it always is"
     )
     allow_plain_http: bool = Field(False, description="keys may be sent without TLS to hosts other than this one")
 

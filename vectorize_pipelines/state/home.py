@@ -65,6 +65,11 @@ def embedding_cache(settings: Settings) -> Path:
     return settings.home / "cache" / "embeddings.sqlite"
 
 
+def answers(settings: Settings) -> Path:
+    """The file of answers of remote models, for what they were asked before."""
+    return settings.home / "cache" / "answers.sqlite"
+
+
 def spill(settings: Settings) -> Path:
     """The folder of batches that wait for a store that is away; the files in it have no names."""
     return settings.home / "spill"

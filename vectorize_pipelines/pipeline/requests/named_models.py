@@ -15,12 +15,14 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vectorize_pipelines.encoders.models.names import canonical, may_be_a_folder, of_the_hub, path_in
+from vectorize_pipelines.encoders.models.names import REMOTE_PREFIX, canonical, may_be_a_folder, of_the_hub, path_in
 from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     HubUnavailableError,
     ItemError,
+    KeysError,
     LedgerError,
+    ProviderUnavailableError,
     StoreError,
     VectorizeError,
 )
@@ -101,7 +103,7 @@ class NamedModels:
         return found
 
     def _allowed_name(self, name: str, path: str | None) -> str:
-        if ANY not in self._allowed:
+        if ANY not in self._allowed or name.startswith(REMOTE_PREFIX):  # `*` does not stand for what costs money
             raise UnusableModelError(
                 f"model_name: {name} is not among the models that requests may name: those of the settings, of "
                 "existing collections, and of kafka.allowed_models (VECTORIZE_KAFKA__ALLOWED_MODELS)"
@@ -176,12 +178,12 @@ def _links_in(folder: Path) -> Iterator[Path]:
 def failing_the_request(model: str, *, own: bool) -> Iterator[None]:
     """Turn whatever goes wrong with a model that a request named into `UnusableModelError`: no other one suffers.
 
-    What fails of itself, stores, the ledger, and the end of a run pass. With `own` everything does: the model is the
-    settings', and its failure is the run's.
+    What fails of itself, stores, the ledger, providers that are away, and the end of a run pass. With `own` everything
+    does: the model is the settings', and its failure is the run's.
     """
     try:
         yield
-    except (ItemError, StoreError, LedgerError, CancelledError):
+    except (ItemError, StoreError, LedgerError, ProviderUnavailableError, KeysError, CancelledError):
         raise
     except BaseException as error:
         # A defect in a library of Rust comes as a panic, which is no `Exception`.
