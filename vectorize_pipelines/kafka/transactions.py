@@ -9,13 +9,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.core.retrying import retry
 from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.kafka.clients import kafka_error, produce, producer
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka import TopicPartition
 
 logger = logging.getLogger(__name__)
 
@@ -63,17 +66,23 @@ class TransactionalProducer:
         self._retry("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
     def send(
-        self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int], group_metadata: object
+        self,
+        messages: Sequence[OutgoingMessage],
+        positions: Mapping[PartitionId, int],
+        group_metadata: object,
+        notes: Mapping[PartitionId, str] | None = None,
     ) -> None:
         """Send everything and commit the offsets, or nothing of it.
 
         positions       (topic, partition) -> the next offset to read
         group_metadata  `Consumer.consumer_group_metadata()` of the group whose offsets these are
+        notes           what is kept as the metadata of a partition's offset; by default nothing
 
         Raises `FencedError`, and `KafkaError` where the brokers stay away.
         """
         self._too_large.clear()
-        commit = partial(self._commit, messages, positions, group_metadata)
+        offsets = _offsets(positions, notes or {})
+        commit = partial(self._commit, messages, offsets, group_metadata)
         try:
             retry(commit, repeat(PAUSE_SECONDS), lambda e: isinstance(e, _AbortedError), seconds=OUTAGE_SECONDS)
         except _AbortedError:
@@ -90,7 +99,7 @@ class TransactionalProducer:
             self._producer.flush(0)
 
     def _commit(
-        self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int], group_metadata: object
+        self, messages: Sequence[OutgoingMessage], offsets: "list[TopicPartition]", group_metadata: object
     ) -> None:
         """Commit all of it in a transaction. Raises `_AbortedError` where that was aborted and can be tried again."""
         from confluent_kafka import KafkaException
@@ -99,7 +108,7 @@ class TransactionalProducer:
             self._retry("beginning a transaction", self._producer.begin_transaction)
             for place, message in enumerate(messages):
                 self._produce(place, message)
-            self._send_offsets(positions, group_metadata)
+            self._send_offsets(offsets, group_metadata)
             self._retry("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
@@ -132,11 +141,8 @@ class TransactionalProducer:
         if error is not None and _is_too_large(error):
             self._too_large.add(place)
 
-    def _send_offsets(self, positions: Mapping[PartitionId, int], group_metadata: object) -> None:
-        from confluent_kafka import TopicPartition
-
-        if positions:
-            offsets = [TopicPartition(*place, offset) for place, offset in positions.items()]
+    def _send_offsets(self, offsets: "list[TopicPartition]", group_metadata: object) -> None:
+        if offsets:
             self._retry(
                 "committing offsets",
                 lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._seconds),
@@ -175,6 +181,15 @@ class TransactionalProducer:
 
 class _AbortedError(Exception):
     """A transaction was aborted, as brokers demanded."""
+
+
+def _offsets(positions: Mapping[PartitionId, int], notes: Mapping[PartitionId, str]) -> "list[TopicPartition]":
+    from confluent_kafka import TopicPartition
+
+    return [
+        TopicPartition(*place, offset, notes[place]) if place in notes else TopicPartition(*place, offset)
+        for place, offset in positions.items()
+    ]
 
 
 def _is_retriable(error: Exception) -> bool:
