@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from vectorize_pipelines.kafka.clients import producer
+from vectorize_pipelines.kafka.clients import produce, producer
 from vectorize_pipelines.kafka.topics import Family, compression_of
 from vectorize_pipelines.messaging.detections import DetectionResultMessage
 from vectorize_pipelines.messaging.messages import InvalidMessageError
@@ -58,8 +58,8 @@ class DetectionKafkaProducer:
             for picture in camera:
                 producer.send_detection_result(detect(picture))
 
-    What is sent waits in a buffer, from which a thread of its own feeds Kafka. While the brokers are away or slower than
-    the camera, the newest detections are kept: nobody wants to hear of the oldest. Each process makes its own.
+    What is sent waits in a buffer, from which a thread of its own feeds Kafka. While the brokers are away, or slower
+    than the camera, the newest detections are kept: nobody wants to hear of the oldest. Each process makes its own.
     """
 
     def __init__(
@@ -116,9 +116,7 @@ class DetectionKafkaProducer:
         if not self._enabled or self._ends_at is not None:
             return False
         try:
-            message = (
-                payload if isinstance(payload, DetectionResultMessage) else DetectionResultMessage.from_dict(payload)
-            )
+            message = _message(payload)
         except InvalidMessageError as error:
             with self._changed:
                 self._counts.refused += 1
@@ -208,10 +206,11 @@ class DetectionKafkaProducer:
             self._note_sent(size, error)
 
         try:
-            self._client.produce(
+            produce(
+                self._client,
                 self._kafka.detections_topic,
-                waiting.value,
-                waiting.key,
+                value=waiting.value,
+                key=waiting.key,
                 timestamp=waiting.timestamp_ms,
                 on_delivery=delivered,
             )
@@ -228,9 +227,7 @@ class DetectionKafkaProducer:
                 self._counts.sent += 1
             else:
                 self._counts.failed += 1
-                self._log(
-                    "failed", "a detection could not be sent to %s: %s", self._kafka.detections_topic, error.str()
-                )
+                self._log("failed", "a detection was not sent to %s: %s", self._kafka.detections_topic, error.str())
 
     def _begin_anew(self) -> None:
         """Take another client: one that met a fatal error sends nothing any more."""
@@ -246,3 +243,7 @@ class DetectionKafkaProducer:
         if now - self._logged.get(kind, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._logged[kind] = now
             logger.warning(message, *arguments)
+
+
+def _message(payload: DetectionResultMessage | Mapping[str, Any]) -> DetectionResultMessage:
+    return payload if isinstance(payload, DetectionResultMessage) else DetectionResultMessage.from_dict(payload)
