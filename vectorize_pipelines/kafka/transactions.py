@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.core.retrying import retry
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 #: How long a transaction is tried again while brokers are away, and the pause between two tries.
 OUTAGE_SECONDS = 300.0
 PAUSE_SECONDS = 0.2
+_NO_NOTES: Mapping[PartitionId, str] = MappingProxyType({})
 
 
 class FencedError(KafkaError):
@@ -70,19 +72,18 @@ class TransactionalProducer:
         messages: Sequence[OutgoingMessage],
         positions: Mapping[PartitionId, int],
         group_metadata: object,
-        notes: Mapping[PartitionId, str] | None = None,
+        notes: Mapping[PartitionId, str] = _NO_NOTES,
     ) -> None:
         """Send everything and commit the offsets, or nothing of it.
 
         positions       (topic, partition) -> the next offset to read
         group_metadata  `Consumer.consumer_group_metadata()` of the group whose offsets these are
-        notes           what is kept as the metadata of a partition's offset; by default nothing
+        notes           (topic, partition) -> what is kept with its offset, as Kafka's metadata of it
 
         Raises `FencedError`, and `KafkaError` where the brokers stay away.
         """
         self._too_large.clear()
-        offsets = _offsets(positions, notes or {})
-        commit = partial(self._commit, messages, offsets, group_metadata)
+        commit = partial(self._commit, messages, _offsets(positions, notes), group_metadata)
         try:
             retry(commit, repeat(PAUSE_SECONDS), lambda e: isinstance(e, _AbortedError), seconds=OUTAGE_SECONDS)
         except _AbortedError:
@@ -179,17 +180,14 @@ class TransactionalProducer:
         return error
 
 
-class _AbortedError(Exception):
-    """A transaction was aborted, as brokers demanded."""
-
-
 def _offsets(positions: Mapping[PartitionId, int], notes: Mapping[PartitionId, str]) -> "list[TopicPartition]":
     from confluent_kafka import TopicPartition
 
-    return [
-        TopicPartition(*place, offset, notes[place]) if place in notes else TopicPartition(*place, offset)
-        for place, offset in positions.items()
-    ]
+    return [TopicPartition(*place, offset, metadata=notes.get(place, "")) for place, offset in positions.items()]
+
+
+class _AbortedError(Exception):
+    """A transaction was aborted, as brokers demanded."""
 
 
 def _is_retriable(error: Exception) -> bool:
