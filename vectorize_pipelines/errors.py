@@ -155,3 +155,17 @@ class KafkaNotConfiguredError(SettingsError):
 
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
+
+
+class ProviderUnavailableError(VectorizeError):
+    """A provider of remote models failed, or did not answer, until the deadline. The same call may succeed later."""
+
+    exit_code = 8
+
+
+class ContentRefusedError(ItemError):
+    """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
+
+
+class InvalidAnswerError(ItemError):
+    """What a model answered is not what it was asked for, nor what it answered to a second question."""

@@ -1,0 +1,35 @@
+"""The topics that drain runs follow: which there are, and the lanes of each."""
+
+from dataclasses import dataclass
+
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.settings import KafkaSettings
+
+#: The names of all, as commands, sensors and transactional ids have them.
+FOLLOWED_NAMES: tuple[str, ...] = tuple(each.value for each in Modality)
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedTopic:
+    """One kind of messages that runs follow.
+
+    name   one of `FOLLOWED_NAMES`
+    lanes  its topics in the order in which they are drained: those with priority, and last the one without
+    """
+
+    name: str
+    lanes: tuple[str, ...]
+
+    @property
+    def topic(self) -> str:
+        """The lane without priority, which names the whole."""
+        return self.lanes[-1]
+
+
+def followed_topic(settings: KafkaSettings, name: str) -> FollowedTopic:
+    """Return the topics of that name: a modality's requests have two lanes. Raises `SettingsError`."""
+    if name not in FOLLOWED_NAMES:
+        raise SettingsError(f"no run follows {name!r}; there are {', '.join(FOLLOWED_NAMES)}")
+    return FollowedTopic(name, TopicNames(settings.topic_prefix).lanes(Modality(name)))
