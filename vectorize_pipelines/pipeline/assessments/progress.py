@@ -1,8 +1,8 @@
 """Which messages of a partition are done, where they are done in another order than they were read.
 
 A group's committed offset says only up to where everything is done. What is done behind it is told in the metadata of
-that offset, which the transaction of the results commits with it: a later run then knows of every single message whether
-its result is in the topic. Used by `window`, under its lock.
+that offset, which the transaction of the results commits with it: a later run then knows of every single message
+whether its result is in the topic. Used by `window`, under its lock.
 """
 
 import base64

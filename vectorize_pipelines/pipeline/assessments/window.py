@@ -115,7 +115,7 @@ class TaskWindow:
         self.listen()
 
     def stop(self) -> None:
-        """Let go of what waits, which a later run reads again: what is being judged is finished, nothing else begins."""
+        """Let go of what waits, which a later run reads again; what is being judged is finished."""
         with self._lock:
             self._stopped = True
             self._waiting.clear()
@@ -148,7 +148,7 @@ class TaskWindow:
                 self._wait(task)
 
     def take_expired(self, now: float) -> list[PendingTask]:
-        """Return those of the waiting tasks whose time is over, at `now` seconds since 1970: each has to be finished."""
+        """Return those that wait and whose time is over, at `now` seconds since 1970: each has to be finished."""
         with self._lock:
             expired = [each for _, _, each in self._waiting if each.deadline <= now]
             if expired:
@@ -170,7 +170,7 @@ class TaskWindow:
             return self._has_finished.wait_for(lambda: bool(self._finished) or self._error is not None, seconds)
 
     def collect(self, most: int) -> Sequence[PendingTask]:
-        """Return tasks that are done, in the order in which they came to it, and the further messages of the same tasks.
+        """Return tasks that are done, in the order in which they came to it, with the further messages of the same ones.
 
         Raises what the run was failed with.
         """
