@@ -107,7 +107,7 @@ class DrainSource(MessageSource):
 
     def __init__(self, settings: KafkaSettings, followed: FollowedTopic, shard: Shard):
         """Read nothing yet. Raises `KafkaError`, and `SettingsError` where Kafka is not configured."""
-        create_topics(settings)
+        create_topics(settings, (followed.family,))
         self._ageing_seconds = settings.drain.ageing_seconds
         self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
         self._lanes = [_Lane(settings, topic, shard) for topic in followed.lanes]
@@ -311,7 +311,7 @@ class ReplaySource(MessageSource):
         # What lies in the future belongs to today, the last day.
         self._times = range(begin, _milliseconds(window[1] + timedelta(days=1)))
         self._open_ended = window[1] >= datetime.now(UTC).date()
-        create_topics(settings)
+        create_topics(settings, (followed.family,))
         self._consumer = consumer(settings, **_TELL_ENDS)
         self._left: dict[PartitionId, int] = {}  # the partitions that are still read, and where to stop
         self._at: dict[PartitionId, int] = {}
