@@ -98,9 +98,11 @@ class TopicResults(Results):
 
     def _send(self, tasks: Sequence[PendingTask], counting: Sequence[PendingTask]) -> None:
         messages = [message for each in counting for message in self._messages(each)]
-        positions = self._settle(tasks)
-        if messages or positions:
-            self._transactions.send(messages, positions, self._group_metadata)
+        settled = self._settle(tasks)
+        if messages or settled:
+            positions = {place: offset for place, (offset, _) in settled.items()}
+            metadata = {place: text for place, (_, text) in settled.items()}
+            self._transactions.send(messages, positions, self._group_metadata, metadata)
 
     def _messages(self, pending: PendingTask) -> Iterator[OutgoingMessage]:
         kafka, row = self._settings.kafka, pending.row
@@ -118,7 +120,7 @@ class TopicResults(Results):
         letter = DeadLetter.of(
             origin_of(message), message.key(), message.value(), message.headers(), error, stage, self._run_id
         )
-        return letter.outgoing(self._settings.kafka.assessment_dead_letter_topic)
+        return letter.to_message(self._settings.kafka.assessment_dead_letter_topic)
 
 
 def result_of(row: AssessmentRow) -> RiskAssessmentResultMessage:

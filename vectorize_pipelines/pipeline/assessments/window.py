@@ -170,7 +170,7 @@ class TaskWindow:
             return self._has_finished.wait_for(lambda: bool(self._finished) or self._error is not None, seconds)
 
     def collect(self, most: int) -> Sequence[PendingTask]:
-        """Return tasks that are done, in the order in which they came to it, with the further messages of the same ones.
+        """Return tasks that are done, in the order in which they came to it, with the other messages of the same ones.
 
         Raises what the run was failed with.
         """
