@@ -1,4 +1,4 @@
-"""`risk_assessments`: what a multimodal model says of the groups that wait; `camera_risk`: what that is by day and camera.
+"""`risk_assessments`: what a multimodal model says of groups of road users; `camera_risk`: that by day and camera.
 
 A run of the one judges the tasks of its days, or, with `mode: drain`, takes those that wait and follows the topic until
 it is idle; sensors launch the latter (`sensors/assessments.py`).

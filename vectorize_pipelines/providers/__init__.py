@@ -1,1 +1,1 @@
-"""Remote models behind API keys: the key pool, calls that survive what providers do, chat and embeddings."""
+"""Remote models behind a pool of API keys: calls that survive what providers do, chat and embeddings."""

@@ -1,4 +1,4 @@
-"""The checks of the assets of assessments. None of them blocks what is downstream: they are about providers and cameras.
+"""The checks of assessments. None of them blocks what is downstream: they are about providers and cameras.
 
 In a run of `risk_assessments` the first two look at what it ended, else, and in `camera_risk`, at the latest days.
 """
