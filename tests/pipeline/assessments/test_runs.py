@@ -1,4 +1,4 @@
-"""Runs over tasks in a real topic, asking a real server: each task has one result or one dead letter, whatever happens."""
+"""Runs over tasks in a real topic, with a real provider: each task has one result or one dead letter, whatever happens."""
 
 import base64
 import json
@@ -8,6 +8,7 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
+from vectorize_pipelines.kafka.transactions import TransactionalProducer
 
 from tests.messaging.brokers import read
 from tests.pipeline.assessments.conftest import MakeInstallation
@@ -19,7 +20,6 @@ from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
-from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
 from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED
