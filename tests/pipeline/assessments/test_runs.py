@@ -1,4 +1,4 @@
-"""Runs over tasks in a real topic, with a real provider: each task has one result or one dead letter, whatever happens."""
+"""Runs over tasks in a real topic, with a real provider: each task has one result or one dead letter."""
 
 import base64
 import json
