@@ -7,18 +7,15 @@ have the names that Kafka Connect gives them, so that tools for its dead letters
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.kafka.clients import produce
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.kafka.transactions import OutgoingMessage
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replayed_offsets
 from vectorize_pipelines.settings import KafkaSettings
-
-if TYPE_CHECKING:
-    from confluent_kafka import Producer
 
 CONNECT_PREFIX = "__connect.errors."
 OWN_PREFIX = "vectorize."
@@ -91,6 +88,14 @@ class DeadLetter:
             omitted_bytes=len(self.value or b""),
         )
 
+    def to_message(self, topic: str) -> OutgoingMessage:
+        """The letter's message in a dead-letter topic, which goes there without its value where that is too large."""
+        whole = self._message(topic)
+        return whole if self.omitted_bytes is not None else replace(whole, shortened=self.shortened()._message(topic))
+
+    def _message(self, topic: str) -> OutgoingMessage:
+        return OutgoingMessage(topic, self.key, self.value, [*self.headers, *self.error_headers()])
+
     def error_headers(self) -> list[tuple[str, bytes]]:
         """The headers that say why, to stand behind the message's own."""
         texts = {
@@ -125,12 +130,6 @@ class StoredLetter:
     def id(self) -> str:
         """The letter's name on the command line: partition and offset in the dead-letter topic."""
         return f"{self.partition}-{self.offset}"
-
-
-def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter, **further: Any) -> None:
-    """Hand the letter to the producer; whoever calls flushes, or commits the transaction. Raises `KafkaException`."""
-    headers = [*letter.headers, *letter.error_headers()]
-    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers, **further)
 
 
 def attempts_of(headers: Headers | None) -> int:
