@@ -9,7 +9,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.core.retrying import retry
 from vectorize_pipelines.errors import KafkaError
@@ -17,11 +18,15 @@ from vectorize_pipelines.kafka.clients import kafka_error, produce, producer
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.settings import KafkaSettings
 
+if TYPE_CHECKING:
+    from confluent_kafka import TopicPartition
+
 logger = logging.getLogger(__name__)
 
 #: How long a transaction is tried again while brokers are away, and the pause between two tries.
 OUTAGE_SECONDS = 300.0
 PAUSE_SECONDS = 0.2
+_NO_NOTES: Mapping[PartitionId, str] = MappingProxyType({})
 
 
 class FencedError(KafkaError):
@@ -63,17 +68,22 @@ class TransactionalProducer:
         self._retry("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
 
     def send(
-        self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int], group_metadata: object
+        self,
+        messages: Sequence[OutgoingMessage],
+        positions: Mapping[PartitionId, int],
+        group_metadata: object,
+        notes: Mapping[PartitionId, str] = _NO_NOTES,
     ) -> None:
         """Send everything and commit the offsets, or nothing of it.
 
         positions       (topic, partition) -> the next offset to read
         group_metadata  `Consumer.consumer_group_metadata()` of the group whose offsets these are
+        notes           (topic, partition) -> what is kept with its offset, as Kafka's metadata of it
 
         Raises `FencedError`, and `KafkaError` where the brokers stay away.
         """
         self._too_large.clear()
-        commit = partial(self._commit, messages, positions, group_metadata)
+        commit = partial(self._commit, messages, _offsets(positions, notes), group_metadata)
         try:
             retry(commit, repeat(PAUSE_SECONDS), lambda e: isinstance(e, _AbortedError), seconds=OUTAGE_SECONDS)
         except _AbortedError:
@@ -90,7 +100,7 @@ class TransactionalProducer:
             self._producer.flush(0)
 
     def _commit(
-        self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int], group_metadata: object
+        self, messages: Sequence[OutgoingMessage], offsets: "list[TopicPartition]", group_metadata: object
     ) -> None:
         """Commit all of it in a transaction. Raises `_AbortedError` where that was aborted and can be tried again."""
         from confluent_kafka import KafkaException
@@ -99,7 +109,7 @@ class TransactionalProducer:
             self._retry("beginning a transaction", self._producer.begin_transaction)
             for place, message in enumerate(messages):
                 self._produce(place, message)
-            self._send_offsets(positions, group_metadata)
+            self._send_offsets(offsets, group_metadata)
             self._retry("committing a transaction", lambda: self._producer.commit_transaction(self._seconds))
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
@@ -132,11 +142,8 @@ class TransactionalProducer:
         if error is not None and _is_too_large(error):
             self._too_large.add(place)
 
-    def _send_offsets(self, positions: Mapping[PartitionId, int], group_metadata: object) -> None:
-        from confluent_kafka import TopicPartition
-
-        if positions:
-            offsets = [TopicPartition(*place, offset) for place, offset in positions.items()]
+    def _send_offsets(self, offsets: "list[TopicPartition]", group_metadata: object) -> None:
+        if offsets:
             self._retry(
                 "committing offsets",
                 lambda: self._producer.send_offsets_to_transaction(offsets, group_metadata, self._seconds),
@@ -171,6 +178,12 @@ class TransactionalProducer:
         except KafkaException as reason:
             return reason
         return error
+
+
+def _offsets(positions: Mapping[PartitionId, int], notes: Mapping[PartitionId, str]) -> "list[TopicPartition]":
+    from confluent_kafka import TopicPartition
+
+    return [TopicPartition(*place, offset, metadata=notes.get(place, "")) for place, offset in positions.items()]
 
 
 class _AbortedError(Exception):

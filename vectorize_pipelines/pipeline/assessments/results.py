@@ -101,8 +101,8 @@ class TopicResults(Results):
         settled = self._settle(tasks)
         if messages or settled:
             positions = {place: offset for place, (offset, _) in settled.items()}
-            metadata = {place: text for place, (_, text) in settled.items()}
-            self._transactions.send(messages, positions, self._group_metadata, metadata)
+            notes = {place: text for place, (_, text) in settled.items()}
+            self._transactions.send(messages, positions, self._group_metadata, notes)
 
     def _messages(self, pending: PendingTask) -> Iterator[OutgoingMessage]:
         kafka, row = self._settings.kafka, pending.row
