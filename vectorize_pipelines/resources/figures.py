@@ -85,6 +85,8 @@ def day_metadata(
         metadata["tokens"] = totals.tokens
         if totals.encode_seconds:
             metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
+    if totals.cost:
+        metadata["cost"] = round(totals.cost, 6)
     choice = stream.choice
     if choice is not None:
         metadata["engine"] = f"{choice.engine} on {choice.device}, {choice.precision}: {choice.reason}"

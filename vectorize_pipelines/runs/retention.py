@@ -19,6 +19,7 @@ from vectorize_pipelines.state.attempts import purge_deaths
 from vectorize_pipelines.state.callbacks import CallbackOutbox
 from vectorize_pipelines.state.damage import explain
 from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.provider_calls import purge_calls
 from vectorize_pipelines.state.versions import SourceVersions
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def _purge_requests(settings: Settings, now: datetime) -> dict[str, int]:
     with closing(CallbackOutbox.open(settings)) as outbox:
         removed["callbacks"] = outbox.purge(kept_since)
     removed["deaths"] = purge_deaths(settings, kept_since)
+    removed["provider_calls"] = purge_calls(settings, kept_since)
     if settings.retention.deletions_days is not None:
         with closing(SourceVersions.open(settings)) as versions:
             removed["deletions"] = versions.purge_deletions(now - timedelta(days=settings.retention.deletions_days))
