@@ -4,11 +4,13 @@ import dagster as dg
 
 from vectorize_pipelines.assets import maintenance, reembedding
 from vectorize_pipelines.assets.assessments import assessment_tasks_asset
+from vectorize_pipelines.assets.checks import assessments as assessment_checks
 from vectorize_pipelines.assets.checks import generations as generation_checks
 from vectorize_pipelines.assets.checks import requests as request_checks
 from vectorize_pipelines.assets.checks import vectors as checks
 from vectorize_pipelines.assets.files import file_assets
 from vectorize_pipelines.assets.requests import request_assets
+from vectorize_pipelines.assets.risk import risk_assets
 from vectorize_pipelines.assets.single_request import embed_request
 from vectorize_pipelines.jobs import (
     ASSESSMENT_JOBS,
@@ -21,6 +23,7 @@ from vectorize_pipelines.jobs import (
     report_corpus,
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import schedules
@@ -41,8 +44,15 @@ defs = dg.Definitions(
         maintenance.maintained_collections_asset(_settings),
         reembedding.reembedding_asset(_settings),
         assessment_tasks_asset(_settings),
+        *risk_assets(_settings),
     ],
-    asset_checks=[*checks.CHECKS, *request_checks.CHECKS, *generation_checks.CHECKS, *maintenance.CHECKS],
+    asset_checks=[
+        *checks.CHECKS,
+        *request_checks.CHECKS,
+        *generation_checks.CHECKS,
+        *assessment_checks.CHECKS,
+        *maintenance.CHECKS,
+    ],
     jobs=[
         embed_corpus,
         embed_gallery,
@@ -70,6 +80,7 @@ defs = dg.Definitions(
     resources={
         "encoder": _encoder,
         "vector_store": _vector_store,
+        "language_model": LanguageModelResource(),
         "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store, encoder=_encoder),
     },
     # A process of its own for every step would load the model anew for each.

@@ -8,7 +8,6 @@ from collections import Counter
 from datetime import UTC, datetime
 
 import pytest
-from vectorize_pipelines.kafka.transactions import TransactionalProducer
 
 from tests.messaging.brokers import read
 from tests.pipeline.assessments.conftest import MakeInstallation
@@ -20,6 +19,7 @@ from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
 from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED

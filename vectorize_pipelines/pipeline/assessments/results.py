@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
-from vectorize_pipelines.messaging.assessments import AssessmentError, RiskAssessmentResultMessage, RiskLevel
+from vectorize_pipelines.messaging.assessments import RiskAssessmentResultMessage, RiskLevel
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.pipeline.assessments.searchable import embedding_requests
@@ -127,7 +127,7 @@ def result_of(row: AssessmentRow) -> RiskAssessmentResultMessage:
     """Return the result that a row is told as; one that was not judged has no level and an error."""
     error = None
     if row.error_class is not None:
-        error = AssessmentError.from_dict({"class": row.error_class, "message": row.error_message or ""})
+        error = {"class": row.error_class, "message": row.error_message or ""}
     return RiskAssessmentResultMessage(
         task_id=row.task_id,
         message_id=row.message_id,
