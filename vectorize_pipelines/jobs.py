@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.followed import ASSESSMENTS, DETECTIONS
 
 if TYPE_CHECKING:
     from vectorize_pipelines.compat import AssetJob
@@ -49,19 +50,20 @@ reembed_collection = dg.define_asset_job(
 
 
 @dataclass(frozen=True, slots=True)
-class RequestJob:
-    """The asset that requests of one modality become, and the job of its runs.
+class StreamJob:
+    """The asset that the messages of a followed topic become, and the job of its runs.
 
-    pool  has a place for each run that may embed such requests at the same time: one, unless somebody raised it
+    name  of the topic, one of `kafka.followed.FOLLOWED_NAMES`
+    pool  has a place for each run that may follow it at the same time: one, unless somebody raised it
     """
 
-    modality: Modality
+    name: str
     asset: str
     pool: str
     job: "AssetJob"
 
 
-def _request_job(modality: Modality) -> RequestJob:
+def _request_job(modality: Modality) -> StreamJob:
     asset = f"{modality.value}_embeddings"
     job = dg.define_asset_job(
         f"embed_{modality.value}",
@@ -69,8 +71,29 @@ def _request_job(modality: Modality) -> RequestJob:
         description=f"Embeds the {modality.value} requests of the days, or with mode: drain those that wait, and "
         "checks what it wrote.",
     )
-    return RequestJob(modality, asset, f"{modality.value}_requests", job)
+    return StreamJob(modality.value, asset, f"{modality.value}_requests", job)
 
 
 #: Modality -> its asset and job.
 REQUEST_JOBS = {modality: _request_job(modality) for modality in Modality}
+
+
+def _assessment_job(name: str, job: str, asset: str, description: str) -> StreamJob:
+    definition = dg.define_asset_job(job, selection=dg.AssetSelection.assets(asset), description=description)
+    return StreamJob(name, asset, asset, definition)
+
+
+_or_drain = "of the days, or with mode: drain those that wait."
+#: The jobs on the way from detections to assessed risks, in this order.
+ASSESSMENT_JOBS = (
+    _assessment_job(
+        DETECTIONS,
+        "make_assessment_tasks",
+        "assessment_tasks",
+        f"Makes tasks of the groups in the detections {_or_drain}",
+    ),
+    _assessment_job(ASSESSMENTS, "assess_risks", "risk_assessments", f"Has a model judge the tasks {_or_drain}"),
+)
+
+#: Name of a followed topic -> its asset and job.
+STREAM_JOBS = {each.name: each for each in (*REQUEST_JOBS.values(), *ASSESSMENT_JOBS)}
