@@ -6,9 +6,9 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
-from vectorize_pipelines.kafka.transactions import TransactionalProducer
 
 from tests.messaging.brokers import read
 from tests.pipeline.assessments.conftest import MakeInstallation
@@ -20,6 +20,7 @@ from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
 from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED
@@ -27,7 +28,7 @@ from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest
 from vectorize_pipelines.state.assessments import AssessmentState
 
 
-def tasks(count: int, name: str = "task", **further: int) -> list[AssessmentTaskMessage]:
+def tasks(count: int, name: str = "task", **further: Any) -> list[AssessmentTaskMessage]:
     """Tasks of different content."""
     return [task(f"{name}-{n}", bbox=[0, 0, 1000 + n, 10], **further) for n in range(count)]
 
@@ -119,7 +120,7 @@ def test_a_task_whose_time_is_over_is_told_as_expired_and_not_judged(installatio
     run = installation.drain()
     late, judged = sorted(installation.results(), key=lambda each: each.task_id)
     assert late.error is not None
-    assert late.error.error_class == EXPIRED
+    assert late.error["class"] == EXPIRED
     assert late.risk_level is None
     assert judged.error is None
     assert installation.provider.report().requests == 1
