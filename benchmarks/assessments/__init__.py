@@ -1,0 +1,1 @@
+"""The benchmark `assessments`: from detections to risks."""
