@@ -235,6 +235,11 @@ def oldest_kept(settings: KafkaSettings, topic: str) -> int:
     return time.time_ns() // 1_000_000 - retention if deletes and retention >= 0 else 0
 
 
+def has_topic(settings: KafkaSettings, topic: str) -> bool:
+    """Return whether the cluster shows this user the topic. Raises `KafkaError`."""
+    return topic in _partition_counts(settings, admin(settings))
+
+
 def _partition_counts(settings: KafkaSettings, client: "AdminClient") -> dict[str, tuple[int, int]]:
     """Partitions and replicas of every topic of the cluster."""
     with kafka_errors(settings, "listing the topics", client):
