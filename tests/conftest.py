@@ -25,6 +25,7 @@ from tests.paths import CHECKOUT
 from tests.servers import kafka
 from tests.servers import postgresql as postgresql_server
 from tests.servers import weaviate as weaviate_server
+from tests.servers.provider import ProviderServer, serving_provider
 from tests.small_corpus import write_document
 from vectorize_pipelines.cli import main
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
@@ -149,6 +150,20 @@ def topics(kafka_settings: KafkaSettings) -> TopicNames:
     """All topics of `kafka_settings`, made."""
     create_topics(kafka_settings)
     return TopicNames(kafka_settings.topic_prefix)
+
+
+@pytest.fixture(scope="session")
+def provider_server() -> Iterator[ProviderServer]:
+    """A provider of remote models that all tests share."""
+    with serving_provider() as server:
+        yield server
+
+
+@pytest.fixture
+def provider(provider_server: ProviderServer) -> ProviderServer:
+    """That provider, which knows no key yet, and has been asked nothing."""
+    provider_server.reset()
+    return provider_server
 
 
 @pytest.fixture(scope="session")

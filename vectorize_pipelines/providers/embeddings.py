@@ -113,7 +113,7 @@ class EmbeddingModel:
             done.errors[places[0]] = error
             return
         done.cost += cost
-        shares = _shares(usage.prompt_tokens, [tokens[place] for place in places])
+        shares = divide_tokens(usage.prompt_tokens, [tokens[place] for place in places])
         for place, vector, share in zip(places, vectors, shares, strict=True):
             done.vectors[place] = vector
             done.tokens[place] = share
@@ -127,7 +127,7 @@ class EmbeddingModel:
                 request["dimensions"] = self._dimension
             response = await openai.embeddings.create(**request)
             usage = _usage(response, tokens)
-            return (_vectors(response, len(inputs)), usage), usage
+            return (read_vectors(response, len(inputs)), usage), usage
 
         failing_since: float | None = None
         while True:
@@ -146,7 +146,7 @@ class EmbeddingModel:
                 return vectors, usage, record.cost or 0.0
 
 
-def _vectors(response: object, expected: int) -> list[list[float]]:
+def read_vectors(response: object, expected: int) -> list[list[float]]:
     """Return the vectors in a response, which may be anything, in order of the inputs.
 
     Raises `MalformedResponseError`.
@@ -173,7 +173,7 @@ def _usage(response: object, estimated: int) -> Usage:
     return Usage(counted if isinstance(counted, int) else estimated)
 
 
-def _shares(total: int, weights: Sequence[int]) -> list[int]:
+def divide_tokens(total: int, weights: Sequence[int]) -> list[int]:
     """Divide a number into whole parts that add up to it, by their weights."""
     shares: list[int] = []
     given, seen, all_weights = 0, 0, max(1, sum(weights))
