@@ -24,6 +24,7 @@ from tests.components import mark, need
 from tests.paths import CHECKOUT
 from tests.servers import kafka
 from tests.servers import postgresql as postgresql_server
+from tests.servers import redis as redis_servers
 from tests.servers import weaviate as weaviate_server
 from tests.servers.provider import ProviderServer, serving_provider
 from tests.small_corpus import write_document
@@ -170,6 +171,27 @@ def provider(provider_server: ProviderServer) -> ProviderServer:
 def postgresql_program() -> None:
     """What starts a PostgreSQL: `postgresql.Server`."""
     need(postgresql_server.programs)
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> None:
+    """What starts a Redis of a test's own: `redis.running()`."""
+    need(redis_servers.install)
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_program: None) -> Iterator[redis_servers.Server]:
+    """A real Redis that all tests share. Nobody stops it."""
+    with redis_servers.running() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_settings(redis_server: redis_servers.Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of an installation with the shared Redis, empty, in the environment too."""
+    redis_server.empty()
+    monkeypatch.setenv("VECTORIZE_REDIS__URL", redis_server.url)
+    return load_settings()
 
 
 @pytest.fixture(scope="session")

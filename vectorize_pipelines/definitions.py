@@ -23,6 +23,7 @@ from vectorize_pipelines.jobs import (
     report_corpus,
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
@@ -79,6 +80,7 @@ defs = dg.Definitions(
     ],
     resources={
         "encoder": _encoder,
+        "keys": KeyPoolResource(),
         "vector_store": _vector_store,
         "language_model": LanguageModelResource(),
         "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store, encoder=_encoder),

@@ -156,13 +156,13 @@ class KafkaNotConfiguredError(SettingsError):
 class RedisUnavailableError(VectorizeError):
     """The Redis server refused, failed or cannot be reached. The same call may succeed another time."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 class KeysError(VectorizeError):
     """The state that the pool of API keys shares cannot be used. The same call may succeed another time."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 class NoKeyAvailableError(KeysError):

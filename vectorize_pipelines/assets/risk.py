@@ -20,6 +20,7 @@ from vectorize_pipelines.partitions import daily_partitions, days_in, window_of
 from vectorize_pipelines.pipeline.assessments.prompt import PROMPT_VERSION
 from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, ReplayRequest, open_drain, open_replay
 from vectorize_pipelines.pipeline.assessments.stream import AssessmentRun, DayFigures
+from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.runs.config import FollowConfig
 from vectorize_pipelines.runs.drain import DrainRun
@@ -62,13 +63,16 @@ def _risk_assessments(settings: Settings) -> dg.AssetsDefinition:
         group_name="assessments",
     )
     def risk_assessments(
-        context: dg.AssetExecutionContext, config: AssessingConfig, language_model: LanguageModelResource
+        context: dg.AssetExecutionContext,
+        config: AssessingConfig,
+        language_model: LanguageModelResource,
+        keys: KeyPoolResource,
     ) -> None:
         """Judge tasks until the run is to end; its figures are the metadata of the days that it touched."""
         with translate_errors(), _opened(context, config, language_model) as run:
             run.run()
             days = {day: _day_metadata(figures) for day, figures in run.days.items()}
-            report_days(context, days, _day_metadata(DayFigures()), _run_metadata(run))
+            report_days(context, days, _day_metadata(DayFigures()), {**_run_metadata(run), **keys.metadata()})
 
     return risk_assessments
 
