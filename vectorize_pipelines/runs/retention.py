@@ -57,8 +57,8 @@ def deliver_waiting_callbacks(context: dg.OpExecutionContext) -> None:
 
 
 @dg.job(
-    description="Removes requests, callbacks and assessments that finished `ledger.retention_days` ago, and what `retention.…` "
-    "says; fails requests that have waited that long, and whose messages are gone."
+    description="Removes requests, callbacks and assessments that finished `ledger.retention_days` ago, and what "
+    "`retention.…` says; fails requests that have waited that long, and whose messages are gone."
 )
 def retention() -> None:
     remove_what_expired()
