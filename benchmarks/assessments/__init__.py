@@ -1,1 +1,13 @@
-"""The benchmark `assessments`: from detections to risks."""
+"""The benchmark `assessments`: from detections to risks, beside a real broker and a server that speaks as providers do."""
+
+from pathlib import Path
+
+from benchmarks.assessments import assessing
+from benchmarks.figures import Figure
+from tests.servers.kafka import Server
+
+
+def run(place: Path) -> list[Figure]:
+    """Every figure."""
+    with Server(place / "kafka", heap="1g", compiling=()) as server:
+        return assessing.run(place, server)
