@@ -1,4 +1,4 @@
-"""The benchmark `assessments`: from detections to risks, beside a real broker and a server that speaks as providers do."""
+"""The benchmark `assessments`: from detections to risks, with a real broker and a server that speaks as providers do."""
 
 from pathlib import Path
 
