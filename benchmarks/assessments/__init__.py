@@ -1,4 +1,4 @@
-"""The benchmark `assessments`: from detections to risks, with a real broker and a server that speaks as providers do."""
+"""The benchmark `assessments`: from detections to risks, with a real broker and a server that answers like a provider."""
 
 from pathlib import Path
 
