@@ -1,4 +1,4 @@
-"""The benchmark `assessments`: from detections to risks, with a real broker and a server that answers like a provider."""
+"""The benchmark `assessments`: from detections to risks, with a real broker."""
 
 from pathlib import Path
 
