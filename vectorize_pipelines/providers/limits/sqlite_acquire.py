@@ -115,7 +115,8 @@ def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[
         if row is None:
             keys.append(Key(limits, 0, 0, 0.0, 0, 0.0))
         elif row[1] is None:
-            keys.append(Key(limits, *row[2:7], in_use.get(limits.id, 0)))
+            _, _, turn, number, latest, tokens, cooling = row
+            keys.append(Key(limits, turn, number, latest, tokens, cooling, in_use.get(limits.id, 0)))
     match request.strategy:
         case "priority":
             keys.sort(key=lambda key: (-key.limits.priority, key.turn))
