@@ -1,13 +1,11 @@
-"""The benchmark `assessments`: from detections to risks, with a real broker."""
+"""The benchmarks of assessing: tasks made of detections beside the broker, and judged by a server beside it."""
 
 from pathlib import Path
 
-from benchmarks.assessments import assessing
+from benchmarks.assessments import assessing, tasks
 from benchmarks.figures import Figure
-from tests.servers.kafka import Server
 
 
 def run(place: Path) -> list[Figure]:
-    """Every figure."""
-    with Server(place / "kafka", heap="1g", compiling=()) as server:
-        return assessing.run(place, server)
+    """Detections that become tasks, and tasks that become risks."""
+    return [*tasks.run(place / "tasks"), *assessing.run(place / "assessing")]

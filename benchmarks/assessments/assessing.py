@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import random
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -35,9 +34,10 @@ LEAST_SHARE = 0.9
 MEMORY_GROWTH = 1.1
 
 
-def run(place: Path, server: Server) -> list[Figure]:
+def run(place: Path) -> list[Figure]:
     """Throughput beside the bare client's, and memory."""
-    return [*throughput(place, server), memory(place, server)]
+    with Server(place / "kafka", heap="1g", compiling=()) as server:
+        return [*throughput(place, server), memory(place, server)]
 
 
 def throughput(place: Path, server: Server) -> list[Figure]:
@@ -153,18 +153,3 @@ def task_of(number: int, content: int, picture: str) -> AssessmentTaskMessage:
 def _capped(number: int) -> int:
     cap = os.environ.get("CAP_TASKS")
     return number if cap is None else min(number, int(cap))
-
-
-def main() -> None:
-    """Measure these figures alone: `python -m benchmarks.assessments.assessing`."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "kafka", heap="1g", compiling=()) as server:
-        started = time.monotonic()
-        for figure in run(Path(folder), server):
-            print("ok " if figure.met else "MISSED", figure.name, figure.measured, figure.wanted)
-        print(f"{time.monotonic() - started:.0f} s")
-
-
-if __name__ == "__main__":
-    main()
