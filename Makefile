@@ -23,7 +23,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads of numpy and torch wait for each other by spinning: on cores that other tests use, several times the work.
 test test-fast coverage stress: export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-keys bench bench-gpu clean
+.PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
+.PHONY: bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -82,6 +83,9 @@ stress: setup ## tests 20 times while every core is busy (TESTS="…" ROUNDS=20 
 
 chaos: setup ## kill runs over messages again and again, and count what is there afterwards (COUNT=50 SEED=0 MESSAGES=20000)
 	@$(RUN) python -m tests.pipeline.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)
+
+chaos-assessments: setup ## the same for runs from detections to risks (DETECTIONS=20000 KILLS=20 SEED=0)
+	@$(RUN) python -m tests.pipeline.assessments.chaos --detections $(or $(DETECTIONS),20000) --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
 
 chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exceeded, nearly all used (MINUTES=5)
 	@$(RUN) python -m tests.providers.key_chaos --minutes $(or $(MINUTES),5)

@@ -20,6 +20,7 @@ from vectorize_pipelines.jobs import (
     embed_gallery,
     maintain_collections,
     reembed_collection,
+    report_camera_risk,
     report_corpus,
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
@@ -58,6 +59,7 @@ defs = dg.Definitions(
         embed_corpus,
         embed_gallery,
         report_corpus,
+        report_camera_risk,
         *(each.job for each in REQUEST_JOBS.values()),
         *(each.job for each in ASSESSMENT_JOBS),
         embed_request,
