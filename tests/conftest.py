@@ -30,6 +30,9 @@ from vectorize_pipelines.cli import main
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import PREFIX, KafkaSettings, Settings, load_settings
 
+#: The topics of assessments, as their settings name them.
+ASSESSMENT_ROLES = ("detections", "assessment_tasks", "risk_results", "assessment_dead_letter")
+
 # How long an example takes says how busy the machine is, and nothing else.
 hypothesis_settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 hypothesis_settings.load_profile("any machine")
@@ -135,7 +138,10 @@ def kafka_settings(kafka_server: Broker | kafka.Server, monkeypatch: pytest.Monk
     prefix = f"test-{uuid.uuid4().hex[:12]}"
     monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", kafka_server.bootstrap_servers)
     monkeypatch.setenv("VECTORIZE_KAFKA__TOPIC_PREFIX", prefix)
-    return KafkaSettings(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=prefix)
+    topics = {f"{role}_topic": f"{prefix}.{role}" for role in ASSESSMENT_ROLES}
+    for name, topic in topics.items():
+        monkeypatch.setenv(f"VECTORIZE_KAFKA__{name.upper()}", topic)
+    return KafkaSettings(bootstrap_servers=kafka_server.bootstrap_servers, topic_prefix=prefix, **topics)
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ _PRELOADED = (
     "vectorize_pipelines.runs.instance",
     "vectorize_pipelines.schedules",
     "vectorize_pipelines.sensors.files",
+    "vectorize_pipelines.sensors.following",
     "vectorize_pipelines.sensors.requests",
     "vectorize_pipelines.sensors.run_failures",
 )

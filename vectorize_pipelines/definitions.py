@@ -23,7 +23,7 @@ from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, Vec
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import schedules
 from vectorize_pipelines.sensors.files import CORPUS, GALLERY, new_files_sensor
-from vectorize_pipelines.sensors.requests import lag_sensors
+from vectorize_pipelines.sensors.requests import request_sensors
 from vectorize_pipelines.sensors.run_failures import cancelled_requests, failed_requests, failed_runs
 from vectorize_pipelines.settings import load_settings
 
@@ -56,7 +56,7 @@ defs = dg.Definitions(
     sensors=[
         new_files_sensor(CORPUS, _settings),
         new_files_sensor(GALLERY, _settings),
-        *lag_sensors(_settings),
+        *request_sensors(_settings),
         failed_runs,
         failed_requests,
         cancelled_requests,

@@ -49,19 +49,20 @@ reembed_collection = dg.define_asset_job(
 
 
 @dataclass(frozen=True, slots=True)
-class RequestJob:
-    """The asset that requests of one modality become, and the job of its runs.
+class StreamJob:
+    """The asset that the messages of a followed topic become, and the job of its runs.
 
-    pool  has a place for each run that may embed such requests at the same time: one, unless somebody raised it
+    name  of the topic, one of `kafka.followed.FOLLOWED_NAMES`
+    pool  has a place for each run that may follow it at the same time: one, unless somebody raised it
     """
 
-    modality: Modality
+    name: str
     asset: str
     pool: str
     job: "AssetJob"
 
 
-def _request_job(modality: Modality) -> RequestJob:
+def _request_job(modality: Modality) -> StreamJob:
     asset = f"{modality.value}_embeddings"
     job = dg.define_asset_job(
         f"embed_{modality.value}",
@@ -69,8 +70,11 @@ def _request_job(modality: Modality) -> RequestJob:
         description=f"Embeds the {modality.value} requests of the days, or with mode: drain those that wait, and "
         "checks what it wrote.",
     )
-    return RequestJob(modality, asset, f"{modality.value}_requests", job)
+    return StreamJob(modality.value, asset, f"{modality.value}_requests", job)
 
 
 #: Modality -> its asset and job.
 REQUEST_JOBS = {modality: _request_job(modality) for modality in Modality}
+
+#: Name of a followed topic -> its asset and job.
+STREAM_JOBS = {each.name: each for each in REQUEST_JOBS.values()}

@@ -13,8 +13,8 @@ import pytest
 from tests.instances import installed_instance
 from tests.messaging.requests_in_kafka import rows, send, text
 from tests.small_corpus import DAYS, NOW, TODAY
-from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.shards import WHOLE
 from vectorize_pipelines.partitions import today
@@ -112,7 +112,7 @@ def test_a_drain_run_takes_what_waits(instance: dg.DagsterInstance, kafka_settin
     assert of_today["collection"] == "notes, texts"
     assert figures(instance, old)["encoded"] == 3
     assert "messages" not in figures(instance, old)
-    assert sum(each.lag for each in partition_lags(kafka_settings, Modality.TEXT)) == 0
+    assert sum(each.lag for each in partition_lags(kafka_settings, followed_topic(kafka_settings, "text"))) == 0
     tags = tags_of(instance, result.run_id)
     topic = f"{kafka_settings.topic_prefix}.text"
     assert (tags[MODE_TAG], tags[SHARD_TAG], tags[TOPIC_TAG], tags[OWNS_TAG]) == ("drain", "0/1", topic, f"{topic} 0/1")
@@ -150,7 +150,9 @@ def test_a_backfill_of_three_days_twice_leaves_the_same_rows(
     assert run(instance, first, last).success
     assert rows("texts") == stored
     assert figures(instance, first)["encoded"] == 0
-    assert sum(each.lag for each in partition_lags(kafka_settings, Modality.TEXT)) == 11, "a replay commits nothing"
+    assert sum(each.lag for each in partition_lags(kafka_settings, followed_topic(kafka_settings, "text"))) == 11, (
+        "a replay commits nothing"
+    )
 
 
 def test_a_run_that_finds_nothing_and_one_of_poison_alone_succeed(
@@ -190,7 +192,7 @@ def test_a_run_told_to_wind_down_ends_and_says_why(
 ) -> None:
     send(kafka_settings, [text("note", "a note")])
     earlier = instance.create_run_for_job(
-        _job(), tags=drain_tags(kafka_settings, Modality.TEXT), status=dg.DagsterRunStatus.NOT_STARTED
+        _job(), tags=drain_tags(followed_topic(kafka_settings, "text")), status=dg.DagsterRunStatus.NOT_STARTED
     )
     instance.report_dagster_event(
         dg.DagsterEvent(event_type_value="PIPELINE_START", job_name="embed_text"), earlier.run_id
@@ -201,7 +203,7 @@ def test_a_run_told_to_wind_down_ends_and_says_why(
     assert "has not ended" in failure(other)
     assert "handing over to run" in tags_of(instance, earlier.run_id)[WIND_DOWN_TAG]
 
-    beside = drain_runs.DrainRun(instance, earlier.run_id, kafka_settings, Modality.TEXT, WHOLE)
+    beside = drain_runs.DrainRun(instance, earlier.run_id, followed_topic(kafka_settings, "text"), WHOLE)
     assert beside.reason_to_end() == tags_of(instance, earlier.run_id)[WIND_DOWN_TAG]
     instance.report_run_failed(earlier)
     assert run(instance, mode="drain", once=True, shard="0/2").success

@@ -35,9 +35,9 @@ from vectorize_pipelines.pipeline.files.reader import Reading
 from vectorize_pipelines.pipeline.requests.context import RunContext
 from vectorize_pipelines.pipeline.requests.pending import InvalidMessage, PendingRequest
 from vectorize_pipelines.pipeline.requests.report import Report
-from vectorize_pipelines.pipeline.requests.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.spill import configured_outage
+from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
 from vectorize_pipelines.sources.files import FileSource, SourceFile

@@ -17,6 +17,7 @@ from vectorize_pipelines.errors import KafkaError as OurKafkaError
 from vectorize_pipelines.kafka import partitions, reading
 from vectorize_pipelines.kafka import sources as kafka_source
 from vectorize_pipelines.kafka.clients import admin, producer
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import LagWatch
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
@@ -151,7 +152,7 @@ def test_a_run_goes_on_where_partitions_cannot_be_looked_for(
 def test_the_sensor_sees_what_waits_in_an_added_partition(make: MakeInstallation) -> None:
     installation = make()
     settings = installation.settings.kafka
-    watch = LagWatch(settings, Modality.TEXT)
+    watch = LagWatch(settings, followed_topic(settings, "text"))
     assert not any(each.lag for each in watch.look())
     number = add_partition(installation, installation.names.requests(Modality.TEXT))
     installation.send(text_request("one", "a boat"), partition=number)

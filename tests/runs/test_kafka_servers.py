@@ -8,8 +8,8 @@ import pytest
 
 from tests.messaging.requests_in_kafka import send, text
 from tests.servers.dagster import GraphQL, dagster_servers, until
-from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import CollectionNotFoundError
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.settings import KafkaSettings, load_settings
@@ -36,7 +36,7 @@ def stored() -> list[str]:
 
 
 def lag(settings: KafkaSettings) -> int:
-    return sum(each.lag for each in partition_lags(settings, Modality.TEXT))
+    return sum(each.lag for each in partition_lags(settings, followed_topic(settings, "text")))
 
 
 def drains(graphql: GraphQL, *statuses: str) -> list[dict[str, Any]]:

@@ -14,14 +14,16 @@ from tests.messaging.requests_in_kafka import send, text
 from tests.servers.ports import free_ports
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import consumer
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs import drain as drain_runs
 from vectorize_pipelines.runs.drain import ActiveRun, active_runs, places
 from vectorize_pipelines.runs.tags import MODE_TAG, SHARD_TAG, TOPIC_TAG, WIND_DOWN_TAG, drain_tags
-from vectorize_pipelines.sensors import requests as kafka_lag
-from vectorize_pipelines.sensors.requests import HandOver, Launch, Limits, Wait, decide
+from vectorize_pipelines.sensors import following as kafka_lag
+from vectorize_pipelines.sensors.following import HandOver, Launch, Limits, Wait, decide
+from vectorize_pipelines.sensors.requests import request_sensors
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 
 LIMITS = Limits(lag_per_run=100, runs=4)
@@ -81,7 +83,7 @@ def test_what_is_launched_covers_all_that_waits_once(lags: dict[int, int], prese
 def tick(
     instance: dg.DagsterInstance, modality: Modality = Modality.TEXT, cursor: str | None = None
 ) -> dg.SensorResult | dg.SkipReason:
-    (sensor,) = (each for each in kafka_lag.lag_sensors(load_settings()) if each.name == f"{modality.value}_lag")
+    (sensor,) = (each for each in request_sensors(load_settings()) if each.name == f"{modality.value}_lag")
     result = sensor(dg.build_sensor_context(instance=instance, cursor=cursor))
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
     return result
@@ -173,13 +175,13 @@ def test_more_lag_than_the_runs_can_do_makes_them_hand_over(
     monkeypatch.setenv("VECTORIZE_KAFKA__DRAIN__TARGET_LAG_PER_RUN", "2")
     monkeypatch.setattr(kafka_lag, "places", lambda *_: 3)
     create_topics(kafka_settings)
-    request = dg.RunRequest(tags=drain_tags(kafka_settings, Modality.TEXT))
+    request = dg.RunRequest(tags=drain_tags(followed_topic(kafka_settings, "text")))
     run_id = launched(instance, request, dg.DagsterRunStatus.STARTED)
     for partition in range(6):
         send(kafka_settings, [text(f"note-{partition}", "a note")], partition=partition)
 
     assert "ask for 3 runs" in reason(tick(instance))
-    (run,) = active_runs(instance, kafka_settings, Modality.TEXT)
+    (run,) = active_runs(instance, followed_topic(kafka_settings, "text"))
     assert run.winding_down is None, "such lag may be gone in a moment"
     monkeypatch.setattr(kafka_lag, "PATIENCE_SECONDS", 0.0)
     tick(instance)
@@ -220,10 +222,10 @@ def test_a_run_gives_way_to_one_that_is_queued_for_its_pool(
 ) -> None:
     monkeypatch.setattr(drain_runs, "LOOK_SECONDS", 0.0)
     monkeypatch.setattr(drain_runs, "QUEUED_SECONDS", -5.0)
-    request = dg.RunRequest(tags=drain_tags(kafka_settings, Modality.TEXT))
+    request = dg.RunRequest(tags=drain_tags(followed_topic(kafka_settings, "text")))
     run_id = launched(instance, request, dg.DagsterRunStatus.STARTED)
     queued(instance, job)
-    beside = drain_runs.DrainRun(instance, run_id, kafka_settings, Modality.TEXT, WHOLE)
+    beside = drain_runs.DrainRun(instance, run_id, followed_topic(kafka_settings, "text"), WHOLE)
     assert beside.reason_to_end() is None, "it has only begun"
     monkeypatch.setattr(drain_runs, "BEFORE_GIVING_WAY_SECONDS", 0.0)
     said = beside.reason_to_end()
@@ -236,7 +238,7 @@ def test_a_pool_has_one_place_unless_somebody_raised_it(home: os.PathLike[str]) 
 
     use_dagster_home(load_settings())
     with dg.DagsterInstance.get() as instance:
-        assert places(instance, Modality.TEXT) == 1
+        assert places(instance, "text_requests") == 1
         instance.event_log_storage.set_concurrency_slots("text_requests", 4)
-        assert places(instance, Modality.TEXT) == 4
-        assert places(instance, Modality.IMAGE) == 1
+        assert places(instance, "text_requests") == 4
+        assert places(instance, "image_requests") == 1

@@ -4,8 +4,6 @@ A run replays the messages of its days, or, with `mode: drain`, takes those that
 idle. Sensors launch the latter (`sensors/requests.py`).
 """
 
-from typing import Literal
-
 import dagster as dg
 from pydantic import Field
 
@@ -15,6 +13,7 @@ from vectorize_pipelines.documents.chunking import chunker_fingerprint
 from vectorize_pipelines.images.items import READER_VERSION
 from vectorize_pipelines.jobs import REQUEST_JOBS
 from vectorize_pipelines.kafka.clients import require_servers
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.messages import SCHEMA_VERSION
@@ -23,24 +22,16 @@ from vectorize_pipelines.pipeline.requests.runs import DrainRequest, ReplayReque
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.vector_store import COLLECTION_METADATA, VectorStoreResource
+from vectorize_pipelines.runs.config import FollowConfig
 from vectorize_pipelines.runs.drain import DrainRun
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings, load_settings
 
 
-class RequestConfig(dg.Config):
+class RequestConfig(FollowConfig):
     """The config of a run of an asset from Kafka; what is left empty is as the settings say."""
 
-    mode: Literal["replay", "drain"] = Field(
-        "replay", description="replay: the messages of the run's days; drain: those that wait, and those that come"
-    )
     force: bool = Field(False, description="encode also what has not changed")
-    shard: str = Field("0/1", description="drain: the part of the topic's partitions that is this run's, as in 0/4")
-    once: bool = Field(False, description="drain: end when nothing waits any more, whatever the day")
-    max_seconds: float | None = Field(None, gt=0, description="drain: end after so long; null: kafka.drain.max_seconds")
-    idle_seconds: float | None = Field(
-        None, ge=0, description="drain: end when nothing has come for so long; null: kafka.drain.idle_seconds"
-    )
 
     def drain_request(self, modality: Modality, shard: Shard, run: dg.DagsterRun, beside: DrainRun) -> DrainRequest:
         """The drain that this configuration makes of a run."""
@@ -103,7 +94,7 @@ def _embeddings(settings: Settings, modality: Modality) -> dg.AssetsDefinition:
                 replay = ReplayRequest(modality, run.run_id, window_of(context.partition_key_range), config.force)
                 return open_replay(settings, replay, vector_store.open(), encoder.lease)
             shard = Shard.parse(config.shard)
-            beside = DrainRun(context.instance, run.run_id, settings.kafka, modality, shard)
+            beside = DrainRun(context.instance, run.run_id, followed_topic(settings.kafka, modality), shard)
             beside.take_over()
             drain = config.drain_request(modality, shard, run, beside)
             return open_drain(settings, drain, vector_store.open(), encoder.lease)

@@ -11,6 +11,7 @@ from vectorize_pipelines.cli.running import execute_until_interrupted, large_imp
 from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import require_servers
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.state.home import enter_home, use_dagster_home
 
@@ -52,7 +53,7 @@ def command(modality: str, once: bool, shard: str, force: bool, as_json: bool) -
 
     wiring = REQUEST_JOBS[Modality(modality)]
     config = {"mode": "drain", "shard": str(part), "once": once, "force": force}
-    tags = drain_tags(settings.kafka, Modality(modality), part)
+    tags = drain_tags(followed_topic(settings.kafka, modality), part)
     started = time.monotonic()
     with run_log(settings) as shown:
         result, interrupted = execute_until_interrupted(settings, wiring.job.name, wiring.asset, config, tags)

@@ -20,14 +20,14 @@ def command(modalities: Sequence[str], as_json: bool) -> None:
 
     Marks of transactions count as messages, so that the figure may be a little too high.
     """
-    from vectorize_pipelines.core.items import Modality
     from vectorize_pipelines.kafka.clients import admin
+    from vectorize_pipelines.kafka.followed import followed_topic
     from vectorize_pipelines.kafka.lag import partition_lags
 
     settings = enter_home().kafka
     client = admin(settings)
-    wanted = [Modality(name) for name in modalities or MODALITIES]
-    lags = [each for modality in wanted for each in partition_lags(settings, modality, client)]
+    wanted = [followed_topic(settings, name) for name in modalities or MODALITIES]
+    lags = [each for followed in wanted for each in partition_lags(settings, followed, client)]
     if as_json:
         rows = [{**asdict(each), "lag": each.lag} for each in lags]
         found = {"group": settings.group, "lag": sum(each.lag for each in lags), "partitions": rows}

@@ -1,4 +1,4 @@
-"""`vectorize topics`: making the topics of requests and results, and holding them against `config/kafka.yaml`."""
+"""`vectorize topics`: making all topics, and holding them against `config/kafka.yaml`."""
 
 import json
 from dataclasses import asdict
@@ -21,10 +21,10 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print what was made, and the topics, as JSON.")
 def create(as_json: bool) -> None:
     """Make the topics that are missing. What is there is left as it is; `check` says what differs."""
-    from vectorize_pipelines.kafka.topics import create_topics, describe_topics
+    from vectorize_pipelines.kafka.topics import Family, create_topics, describe_topics
 
     settings = enter_home().kafka
-    created = create_topics(settings)
+    created = create_topics(settings, tuple(Family))
     if as_json:
         topics = [asdict(state) for state in describe_topics(settings)]
         click.echo(json.dumps({"created": created, "topics": topics}, ensure_ascii=False, indent=2))

@@ -56,6 +56,10 @@ class TopicConfigs(BaseModel):
     results: TopicConfig = TopicConfig()
     control: TopicConfig = TopicConfig()
     dead_letter: TopicConfig = TopicConfig()
+    detections: TopicConfig = TopicConfig()
+    assessment_tasks: TopicConfig = TopicConfig()
+    risk_results: TopicConfig = TopicConfig()
+    assessment_dead_letter: TopicConfig = TopicConfig()
 
 
 class KafkaConfig(BaseModel):

@@ -6,10 +6,9 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import admin, consumer, retry
+from vectorize_pipelines.kafka.followed import FollowedTopic
 from vectorize_pipelines.kafka.partitions import PartitionId, offsets, partitions_of
-from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -48,17 +47,17 @@ class PartitionLag:
 
 def partition_lags(
     settings: KafkaSettings,
-    modality: Modality,
+    followed: FollowedTopic,
     client: "AdminClient | None" = None,
     reader: "Consumer | None" = None,
 ) -> list[PartitionLag]:
-    """Both lanes of a modality, the priority lane first, by partition. Five requests, each bounded in time.
+    """Return the lag of every lane, in their order, by partition. Five requests, each bounded in time.
 
     Whoever asks often hands in the same `client`, and a `reader` from `offset_reader`. Raises `KafkaError`, also
     where a topic is missing.
     """
     client = admin(settings) if client is None else client
-    places = partitions_of(settings, list(TopicNames(settings.topic_prefix).lanes(modality)), client)
+    places = partitions_of(settings, list(followed.lanes), client)
     return lags_of(settings, places, client, reader)
 
 
@@ -75,15 +74,15 @@ def lags_of(
 
 
 class LagWatch:
-    """The lag of one modality, for who looks many times a second: one request where nothing has arrived.
+    """The lag of one followed topic, for who looks many times a second: one request where nothing has arrived.
 
     Keeps its connection to the cluster. Used by one thread at a time.
     """
 
-    def __init__(self, settings: KafkaSettings, modality: Modality) -> None:
+    def __init__(self, settings: KafkaSettings, followed: FollowedTopic) -> None:
         """Raises `KafkaNotConfiguredError`."""
         self._settings = settings
-        self._modality = modality
+        self._followed = followed
         self._client = admin(settings)
         self._reader = offset_reader(settings)
         self._last: Sequence[PartitionLag] = ()
@@ -94,7 +93,7 @@ class LagWatch:
         """As `partition_lags`; committed offsets may be `COMMITTED_SECONDS` old."""
         with self._looking:
             if not self._last or time.monotonic() - self._asked >= COMMITTED_SECONDS:
-                self._last = partition_lags(self._settings, self._modality, self._client, self._reader)
+                self._last = partition_lags(self._settings, self._followed, self._client, self._reader)
                 self._asked = time.monotonic()
             else:
                 places = [(each.topic, each.partition) for each in self._last]

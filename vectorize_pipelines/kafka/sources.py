@@ -1,7 +1,7 @@
-"""Messages of one modality's topics: those behind the committed offsets, or those of some days.
+"""Messages of followed topics: those behind the committed offsets, or those of some days.
 
-`pipeline.requests.stream` reads either source in its reading thread and gets the messages as confluent_kafka has them.
-Neither source commits anything: what has been dealt with is committed in the transaction of `messaging.outcomes`.
+A run reads either source in its reading thread and gets the messages as confluent_kafka has them. Neither source
+commits anything: what has been dealt with is committed in the transaction that tells the outcomes.
 """
 
 import logging
@@ -13,12 +13,12 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any, cast
 
-from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import consumer, kafka_errors, retry
+from vectorize_pipelines.kafka.followed import FollowedTopic
 from vectorize_pipelines.kafka.partitions import AddedPartitions, PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.kafka.shards import Shard
-from vectorize_pipelines.kafka.topics import TopicNames, create_topics
+from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -97,65 +97,64 @@ class MessageSource(ABC):
 
 
 class DrainSource(MessageSource):
-    """The messages behind the committed offsets of a shard, the priority lane first.
+    """The messages behind the committed offsets of a shard, those of the lanes with priority first.
 
     Partitions that a topic gets meanwhile are taken up, those of the shard (`AddedPartitions`).
 
-    A normal message goes before the priority lane's next batch once that lane alone has been served for
-    `kafka.drain.ageing_seconds`, so neither lane can hold up the other for ever. Topics that are missing are created.
+    A normal message goes before the next batch of a lane with priority once those alone have been served for
+    `kafka.drain.ageing_seconds`, so no lane can hold up another for ever. Topics that are missing are created.
     """
 
-    def __init__(self, settings: KafkaSettings, modality: Modality, shard: Shard):
+    def __init__(self, settings: KafkaSettings, followed: FollowedTopic, shard: Shard):
         """Read nothing yet. Raises `KafkaError`, and `SettingsError` where Kafka is not configured."""
-        create_topics(settings)
+        create_topics(settings, (followed.family,))
         self._ageing_seconds = settings.drain.ageing_seconds
         self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
-        names = TopicNames(settings.topic_prefix)
-        self._priority = _Lane(settings, names.priority(modality), shard)
-        self._normal = _Lane(settings, names.requests(modality), shard)
+        self._lanes = [_Lane(settings, topic, shard) for topic in followed.lanes]
+        self._normal = self._lanes[-1]
         self._normal_served = time.monotonic()
 
     @property
     def lost(self) -> Sequence[LostRange]:
-        return (*self._priority.lost, *self._normal.lost)
+        return [each for lane in self._lanes for each in lane.lost]
 
     def group_metadata(self) -> object:
         """The metadata that a transaction needs for committing offsets of this group."""
         return self._normal.consumer.consumer_group_metadata()
 
     def poll(self, most: int) -> Polled:
-        lanes = (self._poll_priority, self._poll_normal)
-        if time.monotonic() - self._normal_served >= self._ageing_seconds:
-            lanes = (lanes[1], lanes[0])
-        first = lanes[0](most, 0)
-        if first.messages:
-            return first
-        second = lanes[1](most, self._linger_seconds)
-        return Polled(second.messages, {**first.positions, **second.positions})
+        aged = time.monotonic() - self._normal_served >= self._ageing_seconds
+        *first, last = reversed(self._lanes) if aged else self._lanes
+        positions: dict[PartitionId, int] = {}
+        for lane in first:
+            polled = self._poll_lane(lane, most, 0)
+            positions.update(polled.positions)
+            if polled.messages:
+                return Polled(polled.messages, positions)
+        polled = self._poll_lane(last, most, self._linger_seconds)
+        return Polled(polled.messages, {**positions, **polled.positions})
 
-    def _poll_priority(self, most: int, wait_seconds: float) -> Polled:
-        return self._priority.poll(most, wait_seconds)
-
-    def _poll_normal(self, most: int, wait_seconds: float) -> Polled:
-        polled = self._normal.poll(most, wait_seconds)
-        self._normal_served = time.monotonic()
+    def _poll_lane(self, lane: "_Lane", most: int, wait_seconds: float) -> Polled:
+        polled = lane.poll(most, wait_seconds)
+        if lane is self._normal:
+            self._normal_served = time.monotonic()
         return polled
 
     def at_end(self) -> bool:
-        return self._priority.at_end() and self._normal.at_end()
+        return all(lane.at_end() for lane in self._lanes)
 
     def lag(self) -> int:
-        return self._priority.lag() + self._normal.lag()
+        return sum(lane.lag() for lane in self._lanes)
 
     def begins_at(self) -> Mapping[PartitionId, int]:
-        return {**self._priority.positions, **self._normal.positions}
+        return {place: offset for lane in self._lanes for place, offset in lane.positions.items()}
 
     def ends_at(self) -> Mapping[PartitionId, int]:
-        return {**self._priority.ends, **self._normal.ends}
+        return {place: offset for lane in self._lanes for place, offset in lane.ends.items()}
 
     def close(self) -> None:
-        self._priority.consumer.close()
-        self._normal.consumer.close()
+        for lane in self._lanes:
+            lane.consumer.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,17 +302,16 @@ class ReplaySource(MessageSource):
     senders', and need not rise with the offsets.
     """
 
-    def __init__(self, settings: KafkaSettings, modality: Modality, window: tuple[date, date], first_day: date):
+    def __init__(self, settings: KafkaSettings, followed: FollowedTopic, window: tuple[date, date], first_day: date):
         """`window`: first and last day, both included; `first_day`: the day that everything older belongs to."""
-        names = TopicNames(settings.topic_prefix)
         self._settings = settings
         self._seconds = settings.request_seconds
-        self._topics = [names.priority(modality), names.requests(modality)]
+        self._topics = followed.lanes
         begin = _milliseconds(window[0]) if window[0] > first_day else _EARLIEST
         # What lies in the future belongs to today, the last day.
         self._times = range(begin, _milliseconds(window[1] + timedelta(days=1)))
         self._open_ended = window[1] >= datetime.now(UTC).date()
-        create_topics(settings)
+        create_topics(settings, (followed.family,))
         self._consumer = consumer(settings, **_TELL_ENDS)
         self._left: dict[PartitionId, int] = {}  # the partitions that are still read, and where to stop
         self._at: dict[PartitionId, int] = {}

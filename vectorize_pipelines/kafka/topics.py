@@ -2,15 +2,16 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError, SettingsError
 from vectorize_pipelines.kafka.clients import admin, kafka_error, kafka_errors
 from vectorize_pipelines.kafka.compat import broker_resource, new_topic, topic_resource
-from vectorize_pipelines.kafka.config_file import TopicConfig, read_config
+from vectorize_pipelines.kafka.config_file import TopicConfig, TopicConfigs, read_config
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -24,9 +25,16 @@ NORMAL_PRIORITY = 0
 DEFAULT_RETENTION_MS = 7 * 24 * 3600 * 1000
 
 
+class Family(StrEnum):
+    """The topics that belong together: an installation may use one family and not have the other."""
+
+    REQUESTS = "requests"
+    ASSESSMENTS = "assessments"
+
+
 @dataclass(frozen=True, slots=True)
 class TopicNames:
-    """The name of every topic."""
+    """The name of every topic of requests; those of assessments are settings."""
 
     prefix: str
 
@@ -84,27 +92,43 @@ class TopicState:
     problems: tuple[str, ...] = ()
 
 
-def planned_topics(settings: KafkaSettings) -> list[TopicPlan]:
-    """Every topic as the configuration file wants it. Raises `SettingsError`."""
-    names, topics = TopicNames(settings.topic_prefix), read_config(settings.config_file).topics
+def planned_topics(settings: KafkaSettings, families: Collection[Family] = tuple(Family)) -> list[TopicPlan]:
+    """Every topic of the families as the configuration file wants it. Raises `SettingsError`."""
+    topics = read_config(settings.config_file).topics
     wanted: list[tuple[str, TopicConfig]] = []
-    for modality in Modality:
-        config: TopicConfig = getattr(topics, modality.value)
-        wanted += [(lane, config) for lane in names.lanes(modality)]
-    wanted += [(names.results, topics.results), (names.control, topics.control)]
-    wanted.append((names.dead_letter, topics.dead_letter))
+    if Family.REQUESTS in families:
+        wanted += _topics_of_requests(settings, topics)
+    if Family.ASSESSMENTS in families:
+        wanted += _topics_of_assessments(settings, topics)
     return [_plan(name, config, topics.defaults) for name, config in wanted]
 
 
-def create_topics(settings: KafkaSettings) -> list[str]:
-    """Make the topics that are missing and return their names; what is there is left as it is.
+def _topics_of_requests(settings: KafkaSettings, topics: TopicConfigs) -> Iterator[tuple[str, TopicConfig]]:
+    names = TopicNames(settings.topic_prefix)
+    for modality in Modality:
+        config: TopicConfig = getattr(topics, modality.value)
+        yield from ((lane, config) for lane in names.lanes(modality))
+    yield names.results, topics.results
+    yield names.control, topics.control
+    yield names.dead_letter, topics.dead_letter
+
+
+def _topics_of_assessments(settings: KafkaSettings, topics: TopicConfigs) -> Iterator[tuple[str, TopicConfig]]:
+    yield settings.detections_topic, topics.detections
+    yield settings.assessment_tasks_topic, topics.assessment_tasks
+    yield settings.risk_results_topic, topics.risk_results
+    yield settings.assessment_dead_letter_topic, topics.assessment_dead_letter
+
+
+def create_topics(settings: KafkaSettings, families: Collection[Family] = (Family.REQUESTS,)) -> list[str]:
+    """Make the topics of the families that are missing and return their names; what is there is left as it is.
 
     Any number of processes may call it at once. Raises `KafkaError` naming the topics that could not be made.
     """
     from confluent_kafka import KafkaError as Code
     from confluent_kafka import KafkaException
 
-    client, plans = admin(settings), planned_topics(settings)
+    client, plans = admin(settings), planned_topics(settings, families)
     present = _partition_counts(settings, client)
     missing = [plan for plan in plans if plan.name not in present]
     if not missing:
@@ -155,8 +179,15 @@ def describe_topics(settings: KafkaSettings) -> list[TopicState]:
 
 
 def check_topics(settings: KafkaSettings) -> list[str]:
-    """Return the topics' problems, in words; none where all is as it should be. Raises `KafkaError`."""
-    return [f"{state.name} {problem}" for state in describe_topics(settings) for problem in state.problems]
+    """Return the topics' problems, in words; none where all is as it should be. Raises `KafkaError`.
+
+    That the topics of assessments are missing, all of them, is none: an installation need not assess anything.
+    """
+    states = describe_topics(settings)
+    optional = {plan.name for plan in planned_topics(settings, (Family.ASSESSMENTS,))}
+    if all(state.status == "missing" for state in states if state.name in optional):
+        states = [state for state in states if state.name not in optional]
+    return [f"{state.name} {problem}" for state in states for problem in state.problems]
 
 
 def check_offset_retention(settings: KafkaSettings) -> list[str]:

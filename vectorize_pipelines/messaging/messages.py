@@ -207,7 +207,7 @@ def decode(
     try:
         message: RequestModel = _validate_json(value)
     except ValidationError as error:
-        raise _explain(error, _find_task_id(value, key)) from None
+        raise explain(error, _find_task_id(value, key)) from None
     task_id = message.task_id or f"{origin.topic}/{origin.partition}/{origin.offset}"
     try:
         # Nothing in a short message can be too much, and most messages are short.
@@ -297,7 +297,7 @@ def _inline_document(data: dict[str, Any], field: str, limits: MetadataLimits | 
     try:
         document = _InlineDocumentModel.model_validate(data)
     except ValidationError as error:
-        raise _explain(error, None, field) from None
+        raise explain(error, None, field) from None
     content_type = (document.content_type or DEFAULT_CONTENT_TYPE).partition(";")[0].strip().lower()
     if content_type not in CONTENT_TYPES:
         _refuse(
@@ -363,8 +363,8 @@ def _check_numbers(value: Any, field: str, depth: int = 1) -> None:
         _refuse(field, "must fit into 64 bits")
 
 
-def _explain(error: ValidationError, task_id: str | None, above: str = "") -> InvalidMessageError:
-    """The first thing that is wrong, in our words."""
+def explain(error: ValidationError, task_id: str | None, above: str = "") -> InvalidMessageError:
+    """Return the first thing that is wrong, in our words. `above`: the field that what was checked stands in."""
     problem = error.errors(include_url=False, include_input=False)[0]
     field = above + "".join(f"[{part}]" if isinstance(part, int) else f".{_shown(part)}" for part in problem["loc"])
     kinds = {

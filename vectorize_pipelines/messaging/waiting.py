@@ -6,6 +6,7 @@ Called by `vectorize status`. It reads what is outstanding, so it takes as long 
 from dataclasses import dataclass
 
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.received import ReceivedMessage
@@ -35,7 +36,7 @@ def _find(settings: KafkaSettings, modality: Modality, task_id: str) -> Waiting 
     newest: Request | None = None
     ahead = 0
     before = 0  # of the priority lane, all of which goes first
-    lags = [each for each in partition_lags(settings, modality) if each.lag]
+    lags = [each for each in partition_lags(settings, followed_topic(settings, modality)) if each.lag]
     for topic in dict.fromkeys(each.topic for each in lags):
         starts = {each.partition: each.unread.start for each in lags if each.topic == topic}
         with TopicReader(settings, topic, starts) as reader:

@@ -1,6 +1,6 @@
-"""Drain runs of requests beside each other: which part of a topic is whose, who hands over, who gives way.
+"""Drain runs beside each other: which part of a topic is whose, who hands over, who gives way.
 
-The sensors (`sensors/requests.py`) decide how many runs a topic gets and say so by tags; a run reads its own tags once
+The sensors (`sensors/following.py`) decide how many runs a topic gets and say so by tags; a run reads its own tags once
 a second (`DrainRun.reason_to_end`) and waits at its start until nobody else reads its part (`DrainRun.take_over`).
 Should two runs read the same part all the same, the later one's Kafka producer fences the earlier one's.
 """
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 
-from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import SettingsError, VectorizeError
-from vectorize_pipelines.jobs import REQUEST_JOBS
+from vectorize_pipelines.kafka.followed import FollowedTopic
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.runs.tags import (
     NEVER_BEGUN_TAG,
@@ -26,7 +25,6 @@ from vectorize_pipelines.runs.tags import (
     drain_tags,
     topic_tags,
 )
-from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
     from vectorize_pipelines.compat import RunQueueConfig
@@ -75,9 +73,9 @@ class ActiveRun:
         )
 
 
-def active_runs(instance: dg.DagsterInstance, kafka: KafkaSettings, modality: Modality) -> list[ActiveRun]:
+def active_runs(instance: dg.DagsterInstance, followed: FollowedTopic) -> list[ActiveRun]:
     """The drain runs of a topic that have not ended."""
-    filters = dg.RunsFilter(statuses=UNFINISHED, tags=topic_tags(kafka, modality))
+    filters = dg.RunsFilter(statuses=UNFINISHED, tags=topic_tags(followed))
     records = instance.get_run_records(filters)
     return [ActiveRun.of(record) for record in records]
 
@@ -89,9 +87,8 @@ def wind_down(instance: dg.DagsterInstance, runs: Sequence[ActiveRun], why: str)
             instance.add_run_tags(run.run_id, {WIND_DOWN_TAG: why})
 
 
-def places(instance: dg.DagsterInstance, modality: Modality) -> int | None:
-    """The number of a modality's runs that may go at the same time on this installation; None: any number."""
-    pool = REQUEST_JOBS[modality].pool
+def places(instance: dg.DagsterInstance, pool: str) -> int | None:
+    """The number of a pool's runs that may go at the same time on this installation; None: any number."""
     limits = {each.name: each.limit for each in instance.event_log_storage.get_pool_limits()}
     return limits.get(pool, instance.get_concurrency_config().pool_config.default_pool_limit)
 
@@ -99,13 +96,10 @@ def places(instance: dg.DagsterInstance, modality: Modality) -> int | None:
 class DrainRun:
     """The run that this process executes, as seen by those beside it."""
 
-    def __init__(
-        self, instance: dg.DagsterInstance, run_id: str, kafka: KafkaSettings, modality: Modality, shard: Shard
-    ):
+    def __init__(self, instance: dg.DagsterInstance, run_id: str, followed: FollowedTopic, shard: Shard):
         self._instance = instance
         self._run_id = run_id
-        self._kafka = kafka
-        self._modality = modality
+        self._followed = followed
         self._shard = shard
         self._begun = time.monotonic()
         self._looked = 0.0
@@ -134,7 +128,7 @@ class DrainRun:
         own = self._instance.get_run_by_id(self._run_id)
         if own is None:
             raise WoundDownError("the run ended before it began: it has been deleted")
-        tags = drain_tags(self._kafka, self._modality, self._shard)
+        tags = drain_tags(self._followed, self._shard)
         # Dagster writes a run as a whole: tags that somebody else adds at the same moment would be lost.
         if not tags.items() <= own.tags.items():
             self._instance.add_run_tags(self._run_id, tags)
@@ -161,7 +155,7 @@ class DrainRun:
         return None
 
     def _earlier(self) -> list[ActiveRun]:
-        active = active_runs(self._instance, self._kafka, self._modality)
+        active = active_runs(self._instance, self._followed)
         own = next((run for run in active if run.run_id == self._run_id), None)
         began = (own.started, own.run_id) if own is not None else (float("inf"), "")
         return [
@@ -187,7 +181,7 @@ class DrainRun:
 
     def _began_first(self) -> bool:
         """One run makes room, not all of a topic's at once."""
-        active = active_runs(self._instance, self._kafka, self._modality)
+        active = active_runs(self._instance, self._followed)
         running = [(run.started, run.run_id) for run in active if run.running]
         return not running or min(running)[1] == self._run_id
 

@@ -3,17 +3,15 @@
 import dagster as dg
 
 from vectorize_pipelines.core import request_runs
-from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.followed import FollowedTopic
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
-from vectorize_pipelines.kafka.topics import TopicNames
-from vectorize_pipelines.settings import KafkaSettings
 
 MODE_TAG = "vectorize/mode"
 #: The collection that a drain run brings up to date.
 COLLECTION_TAG = "vectorize/collection"
 #: The part of the work that a run owns, as `0/4`: the first of four.
 SHARD_TAG = "vectorize/shard"
-#: The topic that a run of requests drains.
+#: The topic that a run drains; where it has lanes, the one without priority.
 TOPIC_TAG = "vectorize/topic"
 #: Topic and shard in one: `dagster.yaml` lets two runs with the same value not run at once.
 OWNS_TAG = "vectorize/owns"
@@ -39,12 +37,11 @@ UNFINISHED = [dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.NOT_STARTED, *RUNN
 FINISHED = [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED]
 
 
-def topic_tags(kafka: KafkaSettings, modality: Modality) -> dict[str, str]:
-    """The tags that all drain runs of a modality's requests have."""
-    return {MODE_TAG: "drain", TOPIC_TAG: TopicNames(kafka.topic_prefix).requests(modality)}
+def topic_tags(followed: FollowedTopic) -> dict[str, str]:
+    """The tags that all drain runs of a topic have."""
+    return {MODE_TAG: "drain", TOPIC_TAG: followed.topic}
 
 
-def drain_tags(kafka: KafkaSettings, modality: Modality, shard: Shard = WHOLE) -> dict[str, str]:
-    """The tags of a drain run of a modality's requests."""
-    tags = topic_tags(kafka, modality)
-    return {**tags, SHARD_TAG: str(shard), OWNS_TAG: f"{tags[TOPIC_TAG]} {shard}"}
+def drain_tags(followed: FollowedTopic, shard: Shard = WHOLE) -> dict[str, str]:
+    """The tags of a drain run of a topic."""
+    return {**topic_tags(followed), SHARD_TAG: str(shard), OWNS_TAG: f"{followed.topic} {shard}"}

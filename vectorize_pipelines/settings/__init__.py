@@ -1,5 +1,6 @@
 """The settings: `load_settings()` makes the one typed object, `Settings`; each section of it has a class here."""
 
+from vectorize_pipelines.settings.assessments import AssessmentRule, AssessmentSettings
 from vectorize_pipelines.settings.base import COLLECTION_CHARACTERS, COLLECTION_NAME, COLLECTION_RULE, PROJECT_ROOT
 from vectorize_pipelines.settings.content import (
     CorpusSettings,
@@ -33,6 +34,8 @@ __all__ = [
     "LEGACY_WITHOUT_EFFECT",
     "PREFIX",
     "PROJECT_ROOT",
+    "AssessmentRule",
+    "AssessmentSettings",
     "CallbackSettings",
     "CorpusSettings",
     "DocumentSettings",

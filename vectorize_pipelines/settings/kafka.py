@@ -37,6 +37,10 @@ class DrainSettings(Section):
     retry_seconds: float = Field(0.5, gt=0, description="pause before the second attempt; each next is twice as long")
 
 
+#: What Kafka allows for the name of a topic.
+_TOPIC_NAME = r"^[A-Za-z0-9._-]{1,249}$"
+
+
 def _servers(addresses: str | None) -> str | None:
     if addresses is not None and "@" in addresses:
         raise ValueError("must be host:port, separated by commas; user and password are settings of their own")
@@ -51,6 +55,20 @@ class KafkaSettings(Section):
     )
     topic_prefix: str = Field(
         "vectorize", pattern=r"^[A-Za-z0-9._-]{1,200}$", description="what every topic's name starts with"
+    )
+    detections_topic: str = Field(
+        "detection-results-topic", pattern=_TOPIC_NAME, description="the topic of detections by cameras"
+    )
+    assessment_tasks_topic: str = Field(
+        "assessment-tasks-topic", pattern=_TOPIC_NAME, description="the topic of groups to be assessed"
+    )
+    risk_results_topic: str = Field(
+        "risk-assessment-results-topic", pattern=_TOPIC_NAME, description="the topic of what became of each of them"
+    )
+    assessment_dead_letter_topic: str = Field(
+        "assessment-dlq-topic",
+        pattern=_TOPIC_NAME,
+        description="the topic of detections and groups that failed for a reason of their own",
     )
     consumer_group: str | None = Field(None, description="group of the committed offsets; null: the topic prefix")
     config_file: AbsolutePath = Field(
@@ -103,6 +121,23 @@ class KafkaSettings(Section):
     def group(self) -> str:
         """The consumer group of runs that drain."""
         return self.consumer_group or self.topic_prefix
+
+    @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        """One topic of two roles would feed what is read from it back to its reader."""
+        names = (
+            self.detections_topic,
+            self.assessment_tasks_topic,
+            self.risk_results_topic,
+            self.assessment_dead_letter_topic,
+        )
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"detections_topic, assessment_tasks_topic, risk_results_topic and assessment_dead_letter_topic "
+                    f"must differ: {name} stands there twice"
+                )
+        return self
 
     @model_validator(mode="after")
     def _security_is_complete(self) -> Self:

@@ -33,6 +33,7 @@ from pydantic_settings import (
 from vectorize_pipelines.core.installation import project_folder
 from vectorize_pipelines.core.yaml_files import read_yaml, shown_name
 from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.settings.assessments import AssessmentSettings
 from vectorize_pipelines.settings.base import AbsolutePath
 from vectorize_pipelines.settings.content import (
     CorpusSettings,
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     reembedding: ReembeddingSettings = ReembeddingSettings()
     alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
+    assessments: AssessmentSettings = AssessmentSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -27,9 +27,9 @@ from vectorize_pipelines.kafka.sources import MessageSource, Polled
 from vectorize_pipelines.messaging.outcomes import Outcomes
 from vectorize_pipelines.pipeline.requests.context import RunContext
 from vectorize_pipelines.pipeline.requests.report import Report, TopicReport
-from vectorize_pipelines.pipeline.requests.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.spill import configured_outage
+from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.ledger import RequestLedger

@@ -6,14 +6,13 @@ Called by the assets from Kafka and by the job for a single request.
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as time_of_day
+from datetime import UTC, date, datetime
 from functools import partial
-from math import inf
 from typing import Protocol, TypeVar
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
 from vectorize_pipelines.kafka.topics import create_topics
@@ -26,18 +25,14 @@ from vectorize_pipelines.pipeline.requests.context import RunContext
 from vectorize_pipelines.pipeline.requests.pending import PendingRequest, occurred
 from vectorize_pipelines.pipeline.requests.report import Report, SingleReport, TopicReport
 from vectorize_pipelines.pipeline.requests.single import SingleRequest, SingleSource
-from vectorize_pipelines.pipeline.requests.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.spill import configured_outage
+from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
 from vectorize_pipelines.settings import DrainSettings, Settings
 from vectorize_pipelines.state.attempts import Attempts, Kind, RunAttempts
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore
-
-_NEVER = datetime.max.replace(tzinfo=UTC)
-#: For sources that end by themselves.
-_AT_THE_END = StopPolicy(0, inf, _NEVER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +56,13 @@ class DrainRequest:
 
     def stop_policy(self, drain: DrainSettings) -> StopPolicy:
         """When the run ends."""
-        idle = drain.idle_seconds if self.idle_seconds is None else self.idle_seconds
-        most = drain.max_seconds if self.max_seconds is None else self.max_seconds
-        if self.once:
-            return StopPolicy(0, most, _NEVER, self.should_stop)
-        return StopPolicy(idle, most, _end_of_today(), self.should_stop)
+        return StopPolicy.of_drain(
+            drain,
+            once=self.once,
+            idle_seconds=self.idle_seconds,
+            max_seconds=self.max_seconds,
+            should_stop=self.should_stop,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +90,7 @@ def open_drain(
         # First of all: what the earlier run left open has to be settled before its offsets are read.
         outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}")
         resources.callback(outcomes.close)
-        source = _closing(resources, DrainSource(kafka, request.modality, request.shard))
+        source = _closing(resources, DrainSource(kafka, followed_topic(kafka, request.modality), request.shard))
         report = TopicReport(
             _closing(resources, RequestLedger.open(settings)),
             request.modality,
@@ -120,7 +117,8 @@ def open_replay(
     """
     kafka = settings.kafka
     with ExitStack() as resources:
-        source = _closing(resources, ReplaySource(kafka, request.modality, request.window, settings.partitions.start))
+        topic, first_day = followed_topic(kafka, request.modality), settings.partitions.start
+        source = _closing(resources, ReplaySource(kafka, topic, request.window, first_day))
         cancellations = _closing(resources, Cancellations(kafka))
         ledger = _closing(resources, RequestLedger.open(settings))
         report = Report(ledger, request.modality, request.run_id, cancellations)
@@ -129,7 +127,7 @@ def open_replay(
         context = _context(settings, request, store, lease_encoder, resources, force=request.force)
         return _owner(
             resources,
-            lambda own: RequestStream(context, source, report, _AT_THE_END, lambda: at_its_start, own, attempts),
+            lambda own: RequestStream(context, source, report, AT_THE_END, lambda: at_its_start, own, attempts),
         )
 
 
@@ -141,7 +139,7 @@ def open_single(
         report = _single_report(settings, single, resources)
         context = _context(settings, single, store, lease_encoder, resources)
         source, days = SingleSource(single.message), partial(_days, settings)
-        return _owner(resources, lambda own: RequestStream(context, source, report, _AT_THE_END, days, own))
+        return _owner(resources, lambda own: RequestStream(context, source, report, AT_THE_END, days, own))
 
 
 def _context(
@@ -207,7 +205,3 @@ def _closing(resources: ExitStack, closable: _Closable) -> _Closable:
 
 def _days(settings: Settings) -> Days:
     return Days(settings.partitions.start, datetime.now(UTC).date())
-
-
-def _end_of_today() -> datetime:
-    return datetime.combine(datetime.now(UTC).date() + timedelta(days=1), time_of_day(), UTC)

@@ -38,9 +38,9 @@ from vectorize_pipelines.pipeline.requests.encoding import RequestEncoding
 from vectorize_pipelines.pipeline.requests.pending import PendingRequest
 from vectorize_pipelines.pipeline.requests.reader import RequestReader
 from vectorize_pipelines.pipeline.requests.report import Report
-from vectorize_pipelines.pipeline.requests.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.requests.suspects import RunProgress, SuspectReading
 from vectorize_pipelines.pipeline.requests.targets import Targets
+from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.state.attempts import Attempts, may_be_of_an_item

@@ -14,6 +14,7 @@ from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError, StoreError
 from vectorize_pipelines.gateway.dagster.client import DagsterClient
 from vectorize_pipelines.kafka.clients import admin, kafka_errors
+from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import offset_reader, partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings, Settings, StoreSettings
@@ -76,7 +77,8 @@ class KafkaCheck:
             with kafka_errors(self._settings, "asking the brokers", client):
                 client.list_topics(self._names.results, timeout=self._settings.request_seconds)
             connected = True
-            lags = [lag for modality in Modality for lag in partition_lags(self._settings, modality, client, reader)]
+            topics = [followed_topic(self._settings, modality) for modality in Modality]
+            lags = [lag for each in topics for lag in partition_lags(self._settings, each, client, reader)]
         except KafkaError as error:
             self._clients = None
             return Finding(connected=connected, complete=False, detail=str(error))

@@ -3,7 +3,14 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
+from math import inf
+from typing import Self
+
+from vectorize_pipelines.settings import DrainSettings
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,27 @@ class StopPolicy:
     day_ends: datetime
     should_stop: Callable[[], str | None] = lambda: None
 
+    @classmethod
+    def of_drain(
+        cls,
+        drain: DrainSettings,
+        *,
+        once: bool = False,
+        idle_seconds: float | None = None,
+        max_seconds: float | None = None,
+        should_stop: Callable[[], str | None] = lambda: None,
+    ) -> Self:
+        """The limits of a drain run; what is None is as the settings say.
+
+        once  it ends when nothing is outstanding, and does not wait for more; nor does it end with the day: there may
+              be nobody who takes up the rest
+        """
+        most = drain.max_seconds if max_seconds is None else max_seconds
+        if once:
+            return cls(0, most, _NEVER, should_stop)
+        idle = drain.idle_seconds if idle_seconds is None else idle_seconds
+        return cls(idle, most, _end_of_today(), should_stop)
+
     def reason(self, begun: float) -> str | None:
         """Return why a run that began then (`time.monotonic`) is to end, whatever is left; None: it is not."""
         if time.monotonic() - begun >= self.max_seconds:
@@ -34,3 +62,11 @@ class StopPolicy:
         if silent_seconds < self.idle_seconds:
             return None
         return f"nothing came for {self.idle_seconds:g} s" if self.idle_seconds else "nothing was left"
+
+
+#: For sources that end by themselves.
+AT_THE_END = StopPolicy(0, inf, _NEVER)
+
+
+def _end_of_today() -> datetime:
+    return datetime.combine(datetime.now(UTC).date() + timedelta(days=1), time_of_day(), UTC)
