@@ -115,17 +115,68 @@ class RiskFeed:
 
 
 class LiveRisks:
-    """Opens the feed for the first who listens, and closes it a while after the last. An async context manager."""
+    """Opens a feed for the first who listens, and closes it a while after the last. An async context manager.
+
+    `end` is for when the server stops, before that waits for its WebSockets.
+    """
 
     def __init__(self, settings: Settings, linger_seconds: float = LINGER_SECONDS) -> None:
         self._settings = settings
         self._linger_seconds = linger_seconds
         self._feed: RiskFeed | None = None
-        self._closing: asyncio.TimerHandle | None = None
-        self._closed: set[asyncio.Task[None]] = set()
-        self._ended = False
+        self._listeners = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def listening(self, cameras: Collection[str]) -> AsyncIterator[tuple[RiskFeed, RiskSubscription]]:
-        """Listen to these cameras, to all where none is named, from their latest detections on. Raises `KafkaError`."""
-        ...
+        """Listen to these cameras, to all where none is named: to the latest of each first. Raises `KafkaError`."""
+        feed = self._opened()
+        self._listeners += 1
+        try:
+            await feed.position()
+            subscription = feed.hub.subscribe(cameras)
+            try:
+                yield feed, subscription
+            finally:
+                feed.hub.unsubscribe(subscription)
+        finally:
+            self._listeners -= 1
+            if not self._listeners and self._feed is feed:
+                self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._close)
+
+    def picture(self, task_id: str) -> Picture | None:
+        """Return the picture of a task, as long as it is kept and somebody listens."""
+        return None if self._feed is None else self._feed.pictures.get(task_id)
+
+    def end(self) -> None:
+        """End every stream; a second call does nothing."""
+        if self._feed is not None:
+            self._feed.hub.end(SHUTTING_DOWN)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+        self._close()
+        if self._closing:
+            await asyncio.wait(self._closing)
+
+    def _opened(self) -> RiskFeed:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._feed is None:
+            self._feed = RiskFeed(self._settings)
+        return self._feed
+
+    def _close(self) -> None:
+        self._timer = None
+        feed, self._feed = self._feed, None
+        if feed is not None:
+            closing = asyncio.create_task(feed.close())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)

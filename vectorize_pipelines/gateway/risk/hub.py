@@ -8,6 +8,7 @@ import asyncio
 import json
 from collections import OrderedDict, deque
 from collections.abc import Collection
+from itertools import chain
 from typing import Any, Literal
 
 from vectorize_pipelines.pipeline.assessments.gathering import GatheredDetection
@@ -32,8 +33,10 @@ def message(kind: Literal["detection", "state"], detection: GatheredDetection) -
         "complete": detection.is_complete,
         "risk_level": detection.risk_level,
         "risk_score": detection.risk_score,
+        "groups_total": detection.groups_total,
         "groups": [group.to_dict() for group in detection.groups],
         "missing": detection.missing,
+        "late": detection.is_late,
     }
     return json.dumps(content)
 
@@ -105,15 +108,6 @@ class RiskHub:
         self._of_camera: dict[str, set[RiskSubscription]] = {}
         self._ended: str | None = None
 
-    @property
-    def is_listened_to(self) -> bool:
-        """Return whether anybody listens."""
-        return bool(self._everything or self._of_camera)
-
-    def latest(self, camera_id: str) -> GatheredDetection | None:
-        """Return the latest detection of a camera; None where none is known."""
-        return self._latest.get(camera_id)
-
     def states(self, cameras: Collection[str]) -> list[str]:
         """Return the latest detection of each of these cameras, of all where none is named, as messages."""
         named = self._latest if not cameras else [each for each in self._latest if each in cameras]
@@ -138,10 +132,10 @@ class RiskHub:
 
     def publish(self, detection: GatheredDetection) -> bool:
         """Hand on a detection, and return whether it is the latest of its camera now."""
-        listening = self._everything | self._of_camera.get(detection.camera_id, set())
-        if listening:
+        of_camera = self._of_camera.get(detection.camera_id, ())
+        if self._everything or of_camera:
             text = message("detection", detection)
-            for subscription in listening:
+            for subscription in chain(self._everything, of_camera):
                 subscription.put(text)
         return self._keep(detection)
 
@@ -157,8 +151,7 @@ class RiskHub:
         return [self._of_camera.setdefault(camera_id, set()) for camera_id in subscription.cameras]
 
     def _keep(self, detection: GatheredDetection) -> bool:
-        known = self._latest.get(detection.camera_id)
-        if known is not None and detection.timestamp < known.timestamp:
+        if detection.is_late and detection.camera_id in self._latest:
             return False
         self._latest[detection.camera_id] = detection
         self._latest.move_to_end(detection.camera_id)

@@ -17,7 +17,6 @@ SHOWN = 4
 _BEGINNINGS = (
     (b"\xff\xd8\xff", "image/jpeg"),
     (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF8", "image/gif"),
 )
 _RIFF, _WEBP = b"RIFF", b"WEBP"
 
