@@ -145,6 +145,11 @@ class LiveRisks:
             if not self._listeners and self._feed is feed:
                 self._timer = asyncio.get_running_loop().call_later(self._linger_seconds, self._close)
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether the topics are read at the moment."""
+        return self._feed is not None
+
     def picture(self, task_id: str) -> Picture | None:
         """Return the picture of a task, as long as it is kept and somebody listens."""
         return None if self._feed is None else self._feed.pictures.get(task_id)

@@ -42,6 +42,11 @@ class PictureStore:
         self._camera_of: dict[str, str] = {}
         self._shown_bytes = 0
 
+    @property
+    def held_bytes(self) -> tuple[int, int]:
+        """The characters of base64 of what has just arrived, and of what is shown."""
+        return self._arrived_bytes, self._shown_bytes
+
     def put(self, task_id: str, image_base64: str) -> None:
         """Take up the picture of a task; one that is there already stays."""
         if task_id in self._arrived or task_id in self._camera_of:
