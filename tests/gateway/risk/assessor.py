@@ -1,10 +1,17 @@
 """What stands in the place of the runs that make and assess tasks: it sends both, in transactions as they do."""
 
 from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
-from tests.messaging.brokers import send
+from vectorize_pipelines.kafka.clients import produce, producer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage, RiskAssessmentResultMessage
 from vectorize_pipelines.settings import KafkaSettings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
+
+_SECONDS = 30
 
 
 class Assessor:
@@ -15,13 +22,21 @@ class Assessor:
 
     def send_tasks(self, *tasks: AssessmentTaskMessage) -> None:
         """Tasks, in one transaction."""
-        self._send(self.settings.assessment_tasks_topic, tasks)
+        self.send(self.settings.assessment_tasks_topic, ((each.camera_id, each.to_json()) for each in tasks))
 
     def send_results(self, *results: RiskAssessmentResultMessage) -> None:
         """Results, in one transaction."""
-        self._send(self.settings.risk_results_topic, results)
+        self.send(self.settings.risk_results_topic, ((each.camera_id, each.to_json()) for each in results))
 
-    def _send(
-        self, topic: str, messages: Iterable[AssessmentTaskMessage] | Iterable[RiskAssessmentResultMessage]
-    ) -> None:
-        send(self.settings, topic, *({"key": each.camera_id.encode(), "value": each.to_json()} for each in messages))
+    def send(self, topic: str, messages: Iterable[tuple[str, bytes | None]]) -> None:
+        """Keys and values, in one transaction."""
+        self._sender.begin_transaction()
+        for key, value in messages:
+            produce(self._sender, topic, key=key.encode(), value=value)
+        self._sender.commit_transaction(_SECONDS)
+
+    @cached_property
+    def _sender(self) -> "Producer":
+        sender = producer(self.settings, f"{self.settings.topic_prefix}.assessor")
+        sender.init_transactions(_SECONDS)
+        return sender

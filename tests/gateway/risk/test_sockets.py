@@ -18,7 +18,6 @@ from tests.gateway.installations import NO_DAGSTER, NOBODY, READER
 from tests.gateway.risk.assessor import Assessor
 from tests.gateway.running import as_caller, running, until
 from tests.messaging.assessed import picture, result, taken_at, task
-from tests.messaging.brokers import send
 from vectorize_pipelines.gateway.app import create_routes
 from vectorize_pipelines.gateway.risk import feed
 from vectorize_pipelines.gateway.risk.feed import LiveRisks
@@ -201,7 +200,7 @@ def test_what_is_no_result_is_passed_over(url: str, assessor: Assessor) -> None:
 
     async def listen() -> dict[str, Any]:
         async with socket(url) as connection:
-            await asyncio.to_thread(send, assessor.settings, topic, {"value": b"{"}, {"key": b"k"}, {"value": b"[]"})
+            await asyncio.to_thread(assessor.send, topic, [("north", b"{"), ("north", None), ("north", b"[]")])
             await asyncio.to_thread(assessor.send_results, result("north", 1))
             return await said(connection)
 
