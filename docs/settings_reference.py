@@ -17,6 +17,7 @@ from vectorize_pipelines.settings import (
 COMPUTED = {
     ("home",): "`.vectorize`",
     ("kafka", "config_file"): "`kafka.yaml` of the package",
+    ("providers", "keys_file"): "`config/api_keys.yaml`",
     ("documents", "parser_processes"): "half of the processors",
 }
 
@@ -64,7 +65,7 @@ def _default(path: tuple[str, ...]) -> str:
     if path in COMPUTED:
         return COMPUTED[path]
     value = _field(path).default
-    if value is None or value == () or isinstance(value, SecretStr):
+    if value is None or value in ((), {}) or isinstance(value, SecretStr):
         return ""
     text = ",".join(value) if isinstance(value, tuple) else str(value)
     return f"`{text.removeprefix(f'{PROJECT_ROOT}/')}`"

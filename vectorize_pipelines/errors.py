@@ -153,5 +153,49 @@ class KafkaNotConfiguredError(SettingsError):
     """No cluster is named in the settings."""
 
 
+class RedisUnavailableError(VectorizeError):
+    """The Redis server refused, failed or cannot be reached. The same call may succeed another time."""
+
+    exit_code = 9
+
+
+class KeysError(VectorizeError):
+    """The state that the pool of API keys shares cannot be used. The same call may succeed another time."""
+
+    exit_code = 9
+
+
+class NoKeyAvailableError(KeysError):
+    """No API key could be had for a call: none is free in time, all are disabled, or none serves the model.
+
+    `next_available_seconds`: when the next is free; None: not before somebody changes the keys.
+    """
+
+    def __init__(self, message: str, next_available_seconds: float | None = None):
+        super().__init__(message)
+        self.next_available_seconds = next_available_seconds
+
+
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
+
+
+class ProviderUnavailableError(VectorizeError):
+    """A provider of remote models failed, or did not answer, until the deadline. The same call may succeed later.
+
+    `rate_limited`: the last answer was 429, so that waiting is all that is needed.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, rate_limited: bool = False):
+        super().__init__(message)
+        self.rate_limited = rate_limited
+
+
+class ContentRefusedError(ItemError):
+    """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
+
+
+class InvalidAnswerError(ItemError):
+    """What a model answered is not what it was asked for, nor what it answered to a second question."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.followed import ASSESSMENTS, DETECTIONS
 
 if TYPE_CHECKING:
     from vectorize_pipelines.compat import AssetJob
@@ -39,6 +40,12 @@ report_corpus = dg.define_asset_job(
     "report_corpus",
     selection=dg.AssetSelection.assets("corpus_report"),
     description="Reports on the documents of the given days.",
+)
+
+report_camera_risk = dg.define_asset_job(
+    "report_camera_risk",
+    selection=dg.AssetSelection.assets("camera_risk"),
+    description="Reports on what was assessed on the given days, by camera, and checks whether a camera is silent.",
 )
 
 reembed_collection = dg.define_asset_job(
@@ -76,5 +83,23 @@ def _request_job(modality: Modality) -> StreamJob:
 #: Modality -> its asset and job.
 REQUEST_JOBS = {modality: _request_job(modality) for modality in Modality}
 
+
+def _assessment_job(name: str, job: str, asset: str, description: str) -> StreamJob:
+    definition = dg.define_asset_job(job, selection=dg.AssetSelection.assets(asset), description=description)
+    return StreamJob(name, asset, asset, definition)
+
+
+_or_drain = "of the days, or with mode: drain those that wait."
+#: The jobs on the way from detections to assessed risks, in this order.
+ASSESSMENT_JOBS = (
+    _assessment_job(
+        DETECTIONS,
+        "make_assessment_tasks",
+        "assessment_tasks",
+        f"Makes tasks of the groups in the detections {_or_drain}",
+    ),
+    _assessment_job(ASSESSMENTS, "assess_risks", "risk_assessments", f"Has a model judge the tasks {_or_drain}"),
+)
+
 #: Name of a followed topic -> its asset and job.
-STREAM_JOBS = {each.name: each for each in REQUEST_JOBS.values()}
+STREAM_JOBS = {each.name: each for each in (*REQUEST_JOBS.values(), *ASSESSMENT_JOBS)}

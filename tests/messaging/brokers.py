@@ -10,7 +10,7 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.kafka.clients import admin, produce, producer
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
-from vectorize_pipelines.messaging.dead_letters import DeadLetter, produce_dead_letter
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import InvalidMessageError, Origin
 from vectorize_pipelines.settings import KafkaSettings
@@ -46,7 +46,8 @@ def bury(settings: KafkaSettings, *letters: DeadLetter) -> None:
     """Dead letters, as a run sends them."""
     sender = producer(settings)
     for letter in letters:
-        produce_dead_letter(sender, TopicNames(settings.topic_prefix), letter)
+        message = letter.to_message(TopicNames(settings.topic_prefix).dead_letter)
+        produce(sender, message.topic, key=message.key, value=message.value, headers=list(message.headers))
     assert sender.flush(30) == 0
 
 

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.kafka import transactions
 from vectorize_pipelines.kafka.clients import consumer, produce
 from vectorize_pipelines.kafka.topics import create_topics
-from vectorize_pipelines.messaging import outcomes
+from vectorize_pipelines.kafka.transactions import FencedError
 from vectorize_pipelines.messaging.events import ResultEvent
-from vectorize_pipelines.messaging.outcomes import FencedError, OutcomeProducer, Outcomes
+from vectorize_pipelines.messaging.outcomes import OutcomeProducer, Outcomes
 from vectorize_pipelines.settings import KafkaSettings
 
 
@@ -28,7 +29,7 @@ def test_a_fenced_producer_says_that_it_is(
             client.poll(0.05)
 
     if finds_out_while_producing:
-        monkeypatch.setattr(outcomes, "produce", until_it_is_refused)
+        monkeypatch.setattr(transactions, "produce", until_it_is_refused)
     told = Outcomes([ResultEvent("t", RequestState.COMPLETED)])
     with pytest.raises(FencedError, match="loses nothing"):
         fenced.send(told, group.consumer_group_metadata())

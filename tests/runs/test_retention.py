@@ -66,6 +66,7 @@ def test_the_clean_up_says_what_it_removed(
     first = retention.execute_in_process(instance=instance)
     assert _metadata(first, "remove_what_expired") == {
         "requests": 1,
+        "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
         "lost_requests": 0,
@@ -83,6 +84,7 @@ def test_the_clean_up_says_what_it_removed(
     second = retention.execute_in_process(instance=instance)
     assert _metadata(second, "remove_what_expired") == {
         "requests": 0,
+        "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
         "lost_requests": 0,

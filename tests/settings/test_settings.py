@@ -135,6 +135,7 @@ def test_how_models_run_reaches_the_encoder(tmp_path: Path) -> None:
         "decoding_threads": 1,
         "cache_directory": Path.cwd() / "exports",
         "pickled_weights": False,
+        "settings": settings,
     }
     defaults = load_options(load_settings({}, tmp_path / "nothing"))
     assert defaults["image_limits"] == DEFAULT_LIMITS

@@ -30,7 +30,7 @@ def command() -> None:
 @click.option("--all", "include_replayed", is_flag=True, help="Also those that have been replayed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the letters as JSON, without the messages themselves.")
 def list_letters(reason: str | None, limit: int, include_replayed: bool, as_json: bool) -> None:
-    """List what failed and has not been replayed."""
+    """List what failed and has not been replayed: requests, then detections and groups to be assessed."""
     from vectorize_pipelines.messaging.dead_letters import read_dead_letters
 
     settings = enter_home().kafka

@@ -29,23 +29,31 @@ def report(
     refused: str,
     as_json: bool,
 ) -> int:
-    """Tell what became of a run, and return the exit code.
+    """Tell what became of a run that embedded, and return the exit code.
 
     about    what the command says of the run, between its status and its figures
     show     prints the outcome for people; called where there is one
     refused  the figure that counts what could not be embedded
     """
+    found = {**about, **figures(stream)}
+    return report_figures(result, found, None if stream is None else show, refused=refused, as_json=as_json)
+
+
+def report_figures(
+    result: "dg.ExecuteInProcessResult",
+    found: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any]], None] | None,
+    *,
+    refused: str,
+    as_json: bool,
+) -> int:
+    """Tell what became of any run; `found` are its figures, `show` is None where it ended before it had any."""
     errors, exit_code = _errors_of(result)
-    outcome: dict[str, Any] = {
-        "run_id": result.run_id,
-        "status": "succeeded" if result.success else "failed",
-        **about,
-        **figures(stream),
-        "errors": errors,
-    }
+    status = "succeeded" if result.success else "failed"
+    outcome: dict[str, Any] = {"run_id": result.run_id, "status": status, **found, "errors": errors}
     if as_json:
         click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
-    elif stream is not None:
+    elif show is not None:
         show(outcome)
     for error in errors:
         click.echo(f"error: {error}", err=True)

@@ -14,6 +14,8 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "sentence-transformers": ("sentence_transformers", "sentence-transformers"),
     "qdrant": ("qdrant_client", "qdrant-client"),
     "weaviate": ("weaviate", "weaviate-client"),
+    "providers": ("openai", "openai"),
+    "redis": ("redis", "redis"),
     "postgres": ("dagster_postgres", "dagster-postgres"),
     "s3": ("s3fs", "s3fs"),
     "gcs": ("gcsfs", "gcsfs"),

@@ -4,6 +4,7 @@ PyYAML's own message quotes the line with the error.
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vectorize_pipelines.errors import SettingsError
 #: What the parser calls by quotes of its own; anything else in quotes is part of the file.
 _TOKENS = re.compile(r"'(?:[-:?,\[\]{}|>]|<[a-z ]+>)'")
 _QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"")
+_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")
 
 
@@ -48,6 +50,27 @@ def parse_yaml(file: Path, text: str) -> Any:
             f"{file} cannot be read as YAML: a value in it is not of the type that it is written as "
             f"({type(error).__name__}); put it in quotes"
         ) from None
+
+
+def fill_references(value: Any, environment: Mapping[str, str], filled: set[str]) -> Any:
+    """Return the tree of a YAML file with the environment's values in place of `${NAME}`.
+
+    What was filled in is added to `filled`: secrets stand there. Raises `KeyError` with the name of a variable that
+    the environment does not have.
+    """
+    if isinstance(value, dict):
+        return {name: fill_references(each, environment, filled) for name, each in value.items()}
+    if isinstance(value, list):
+        return [fill_references(each, environment, filled) for each in value]
+    if not isinstance(value, str):
+        return value
+
+    def variable(match: re.Match[str]) -> str:
+        found = environment[match[1]]
+        filled.add(found)
+        return found
+
+    return _REFERENCE.sub(variable, value)
 
 
 def shown_name(name: str) -> str:

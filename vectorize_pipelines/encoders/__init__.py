@@ -23,9 +23,9 @@ from vectorize_pipelines.encoders.engines.registry import (
 )
 from vectorize_pipelines.encoders.hardware.devices import device_kind, free_memory, resolve_device
 from vectorize_pipelines.encoders.models.locate import LocatedModel, check_name, default_cache_directory
-from vectorize_pipelines.encoders.models.tokenizer import ModelTokenizer
 from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
 from vectorize_pipelines.errors import ModelTooLargeError, SettingsError, UnknownModelError
+from vectorize_pipelines.settings import Settings
 
 __all__ = [
     "PRECISIONS",
@@ -58,6 +58,7 @@ class LoadOptions(TypedDict, total=False):
     decoding_threads  images decoded side by side, each in a process; by default one a core
     cache_directory   for exports and hashes; by default `default_cache_directory()`
     pickled_weights   whether weights that are not safetensors are read: a pickle can run code. By default they are not
+    settings          for remote models: providers, keys, prices; by default those in force
     """
 
     precision: str
@@ -66,6 +67,7 @@ class LoadOptions(TypedDict, total=False):
     decoding_threads: int | None
     cache_directory: Path | None
     pickled_weights: bool
+    settings: Settings | None
 
 
 def load_encoder(
@@ -97,6 +99,7 @@ def load_encoder(
             dimension=dimension,
             cache_directory=request.cache_directory,
             pickled_weights=request.pickled_weights,
+            settings=request.settings,
         )
 
     def make_room(needed: int) -> None:
@@ -125,7 +128,11 @@ def lease_encoder(
     """
     request = _request(model, device, engine, options)
     spec = describe_model(
-        model, engine=engine, cache_directory=request.cache_directory, pickled_weights=request.pickled_weights
+        model,
+        engine=engine,
+        cache_directory=request.cache_directory,
+        pickled_weights=request.pickled_weights,
+        settings=request.settings,
     )
     truncated_spec(spec, dimension)  # refuse one that the model has not before loading
     key = EncoderKey(
@@ -154,13 +161,15 @@ def describe_model(
     cache_directory: Path | None = None,
     fetch: bool = True,
     pickled_weights: bool = False,
+    settings: Settings | None = None,
 ) -> EncoderSpec:
     """What a model is, without loading its weights; its vectors cut to `dimension`, as `load_encoder` cuts them.
 
     Raises `UnknownModelError`, `ModelNotFetchedError` where it would have to be fetched and `fetch` is false, and
     `SettingsError` for a dimension that the model has not.
     """
-    found, request = _describing(model, engine, cache_directory, fetch=fetch, pickled_weights=pickled_weights)
+    options = LoadOptions(cache_directory=cache_directory, pickled_weights=pickled_weights, settings=settings)
+    found, request = _describing(model, engine, options, fetch=fetch)
     return truncated_spec(found.describe(request), dimension)
 
 
@@ -187,26 +196,33 @@ def find_measured(model: str, device: str = "auto", **options: Unpack[LoadOption
     return [folder for folder in folders if folder is not None]
 
 
-def find_model(model: str, *, cache_directory: Path | None = None, pickled_weights: bool = False) -> LocatedModel:
+def find_model(model: str, **options: Unpack[LoadOptions]) -> LocatedModel:
     """Where a model lies on this machine. Raises `ModelNotFetchedError` or `UnknownModelError` where it does not."""
-    found, request = _describing(model, "auto", cache_directory, fetch=False, pickled_weights=pickled_weights)
+    found, request = _describing(model, "auto", options, fetch=False)
     return found.locate(request)
 
 
-def load_tokenizer(model: str, *, cache_directory: Path | None = None, pickled_weights: bool = False) -> ModelTokenizer:
-    """The model's own tokenizer, for cutting texts to its length. Raises `UnknownModelError`, also for CLIP models."""
-    found, request = _describing(model, "auto", cache_directory, pickled_weights=pickled_weights)
+def load_tokenizer(model: str, **options: Unpack[LoadOptions]) -> Tokenizer:
+    """The model's own tokenizer, for cutting texts to its length. Raises `UnknownModelError`, also for CLIP models.
+
+    That of a remote model estimates.
+    """
+    found, request = _describing(model, "auto", options)
     return found.tokenizer(request)
 
 
-def _describing(
-    model: str, engine: str, cache_directory: Path | None, *, fetch: bool = True, pickled_weights: bool = False
-) -> tuple[Engine, LoadRequest]:
+def _describing(model: str, engine: str, options: LoadOptions, *, fetch: bool = True) -> tuple[Engine, LoadRequest]:
     """The engine that knows what a model is, and what to ask it."""
     check_name(model)
     for each in candidates(model, engine):
-        directory = cache_directory or default_cache_directory()
-        return each, LoadRequest(model, "cpu", directory, fetch=fetch, pickled_weights=pickled_weights)
+        return each, LoadRequest(
+            model,
+            "cpu",
+            options.get("cache_directory") or default_cache_directory(),
+            fetch=fetch,
+            pickled_weights=options.get("pickled_weights", False),
+            settings=options.get("settings"),
+        )
     raise UnknownModelError(f"no engine knows a model {model!r}")
 
 
@@ -228,4 +244,5 @@ def _request(model: str, device: str, engine: str, options: LoadOptions, *, fetc
         decoding_threads=options.get("decoding_threads"),
         fetch=fetch,
         pickled_weights=options.get("pickled_weights", False),
+        settings=options.get("settings"),
     )

@@ -69,6 +69,21 @@ class EngineChoice:
     reason: str
 
 
+@dataclass(slots=True)
+class Metered:
+    """What became of some items, and what a provider counted for them.
+
+    vectors, errors  as `Encoder.encode_each` returns them
+    tokens           by position, as a provider counted them; None where none did
+    cost             of all together, in the currency of the price table
+    """
+
+    vectors: Vectors
+    errors: dict[int, ItemError]
+    tokens: list[int] | None
+    cost: float = 0.0
+
+
 class Tokenizer(Protocol):
     """The model's own tokenizer, as far as cutting texts to length needs it."""
 
@@ -110,6 +125,14 @@ class Encoder(ABC):
         NaN, the other items are not affected. An engine for texts alone has no items that fail.
         """
         return self.encode(items, purpose), {}
+
+    def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> "Metered":
+        """`encode_each`, with what it cost. Called by the pipeline's encoder thread for every batch.
+
+        What runs on this machine costs nothing, and counts no tokens here.
+        """
+        vectors, errors = self.encode_each(items, purpose)
+        return Metered(vectors, errors, None)
 
     def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
         """How many tokens the model sees of each text: prompt and special tokens included, what is truncated not.

@@ -20,6 +20,7 @@ class DescribeOptions(TypedDict):
 
     cache_directory: Path
     pickled_weights: bool
+    settings: Settings
 
 
 def describe_options(settings: Settings) -> DescribeOptions:
@@ -27,6 +28,7 @@ def describe_options(settings: Settings) -> DescribeOptions:
     return {
         "cache_directory": home.model_cache(settings),
         "pickled_weights": settings.models.allow_pickled_weights,
+        "settings": settings,
     }
 
 

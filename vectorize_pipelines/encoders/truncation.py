@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Metered, Purpose, Vectors
 from vectorize_pipelines.errors import ItemError, SettingsError
 
 #: `torch.nn.functional.normalize` divides by no less.
@@ -62,6 +62,10 @@ class TruncatedEncoder(Encoder):
     ) -> tuple[Vectors, dict[int, ItemError]]:
         vectors, failures = self._encoder.encode_each(items, purpose)
         return cut(vectors, self.spec.dimension), failures
+
+    def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Metered:
+        metered = self._encoder.encode_metered(items, purpose)
+        return replace(metered, vectors=cut(metered.vectors, self.spec.dimension))
 
     def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
         return self._encoder.count_tokens(texts, purpose)

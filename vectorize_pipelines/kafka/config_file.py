@@ -4,11 +4,10 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vectorize_pipelines.core.yaml_files import parse_yaml, shown_name
+from vectorize_pipelines.core.yaml_files import fill_references, parse_yaml, shown_name
 from vectorize_pipelines.errors import SettingsError
 
 #: What the guarantees of delivery rest on, and what the settings say.
@@ -31,7 +30,6 @@ RESERVED = frozenset(
 _SECRET_NAME = re.compile(
     r"password|passphrase|secret|token|credential|assertion|jaas|kinit|oauthbearer\.config|\b(key|pem)$", re.IGNORECASE
 )
-_REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 class TopicConfig(BaseModel):
@@ -88,7 +86,7 @@ def _parse(file: Path, text: str, environment: tuple[tuple[str, str], ...]) -> K
         raise SettingsError(f"{file} must hold a tree with topics, producer and consumer")
     secrets: set[str] = set()
     try:
-        filled = _fill(tree, dict(environment), secrets)
+        filled = fill_references(tree, dict(environment), secrets)
     except KeyError as error:
         raise SettingsError(
             f"{file} refers to ${{{error.args[0]}}}, and the environment has no such variable"
@@ -109,19 +107,3 @@ def _written_secrets(config: KafkaConfig) -> frozenset[str]:
     """The values that stand in the file itself, under a name that says they are secrets."""
     both = (*config.producer.items(), *config.consumer.items())
     return frozenset(value for name, value in both if isinstance(value, str) and _SECRET_NAME.search(name))
-
-
-def _fill(value: Any, environment: dict[str, str], secrets: set[str]) -> Any:
-    if isinstance(value, dict):
-        return {name: _fill(each, environment, secrets) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_fill(each, environment, secrets) for each in value]
-    if not isinstance(value, str):
-        return value
-
-    def variable(match: re.Match[str]) -> str:
-        found = environment[match[1]]
-        secrets.add(found)
-        return found
-
-    return _REFERENCE.sub(variable, value)

@@ -120,6 +120,16 @@ def _topics_of_assessments(settings: KafkaSettings, topics: TopicConfigs) -> Ite
     yield settings.assessment_dead_letter_topic, topics.assessment_dead_letter
 
 
+def compression_of(settings: KafkaSettings, family: Family) -> dict[str, str]:
+    """Return the property by which a producer compresses as the topics of a family do; none where they do not agree.
+
+    Brokers would compress again whatever is compressed otherwise. Raises `SettingsError`.
+    """
+    codecs = {plan.config.get("compression.type") for plan in planned_topics(settings, (family,))} - {None, "producer"}
+    codec = codecs.pop() if len(codecs) == 1 else None
+    return {} if codec is None else {"compression.type": "none" if codec == "uncompressed" else codec}
+
+
 def create_topics(settings: KafkaSettings, families: Collection[Family] = (Family.REQUESTS,)) -> list[str]:
     """Make the topics of the families that are missing and return their names; what is there is left as it is.
 
@@ -223,6 +233,11 @@ def oldest_kept(settings: KafkaSettings, topic: str) -> int:
     retention = int(config["retention.ms"].value)
     deletes = "delete" in config["cleanup.policy"].value
     return time.time_ns() // 1_000_000 - retention if deletes and retention >= 0 else 0
+
+
+def has_topic(settings: KafkaSettings, topic: str) -> bool:
+    """Return whether the cluster shows this user the topic. Raises `KafkaError`."""
+    return topic in _partition_counts(settings, admin(settings))
 
 
 def _partition_counts(settings: KafkaSettings, client: "AdminClient") -> dict[str, tuple[int, int]]:

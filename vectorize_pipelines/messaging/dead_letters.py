@@ -7,18 +7,15 @@ have the names that Kafka Connect gives them, so that tools for its dead letters
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.kafka.clients import produce
 from vectorize_pipelines.kafka.reading import TopicReader
-from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.kafka.topics import Family, TopicNames, has_topic
+from vectorize_pipelines.kafka.transactions import OutgoingMessage
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replayed_offsets
 from vectorize_pipelines.settings import KafkaSettings
-
-if TYPE_CHECKING:
-    from confluent_kafka import Producer
 
 CONNECT_PREFIX = "__connect.errors."
 OWN_PREFIX = "vectorize."
@@ -91,6 +88,14 @@ class DeadLetter:
             omitted_bytes=len(self.value or b""),
         )
 
+    def to_message(self, topic: str) -> OutgoingMessage:
+        """The letter's message in a dead-letter topic, which goes there without its value where that is too large."""
+        whole = self._message(topic)
+        return whole if self.omitted_bytes is not None else replace(whole, shortened=self.shortened()._message(topic))
+
+    def _message(self, topic: str) -> OutgoingMessage:
+        return OutgoingMessage(topic, self.key, self.value, [*self.headers, *self.error_headers()])
+
     def error_headers(self) -> list[tuple[str, bytes]]:
         """The headers that say why, to stand behind the message's own."""
         texts = {
@@ -115,6 +120,7 @@ class DeadLetter:
 class StoredLetter:
     """A dead letter in its topic. `letter` is None for a message that no run of this project wrote there."""
 
+    family: Family
     partition: int
     offset: int
     failed_at: datetime
@@ -123,14 +129,12 @@ class StoredLetter:
 
     @property
     def id(self) -> str:
-        """The letter's name on the command line: partition and offset in the dead-letter topic."""
-        return f"{self.partition}-{self.offset}"
+        """The letter's name on the command line: partition and offset in the dead-letter topic.
 
-
-def produce_dead_letter(producer: "Producer", names: TopicNames, letter: DeadLetter, **further: Any) -> None:
-    """Hand the letter to the producer; whoever calls flushes, or commits the transaction. Raises `KafkaException`."""
-    headers = [*letter.headers, *letter.error_headers()]
-    produce(producer, names.dead_letter, key=letter.key, value=letter.value, headers=headers, **further)
+        Those of assessments, which have a topic of their own, begin with `assessments-`.
+        """
+        place = f"{self.partition}-{self.offset}"
+        return place if self.family is Family.REQUESTS else f"{self.family}-{place}"
 
 
 def attempts_of(headers: Headers | None) -> int:
@@ -146,18 +150,26 @@ def read_dead_letters(
     ids: Iterable[str] = (),
     include_replayed: bool = False,
 ) -> Iterator[StoredLetter]:
-    """The dead letters up to the topic's end, by partition and offset as they come.
+    """The dead letters up to the topics' ends: those of requests, then those of assessments; each as they come.
 
     `reason` is an error's class; without `ids` all letters are taken. Raises `KafkaError`.
     """
     wanted = frozenset(ids)
-    topic = TopicNames(settings.topic_prefix).dead_letter
-    replayed = replayed_offsets(settings, topic)
-    with TopicReader(settings, topic) as reader:
-        for message in reader.to_end():
-            stored = stored_letter(message, replayed)
-            if (include_replayed or not stored.is_replayed) and matches(stored, reason, wanted):
-                yield stored
+    for family, topic in dead_letter_topics(settings).items():
+        replayed = replayed_offsets(settings, topic)
+        with TopicReader(settings, topic) as reader:
+            for message in reader.to_end():
+                stored = stored_letter(message, family, replayed)
+                if (include_replayed or not stored.is_replayed) and matches(stored, reason, wanted):
+                    yield stored
+
+
+def dead_letter_topics(settings: KafkaSettings) -> dict[Family, str]:
+    """Return the dead-letter topics; that of assessments where it is there. Raises `KafkaError`."""
+    topics = {Family.REQUESTS: TopicNames(settings.topic_prefix).dead_letter}
+    if has_topic(settings, settings.assessment_dead_letter_topic):
+        topics[Family.ASSESSMENTS] = settings.assessment_dead_letter_topic
+    return topics
 
 
 def matches(stored: StoredLetter, reason: str | None, ids: frozenset[str]) -> bool:
@@ -167,13 +179,13 @@ def matches(stored: StoredLetter, reason: str | None, ids: frozenset[str]) -> bo
     return reason is None or (stored.letter is not None and stored.letter.error_class == reason)
 
 
-def stored_letter(message: Any, replayed: dict[int, ReplayedOffsets]) -> StoredLetter:
-    """The dead letter in a message of the topic."""
+def stored_letter(message: Any, family: Family, replayed: dict[int, ReplayedOffsets]) -> StoredLetter:
+    """The dead letter in a message of the family's topic."""
     partition, offset = message.partition(), message.offset()
     failed_at = datetime.fromtimestamp(message.timestamp()[1] / 1000, UTC)
     letter = _letter(message)
     is_replayed = letter is not None and partition in replayed and offset in replayed[partition]
-    return StoredLetter(partition, offset, failed_at, is_replayed, letter)
+    return StoredLetter(family, partition, offset, failed_at, is_replayed, letter)
 
 
 def _letter(message: Any) -> DeadLetter | None:

@@ -1,5 +1,6 @@
 """Sending dead letters back to where they came from, each once, whenever it is killed."""
 
+import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,10 +10,11 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from vectorize_pipelines.kafka.clients import consumer, kafka_errors, produce, producer
 from vectorize_pipelines.kafka.partitions import partitions_of
 from vectorize_pipelines.kafka.reading import TopicReader
-from vectorize_pipelines.kafka.topics import TopicNames, oldest_kept
+from vectorize_pipelines.kafka.topics import Family, oldest_kept
 from vectorize_pipelines.messaging.dead_letters import (
     ATTEMPTS_HEADER,
     StoredLetter,
+    dead_letter_topics,
     matches,
     stored_letter,
 )
@@ -21,7 +23,7 @@ from vectorize_pipelines.messaging.replayed import ReplayedOffsets, replay_group
 from vectorize_pipelines.settings import KafkaSettings
 
 BATCH_LETTERS = 500
-#: So long a replayed letter may wait in its topic.
+#: So long a replayed letter may wait in its topic, or a quarter of what the topic keeps, where that is less.
 DRAIN_MARGIN_MS = 24 * 3600 * 1000
 
 
@@ -43,6 +45,16 @@ class ReplayCounts:
     omitted: int = 0
     topics: dict[str, int] = field(default_factory=dict)
 
+    def add(self, other: "ReplayCounts") -> None:
+        """Add the figures of another topic's letters."""
+        self.replayed += other.replayed
+        self.left_out += other.left_out
+        self.expired += other.expired
+        self.foreign += other.foreign
+        self.omitted += other.omitted
+        for topic, number in other.topics.items():
+            self.topics[topic] = self.topics.get(topic, 0) + number
+
 
 def replay(
     settings: KafkaSettings, *, reason: str | None = None, ids: Iterable[str] = (), limit: int | None = None
@@ -51,16 +63,30 @@ def replay(
 
     In transactions of up to 500 with the group's offsets, so that a letter is replayed once, whenever this is killed;
     a replay that is begun while another runs fences that one. `reason` is an error's class, `ids` name single letters.
-    Raises `KafkaError`.
+    Those of requests come first, then those of assessments. Raises `KafkaError`.
     """
-    return _Replay(settings, reason, frozenset(ids), limit).run()
+    wanted, counts = frozenset(ids), ReplayCounts()
+    for family, topic in dead_letter_topics(settings).items():
+        left = None if limit is None else limit - counts.replayed
+        counts.add(_Replay(settings, family, topic, reason, wanted, left).run())
+    return counts
 
 
 class _Replay:
-    def __init__(self, settings: KafkaSettings, reason: str | None, ids: frozenset[str], limit: int | None) -> None:
+    """The replay of one topic's letters."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        family: Family,
+        topic: str,
+        reason: str | None,
+        ids: frozenset[str],
+        limit: int | None,
+    ) -> None:
         self._settings = settings
+        self._family, self._topic = family, topic
         self._reason, self._ids, self._limit = reason, ids, limit
-        self._topic = TopicNames(settings.topic_prefix).dead_letter
         self._counts = ReplayCounts()
         self._batch: list[StoredLetter] = []
         #: Of each partition in the pass so far: what is there and not replayed, and where the pass stands.
@@ -79,7 +105,7 @@ class _Replay:
             starts = {partition: offsets.below for partition, offsets in replayed.items()}
             with TopicReader(self._settings, self._topic, starts) as reader:
                 for message in reader.to_end():
-                    self._consider(stored_letter(message, replayed))
+                    self._consider(stored_letter(message, self._family, replayed))
                     if len(self._batch) >= BATCH_LETTERS:
                         self._send(sender, group, replayed)
             self._send(sender, group, replayed)
@@ -110,7 +136,9 @@ class _Replay:
     def _is_expired(self, origin: Origin) -> bool:
         if origin.topic not in self._oldest:
             partitions_of(self._settings, [origin.topic])  # says so where it is missing
-            self._oldest[origin.topic] = oldest_kept(self._settings, origin.topic) + DRAIN_MARGIN_MS
+            oldest = oldest_kept(self._settings, origin.topic)
+            margin = min(DRAIN_MARGIN_MS, (time.time_ns() // 1_000_000 - oldest) // 4)
+            self._oldest[origin.topic] = oldest + margin
         return origin.timestamp_ms < self._oldest[origin.topic]
 
     def _send(self, sender: Producer, group: Consumer, replayed: dict[int, ReplayedOffsets]) -> None:

@@ -178,16 +178,19 @@ class ItemEncoder:
         """As `_encode`, in one call of the encoder."""
         assert self.encoder is not None, "it is open"
         started = time.perf_counter()
-        vectors[positions], errors = self.encoder.encode_each([_content(items[n]) for n in positions])
+        metered = self.encoder.encode_metered([_content(items[n]) for n in positions])
+        vectors[positions] = metered.vectors
         seconds = time.perf_counter() - started
         for place, n in enumerate(positions):
             of_day = totals.of(days[n])
             of_day.encode_seconds += seconds / len(positions)
-            if place not in errors:
+            if place not in metered.errors:
                 of_day.encoded += 1
-                of_day.tokens += items[n].tokens
+                of_day.tokens += items[n].tokens if metered.tokens is None else metered.tokens[place]
+        if metered.tokens is not None:
+            _spread_cost(metered.cost, metered.tokens, [days[n] for n in positions], totals)
         self._adapt(len(positions), seconds)
-        return {positions[place]: error for place, error in errors.items()}, seconds
+        return {positions[place]: error for place, error in metered.errors.items()}, seconds
 
     def _adapt(self, rows: int, seconds: float) -> None:
         """Size the batches to come by how long this one took."""
@@ -196,6 +199,13 @@ class ItemEncoder:
         self.seconds_per_row = seconds / rows
         fitting = int(rows * self._seconds_per_batch / max(seconds, 1e-3))
         self.rows_together = max(SMALLEST_BATCH, min(self._most_rows, fitting, 4 * self.rows_together))
+
+
+def _spread_cost(cost: float, tokens: Sequence[int], days: Sequence[str], totals: Totals) -> None:
+    """Add to each day its part of what some items cost together, by their tokens."""
+    all_tokens = max(1, sum(tokens))
+    for day, number in zip(days, tokens, strict=True):
+        totals.of(day).cost += cost * number / all_tokens
 
 
 def _share(

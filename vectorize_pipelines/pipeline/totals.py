@@ -17,7 +17,8 @@ class DayTotals:
     deduplicated  items of the same content as another one of the run, whose vector they took
     deleted    rows deleted
     failed     source documents that could not be embedded
-    tokens     of what was encoded
+    tokens     of what was encoded, as the provider counted them where a remote model did it
+    cost       of these, in the currency of the price table; 0 for a model of this machine, and one without a price
     *_seconds  time in each stage; the stages overlap, so they may add up to more than the run took
     errors     source documents by class of error
     """
@@ -30,6 +31,7 @@ class DayTotals:
     deleted: int = 0
     failed: int = 0
     tokens: int = 0
+    cost: float = 0.0
     read_seconds: float = 0.0
     encode_seconds: float = 0.0
     cache_seconds: float = 0.0
@@ -91,6 +93,7 @@ class Totals(dict[str, DayTotals]):
                 cache_hits=totals.cache_hits,
                 deleted=totals.deleted,
                 tokens=totals.tokens,
+                cost=totals.cost,
                 read_seconds=totals.read_seconds,
                 encode_seconds=totals.encode_seconds,
                 cache_seconds=totals.cache_seconds,

@@ -8,7 +8,7 @@ import dagster as dg
 import pyarrow as pa
 
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
-from vectorize_pipelines.pipeline.totals import DayTotals
+from vectorize_pipelines.pipeline.totals import DayTotals, Failure
 from vectorize_pipelines.stores.base import Collection
 
 PREVIEW_ROWS = 5
@@ -44,6 +44,16 @@ class Preview:
         return self._rows.get(day, [])
 
 
+def failures_table(failures: Sequence[Failure]) -> dg.TableMetadataValue:
+    """Return the first of some failures as a table."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord({"source": failure.source_id, "error": failure.error_class, "message": failure.message})
+            for failure in failures[:FAILURES_SHOWN]
+        ]
+    )
+
+
 def day_metadata(
     stream: EmbeddingStream, day: str, collections: Sequence[Collection], preview: Preview
 ) -> dict[str, Any]:
@@ -75,18 +85,16 @@ def day_metadata(
         metadata["tokens"] = totals.tokens
         if totals.encode_seconds:
             metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
+    if totals.cost:
+        metadata["cost"] = round(totals.cost, 6)
     choice = stream.choice
     if choice is not None:
         metadata["engine"] = f"{choice.engine} on {choice.device}, {choice.precision}: {choice.reason}"
     for name, count in sorted(totals.errors.items()):
         metadata[f"errors/{name}"] = count
-    failures = [
-        dg.TableRecord({"source": failure.source_id, "error": failure.error_class, "message": failure.message})
-        for failure in stream.failures
-        if failure.day == day
-    ]
+    failures = [failure for failure in stream.failures if failure.day == day]
     if failures:
-        metadata["failures"] = dg.MetadataValue.table(failures[:FAILURES_SHOWN])
+        metadata["failures"] = failures_table(failures)
     if preview.of(day):
         metadata["preview"] = dg.MetadataValue.table(preview.of(day))
     return metadata

@@ -17,7 +17,7 @@ from vectorize_pipelines.errors import (
     UnknownModelError,
     VectorizeError,
 )
-from vectorize_pipelines.messaging.outcomes import FencedError
+from vectorize_pipelines.kafka.transactions import FencedError
 from vectorize_pipelines.runs.drain import OccupiedTopicError, WoundDownError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.damage import explain

@@ -21,6 +21,7 @@ from vectorize_pipelines.settings.loading import (
     variable_name,
 )
 from vectorize_pipelines.settings.models import DEFAULT_TEXT_MODEL, EncoderSettings
+from vectorize_pipelines.settings.providers import DEFAULT_PROVIDER, Price, ProvidersSettings
 from vectorize_pipelines.settings.running import CallbackSettings, PipelineSettings
 from vectorize_pipelines.settings.stores import QdrantSettings, StoreSettings, WeaviateSettings
 
@@ -28,6 +29,7 @@ __all__ = [
     "COLLECTION_CHARACTERS",
     "COLLECTION_NAME",
     "COLLECTION_RULE",
+    "DEFAULT_PROVIDER",
     "DEFAULT_TEXT_MODEL",
     "DOTENV_FILE",
     "LEGACY_NAMES",
@@ -45,6 +47,8 @@ __all__ = [
     "GatewaySettings",
     "KafkaSettings",
     "PipelineSettings",
+    "Price",
+    "ProvidersSettings",
     "QdrantSettings",
     "Settings",
     "StoreSettings",

@@ -40,6 +40,13 @@ class AssessmentSettings(Section):
         32 * 2**20, ge=1, description="so many bytes of messages are held by a run, and those of one message more"
     )
     concurrency: int = Field(256, ge=1, description="calls of the model side by side in one run")
+    held_tasks: int = Field(
+        10_000, ge=1, description="groups that a run has in hand, at most: judged newest first where it cannot keep up"
+    )
+    held_bytes: int = Field(256 * 2**20, ge=1, description="what they may take in memory")
+    silent_seconds: float = Field(
+        900.0, gt=0, description="a camera that was heard of, and has not been for so long, has fallen silent"
+    )
     prompt_version: str = Field("1", min_length=1, description="answers to another version of the prompt are asked for")
     collection: str | None = Field(
         None, pattern=COLLECTION_NAME, description="where results are kept as searchable text; null: nowhere"

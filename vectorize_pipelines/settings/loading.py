@@ -45,6 +45,7 @@ from vectorize_pipelines.settings.content import (
 from vectorize_pipelines.settings.gateway import GatewaySettings
 from vectorize_pipelines.settings.kafka import KafkaSettings
 from vectorize_pipelines.settings.models import EncoderSettings, ModelsSettings
+from vectorize_pipelines.settings.providers import ProvidersSettings
 from vectorize_pipelines.settings.running import (
     AlertSettings,
     CacheSettings,
@@ -101,6 +102,7 @@ class Settings(BaseSettings):
     alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
     assessments: AssessmentSettings = AssessmentSettings()
+    providers: ProvidersSettings = ProvidersSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from vectorize_pipelines.settings.base import AbsolutePath, Section
 
@@ -35,8 +35,13 @@ def _device_name(device: str) -> str:
 class EncoderSettings(Section):
     """How models run."""
 
-    engine: Literal["auto", "open_clip", "openvino", "torch", "sentence-transformers"] = Field(
-        "auto", description="auto: the first that reproduces the model on the device"
+    engine: Annotated[
+        Literal["auto", "open_clip", "openvino", "torch", "sentence-transformers", "remote"],
+        BeforeValidator(lambda name: "remote" if name == "api" else name),
+    ] = Field(
+        "auto",
+        description="auto: the first that reproduces the model on the device; remote (or api): only models of "
+        "providers, which any engine leaves to it",
     )
     device: Annotated[str, AfterValidator(_device_name)] = Field(
         "auto", description="auto, cpu, cuda, cuda:N, mps; cuda and auto go round several GPUs"

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 DAGSTER_YAML = default_file("dagster.yaml")
 #: The folders that are made in a home, by name.
 FOLDERS = frozenset(
-    {"cache", "dagster", "encoders", "kafka", "lancedb", "locks", "manifests", "qdrant", "spill"},
+    {"cache", "dagster", "encoders", "kafka", "keys", "lancedb", "locks", "manifests", "qdrant", "spill"},
 )
 _TOKENS = "tokens.json"
 #: The files that are made in a home itself. Their modes are never mended, as others may have written what lies open:
@@ -65,6 +65,11 @@ def embedding_cache(settings: Settings) -> Path:
     return settings.home / "cache" / "embeddings.sqlite"
 
 
+def answers(settings: Settings) -> Path:
+    """The file of answers of remote models, for what they were asked before."""
+    return settings.home / "cache" / "answers.sqlite"
+
+
 def spill(settings: Settings) -> Path:
     """The folder of batches that wait for a store that is away; the files in it have no names."""
     return settings.home / "spill"
@@ -75,6 +80,11 @@ def tokens_file(settings: Settings) -> Path:
     return settings.gateway.tokens_file or settings.home / _TOKENS
 
 
+def key_use_file(settings: Settings) -> Path:
+    """The file of what was used of the limits of API keys, where Redis does not hold it."""
+    return settings.home / "keys" / "keys.sqlite"
+
+
 def run_locks(settings: Settings) -> Path:
     """The folder of the locks that runs of `vectorize ingest` hold while their processes live."""
     return settings.home / "locks" / "runs"
@@ -82,7 +92,7 @@ def run_locks(settings: Settings) -> Path:
 
 def put_aside_in(settings: Settings) -> list[Path]:
     """The folders in which damaged files are put aside and made again."""
-    return [settings.home / "manifests", settings.home / "cache"]
+    return [settings.home / "manifests", settings.home / "cache", settings.home / "keys"]
 
 
 def enter_home() -> Settings:

@@ -133,6 +133,11 @@ def microseconds(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
 
 
+def time_of(stored: int) -> datetime:
+    """Return the time of `microseconds`."""
+    return _EPOCH + timedelta(microseconds=stored)
+
+
 def storable(text: str | None, characters: int) -> str | None:
     """Return a text from elsewhere as every database takes it: no NUL, no half characters, not too long."""
     if text is None:
@@ -185,7 +190,7 @@ def row_of(found: Any) -> RequestRow:
     values = dict(found._mapping)
     for name in ("submitted", "started", "finished"):
         stored = values.pop(f"{name}_us")
-        values[f"{name}_at"] = None if stored is None else _EPOCH + timedelta(microseconds=stored)
+        values[f"{name}_at"] = None if stored is None else time_of(stored)
     values["state"] = RequestState(values["state"])
     values["modality"] = Modality(values["modality"])
     values["done"], values["known"] = values.pop("done_items"), values.pop("known_items")

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipeline.requests.installation import Installation, install
-from vectorize_pipelines.messaging.outcomes import FencedError, OutcomeProducer
+from vectorize_pipelines.kafka.transactions import FencedError, TransactionalProducer
+from vectorize_pipelines.messaging.outcomes import OutcomeProducer
 from vectorize_pipelines.pipeline.encoding import ItemEncoder
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.state.ledger import RequestLedger
@@ -55,7 +56,7 @@ def _hook_all(installation: Installation, at: tuple[str, str, int], strike: Call
     _hook(installation.store, "upsert", at, "upsert", strike)
     _hook(RequestLedger, "record", at, "ledger", strike)
     _hook(OutcomeProducer, "send", at, "transaction", strike)
-    _hook(OutcomeProducer, "_send_offsets", at, "commit", strike)
+    _hook(TransactionalProducer, "_send_offsets", at, "commit", strike)
 
 
 def _kill() -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from tests.pipeline.requests.installation import Installation, MakeInstallation, install
-from vectorize_pipelines.pipeline.requests import runs as request_runs
+from vectorize_pipelines.pipeline import stop_policy
 from vectorize_pipelines.settings import KafkaSettings
 
 
 @pytest.fixture(autouse=True)
 def _the_day_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """No run ends because midnight passes, unless its test is about that."""
-    monkeypatch.setattr(request_runs, "_end_of_today", lambda: datetime.now(UTC) + timedelta(days=1))
+    monkeypatch.setattr(stop_policy, "_end_of_today", lambda: datetime.now(UTC) + timedelta(days=1))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from tests.pipeline.requests.installation import (
 )
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.kafka.shards import Shard
-from vectorize_pipelines.messaging.outcomes import FencedError
+from vectorize_pipelines.kafka.transactions import FencedError
+from vectorize_pipelines.pipeline import stop_policy
 from vectorize_pipelines.pipeline.requests import runs as request_runs
 from vectorize_pipelines.pipeline.requests import stream as request_stream
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
@@ -42,7 +43,7 @@ def test_a_run_follows_the_topic_until_it_is_idle(make_installation: MakeInstall
 
 
 def test_a_run_ends_with_its_day(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_runs, "_end_of_today", lambda: datetime.now(UTC) + timedelta(seconds=1))
+    monkeypatch.setattr(stop_policy, "_end_of_today", lambda: datetime.now(UTC) + timedelta(seconds=1))
     installation.send(text_request("t", "a boat"))
     stream = installation.drain(once=False)
     assert "the day has ended" in stream.progress()
@@ -53,7 +54,7 @@ def test_a_run_that_takes_only_what_waits_takes_all_of_it_though_its_day_ends(
     make_installation: MakeInstallation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation = make_installation(kafka={"drain": {"batch_messages": 100}})
-    monkeypatch.setattr(request_runs, "_end_of_today", lambda: datetime.now(UTC))
+    monkeypatch.setattr(stop_policy, "_end_of_today", lambda: datetime.now(UTC))
     monkeypatch.setattr(request_stream, "LOOK_SECONDS", 0)
     installation.send(*[text_request(f"t{n}", f"text {n}") for n in range(300)])
     stream = installation.drain(once=True)

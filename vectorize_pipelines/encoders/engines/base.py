@@ -12,15 +12,16 @@ from typing import ClassVar
 
 from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec
+from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Tokenizer
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.models.layout import ModelLayout, read_layout
 from vectorize_pipelines.encoders.models.locate import LocatedModel, locate_model, spec_of
 from vectorize_pipelines.encoders.models.revisions import weight_files
-from vectorize_pipelines.encoders.models.tokenizer import ModelTokenizer, encodable, model_tokenizer
+from vectorize_pipelines.encoders.models.tokenizer import encodable, model_tokenizer
 from vectorize_pipelines.encoders.models.vetting import check_weights
 from vectorize_pipelines.encoders.models.weights import count_parameters
 from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.settings import Settings
 
 #: What the setting `encoder.precision` takes. `auto`: the fastest that was measured equal to float32.
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -40,6 +41,7 @@ class LoadRequest:
     decoding_threads  images that are decoded side by side, each in a process; None: one a core
     fetch             whether a model that is not on this machine is fetched from the hub
     pickled_weights   whether weights that are not safetensors are read
+    settings          for remote models: providers, keys, prices; None: those in force
     """
 
     name: str
@@ -51,6 +53,7 @@ class LoadRequest:
     decoding_threads: int | None = None
     fetch: bool = True
     pickled_weights: bool = False
+    settings: Settings | None = None
 
     @cached_property
     def located(self) -> LocatedModel:
@@ -99,7 +102,7 @@ class Engine(ABC):
         """Return where the model lies: its folder, or the file of its weights."""
         return request.located
 
-    def tokenizer(self, request: LoadRequest) -> ModelTokenizer:
+    def tokenizer(self, request: LoadRequest) -> Tokenizer:
         """Return what texts are cut by; loads no weights. Raises `UnknownModelError` where the model has none."""
         return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)
 

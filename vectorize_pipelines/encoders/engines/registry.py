@@ -12,6 +12,7 @@ from vectorize_pipelines.encoders.engines.base import Engine, LoadRequest, named
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.errors import EngineRefusedError
 from vectorize_pipelines.encoders.hardware.devices import DEVICES, device_kind
+from vectorize_pipelines.encoders.models.names import REMOTE_PREFIX
 from vectorize_pipelines.errors import SettingsError
 
 #: name -> module:class, in the order in which `auto` tries them.
@@ -20,7 +21,10 @@ ENGINES = {
     "openvino": "vectorize_pipelines.encoders.engines.openvino.engine:OpenVinoEngine",
     "torch": "vectorize_pipelines.encoders.engines.torch.engine:TorchEngine",
     "sentence-transformers": "vectorize_pipelines.encoders.engines.sentence_transformers:SentenceTransformersEngine",
+    "remote": "vectorize_pipelines.encoders.engines.remote.engine:RemoteEngine",
 }
+#: Other names of engines.
+ALIASES = {"api": "remote"}
 
 
 def engine_names() -> tuple[str, ...]:
@@ -30,6 +34,7 @@ def engine_names() -> tuple[str, ...]:
 
 def load_engine(name: str) -> Engine:
     """The engine called `name`; raises `SettingsError` naming the choices."""
+    name = ALIASES.get(name, name)
     if name not in ENGINES:
         raise SettingsError(f"unknown engine {name!r}; choose one of {', '.join(engine_names())}")
     module, _, attribute = ENGINES[name].partition(":")
@@ -38,7 +43,10 @@ def load_engine(name: str) -> Engine:
 
 
 def candidates(model: str, engine: str) -> Iterator[Engine]:
-    """The engines to try for `model`, best first."""
+    """The engines to try for `model`, best first. One that is not here is the provider's, whatever engine is set."""
+    if model.startswith(REMOTE_PREFIX):
+        yield load_engine("remote")
+        return
     if engine != "auto":
         yield load_engine(engine)
         return

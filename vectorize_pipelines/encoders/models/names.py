@@ -7,12 +7,15 @@ from vectorize_pipelines.encoders.models.locate import HUB_PREFIX, full_name
 from vectorize_pipelines.encoders.models.open_clip import canonical_clip_name, is_architecture, weights_file
 from vectorize_pipelines.encoders.models.vetting import is_repository
 
+#: In front of a name: a provider is asked, and nothing lies here.
+REMOTE_PREFIX = "remote:"
+_DEFAULT_PROVIDER_PREFIX = "default/"
 _REPOSITORY_PREFIX = "hf-hub:"
 _FOLDER_PREFIX = "local-dir:"
 
 
 def path_in(name: str) -> str | None:
-    """Return the path on this machine that a name is, or holds; None for names of the hub and of open_clip.
+    """Return the path on this machine that a name is, or holds; None for names of the hub, open_clip and providers.
 
     `ViT-B-32:openai:/models/w.safetensors` -> `/models/w.safetensors`. What is neither counts as a path.
     """
@@ -41,8 +44,13 @@ def of_the_hub(name: str) -> str:
 def canonical(name: str) -> str:
     """One spelling for all names of a model: `ViT-B/32` -> `ViT-B-32:openai`; paths unchanged.
 
+    `remote:default/MODEL` -> `remote:MODEL`.
+
     A name that `may_be_a_folder` counts as the hub's here: the caller knows whether there is such a folder.
     """
+    if name.startswith(REMOTE_PREFIX):
+        model = name.removeprefix(REMOTE_PREFIX).removeprefix(_DEFAULT_PROVIDER_PREFIX)
+        return name if "/" in model else f"{REMOTE_PREFIX}{model}"
     bare = name.removeprefix(HUB_PREFIX)
     if bare.startswith(_REPOSITORY_PREFIX):  # what follows is a repository, even where an architecture is called so
         repository = bare.removeprefix(_REPOSITORY_PREFIX)

@@ -20,7 +20,9 @@ from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     HubUnavailableError,
     ItemError,
+    KeysError,
     LedgerError,
+    ProviderUnavailableError,
     StoreError,
     VectorizeError,
 )
@@ -176,12 +178,12 @@ def _links_in(folder: Path) -> Iterator[Path]:
 def failing_the_request(model: str, *, own: bool) -> Iterator[None]:
     """Turn whatever goes wrong with a model that a request named into `UnusableModelError`: no other one suffers.
 
-    What fails of itself, stores, the ledger, and the end of a run pass. With `own` everything does: the model is the
-    settings', and its failure is the run's.
+    What fails of itself, stores, the ledger, providers that are away, and the end of a run pass. With `own` everything
+    does: the model is the settings', and its failure is the run's.
     """
     try:
         yield
-    except (ItemError, StoreError, LedgerError, CancelledError):
+    except (ItemError, StoreError, LedgerError, ProviderUnavailableError, KeysError, CancelledError):
         raise
     except BaseException as error:
         # A defect in a library of Rust comes as a panic, which is no `Exception`.

@@ -1,0 +1,13 @@
+"""The benchmark `assessments`: from detections to risks, with a real broker and a server that answers like a provider."""
+
+from pathlib import Path
+
+from benchmarks.assessments import assessing
+from benchmarks.figures import Figure
+from tests.servers.kafka import Server
+
+
+def run(place: Path) -> list[Figure]:
+    """Every figure."""
+    with Server(place / "kafka", heap="1g", compiling=()) as server:
+        return assessing.run(place, server)

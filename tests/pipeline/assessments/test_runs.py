@@ -1,0 +1,239 @@
+"""Runs over tasks in a real topic, with a real provider: each task has one result or one dead letter."""
+
+import base64
+import json
+import threading
+import time
+from collections import Counter
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from tests.messaging.brokers import read
+from tests.pipeline.assessments.conftest import MakeInstallation
+from tests.pipeline.assessments.installation import Installation, failing, letter_headers
+from tests.pipeline.assessments.tasks import PICTURE, task
+from tests.servers.provider import Fault
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
+from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
+from vectorize_pipelines.kafka.lag import partition_lags
+from vectorize_pipelines.kafka.topics import TopicNames
+from vectorize_pipelines.kafka.transactions import TransactionalProducer
+from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
+from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
+from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED
+from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest
+from vectorize_pipelines.state.assessments import AssessmentState
+
+
+def tasks(count: int, name: str = "task", **further: Any) -> list[AssessmentTaskMessage]:
+    """Tasks of different content."""
+    return [task(f"{name}-{n}", bbox=[0, 0, 1000 + n, 10], **further) for n in range(count)]
+
+
+def lag(installation: Installation) -> int:
+    return sum(each.lag for each in partition_lags(installation.kafka, followed_topic(installation.kafka, ASSESSMENTS)))
+
+
+def test_every_task_has_one_result_a_row_and_is_acknowledged(installation: Installation) -> None:
+    sent = tasks(40)
+    installation.send(*sent)
+    run = installation.drain()
+    results = installation.results()
+    assert Counter(each.task_id for each in results) == Counter(each.task_id for each in sent)
+    rows = installation.rows(*(each.task_id for each in sent))
+    for result in results:
+        row = rows[result.task_id]
+        assert (row.level, row.score, row.summary) == (result.risk_level, result.risk_score, result.summary)
+        assert result.error is None
+        assert result.key_name == "name of key-for-tests"
+        assert result.prompt_tokens > 0
+        assert result.latency_ms > 0
+    assert lag(installation) == 0
+    (day,) = run.days.values()
+    assert (day.completed, day.failed, day.expired) == (40, 0, 0)
+    again = installation.drain()
+    assert not again.days
+    assert installation.provider.report().requests == 40
+
+
+def test_what_cannot_be_judged_is_a_dead_letter_and_its_neighbours_are_judged(installation: Installation) -> None:
+    unreadable = task("no-picture", group_image_base64=base64.b64encode(b"GIF89a").decode())
+    installation.provider.change(faults=[Fault("refused", contains="[0, 0, 1001", count=None)])
+    installation.send(b"{", *tasks(3), b"\xff" * 100, unreadable)
+    installation.drain()
+    assert {each.task_id for each in installation.results()} == {"task-0", "task-2"}
+    letters = {each.value(): letter_headers(each) for each in installation.letters()}
+    assert len(letters) == 4
+    assert letters[b"{"]["__connect.errors.stage"] == "decode"
+    reasons = Counter(headers["vectorize.error.class"] for headers in letters.values())
+    assert reasons == {"InvalidMessageError": 2, "UnreadablePictureError": 1, "ContentRefusedError": 1}
+    assert installation.rows("no-picture")["no-picture"].state is AssessmentState.FAILED
+    assert lag(installation) == 0
+
+
+def test_a_dead_letter_that_is_replayed_is_judged_and_its_duplicates_are_not(installation: Installation) -> None:
+    (once,) = tasks(1)
+    installation.provider.change(faults=[Fault("other_schema", count=2)])
+    installation.send(once)
+    installation.drain()
+    (letter,) = installation.letters()
+    assert letter_headers(letter)["vectorize.error.class"] == "InvalidAnswerError"
+    installation.send(once)
+    installation.drain()
+    assert installation.results() == []
+    installation.send(once, once, headers=[(ATTEMPTS_HEADER, b"1")])
+    installation.drain()
+    assert [each.task_id for each in installation.results()] == ["task-0"]
+    assert len(installation.letters()) == 1
+
+
+def test_a_task_that_came_several_times_has_one_result(installation: Installation) -> None:
+    sent = tasks(5)
+    installation.send(*sent, *sent, partition=0)
+    installation.send(*sent, partition=1)
+    first = installation.drain()
+    installation.send(*sent, partition=2)
+    second = installation.drain()
+    assert Counter(each.task_id for each in installation.results()) == Counter(each.task_id for each in sent)
+    assert first.figures()["duplicates"] == 10
+    assert second.figures()["duplicates"] == 5
+    assert max(installation.provider.report().answered.values()) == 1
+    assert lag(installation) == 0
+
+
+def test_equal_content_is_judged_once(installation: Installation) -> None:
+    installation.send(*(task(f"same-{n}", camera=f"camera-{n}") for n in range(6)))
+    run = installation.drain()
+    results = installation.results()
+    assert len(results) == 6
+    assert len({(each.risk_level, each.summary) for each in results}) == 1
+    assert installation.provider.report().requests == 1
+    (day,) = run.days.values()
+    assert day.cached == 5
+
+
+def test_a_task_whose_time_is_over_is_told_as_expired_and_not_judged(installation: Installation) -> None:
+    installation.send(task("late", seconds=-1), *tasks(1))
+    run = installation.drain()
+    late, judged = sorted(installation.results(), key=lambda each: each.task_id)
+    assert late.error is not None
+    assert late.error["class"] == EXPIRED
+    assert late.risk_level is None
+    assert judged.error is None
+    assert installation.provider.report().requests == 1
+    (day,) = run.days.values()
+    assert day.expired == 1
+    assert lag(installation) == 0
+
+
+def test_the_newest_is_judged_first_and_the_rest_expires(make_installation: MakeInstallation) -> None:
+    installation = make_installation(assessments={"concurrency": 1})
+    installation.provider.change(answer_seconds=0.05)
+    now = time.time_ns() // 1_000_000
+    order = [3, 0, 4, 1, 2]
+    sent = tasks(5)
+    installation.send(*(sent[n] for n in order), partition=0, timestamps_ms=[now - 1000 + n for n in order])
+    installation.drain()
+    assert [each.task_id for each in installation.results()] == [f"task-{n}" for n in (4, 3, 2, 1, 0)]
+
+
+def test_what_was_judged_before_a_failure_is_told_by_the_next_run_and_not_asked_again(
+    installation: Installation,
+) -> None:
+    installation.send(*tasks(10))
+    with failing(TransactionalProducer, "send", KafkaError("away")), pytest.raises(KafkaError):
+        installation.drain()
+    assert installation.results() == []
+    asked = installation.provider.report().requests
+    installation.drain()
+    assert len(installation.results()) == 10
+    assert installation.provider.report().requests == 10
+    assert 0 < asked <= 10
+    assert lag(installation) == 0
+
+
+def test_results_do_not_wait_for_a_slow_one_before_them_and_are_not_told_twice(installation: Installation) -> None:
+    installation.provider.change(faults=[Fault("stall", contains="[0, 0, 1000", seconds=600, count=None)])
+    installation.send(*tasks(20), partition=0)
+    run = installation.open_drain(once=False, idle_seconds=60)
+
+    def interrupt() -> None:
+        deadline = time.monotonic() + 60
+        while len(installation.results()) < 19 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run.close()
+
+    interrupting = threading.Thread(target=interrupt)
+    with run:
+        interrupting.start()
+        run.run()
+    interrupting.join()
+    assert {each.task_id for each in installation.results()} == {f"task-{n}" for n in range(1, 20)}
+    installation.provider.change(faults=[])
+    second = installation.drain()
+    assert Counter(each.task_id for each in installation.results()) == Counter(f"task-{n}" for n in range(20))
+    assert second.figures()["messages"] == 20, "read again, since one of them had not been done"
+    (day,) = second.days.values()
+    assert day.completed == 1
+    assert max(installation.provider.report().answered.values()) == 1
+    assert lag(installation) == 0
+
+
+def test_a_provider_that_is_away_for_a_while_is_waited_for(make_installation: MakeInstallation) -> None:
+    installation = make_installation(providers={"deadline_seconds": 0.2}, pipeline={"store_outage_seconds": 60})
+    installation.provider.change(faults=[Fault("server_error", count=8)])
+    installation.send(*tasks(10))
+    installation.drain()
+    assert len(installation.results()) == 10
+    assert installation.letters() == []
+
+
+def test_a_provider_that_stays_away_fails_the_run_and_nothing_is_acknowledged(
+    make_installation: MakeInstallation,
+) -> None:
+    installation = make_installation(providers={"deadline_seconds": 0.1}, pipeline={"store_outage_seconds": 0.5})
+    installation.provider.change(faults=[Fault("bad_gateway", count=None)])
+    installation.send(*tasks(10))
+    with pytest.raises(ProviderUnavailableError, match="it was waited for"):
+        installation.drain()
+    assert installation.results() == []
+    assert installation.letters() == []
+    installation.provider.change(faults=[])
+    installation.drain()
+    assert len(installation.results()) == 10
+
+
+def test_a_replay_judges_what_was_not_and_answers_nobody(installation: Installation) -> None:
+    installation.send(task("late", seconds=-1), *tasks(3))
+    installation.drain()
+    told = installation.results()
+    today = datetime.now(UTC).date()
+    run = installation.replay(ReplayRequest("replay", (today, today)))
+    assert installation.results() == told
+    (day,) = run.days.values()
+    assert day.completed == 1
+    assert installation.rows("late")["late"].state is AssessmentState.COMPLETED
+    asked = installation.provider.report().requests
+    assert not installation.replay(ReplayRequest("replay", (today, today))).days
+    assert installation.provider.report().requests == asked
+
+
+def test_results_are_sent_to_be_embedded_where_a_collection_is_named(make_installation: MakeInstallation) -> None:
+    installation = make_installation(assessments={"collection": "risks", "image_collection": "moments"})
+    installation.send(*tasks(2), task("plain", group_image_base64=None))
+    installation.drain()
+    names = TopicNames(installation.kafka.topic_prefix)
+    texts = [json.loads(each.value()) for each in read(installation.kafka, names.requests(Modality.TEXT))]
+    images = [json.loads(each.value()) for each in read(installation.kafka, names.requests(Modality.IMAGE))]
+    results = {each.task_id: each for each in installation.results()}
+    assert {each["task_id"] for each in texts} == {f"{name}/text" for name in results}
+    assert {each["task_id"] for each in images} == {"task-0/image", "task-1/image"}
+    for each in texts:
+        result = results[each["metadata"]["task_id"]]
+        assert each["collection"] == "risks"
+        assert each["data"].startswith(result.summary)
+        assert each["metadata"]["risk_level"] == result.risk_level
+    assert {each["data"] for each in images} == {f"data:image/jpeg;base64,{PICTURE}"}

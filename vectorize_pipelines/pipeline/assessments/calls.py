@@ -1,0 +1,139 @@
+"""Hundreds of calls side by side, in the event loop of a thread of its own, beside reading and telling.
+
+Takes tasks from the run's `TaskWindow` and hands them back when they are done.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from typing import TypeAlias
+
+from vectorize_pipelines.pipeline.assessments.assessing import TRANSIENT, Judge
+from vectorize_pipelines.pipeline.assessments.provider_outage import ProviderOutage
+from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
+from vectorize_pipelines.providers.chat import ChatModel
+from vectorize_pipelines.state.assessments import AssessmentState
+
+logger = logging.getLogger(__name__)
+
+#: How often is looked whether the time of a waiting task is over.
+LOOK_SECONDS = 0.25
+
+#: Opens the model in the loop that asks it, and closes it.
+OpenModel: TypeAlias = Callable[[], AbstractAsyncContextManager[ChatModel]]
+
+
+class Calls:
+    """The thread of the calls. `concurrency`: how many are made side by side, at most."""
+
+    def __init__(
+        self, window: TaskWindow, judge: Judge, open_model: OpenModel, concurrency: int, outage: ProviderOutage
+    ):
+        self._window = window
+        self._judge = judge
+        self._open_model = open_model
+        self._concurrency = concurrency
+        self._outage = outage
+        self._has_judged = False
+        self._running: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._work, name="vectorize-calls", daemon=True)
+
+    @property
+    def ended(self) -> bool:
+        """Return whether the window was stopped, and what was being judged then is done."""
+        return not self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to take tasks."""
+        self._window.listen = self._call_up
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the calls have ended, after `TaskWindow.stop` or `TaskWindow.fail`."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except BaseException as error:  # noqa: BLE001 (raised by whoever collects)
+            self._window.fail(error)
+
+    def _call_up(self) -> None:
+        loop = self._loop
+        if loop is not None:
+            with suppress(RuntimeError):  # it has just been closed: there is nobody to call
+                loop.call_soon_threadsafe(self._wake.set)
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        try:
+            async with self._open_model() as model:
+                try:
+                    await self._make_calls(model)
+                finally:
+                    await self._cancel()
+        finally:
+            self._loop = None
+
+    async def _make_calls(self, model: ChatModel) -> None:
+        while True:
+            self._wake.clear()
+            for expired in self._window.take_expired(time.time()):
+                self._judge.expire(expired)
+                self._window.finish(expired)
+            self._fill(model)
+            if self._window.is_abandoned or (self._window.stopped and not self._running):
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._wake.wait()
+
+    def _fill(self, model: ChatModel) -> None:
+        """Begin as many calls as may be made."""
+        while len(self._running) < self._concurrency and self._outage.may_call(len(self._running)):
+            pending = self._window.take()
+            if pending is None:
+                return
+            call = asyncio.create_task(self._call(model, pending))
+            self._running.add(call)
+            call.add_done_callback(self._leave)
+
+    def _leave(self, call: "asyncio.Task[None]") -> None:
+        self._running.discard(call)
+        self._wake.set()
+
+    async def _call(self, model: ChatModel, pending: PendingTask) -> None:
+        try:
+            answered = await self._judge.judge(model, pending)
+        except TRANSIENT as error:
+            given_up = self._outage.failed(error)
+            if given_up is not None:
+                self._window.fail(given_up)
+            else:
+                self._window.put_back(pending)
+            return
+        except Exception as error:
+            # Of the task, where others could be judged; else of whatever is common to all of them.
+            if not self._has_judged:
+                self._window.fail(error)
+                return
+            logger.exception("a task failed with an error that nobody foresaw, and goes to the dead letters")
+            self._judge.fail(pending, error)
+        else:
+            if answered:
+                self._outage.answered()
+            self._has_judged |= pending.row is not None and pending.row.state is AssessmentState.COMPLETED
+        self._window.finish(pending)
+
+    async def _cancel(self) -> None:
+        """End the calls that are left, of a run that has failed."""
+        calls = list(self._running)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)

@@ -1,0 +1,118 @@
+"""Runs over detections, opened: draining the topic, replaying days. Called by the asset `assessment_tasks`."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from functools import partial
+
+from vectorize_pipelines.core.days import Days
+from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.kafka.followed import DETECTIONS, followed_topic
+from vectorize_pipelines.kafka.partitions import PartitionId
+from vectorize_pipelines.kafka.received import ReceivedMessage
+from vectorize_pipelines.kafka.shards import WHOLE, Shard
+from vectorize_pipelines.kafka.sources import DrainSource, ReplaySource
+from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics
+from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
+from vectorize_pipelines.messaging.messages import origin_of
+from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
+from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
+from vectorize_pipelines.settings import KafkaSettings, Settings
+
+#: In which stage a message failed, as its dead letter says it.
+DECODING = "decode"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskDrainRequest:
+    """The task of a drain run over detections; `StopPolicy.of_drain` says what the last four are."""
+
+    run_id: str
+    shard: Shard = WHOLE
+    once: bool = False
+    idle_seconds: float | None = None
+    max_seconds: float | None = None
+    should_stop: Callable[[], str | None] = lambda: None
+
+
+def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
+    """Return the run over what lies behind the committed offsets of a shard, and what arrives while it goes on.
+
+    It fences an earlier run of the same shard. Raises `KafkaError`, and `SettingsError` where Kafka is not configured.
+    """
+    kafka = settings.kafka
+    # Says soon that nobody answers: a transaction would be waited for until an outage is over.
+    create_topics(kafka, (Family.ASSESSMENTS,))
+    with ExitStack() as resources:
+        # First of all: what the earlier run left open has to be settled before its offsets are read.
+        producer = _producer(kafka, str(request.shard), resources)
+        source = DrainSource(kafka, followed_topic(kafka, DETECTIONS), request.shard)
+        resources.callback(source.close)
+        sink = _Transactions(producer, source.group_metadata(), kafka.assessment_dead_letter_topic, request.run_id)
+        policy = StopPolicy.of_drain(
+            kafka.drain,
+            once=request.once,
+            idle_seconds=request.idle_seconds,
+            max_seconds=request.max_seconds,
+            should_stop=request.should_stop,
+        )
+        return TaskRun(settings, source, sink, policy, partial(_days, settings), resources.pop_all())
+
+
+def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date]) -> TaskRun:
+    """Return the run over the detections whose time lies in the days, first and last included.
+
+    It makes the same tasks again, commits no offset and writes no dead letter. Raises as `open_task_drain`.
+    """
+    kafka = settings.kafka
+    create_topics(kafka, (Family.ASSESSMENTS,))
+    with ExitStack() as resources:
+        producer = _producer(kafka, f"replay.{run_id}", resources)
+        source = ReplaySource(kafka, followed_topic(kafka, DETECTIONS), window, settings.partitions.start)
+        resources.callback(source.close)
+        at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
+        return TaskRun(settings, source, _Repeated(producer), AT_THE_END, lambda: at_its_start, resources.pop_all())
+
+
+class _Transactions:
+    """The sink of a drain run: tasks and dead letters, with the offsets of their messages."""
+
+    def __init__(self, producer: TransactionalProducer, group_metadata: object, dead_letters: str, run_id: str):
+        self._producer = producer
+        self._group_metadata = group_metadata
+        self._dead_letters = dead_letters
+        self._run_id = run_id
+
+    def send(self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int]) -> None:
+        self._producer.send(messages, positions, self._group_metadata)
+
+    def letter(self, message: ReceivedMessage, error: ItemError) -> Sequence[OutgoingMessage]:
+        place = origin_of(message)
+        letter = DeadLetter.of(place, message.key(), message.value(), message.headers(), error, DECODING, self._run_id)
+        return [letter.to_message(self._dead_letters)]
+
+
+class _Repeated:
+    """The sink of a replay: tasks alone."""
+
+    def __init__(self, producer: TransactionalProducer):
+        self._producer = producer
+
+    def send(self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int]) -> None:
+        if messages:
+            self._producer.send(messages, {}, None)
+
+    def letter(self, message: ReceivedMessage, error: ItemError) -> Sequence[OutgoingMessage]:
+        return ()
+
+
+def _producer(kafka: KafkaSettings, name: str, resources: ExitStack) -> TransactionalProducer:
+    producer = TransactionalProducer(kafka, f"{DETECTIONS}.{name}", **compression_of(kafka, Family.ASSESSMENTS))
+    resources.callback(producer.close)
+    return producer
+
+
+def _days(settings: Settings) -> Days:
+    return Days(settings.partitions.start, datetime.now(UTC).date())

@@ -1,0 +1,251 @@
+"""The tasks that a run has in hand: read ahead, judged newest first, and acknowledged as their partitions allow.
+
+    [thread] reading ──add──▶ waiting ──take──▶ [thread] calls ──finish──▶ finished ──collect──▶ [main] results
+                                                                                        settle ──▶ offsets
+
+Bounded in tasks and bytes, so a run's memory does not grow with its topic. Whoever reads waits for room; as long as
+calls keep up, hardly any task waits and each is judged as it comes. Once they do not, the newest goes first: a risk of
+some minutes ago helps nobody, and what nobody came to is dropped when its time is over.
+"""
+
+import heapq
+import itertools
+import math
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from vectorize_pipelines.kafka.partitions import PartitionId
+from vectorize_pipelines.kafka.received import ReceivedMessage
+from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
+from vectorize_pipelines.pipeline.assessments.progress import PartitionProgress
+from vectorize_pipelines.state.assessments import AssessmentRow
+
+
+@dataclass(slots=True, eq=False)
+class PendingTask:
+    """A message on its way through a run.
+
+    message    as it came
+    task       what it says; None where it says nothing that can be read
+    day        the partition of its row
+    deadline   seconds since 1970 after which its risk helps nobody; infinite where that does not count
+    attempt    how often it had failed before
+    size       bytes that it takes in memory, about
+    row        what became of it, to be noted and told
+    error      why it failed
+    answered   whether the row was noted by an earlier run, which did not get to tell it
+    needless   whether another message is, or was, answered in its place: nothing is to be told
+    twins      messages of the same task that came while this one was in hand
+    """
+
+    place: PartitionId
+    offset: int
+    timestamp_ms: int
+    day: str
+    message: ReceivedMessage
+    task: AssessmentTaskMessage | None = None
+    deadline: float = math.inf
+    attempt: int = 0
+    size: int = 0
+    row: AssessmentRow | None = None
+    error: Exception | None = None
+    answered: bool = False
+    needless: bool = False
+    twins: "list[PendingTask]" = field(default_factory=list)
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether there is nothing left but to tell what became of it."""
+        return self.needless or self.row is not None or self.error is not None
+
+
+class TaskWindow:
+    """The tasks in hand of one run; used by its three threads.
+
+    most_tasks, most_bytes  reading waits while as much is in hand
+    listen                  called, from the thread that reads, whenever there are new tasks to take
+    """
+
+    def __init__(self, most_tasks: int, most_bytes: int):
+        self._most_tasks = most_tasks
+        self._most_bytes = most_bytes
+        self._lock = threading.Lock()
+        # What readers wait for, and who tells results; calls are called up by `listen`.
+        self._has_changed = threading.Condition(self._lock)
+        self._has_finished = threading.Condition(self._lock)
+        self._partitions: dict[PartitionId, PartitionProgress] = {}
+        self._moved: set[PartitionId] = set()
+        # (negative time, number, task): the newest first, those of one time in the order in which they came.
+        self._waiting: list[tuple[int, int, PendingTask]] = []
+        self._numbers = itertools.count()
+        self._by_id: dict[str, PendingTask] = {}
+        self._finished: deque[PendingTask] = deque()
+        self._tasks = self._bytes = 0
+        self._stopped = self._abandoned = False
+        self._error: BaseException | None = None
+        self.listen: Callable[[], None] = lambda: None
+
+    # The reading thread
+
+    def begin(self, positions: Mapping[PartitionId, int]) -> None:
+        """Note where reading begins in each partition."""
+        with self._lock:
+            self._partitions.update({place: PartitionProgress(position) for place, position in positions.items()})
+
+    def wait_for_room(self, seconds: float) -> bool:
+        """Return whether there is room for more, after waiting for it for so long; no more comes in after `stop`."""
+        with self._lock:
+            self._has_changed.wait_for(lambda: self._has_room() or self._stopped, seconds)
+            return self._has_room() and not self._stopped
+
+    def add(self, tasks: Iterable[PendingTask], positions: Mapping[PartitionId, int]) -> None:
+        """Take up messages in the order in which they were read; `positions`: where reading stands now."""
+        with self._lock:
+            for each in tasks:
+                self._partition(each.place, each.offset).read(each.offset)
+                self._tasks += 1
+                self._bytes += each.size
+                self._take_up(each)
+            for place, position in positions.items():
+                self._partition(place, position).pass_to(position)
+                self._moved.add(place)
+            self._has_finished.notify_all()
+        self.listen()
+
+    def stop(self) -> None:
+        """Let go of what waits, which a later run reads again; what is being judged is finished."""
+        with self._lock:
+            self._stopped = True
+            self._waiting.clear()
+            self._has_changed.notify_all()
+            self._has_finished.notify_all()
+        self.listen()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with this error, unless it has ended with another one."""
+        with self._lock:
+            self._error = self._error or error
+        self.stop()
+
+    def abandon(self) -> None:
+        """End the calls that are being made, too: nobody wants their answers any more."""
+        self._abandoned = True
+        self.stop()
+
+    # The thread of the calls
+
+    def take(self) -> PendingTask | None:
+        """Return the newest task that waits, to be judged; None where none does."""
+        with self._lock:
+            return heapq.heappop(self._waiting)[2] if self._waiting else None
+
+    def put_back(self, task: PendingTask) -> None:
+        """Have a task wait again, whose call failed for a reason that is not its own."""
+        with self._lock:
+            if not self._stopped:
+                self._wait(task)
+
+    def take_expired(self, now: float) -> list[PendingTask]:
+        """Return those that wait and whose time is over, at `now` seconds since 1970: each has to be finished."""
+        with self._lock:
+            expired = [each for _, _, each in self._waiting if each.deadline <= now]
+            if expired:
+                self._waiting = [entry for entry in self._waiting if entry[2].deadline > now]
+                heapq.heapify(self._waiting)
+        return expired
+
+    def finish(self, task: PendingTask) -> None:
+        """Hand on a task that is done."""
+        with self._lock:
+            self._finished.append(task)
+            self._has_finished.notify_all()
+
+    # The main thread
+
+    def wait_for_finished(self, seconds: float) -> bool:
+        """Return whether there are tasks that are done, or the run has failed, after waiting for it for so long."""
+        with self._lock:
+            return self._has_finished.wait_for(lambda: bool(self._finished) or self._error is not None, seconds)
+
+    def collect(self, most: int) -> Sequence[PendingTask]:
+        """Return tasks that are done, in the order in which they came to it, with the other messages of the same ones.
+
+        Raises what the run was failed with.
+        """
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            collected: list[PendingTask] = []
+            while self._finished and len(collected) < most:
+                task = self._finished.popleft()
+                if task.task is not None and self._by_id.get(task.task.task_id) is task:
+                    del self._by_id[task.task.task_id]
+                collected += [task, *task.twins]
+                task.twins = []
+            return collected
+
+    def settle(self, tasks: Iterable[PendingTask]) -> dict[PartitionId, tuple[int, str]]:
+        """Note that tasks are done with; return the offsets, with their metadata, of the partitions that have moved on.
+
+        Called right before these are committed: where that fails, so does the run.
+        """
+        with self._lock:
+            for each in tasks:
+                self._partitions[each.place].finish(each.offset)
+                self._moved.add(each.place)
+                self._tasks -= 1
+                self._bytes -= each.size
+            moved = {place: self._partitions[place] for place in self._moved}
+            self._moved.clear()
+            self._has_changed.notify_all()
+            return {place: (progress.finished, progress.metadata()) for place, progress in moved.items()}
+
+    @property
+    def stopped(self) -> bool:
+        """Return whether nothing new is to be begun."""
+        return self._stopped
+
+    @property
+    def is_abandoned(self) -> bool:
+        """Return whether nobody wants what is being judged any more."""
+        return self._abandoned or self._error is not None
+
+    @property
+    def in_hand(self) -> int:
+        """Return how many messages have been read and are not done with."""
+        return self._tasks
+
+    @property
+    def waiting(self) -> int:
+        """Return how many of them wait to be judged."""
+        return len(self._waiting)
+
+    def _has_room(self) -> bool:
+        return (
+            self._tasks < self._most_tasks
+            and self._bytes < self._most_bytes
+            and all(each.has_room for each in self._partitions.values())
+        )
+
+    def _partition(self, place: PartitionId, position: int) -> PartitionProgress:
+        """A topic may get more partitions."""
+        if place not in self._partitions:
+            self._partitions[place] = PartitionProgress(position)
+        return self._partitions[place]
+
+    def _take_up(self, task: PendingTask) -> None:
+        if task.task is not None and not task.is_done:
+            first = self._by_id.setdefault(task.task.task_id, task)
+            if first is not task:
+                task.needless = True
+                first.twins.append(task)
+                return
+        if task.is_done:
+            self._finished.append(task)
+        elif not self._stopped:
+            self._wait(task)
+
+    def _wait(self, task: PendingTask) -> None:
+        heapq.heappush(self._waiting, (-task.timestamp_ms, next(self._numbers), task))

@@ -1,0 +1,74 @@
+"""Clients of `openai`, one for each provider and key, over one pool of connections. Called by `calls`."""
+
+import logging
+from typing import TYPE_CHECKING
+
+from vectorize_pipelines.core.extras import missing
+from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.providers.keys import APIKeyInfo
+from vectorize_pipelines.settings.providers import ProvidersSettings
+
+if TYPE_CHECKING:
+    import httpx2
+    from openai import AsyncOpenAI
+
+#: Named, since the client would else look for another one in the environment.
+OPENAI_URL = "https://api.openai.com/v1"
+#: Keys come and go in their file; clients of former ones are dropped beyond so many.
+MOST_CLIENTS = 1000
+
+
+class Connections:
+    """What `openai` needs to send requests. It repeats none of them: `calls` does. Used by one event loop."""
+
+    def __init__(self, settings: ProvidersSettings):
+        """Connect to nothing yet. Raises `SettingsError` where `openai` is not installed."""
+        lacking = missing("a remote model", "providers")
+        if lacking is not None:
+            raise SettingsError(lacking)
+        self._settings = settings
+        self._http: httpx2.AsyncClient | None = None
+        self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
+
+    def client(self, provider: str, key: APIKeyInfo) -> "AsyncOpenAI":
+        """Return the client that sends requests to a provider with a key."""
+        secret = key.api_key.get_secret_value()
+        found = self._clients.get((provider, secret))
+        if found is None:
+            if len(self._clients) >= MOST_CLIENTS:
+                self._clients.clear()
+            found = self._clients[provider, secret] = self._connected(provider, secret)
+        return found
+
+    async def close(self) -> None:
+        """Close the connections; a second call does nothing."""
+        self._clients.clear()
+        if self._http is not None:
+            await self._http.aclose()
+
+    def _connected(self, provider: str, secret: str) -> "AsyncOpenAI":
+        from openai import AsyncOpenAI
+
+        return AsyncOpenAI(
+            api_key=secret,
+            base_url=self._settings.base_url_of(provider) or OPENAI_URL,
+            max_retries=0,
+            http_client=self._shared(),
+        )
+
+    def _shared(self) -> "httpx2.AsyncClient":
+        if self._http is None:
+            import httpx2
+            from openai import DefaultAioHttpClient
+
+            # It logs every request.
+            if logging.getLogger("httpx2").level == logging.NOTSET:
+                logging.getLogger("httpx2").setLevel(logging.WARNING)
+            most = self._settings.max_concurrency
+            # Over aiohttp: httpcore looks through all its connections for each request. A redirect would carry the key.
+            self._http = DefaultAioHttpClient(
+                follow_redirects=False,
+                timeout=self._settings.call_seconds,
+                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+            )
+        return self._http

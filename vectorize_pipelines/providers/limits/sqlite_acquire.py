@@ -1,0 +1,160 @@
+"""Lending a key by its use in a SQLite file: the statements of one transaction."""
+
+import sqlite3
+import time
+
+from vectorize_pipelines.providers.limits.base import (
+    AHEAD,
+    LONGEST_WAIT,
+    TICKET_GRACE,
+    UNKNOWN_WAIT,
+    Grant,
+    Lease,
+    Request,
+    Wait,
+    Windows,
+)
+from vectorize_pipelines.providers.limits.sqlite_use import Key, Use
+
+#: The shortest pause before a caller asks again.
+_SHORTEST_WAIT = 0.0005
+#: Times further ahead than this are of before the machine was started.
+_FUTURE = 1.0
+
+
+def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) -> Grant | Wait:
+    """Lend the first key that has room in every limit, or take a place in the queue."""
+    now = time.monotonic()
+    place, older, most = _queue(connection, request, now)
+    keys = _keys(connection, request, now)
+    use = Use(connection, now, most, windows.long)
+    free, chosen, starts, later = 0, None, now, []
+    for key in keys:
+        at = use.free_at(key)
+        if at <= use.soon:
+            if chosen is None:
+                chosen, starts = key, max(at, key.latest, now)
+            free += 1 if older == 0 else use.room(key, older + 1)
+            if free > older:
+                break
+        else:
+            later.append(at - AHEAD)
+    if chosen is not None and free > older:
+        _lend(connection, chosen, request, now, starts)
+    if place is not None and (not keys or free > older):
+        connection.execute("delete from queue where ticket = ?", (request.ticket,))
+    if chosen is not None and free > older:
+        return Grant(chosen.limits.id, starts - now)
+    if not keys:
+        return Wait(LONGEST_WAIT, None, False)
+    later.sort()
+    # As many keys have to become free; or those before this caller have not come for theirs yet.
+    turn = min(older - free, len(later) - 1)
+    pause = UNKNOWN_WAIT if free else min(max(later[turn] - now, _SHORTEST_WAIT), LONGEST_WAIT)
+    _wait(connection, request, place, now + pause + TICKET_GRACE)
+    return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
+
+
+def begin(connection: sqlite3.Connection, lease: Lease) -> None:
+    """Count a call from now on, since it begins later than when its key was lent.
+
+    Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
+    before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
+    """
+    now = time.monotonic()
+    connection.execute(
+        "update uses set at = ?1 where key = ?2 and at < ?1 and number = (select number from leases where lease = ?3)",
+        (now, lease.key_id, lease.id),
+    )
+    connection.execute("update keys set latest = max(latest, ?) where id = ?", (now, lease.key_id))
+
+
+def leave(connection: sqlite3.Connection, ticket: str) -> None:
+    """Give up a place in the queue."""
+    connection.execute("delete from queue where ticket = ?", (ticket,))
+
+
+def _queue(connection: sqlite3.Connection, request: Request, now: float) -> tuple[int | None, int, int]:
+    """Return the caller's number in the queue, how many are before it, and the most tokens that one of them wants.
+
+    Those before it have waited for longer, and want keys that it wants. Those that ask no more are forgotten.
+    """
+    queue = connection.execute("select ticket, number, until, tokens, ids from queue").fetchall()
+    if not queue:
+        return None, 0, request.tokens
+    own = next((number for ticket, number, *_ in queue if ticket == request.ticket), None)
+    connection.execute("delete from queue where until < ? and ticket != ?", (now, request.ticket))
+    wanted = {key.id for key in request.keys}
+    before = [
+        tokens
+        for ticket, number, until, tokens, ids in queue
+        if ticket != request.ticket
+        and until >= now
+        and (own is None or number < own)
+        and not wanted.isdisjoint(ids.split(","))
+    ]
+    return own, len(before), max(request.tokens, *before) if before else request.tokens
+
+
+def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[Key]:
+    """Return the keys that are not disabled, in the order of the strategy."""
+    connection.execute("delete from leases where until <= ?", (now,))
+    rows = {
+        row[0]: row
+        for row in connection.execute("select id, disabled, turn, number, latest, tokens, cooling from keys")
+    }
+    if any(row[4] > now + _FUTURE for row in rows.values()):
+        begin_again(connection)
+        return _keys(connection, request, now)
+    in_use: dict[str, int] = {}
+    if request.strategy == "least_loaded" or any(key.concurrency is not None for key in request.keys):
+        in_use = dict(connection.execute("select key, count(*) from leases group by key").fetchall())
+    keys = []
+    for limits in request.keys:
+        row = rows.get(limits.id)
+        if row is None:
+            keys.append(Key(limits, 0, 0, 0.0, 0, 0.0))
+        elif row[1] is None:
+            keys.append(Key(limits, *row[2:7], in_use.get(limits.id, 0)))
+    match request.strategy:
+        case "priority":
+            keys.sort(key=lambda key: (-key.limits.priority, key.turn))
+        case "least_loaded":
+            keys.sort(key=lambda key: (key.in_use, key.turn))
+        case "round_robin":
+            keys.sort(key=lambda key: key.turn)
+    return keys
+
+
+def begin_again(connection: sqlite3.Connection) -> None:
+    """Forget everything that has a time: the clock began again when the machine was started."""
+    connection.execute("delete from uses")
+    connection.execute("delete from leases")
+    connection.execute("delete from queue")
+    connection.execute("update keys set latest = 0, tokens = 0, cooling = 0, cooled = null, streak = 0")
+
+
+def _lend(connection: sqlite3.Connection, key: Key, request: Request, now: float, starts: float) -> None:
+    id_, number = key.limits.id, key.number + 1
+    connection.execute("insert into uses values (?, ?, ?, ?)", (id_, number, starts, request.tokens))
+    connection.execute(
+        "insert into leases values (?, ?, ?, ?)", (request.lease, id_, number, now + request.lease_seconds)
+    )
+    connection.execute(
+        "insert into keys (id, turn, number, latest, tokens, calls) values (?1, ?2, ?3, ?4, ?5, 1) on conflict (id) "
+        "do update set turn = ?2, number = ?3, latest = ?4, tokens = tokens + ?5, calls = calls + 1",
+        (id_, _next_number(connection), number, starts, request.tokens),
+    )
+
+
+def _wait(connection: sqlite3.Connection, request: Request, place: int | None, until: float) -> None:
+    number = _next_number(connection) if place is None else place
+    ids = ",".join(key.id for key in request.keys)
+    connection.execute(
+        "insert or replace into queue values (?, ?, ?, ?, ?)", (request.ticket, number, until, request.tokens, ids)
+    )
+
+
+def _next_number(connection: sqlite3.Connection) -> int:
+    (number,) = connection.execute("update counter set value = value + 1 returning value").fetchone()
+    return int(number)
