@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from vectorize_pipelines.messaging.messages import InvalidMessageError, explain
@@ -31,20 +31,21 @@ def _name(value: str) -> str:
     return value
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _moment(value: Any) -> datetime:
     try:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return datetime.fromtimestamp(value, UTC)
+        moment = value if isinstance(value, datetime) else datetime.fromisoformat(value)
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("must lie between the years 1 and 9999 in UTC") from None
+    except (TypeError, ValueError, OverflowError, OSError):
+        raise ValueError("must be ISO 8601 text, or seconds since 1970, of the years 1 to 9999") from None
 
 
 #: A name that stands in logs, keys and addresses.
 Name = Annotated[str, AfterValidator(_name)]
 #: A time in UTC. Read from ISO 8601 text, taken for UTC where it names no zone, or from seconds since 1970; written as
 #: ISO 8601 text.
-Moment = Annotated[
-    datetime, Field(strict=False), AfterValidator(_in_utc), PlainSerializer(datetime.isoformat, when_used="json")
-]
+Moment = Annotated[datetime, BeforeValidator(_moment), PlainSerializer(datetime.isoformat, when_used="json")]
 #: Of a number of JSON that has to be one: neither infinite nor NaN.
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
