@@ -1,11 +1,14 @@
-"""The benchmarks of assessing: tasks made of detections beside the broker, and judged by a server beside it."""
+"""The benchmarks of assessments: detections become tasks, tasks become risks, and risks reach who watches.
+
+A real broker, and a stand-in of a provider, run beside each.
+"""
 
 from pathlib import Path
 
-from benchmarks.assessments import assessing, tasks
+from benchmarks.assessments import assessing, live, tasks
 from benchmarks.figures import Figure
 
 
 def run(place: Path) -> list[Figure]:
-    """Detections that become tasks, and tasks that become risks."""
-    return [*tasks.run(place / "tasks"), *assessing.run(place / "assessing")]
+    """Every figure."""
+    return [*tasks.run(place / "tasks"), *assessing.run(place / "assessing"), *live.run(place / "live")]
