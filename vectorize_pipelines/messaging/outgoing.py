@@ -1,4 +1,4 @@
-"""Requests on their way to a topic: checked as whoever drains them will, with the topic, key and value of the message.
+"""Requests on their way to a topic: checked as in the run that drains them, with topic, key and value of the message.
 
 Called by `client` and by the HTTP server, so that both send the same and refuse the same.
 """
