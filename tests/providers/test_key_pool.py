@@ -156,7 +156,8 @@ def test_who_waits_in_another_process_gets_a_key_before_whoever_comes_later(shar
             assert not any(each.done() for each in latecomers)
             await other.release_key(key)
             for each in latecomers:
-                await third.release_key(*await each)
+                (key,) = await each
+                await third.release_key(key)
 
     async def _has_queue(task: "asyncio.Task[object]") -> bool:
         await asyncio.sleep(0.3)
