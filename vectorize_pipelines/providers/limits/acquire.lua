@@ -2,12 +2,13 @@
 -- KEYS: salt, counter of tickets and turns, queue (hash), and hashes by key: reasons of disabled keys, end of cooling,
 -- turn of the latest loan, tokens of the last minute, calls. Of one key: <prefix>uses:ID (calls of the last minute,
 -- `lease:tokens` by time), <prefix>leases:ID (loans by their end).
--- ARGV: see `arguments`; then ids of keys, then as many limits: seven numbers each, read where a key is looked at.
-local arguments = 13
+-- ARGV: as below. The ids of the keys stand in one argument, and so do their limits, six numbers each, which are read
+-- where a key is looked at: packing many arguments takes the client longer than all of this takes the server.
+local id_length, limits_length = 32, 48
 local strategy, prefix, need, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local lease_time, ticket, long = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
 local longest, unknown, grace = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local ahead, count = tonumber(ARGV[12]), tonumber(ARGV[13])
+local ahead, all_ids, all_limits = tonumber(ARGV[12]), ARGV[13], ARGV[14]
 
 local salt = redis.call('GET', KEYS[1])
 if not salt then
@@ -18,7 +19,8 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local soon = now + ahead -- what has room by then is lent for then
-local ids = {unpack(ARGV, arguments + 1, arguments + count)}
+local ids = {}
+for i = 1, #all_ids / id_length do ids[i] = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length) end
 
 -- Callers that have waited for longer, and want keys that this one wants. Those that ask no more are forgotten.
 local older, number, most = 0, nil, need
@@ -51,7 +53,7 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
   if key.uses then return end
   key.uses, key.leases = prefix .. 'uses:' .. key.id, prefix .. 'leases:' .. key.id
   key.priority, key.qps, key.rpm, key.tpm, key.concurrency, key.second =
-    struct.unpack('>dddddd', ARGV[arguments + count + key.place])
+    struct.unpack('>dddddd', all_limits, (key.place - 1) * limits_length + 1)
   if key.concurrency >= 0 or strategy == 'least_loaded' then
     redis.call('ZREMRANGEBYSCORE', key.leases, '-inf', now)
     key.in_use = redis.call('ZCARD', key.leases)
@@ -112,7 +114,7 @@ end
 local disabled, cooling = redis.call('HMGET', KEYS[4], unpack(ids)), redis.call('HMGET', KEYS[5], unpack(ids))
 local turns, tokens = redis.call('HMGET', KEYS[6], unpack(ids)), redis.call('HMGET', KEYS[7], unpack(ids))
 local keys = {}
-for i = 1, count do
+for i = 1, #ids do
   if not disabled[i] then
     local key = {
       id = ids[i], place = i, rank = 0,
@@ -173,5 +175,5 @@ table.sort(later)
 local turn = math.min(older - free + 1, #later) -- as many keys have to become free
 local pause = free > 0 and unknown or math.min(math.max(later[turn] - now, 500), longest)
 number = number or redis.call('INCR', KEYS[2])
-redis.call('HSET', KEYS[3], ticket, cmsgpack.pack({number, now + pause + grace, need, table.concat(ids, ',')}))
+redis.call('HSET', KEYS[3], ticket, cmsgpack.pack({number, now + pause + grace, need, all_ids}))
 return {'wait', pause, free > 0 and 0 or later[1] + ahead - now, for_release and 1 or 0}

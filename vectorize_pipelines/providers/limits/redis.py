@@ -62,7 +62,7 @@ class RedisUse:
         self._redis = open_async_redis(settings)
         names = ("acquire", "begin", "release", "use", "change")
         self._acquire, self._begin, self._release, self._use, self._change = map(self._script, names)
-        self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, ...]]] = {}
+        self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, bytes]]] = {}
 
     async def open(self) -> bytes:
         """As in `SharedUse`."""
@@ -88,7 +88,6 @@ class RedisUse:
             _us(UNKNOWN_WAIT),
             _us(TICKET_GRACE),
             _us(AHEAD),
-            len(request.keys),
             *self._packed(request.keys),
         )
         answer = await self._call(self._acquire, arguments)
@@ -123,7 +122,7 @@ class RedisUse:
 
     async def use(self, keys: Sequence[KeyLimits]) -> Mapping[str, KeyUse]:
         """As in `SharedUse`."""
-        arguments = (self.salt, PREFIX, _us(self._windows.long), len(keys), *self._packed(keys))
+        arguments = (self.salt, PREFIX, _us(self._windows.long), *self._packed(keys))
         answer = await self._call(self._use, arguments)
         found = {}
         for key, text in zip(keys, answer[1:], strict=True):
@@ -177,13 +176,13 @@ class RedisUse:
         except RedisUnavailableError as error:
             raise KeysError(f"the state of the API keys cannot be used: {error}") from None
 
-    def _packed(self, keys: Sequence[KeyLimits]) -> tuple[bytes, ...]:
+    def _packed(self, keys: Sequence[KeyLimits]) -> tuple[bytes, bytes]:
         """Return ids and limits as the scripts read them: made once for what is asked for again and again."""
         made = self._made.get(id(keys))
         if made is None or made[0] is not keys:
             if len(self._made) >= _SETS:
                 self._made.clear()
-            packed = (*(key.id.encode() for key in keys), *map(_limits, keys))
+            packed = ("".join(key.id for key in keys).encode(), b"".join(map(_limits, keys)))
             self._made[id(keys)] = made = (keys, packed)
         return made[1]
 

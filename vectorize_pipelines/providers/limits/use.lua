@@ -1,6 +1,7 @@
 -- Returns the use of keys, as JSON. Changes nothing. KEYS: as in release.lua. ARGV: salt, prefix, length of the long
--- window, number of keys, their ids, as many limits.
-local arguments, prefix, long, count = 4, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- window, ids of keys and their limits as in acquire.lua.
+local id_length, limits_length = 32, 48
+local prefix, long, all_ids, all_limits = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local salt = redis.call('GET', KEYS[1])
 if salt and salt ~= ARGV[1] then return {'salt', salt} end
 local time = redis.call('TIME')
@@ -26,9 +27,9 @@ end
 local function field(number, id) return tonumber(redis.call('HGET', KEYS[number], id) or 0) end
 
 local found = {}
-for i = 1, count do
-  local id = ARGV[arguments + i]
-  local _, qps, rpm, tpm, concurrency, second = struct.unpack('>dddddd', ARGV[arguments + count + i])
+for i = 1, #all_ids / id_length do
+  local id = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length)
+  local _, qps, rpm, tpm, concurrency, second = struct.unpack('>dddddd', all_limits, (i - 1) * limits_length + 1)
   local uses, leases = prefix .. 'uses:' .. id, prefix .. 'leases:' .. id
   local in_use = redis.call('ZCOUNT', leases, since(now), '+inf')
   local recent = redis.call('ZRANGEBYSCORE', uses, since(now - long), '+inf', 'WITHSCORES')
