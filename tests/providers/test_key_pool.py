@@ -156,11 +156,33 @@ def test_who_waits_in_another_process_gets_a_key_before_whoever_comes_later(shar
             assert not any(each.done() for each in latecomers)
             await other.release_key(key)
             for each in latecomers:
-                await third.release_key(*await each)
+                (key,) = await each
+                await third.release_key(key)
 
     async def _has_queue(task: "asyncio.Task[object]") -> bool:
         await asyncio.sleep(0.3)
         return not task.done()
+
+    asyncio.run(go())
+
+
+def test_who_needs_many_tokens_is_not_passed_by_those_who_need_few(shared: Settings) -> None:
+    async def go() -> None:
+        config = keys(1, tpm_limit=1000)
+        async with pool_of(shared, config) as one, pool_of(shared, config) as other:
+            await one.acquire_key(tokens=500)
+            many = asyncio.create_task(one.acquire_key(tokens=800))
+            while not (await _refused(other, tokens=10)):
+                await asyncio.sleep(0.02)
+            many.cancel()
+            await other.acquire_key(tokens=10, deadline_seconds=LATE)
+
+    async def _refused(pool: APIKeyPool, tokens: int) -> bool:
+        try:
+            await pool.release_key(await pool.acquire_key(tokens=tokens, deadline_seconds=SOON), tokens=0)
+        except NoKeyAvailableError:
+            return True
+        return False
 
     asyncio.run(go())
 

@@ -13,6 +13,7 @@ from vectorize_pipelines.providers.key_set import lease_of
 from vectorize_pipelines.providers.keys import APIKeyInfo
 from vectorize_pipelines.providers.limits import Grant, Lease, Outcome, Request, SaltChangedError, Wait
 from vectorize_pipelines.providers.shared_keys import SharedKeys
+from vectorize_pipelines.providers.state_clock import StateClock
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +29,10 @@ _LATEST_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Loan:
-    """A key that was lent. `asked`: when it was asked for; `starts_in`: seconds from then, until the call may begin."""
+    """A key that was lent for a call that begins at `starts`, by the clock of the state."""
 
     key: APIKeyInfo
-    asked: float
-    starts_in: float
+    starts: float
 
 
 @dataclass
@@ -56,6 +56,7 @@ class KeyQueue:
         self._owner = secrets.token_hex(8)
         self._numbers = itertools.count()
         self._lines: dict[tuple[str | None, str | None], _Line] = {}
+        self._clock = StateClock()
         self._released = asyncio.Event()
         self._background: set[asyncio.Task[Any]] = set()
 
@@ -123,26 +124,29 @@ class KeyQueue:
             wanted = keys.wanted(line.provider, line.model, tokens, place)
             lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
-            asked = _now()
             try:
                 answer = await self._request(request)
             except SaltChangedError as changed:
                 await self._keys.begin_again(changed.salt)
                 continue
             if isinstance(answer, Grant):
-                return _Loan(keys.lent(answer.key_id, lease, tokens), asked, answer.starts_in)
+                return _Loan(keys.lent(answer.key_id, lease, tokens), answer.starts)
             if answer.next_available is None:
                 raise NoKeyAvailableError(keys.all_disabled(wanted, place))
             return answer
 
     async def _request(self, request: Request) -> Grant | Wait:
         """Return the answer to a request. A key that is lent after the caller has gone is given back."""
+        asked = _now()
         asking = asyncio.ensure_future(self._keys.use.acquire(request))
         try:
-            return await asyncio.shield(asking)
+            answer = await asyncio.shield(asking)
         except asyncio.CancelledError:
             self._in_background(self._give_back(asking, request))
             raise
+        if isinstance(answer, Grant):
+            self._clock.observe(asked, answer.now, _now())
+        return answer
 
     async def _give_back(self, asking: Awaitable[Grant | Wait], request: Request) -> None:
         answer = await asking
@@ -157,16 +161,21 @@ class KeyQueue:
         """
         lease = lease_of(loan.key)
         try:
-            if loan.starts_in > 0:
-                await asyncio.sleep(loan.starts_in)
-            counts_from, within = loan.asked + loan.starts_in, LATE_SECONDS
-            while _now() - counts_from > LATE_SECONDS and within < _LATEST_SECONDS:
-                within = 2 * max(within, _now() - counts_from)  # as long as it may take to say so, and to be heard
-                counts_from = _now() + within
-                await self._keys.use.begin(lease, within)
+            earliest, latest = self._clock.here(loan.starts)
+            if latest > _now():
+                await asyncio.sleep(latest - _now())
+            within = LATE_SECONDS
+            while _now() - earliest > LATE_SECONDS and within < _LATEST_SECONDS:
+                within *= 2  # as long as it may take to say so, and to be heard
+                asked = _now()
+                said = await self._keys.use.begin(lease, within)
+                self._clock.observe(asked, said, _now())
+                earliest, _ = self._clock.here(said + within)
         except asyncio.CancelledError:
             self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
             raise
+        except SaltChangedError:  # the state was begun again, and knows of no call
+            return loan.key
         except KeysError as error:
             logger.warning("the use of the API key %s counts from somewhat too early: %s", loan.key.name, error)
         return loan.key

@@ -162,7 +162,7 @@ if free > older then
   if is_new then redis.call('HINCRBY', KEYS[8], id, 1) end
   if is_new and need > 0 then redis.call('HINCRBY', KEYS[7], id, need) end
   if number then redis.call('HDEL', KEYS[3], ticket) end
-  return {'key', id, chosen.at - now}
+  return {'key', id, now, chosen.at}
 end
 
 if enabled == 0 then

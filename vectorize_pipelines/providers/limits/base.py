@@ -75,10 +75,11 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The key `key_id` is lent, for a call that begins in `starts_in` seconds."""
+    """The key `key_id` is lent at `now` for a call that begins at `starts`, both by the clock of the state."""
 
     key_id: str
-    starts_in: float
+    now: float
+    starts: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,8 +184,11 @@ class SharedUse(Protocol):
         A call that came later gets none as long as those before it need what is free.
         """
 
-    async def begin(self, lease: Lease, within: float) -> None:
-        """Count the call from `within` seconds from now, since it begins by then, and later than its key was lent."""
+    async def begin(self, lease: Lease, within: float) -> float:
+        """Count the call from `within` seconds from now, since it begins by then, and later than its key was lent.
+
+        Return what the clock of the state says now.
+        """
 
     async def leave(self, ticket: str) -> None:
         """Leave the queue."""

@@ -93,17 +93,17 @@ class RedisUse:
         )
         answer = await self._call(self._acquire, arguments)
         match answer:
-            case [b"key", key_id, starts_in]:
-                return Grant(key_id.decode(), starts_in / 1e6)
+            case [b"key", key_id, now, starts]:
+                return Grant(key_id.decode(), now / 1e6, starts / 1e6)
             case [b"wait", pause, next_available, for_release]:
                 return Wait(pause / 1e6, next_available / 1e6, bool(for_release))
             case _:
                 return Wait(LONGEST_WAIT, None, False)
 
-    async def begin(self, lease: Lease, within: float) -> None:
+    async def begin(self, lease: Lease, within: float) -> float:
         """As in `SharedUse`."""
         arguments = (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens, _us(within))
-        await self._call(self._begin, arguments)
+        return float(await self._call(self._begin, arguments)) / 1e6
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""

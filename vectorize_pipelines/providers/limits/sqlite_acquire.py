@@ -43,7 +43,7 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
         _lend(connection, chosen, request, now, starts)
         if place is not None:
             leave(connection, request.ticket)
-        return Grant(chosen.limits.id, starts - now)
+        return Grant(chosen.limits.id, now, starts)
     if not keys:
         leave(connection, request.ticket)
         return Wait(LONGEST_WAIT, None, False)
@@ -55,16 +55,20 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
 
 
-def begin(connection: sqlite3.Connection, lease: Lease, within: float) -> None:
+def begin(connection: sqlite3.Connection, lease: Lease, within: float) -> float:
     """Count a call from `within` seconds from now, since it begins by then, and later than its key was lent.
+
+    Return the time.
 
     Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
     before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
     """
+    now = time.monotonic()
     connection.execute(
         "update uses set at = ? where key = ? and number = (select number from leases where lease = ?)",
-        (time.monotonic() + within, lease.key_id, lease.id),
+        (now + within, lease.key_id, lease.id),
     )
+    return now
 
 
 def leave(connection: sqlite3.Connection, ticket: str) -> None:
