@@ -18,6 +18,7 @@ from vectorize_pipelines.errors import (
 )
 from vectorize_pipelines.providers import calls
 from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage
+from vectorize_pipelines.providers.embeddings import EmbeddingModel
 from vectorize_pipelines.providers.models import RemoteModel
 
 MODEL = RemoteModel("default", "judge")
@@ -193,3 +194,16 @@ def test_a_call_that_is_cancelled_gives_its_key_back(home: Path, provider: Provi
             return int((await client.pool.health_check())["first"]["in_use"])
 
     assert asyncio.run(run()) == 0
+
+
+@pytest.mark.parametrize("kind", ["html", "empty"])
+def test_a_response_that_is_none_is_asked_again(kind: str, home: Path, provider: ProviderServer) -> None:
+    """Status 200 does not make a page of some portal, or an empty object, an answer."""
+    serve_keys(provider, faults=[Fault(kind)])
+
+    async def run() -> int:
+        async with calling(installed(home, provider)) as client:
+            return len(await EmbeddingModel(client, MODEL).probe())
+
+    assert asyncio.run(run()) == 32
+    assert provider.report().statuses == {"200": 2}

@@ -31,7 +31,8 @@ class Fault:
 
     kind      rate_limited (429), server_error (500), bad_gateway (502 in HTML), unauthorized (401), forbidden (403),
               refused (400 for its content), unknown_parameter (400), not_found (404), stall (no answer), cut (half an
-              answer), no_json, other_schema (of the model's answer)
+              answer), html, empty (a page, or an empty object, with status 200), no_json, other_schema (of the model's
+              answer)
     count     so many requests meet it, None: all from now on; of those that it fits
     every     each so-many-th of those that it fits
     key       only requests with this API key
@@ -166,6 +167,10 @@ class Provider:
             use.end()
         if REFUSED_TEXT in text:
             return _error(400, "The content is refused by the content policy.", "content_policy_violation")
+        if fault is not None and fault.kind == "html":
+            return web.Response(text="<html><body>Please log in.</body></html>", content_type="text/html")
+        if fault is not None and fault.kind == "empty":
+            return web.json_response({})
         made = self._chat(body, tokens, fault) if path == "chat" else self._embeddings(body, tokens)
         if fault is not None and fault.kind == "cut" and made.status == 200:
             return await _cut(request, made)

@@ -23,8 +23,10 @@ from vectorize_pipelines.errors import (
     ItemError,
     KafkaError,
     KafkaNotConfiguredError,
+    KeysError,
     LedgerError,
     ModelTooLargeError,
+    ProviderUnavailableError,
     StoreUnavailableError,
     UnanswerableFilterError,
     UnknownModelError,
@@ -61,6 +63,8 @@ _STATUS_OF: tuple[tuple[type[VectorizeError], HTTPStatus], ...] = (
     (ModelTooLargeError, HTTPStatus.SERVICE_UNAVAILABLE),
     (DeviceMemoryError, HTTPStatus.SERVICE_UNAVAILABLE),
     (HubUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (ProviderUnavailableError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (KeysError, HTTPStatus.SERVICE_UNAVAILABLE),
     (UnknownModelError, HTTPStatus.NOT_FOUND),
 )
 

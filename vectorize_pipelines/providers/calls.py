@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from vectorize_pipelines.errors import (
     ContentRefusedError,
@@ -65,6 +65,10 @@ class Usage:
     completion_tokens: int = 0
 
 
+#: Sends one request with the client that it is given. Raises what `openai` raises, and `MalformedResponseError`.
+Send: TypeAlias = Callable[["AsyncOpenAI"], Awaitable[tuple[Response, Usage]]]
+
+
 @dataclass(slots=True)
 class _Progress:
     """What has been tried for one call."""
@@ -100,16 +104,14 @@ class ProviderClient:
         self._connections = Connections(self.settings)
         self._limits: dict[str, AdaptiveLimit] = {}
 
-    async def call(
-        self, call: Call, send: "Callable[[AsyncOpenAI], Awaitable[tuple[Response, Usage]]]"
-    ) -> tuple[Response, CallRecord]:
+    async def call(self, call: Call, send: "Send[Response]") -> tuple[Response, CallRecord]:
         """Return the response to a call, which `send` makes with the client that it is given.
 
         On 429 another key is tried, as soon as there is one; after a failure of the provider the call pauses for a
         random time that grows. No key is tried more often than the pool says.
 
-        Raises `ProviderUnavailableError` and `KeysError`, which may pass, `ContentRefusedError` where the
-        provider refuses this content, and `SettingsError` where model or address are wrong.
+        Raises `ProviderUnavailableError` and `KeysError`, which may pass, `ContentRefusedError` where the provider
+        refuses this content, and `SettingsError` where model or address are wrong.
         """
         progress = _Progress()
         try:
@@ -133,12 +135,7 @@ class ProviderClient:
         """Close the connections; a second call does nothing."""
         await self._connections.close()
 
-    async def _until_answered(
-        self,
-        call: Call,
-        send: "Callable[[AsyncOpenAI], Awaitable[tuple[Response, Usage]]]",
-        progress: _Progress,
-    ) -> Response:
+    async def _until_answered(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS)
@@ -156,12 +153,7 @@ class ProviderClient:
         response: Response = await retrying(self._attempt, call, send, progress)
         return response
 
-    async def _attempt(
-        self,
-        call: Call,
-        send: "Callable[[AsyncOpenAI], Awaitable[tuple[Response, Usage]]]",
-        progress: _Progress,
-    ) -> Response:
+    async def _attempt(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
         model = call.model
         limit = self._limits.setdefault(model.provider, AdaptiveLimit(self.settings.max_concurrency))
         try:
@@ -194,11 +186,7 @@ class ProviderClient:
         return response
 
     async def _with_key(
-        self,
-        key: APIKeyInfo,
-        model: RemoteModel,
-        send: "Callable[[AsyncOpenAI], Awaitable[tuple[Response, Usage]]]",
-        seconds: float,
+        self, key: APIKeyInfo, model: RemoteModel, send: "Send[Response]", seconds: float
     ) -> tuple[Response, Usage] | KeyFailure | VectorizeError:
         """Return what became of one request; the key is given back, also where the call is cancelled meanwhile."""
         failure: KeyFailure | None = None

@@ -184,8 +184,9 @@ def _first_choice(response: object) -> "Choice":
 
 def _usage(response: "ChatCompletion", call: Call) -> Usage:
     """Return the tokens that were counted; those estimated, where the provider counts none."""
-    usage = response.usage
-    return Usage(call.tokens) if usage is None else Usage(usage.prompt_tokens, usage.completion_tokens)
+    counted = [getattr(response.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
+    prompt, completion = (number if isinstance(number, int) else None for number in counted)
+    return Usage(call.tokens) if prompt is None or completion is None else Usage(prompt, completion)
 
 
 def _answer_key(model: str, prompt_version: str, schema: type[BaseModel], cache_key: str) -> str:

@@ -42,7 +42,7 @@ class MalformedResponseError(Exception):
 
 def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFailure | VectorizeError:
     """Return what an error of a request means: a failure that may pass, or the error that the caller is to get."""
-    from openai import APIConnectionError, APIStatusError, APITimeoutError
+    from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
     if isinstance(error, TimeoutError | APITimeoutError):
         return ProviderFailed("no answer in time")
@@ -54,7 +54,7 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
     if isinstance(error, APIConnectionError):
         cause = error.__cause__ or error
         return ProviderFailed(_shown(f"no connection: {type(cause).__name__}: {cause}", key))
-    if isinstance(error, MalformedResponseError | ValueError):  # ValueError: of JSON
+    if isinstance(error, MalformedResponseError | APIError | ValueError):  # ValueError: of JSON
         return ProviderFailed(_shown(f"a response that is none: {error}", key))
     raise error
 
