@@ -8,13 +8,13 @@ RUN := $(UV) run --frozen --no-sync
 # A file's tests run one after another in one process, the files beside each other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadfile
 # What `make test-fast` leaves out (markers: see pyproject.toml).
-NEEDING := kafka or postgresql or weaviate or browser or slow
+NEEDING := kafka or postgresql or redis or weaviate or browser or slow
 # Tests with threads, processes and servers, whose outcome a busy machine could change.
 STRESS := tests/attacks/test_homes.py tests/attacks/test_kafka_partitions.py tests/attacks/test_killed_request.py \
 	tests/attacks/test_processes.py tests/attacks/test_weaviate_killed.py tests/cli/test_dev.py tests/cli/test_drain.py \
 	tests/core/test_prefetch.py tests/pipeline/generations/test_killed.py tests/pipeline/requests/test_drain.py \
 	tests/pipeline/requests/test_held_content.py tests/pipeline/requests/test_killed.py tests/pipeline/test_outage.py \
-	tests/runs/test_graphql.py tests/runs/test_kafka_servers.py tests/state/test_callbacks.py \
+	tests/providers tests/runs/test_graphql.py tests/runs/test_kafka_servers.py tests/state/test_callbacks.py \
 	tests/stores/test_switching.py tests/supervision
 
 export DAGSTER_DISABLE_TELEMETRY := yes
@@ -23,7 +23,8 @@ unexport PYTHONDONTWRITEBYTECODE
 # Threads of numpy and torch wait for each other by spinning: on cores that other tests use, several times the work.
 test test-fast coverage stress: export OMP_NUM_THREADS := 1
 
-.PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos bench bench-gpu clean
+.PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
+.PHONY: bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -61,6 +62,7 @@ servers: setup ## the servers that tests run against: what is missing is built (
 	@$(RUN) python -m tests.servers.weaviate
 	@$(RUN) python -m tests.servers.postgresql
 	@$(RUN) python -m tests.servers.kafka
+	@$(RUN) python -m tests.servers.redis
 	@$(RUN) python -m tests.servers.browser
 	@$(RUN) python -m tests.servers.packages
 
@@ -81,6 +83,12 @@ stress: setup ## tests 20 times while every core is busy (TESTS="…" ROUNDS=20 
 
 chaos: setup ## kill runs over messages again and again, and count what is there afterwards (COUNT=50 SEED=0 MESSAGES=20000)
 	@$(RUN) python -m tests.pipeline.requests.chaos --count $(or $(COUNT),50) --seed $(or $(SEED),0) --messages $(or $(MESSAGES),20000)
+
+chaos-assessments: setup ## the same for runs from detections to risks (DETECTIONS=20000 KILLS=20 SEED=0)
+	@$(RUN) python -m tests.pipeline.assessments.chaos --detections $(or $(DETECTIONS),20000) --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
+
+chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exceeded, nearly all used (MINUTES=5)
+	@$(RUN) python -m tests.providers.key_chaos --minutes $(or $(MINUTES),5)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)

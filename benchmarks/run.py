@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import encoders, first_vector, flat, http, images, kafka, stores
+from benchmarks import assessments, encoders, first_vector, flat, http, images, kafka, keys, stores
 from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from vectorize_pipelines.settings import PROJECT_ROOT
@@ -148,6 +148,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "kafka-cold": kafka.cold_start,
     "http": http.run,
     "http-ledger": http.ledger.run,
+    "keys": keys.run,
+    "assessments": assessments.run,
     "demo": demo,
 }
 

@@ -18,6 +18,7 @@ MARKERS = {
     "kafka_server": "kafka",
     "postgresql_program": "postgresql",
     "postgresql": "postgresql",
+    "redis_program": "redis",
     "weaviate_program": "weaviate",
     "weaviate": "weaviate",
     "browser_program": "browser",

@@ -24,7 +24,9 @@ from tests.components import mark, need
 from tests.paths import CHECKOUT
 from tests.servers import kafka
 from tests.servers import postgresql as postgresql_server
+from tests.servers import redis as redis_servers
 from tests.servers import weaviate as weaviate_server
+from tests.servers.provider import ProviderServer, serving_provider
 from tests.small_corpus import write_document
 from vectorize_pipelines.cli import main
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
@@ -152,9 +154,44 @@ def topics(kafka_settings: KafkaSettings) -> TopicNames:
 
 
 @pytest.fixture(scope="session")
+def provider_server() -> Iterator[ProviderServer]:
+    """A provider of remote models that all tests share."""
+    with serving_provider() as server:
+        yield server
+
+
+@pytest.fixture
+def provider(provider_server: ProviderServer) -> ProviderServer:
+    """That provider, which knows no key yet, and has been asked nothing."""
+    provider_server.reset()
+    return provider_server
+
+
+@pytest.fixture(scope="session")
 def postgresql_program() -> None:
     """What starts a PostgreSQL: `postgresql.Server`."""
     need(postgresql_server.programs)
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> None:
+    """What starts a Redis of a test's own: `redis.running()`."""
+    need(redis_servers.install)
+
+
+@pytest.fixture(scope="session")
+def redis_server(redis_program: None) -> Iterator[redis_servers.Server]:
+    """A real Redis that all tests share. Nobody stops it."""
+    with redis_servers.running() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_settings(redis_server: redis_servers.Server, home: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings of an installation with the shared Redis, empty, in the environment too."""
+    redis_server.empty()
+    monkeypatch.setenv("VECTORIZE_REDIS__URL", redis_server.url)
+    return load_settings()
 
 
 @pytest.fixture(scope="session")

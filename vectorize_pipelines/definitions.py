@@ -20,9 +20,11 @@ from vectorize_pipelines.jobs import (
     embed_gallery,
     maintain_collections,
     reembed_collection,
+    report_camera_risk,
     report_corpus,
 )
 from vectorize_pipelines.resources.encoder import EncoderResource
+from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
@@ -57,6 +59,7 @@ defs = dg.Definitions(
         embed_corpus,
         embed_gallery,
         report_corpus,
+        report_camera_risk,
         *(each.job for each in REQUEST_JOBS.values()),
         *(each.job for each in ASSESSMENT_JOBS),
         embed_request,
@@ -79,6 +82,7 @@ defs = dg.Definitions(
     ],
     resources={
         "encoder": _encoder,
+        "keys": KeyPoolResource(),
         "vector_store": _vector_store,
         "language_model": LanguageModelResource(),
         "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store, encoder=_encoder),

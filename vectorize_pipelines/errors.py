@@ -156,13 +156,13 @@ class KafkaNotConfiguredError(SettingsError):
 class RedisUnavailableError(VectorizeError):
     """The Redis server refused, failed or cannot be reached. The same call may succeed another time."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 class KeysError(VectorizeError):
     """The state that the pool of API keys shares cannot be used. The same call may succeed another time."""
 
-    exit_code = 8
+    exit_code = 9
 
 
 class NoKeyAvailableError(KeysError):
@@ -186,7 +186,7 @@ class ProviderUnavailableError(VectorizeError):
     `rate_limited`: the last answer was 429, so that waiting is all that is needed.
     """
 
-    exit_code = 8
+    exit_code = 9
 
     def __init__(self, message: str, *, rate_limited: bool = False):
         super().__init__(message)

@@ -42,6 +42,12 @@ report_corpus = dg.define_asset_job(
     description="Reports on the documents of the given days.",
 )
 
+report_camera_risk = dg.define_asset_job(
+    "report_camera_risk",
+    selection=dg.AssetSelection.assets("camera_risk"),
+    description="Reports on what was assessed on the given days, by camera, and checks whether a camera is silent.",
+)
+
 reembed_collection = dg.define_asset_job(
     "reembed_collection",
     selection=dg.AssetSelection.assets("reembedding"),

@@ -1,15 +1,17 @@
 """The schedules: what happens by the clock."""
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
-from vectorize_pipelines.jobs import check_indexes, maintain_collections
+from vectorize_pipelines.jobs import check_indexes, maintain_collections, report_camera_risk
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.runs.tags import UNFINISHED
 from vectorize_pipelines.sensors.files import CORPUS, GALLERY, WatchedFolder
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state.assessment_totals import AssessmentTotals
 from vectorize_pipelines.state.callbacks import CallbackOutbox
 
 
@@ -23,6 +25,7 @@ def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
         check_indexes_daily,
         clean_up_schedule(settings),
         waiting_callbacks_schedule(settings),
+        camera_risk_schedule(settings),
     ]
 
 
@@ -111,6 +114,29 @@ def waiting_callbacks_schedule(settings: Settings) -> dg.ScheduleDefinition:
         return dg.RunRequest()
 
     return waiting_callbacks
+
+
+def camera_risk_schedule(settings: Settings) -> dg.ScheduleDefinition:
+    """Return the schedule of the report on cameras."""
+
+    @dg.schedule(
+        name="camera_risk_hourly",
+        job=report_camera_risk,
+        cron_schedule="5 * * * *",
+        execution_timezone="UTC",
+        description="Reports every hour on what was assessed, by camera; nothing where nothing was.",
+        default_status=_running_where(on=_has_kafka(settings)),
+    )
+    def camera_risk_hourly(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        """A run over the day that there was an hour ago: the first one of a day completes the day before."""
+        day = (datetime.now(UTC) - timedelta(hours=1)).date().isoformat()
+        with closing(AssessmentTotals.open(load_settings())) as totals:
+            outcomes = totals.outcomes([day])
+        if not (outcomes.completed or outcomes.failed or outcomes.expired):
+            return dg.SkipReason(f"Nothing was assessed on {day}.")
+        return dg.RunRequest(partition_key=day)
+
+    return camera_risk_hourly
 
 
 def _has_kafka(settings: Settings) -> bool:

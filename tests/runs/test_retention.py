@@ -66,8 +66,10 @@ def test_the_clean_up_says_what_it_removed(
     first = retention.execute_in_process(instance=instance)
     assert _metadata(first, "remove_what_expired") == {
         "requests": 1,
+        "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
     }
     assert {each.request_id for each in ledger.page().rows} == {"recent", "waits"}
@@ -83,8 +85,10 @@ def test_the_clean_up_says_what_it_removed(
     second = retention.execute_in_process(instance=instance)
     assert _metadata(second, "remove_what_expired") == {
         "requests": 0,
+        "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
         "deletions": 1,
         "runs": 0,

@@ -30,8 +30,8 @@ class Fault:
     """Something that goes wrong with some requests.
 
     kind      rate_limited (429), server_error (500), bad_gateway (502 in HTML), unauthorized (401), forbidden (403),
-              refused (400 for its content), stall (no answer), cut (half an answer), no_json, other_schema (of the
-              model's answer), not_found (404)
+              refused (400 for its content), unknown_parameter (400), not_found (404), stall (no answer), cut (half an
+              answer), no_json, other_schema (of the model's answer)
     count     so many requests meet it, None: all from now on; of those that it fits
     every     each so-many-th of those that it fits
     key       only requests with this API key
@@ -240,6 +240,7 @@ _STATUSES = {
     "unauthorized": (401, "Incorrect API key provided: {key}.", "invalid_api_key"),
     "forbidden": (403, "The key {key} has no access to this model.", "forbidden"),
     "refused": (400, "The content is refused by the content policy.", "content_policy_violation"),
+    "unknown_parameter": (400, "Unrecognized request argument supplied.", "unknown_parameter"),
     "not_found": (404, "The model does not exist.", "model_not_found"),
 }
 

@@ -75,6 +75,16 @@ class Server:
         """End it at once."""
         self._end(signal.SIGKILL)
 
+    def empty(self) -> None:
+        """Forget everything that it was told."""
+        assert self.said(b"FLUSHALL").startswith(b"+OK"), "the server is not empty"
+
+    def said(self, command: bytes) -> bytes:
+        """Return the beginning of its answer to a command, which may need no password."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_READY_SECONDS) as connection:
+            connection.sendall(command + b"\r\n")
+            return connection.recv(64)
+
     def __enter__(self) -> Self:
         self.start()
         return self
@@ -95,18 +105,21 @@ class Server:
 
     def _is_ready(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1.0) as connection:
-                connection.sendall(b"PING\r\n")
-                answer = connection.recv(64)
+            answer = self.said(b"PING")
         except OSError:
             return False
         return answer.startswith((b"+PONG", b"-NOAUTH"))  # while it loads its data it says -LOADING
 
 
+def install() -> None:
+    """Install the server where it is missing. Raises `UnavailableError`."""
+    ensure(PROGRAM, PROGRAM)
+
+
 @contextmanager
 def running(password: str | None = None, *, appendonly: bool = False) -> Iterator[Server]:
     """A server with a folder of its own. Raises `UnavailableError`."""
-    ensure(PROGRAM, PROGRAM)
+    install()
     with (
         TemporaryDirectory(prefix="vectorize-redis-") as folder,
         Server(Path(folder) / "server", password, appendonly) as server,
@@ -117,7 +130,7 @@ def running(password: str | None = None, *, appendonly: bool = False) -> Iterato
 def main() -> None:
     """Look for the server. Where it is missing, its tests are left out, which is a failure only where CI is set."""
     try:
-        ensure(PROGRAM, PROGRAM)
+        install()
     except UnavailableError as error:
         print(f"tests on Redis are left out: {error}", file=sys.stderr)
         sys.exit(os.environ.get("CI") == "true")

@@ -5,7 +5,7 @@ it is idle; sensors launch the latter (`sensors/assessments.py`).
 """
 
 from contextlib import closing
-from typing import Any, Literal
+from typing import Any
 
 import dagster as dg
 from pydantic import Field
@@ -20,29 +20,23 @@ from vectorize_pipelines.partitions import daily_partitions, days_in, window_of
 from vectorize_pipelines.pipeline.assessments.prompt import PROMPT_VERSION
 from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, ReplayRequest, open_drain, open_replay
 from vectorize_pipelines.pipeline.assessments.stream import AssessmentRun, DayFigures
+from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
+from vectorize_pipelines.runs.config import FollowConfig
 from vectorize_pipelines.runs.drain import DrainRun
 from vectorize_pipelines.runs.failures import translate_errors
+from vectorize_pipelines.runs.materializations import report_days
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.assessment_totals import LEVELS, AssessmentTotals
 
-#: Cameras of a day that its table shows, and moments.
+#: Moments of a day that its table shows.
 WORST_SHOWN = 20
 
 
-class AssessingConfig(dg.Config):
+class AssessingConfig(FollowConfig):
     """The config of a run of `risk_assessments`; what is left empty is as the settings say."""
 
-    mode: Literal["replay", "drain"] = Field(
-        "replay", description="replay: the tasks of the run's days; drain: those that wait, and those that come"
-    )
     force: bool = Field(False, description="replay: judge also what was judged before")
-    shard: str = Field("0/1", description="drain: the part of the topic's partitions that is this run's, as in 0/4")
-    once: bool = Field(False, description="drain: end when nothing waits any more, whatever the day")
-    max_seconds: float | None = Field(None, gt=0, description="drain: end after so long; null: kafka.drain.max_seconds")
-    idle_seconds: float | None = Field(
-        None, ge=0, description="drain: end when nothing has come for so long; null: kafka.drain.idle_seconds"
-    )
 
 
 def risk_assets(settings: Settings) -> list[dg.AssetsDefinition]:
@@ -69,13 +63,16 @@ def _risk_assessments(settings: Settings) -> dg.AssetsDefinition:
         group_name="assessments",
     )
     def risk_assessments(
-        context: dg.AssetExecutionContext, config: AssessingConfig, language_model: LanguageModelResource
-    ) -> dg.MaterializeResult[None]:
+        context: dg.AssetExecutionContext,
+        config: AssessingConfig,
+        language_model: LanguageModelResource,
+        keys: KeyPoolResource,
+    ) -> None:
         """Judge tasks until the run is to end; its figures are the metadata of the days that it touched."""
         with translate_errors(), _opened(context, config, language_model) as run:
             run.run()
-            _report(context, run)
-        return dg.MaterializeResult()
+            days = {day: _day_metadata(figures) for day, figures in run.days.items()}
+            report_days(context, days, _day_metadata(DayFigures()), {**_run_metadata(run), **keys.metadata()})
 
     return risk_assessments
 
@@ -102,20 +99,6 @@ def _opened(
     return open_drain(settings, drain, language_model.opener())
 
 
-def _report(context: dg.AssetExecutionContext, run: AssessmentRun) -> None:
-    window = days_in(window_of(context.partition_key_range))
-    for day in window:
-        metadata = _day_metadata(run.days.get(day, DayFigures()))
-        if day == window[-1]:
-            metadata |= run.figures()  # of the run as a whole, so they stand once
-            if run.losses():
-                metadata["lost_unread_offsets"] = "\n".join(run.losses())
-        context.add_asset_metadata(metadata, partition_key=day)
-    for day in sorted(run.touched.difference(window)):
-        metadata = _day_metadata(run.days[day])
-        context.log_event(dg.AssetMaterialization(context.asset_key, partition=day, metadata=metadata))
-
-
 def _day_metadata(figures: DayFigures) -> dict[str, Any]:
     metadata: dict[str, Any] = {
         "completed": figures.completed,
@@ -129,6 +112,11 @@ def _day_metadata(figures: DayFigures) -> dict[str, Any]:
     if figures.completed:
         metadata["latency_seconds"] = round(figures.latency_seconds / figures.completed, 4)
     return metadata | {f"level/{level}": figures.levels[level] for level in LEVELS}
+
+
+def _run_metadata(run: AssessmentRun) -> dict[str, Any]:
+    lost = {"lost_unread_offsets": "\n".join(run.losses())} if run.losses() else {}
+    return {**run.figures(), **lost}
 
 
 def _camera_risk(settings: Settings) -> dg.AssetsDefinition:

@@ -30,6 +30,7 @@ COMMANDS = {
     "models": ("models", "Show, fetch and export models."),
     "serve": ("serve", "Serve the HTTP API, search, and Dagster's UI."),
     "tokens": ("tokens", "Make, list and revoke the tokens of the HTTP server."),
+    "keys": ("keys", "List, check, enable and disable the API keys of remote models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),
 }
 
@@ -45,6 +46,7 @@ Exit codes:
   6  done, but some files or requests could not be embedded (they are listed)
   7  the Kafka cluster failed or cannot be reached
   8  no such request
+  9  no API key can be had, or what is known of their use is away
 130  interrupted
 """
 

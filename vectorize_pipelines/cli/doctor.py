@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
-from urllib.parse import urlsplit
 
 import click
 
@@ -357,24 +356,27 @@ def check_kafka(settings: Settings) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
+    """Whether the server answers. Raises `SettingsError`, `MissingExtraError` and `RedisUnavailableError`."""
     if settings.redis.url is None:
         yield Finding("redis", "off", "not configured; SQLite files keep what is shared")
         return
-    try:
-        address = urlsplit(settings.redis.url.get_secret_value())
-        host, port = address.hostname or "localhost", address.port or 6379
-        complete = address.scheme in ("redis", "rediss") and "@" not in address.path
-    except ValueError:  # whose own message may repeat a part of the password
-        complete = False
-    if not complete:
-        yield Finding(
-            "redis",
-            "error",
-            "redis.url (VECTORIZE_REDIS__URL) is no address of a Redis server",
-            "write redis://user:password@host:6379/0, with what is neither letter nor digit of the password as %XX",
-        )
+    from vectorize_pipelines.state.redis_connection import ping_redis, redis_address
+
+    version = ping_redis(settings, CONNECT_SECONDS)
+    yield Finding("redis", "ok", f"{redis_address(settings)} answers (Redis {version}): it holds the use of API keys")
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    """What the file of API keys holds; not whether their provider takes them. Raises `SettingsError`."""
+    from vectorize_pipelines.providers.key_file import read_keys
+
+    keys = read_keys(settings.providers.keys_file).keys
+    if not keys:
+        yield Finding("keys", "off", f"no API keys: remote models cannot be used ({settings.providers.keys_file})")
         return
-    yield Finding("redis", "off", f"{host}:{port} is set, but nothing uses it yet; SQLite files keep what is shared")
+    providers = ", ".join(sorted({key.provider for key in keys}))
+    detail = f"{len(keys)} API keys ({providers}) in {settings.providers.keys_file}"
+    yield Finding("keys", "ok", detail, "`vectorize keys check` asks their providers")
 
 
 def _alerts(settings: Settings) -> Iterator[Finding]:
@@ -399,5 +401,6 @@ _CHECKS: tuple[tuple[str, Callable[[Settings], Iterator[Finding]]], ...] = (
     ("gallery", _gallery),
     ("kafka", check_kafka),
     ("redis", _redis),
+    ("keys", _keys),
     ("alerts", _alerts),
 )

@@ -104,6 +104,11 @@ def _print(models: "list[KnownModel]", *, as_json: bool) -> None:
 def _print_model(known: "KnownModel") -> None:
     configured = f"  ({', '.join(known.configured)})" if known.configured else ""
     click.secho(f"{known.model}{configured}", bold=True)
+    if known.origin == "remote":
+        dimension = "" if known.dimension is None else f", {known.dimension} dimensions"
+        click.echo(f"     remote: {known.location or 'OpenAI'}{dimension}")
+        click.echo(f"     {known.reason}")
+        return
     if known.location is not None:
         click.echo(f"     {known.origin}, {_mebibytes(known.size)}: {known.location}")
     if known.engine is not None:

@@ -14,8 +14,10 @@ from vectorize_pipelines.encoders.configured import describe_options, load_optio
 from vectorize_pipelines.encoders.engines.base import named
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder, known_folders
 from vectorize_pipelines.encoders.models.locate import BUNDLED, LocatedModel, cached_models, locate_model
+from vectorize_pipelines.encoders.models.names import REMOTE_PREFIX
 from vectorize_pipelines.encoders.models.open_clip import cached_clip_models
 from vectorize_pipelines.errors import ModelNotFetchedError, VectorizeError
+from vectorize_pipelines.providers.models import parse_model
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home
 
@@ -26,9 +28,10 @@ class KnownModel:
 
     model         its name
     configured    the settings that name it: `models.text`, `models.image`
-    origin        `bundled`, `directory`, `cache`; `hub` where it would have to be fetched, `export` where only an
-                  export or a measurement of it is there, `unknown` where it cannot be found
-    location      its folder, or the file of its weights
+    origin        `bundled`, `directory`, `cache`; `remote` for a model of a provider; `hub` where it would have to be
+                  fetched, `export` where only an export or a measurement of it is there, `unknown` where it cannot be
+                  found
+    location      its folder, the file of its weights, or the provider's address; None there: OpenAI's own
     size          bytes that this takes
     engine        what would run it, and where: on the device of the settings for a configured model, else on the CPU
     precision     that would be used, measured equal to float32
@@ -98,6 +101,8 @@ def _described(settings: Settings, model: str) -> tuple[KnownModel, list[Measure
     """What is known of one model, and the folders that this is known from."""
     options, describing = load_options(settings), describe_options(settings)
     device, engine = settings.encoder.device, settings.encoder.engine
+    if model.startswith(REMOTE_PREFIX):
+        return _remote(settings, model), []
     try:
         located = find_model(model, **describing)
         spec = describe_model(model, fetch=False, **describing)
@@ -133,6 +138,19 @@ def _described(settings: Settings, model: str) -> tuple[KnownModel, list[Measure
     for folder in complete:
         known = _with_measured(known, folder)
     return known, complete
+
+
+def _remote(settings: Settings, model: str) -> KnownModel:
+    """What is known of a model that nothing on this machine is of."""
+    asked = parse_model(model.removeprefix(REMOTE_PREFIX), settings.providers)
+    url = settings.providers.base_url_of(asked.provider)
+    known = KnownModel(model, origin="remote", location=url, engine="remote")
+    try:
+        spec = describe_model(model, fetch=False, **describe_options(settings))
+        choice, _ = forecast_load(model, settings.encoder.device, settings.encoder.engine, **load_options(settings))
+    except VectorizeError as error:
+        return replace(known, reason=str(error))
+    return replace(known, model=spec.name, dimension=spec.dimension, device=choice.device, reason=choice.reason)
 
 
 def _on_disk() -> Iterator[LocatedModel]:

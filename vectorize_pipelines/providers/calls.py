@@ -98,7 +98,7 @@ class ProviderClient:
     def __init__(self, settings: Settings, pool: APIKeyPool, log: CallLog | None = None):
         """Call with keys of `pool`, which the caller closes, as it closes `log`. Raises `SettingsError`."""
         self.settings = settings.providers
-        self._pool = pool
+        self.pool = pool
         self._log = log
         self._connections = Connections(self.settings)
         self._limits: dict[str, AdaptiveLimit] = {}
@@ -169,14 +169,14 @@ class ProviderClient:
         limit = self._limits.setdefault(model.provider, AdaptiveLimit(self.settings.max_concurrency))
         try:
             async with limit.slot(progress.left(call.deadline_seconds)) as began:
-                key = await self._pool.acquire_key(
+                key = await self.pool.acquire_key(
                     provider=model.provider,
                     model=model.model,
                     tokens=call.tokens,
                     deadline_seconds=progress.left(call.deadline_seconds),
                 )
-                if progress.failure is not None and progress.attempts[key.name] >= self._pool.max_retry_per_key:
-                    await self._pool.release_key(key, tokens=0)
+                if progress.failure is not None and progress.attempts[key.name] >= self.pool.max_retry_per_key:
+                    await self.pool.release_key(key, tokens=0)
                     raise _unavailable(call, progress, progress.failure)
                 progress.key_name = key.name
                 progress.attempts[key.name] += 1
@@ -221,7 +221,7 @@ class ProviderClient:
         else:
             return response, usage
         finally:
-            await asyncio.shield(self._pool.release_key(key, answered, tokens=tokens, failure=failure))
+            await asyncio.shield(self.pool.release_key(key, answered, tokens=tokens, failure=failure))
 
     def _record(self, call: Call, progress: _Progress, outcome: str) -> CallRecord:
         usage = progress.usage

@@ -14,8 +14,11 @@ from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import RemoteModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from openai import AsyncOpenAI
 
+Vector: TypeAlias = "npt.NDArray[np.float32]"
 #: A text, or an object that the provider's interface has for other contents.
 Input: TypeAlias = str | Mapping[str, str]
 
@@ -36,7 +39,7 @@ class Embedded:
     cost     in the currency of the price table; 0 where the model has no price
     """
 
-    vectors: list[list[float] | None]
+    vectors: "list[Vector | None]"
     errors: dict[int, ItemError] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     cost: float = 0.0
@@ -55,7 +58,7 @@ class EmbeddingModel:
         self._dimension = dimension
         self._answered_at = -math.inf
 
-    async def probe(self) -> list[float]:
+    async def probe(self) -> Vector:
         """Return the vector of a text that every model takes. Raises `SettingsError` where this one does not."""
         try:
             (vector,), _, _ = await self._request([PROBE], 2)
@@ -113,21 +116,21 @@ class EmbeddingModel:
             done.errors[places[0]] = error
             return
         done.cost += cost
-        shares = _shares(usage.prompt_tokens, [tokens[place] for place in places])
+        shares = divide_tokens(usage.prompt_tokens, [tokens[place] for place in places])
         for place, vector, share in zip(places, vectors, shares, strict=True):
             done.vectors[place] = vector
             done.tokens[place] = share
 
-    async def _request(self, inputs: Sequence[Input], tokens: int) -> tuple[list[list[float]], Usage, float]:
+    async def _request(self, inputs: Sequence[Input], tokens: int) -> tuple[list[Vector], Usage, float]:
         """Return the vectors of one request, the tokens that it took and what they cost."""
 
-        async def send(openai: "AsyncOpenAI") -> tuple[tuple[list[list[float]], Usage], Usage]:
+        async def send(openai: "AsyncOpenAI") -> tuple[tuple[list[Vector], Usage], Usage]:
             request: dict[str, Any] = {"model": self._model.model, "input": inputs, "encoding_format": "float"}
             if self._dimension is not None:
                 request["dimensions"] = self._dimension
             response = await openai.embeddings.create(**request)
             usage = _usage(response, tokens)
-            return (_vectors(response, len(inputs)), usage), usage
+            return (read_vectors(response, len(inputs)), usage), usage
 
         failing_since: float | None = None
         while True:
@@ -146,7 +149,7 @@ class EmbeddingModel:
                 return vectors, usage, record.cost or 0.0
 
 
-def _vectors(response: object, expected: int) -> list[list[float]]:
+def read_vectors(response: object, expected: int) -> list[Vector]:
     """Return the vectors in a response, which may be anything, in order of the inputs.
 
     Raises `MalformedResponseError`.
@@ -154,17 +157,27 @@ def _vectors(response: object, expected: int) -> list[list[float]]:
     data = getattr(response, "data", None)
     if not isinstance(data, list) or len(data) != expected:
         raise MalformedResponseError(f"it does not have {expected} vectors in it")
-    vectors: dict[int, list[float]] = {}
+    vectors: dict[int, Vector] = {}
     for position, each in enumerate(data):
-        index, vector = getattr(each, "index", None), getattr(each, "embedding", None)
-        if not isinstance(vector, list) or not vector or not all(isinstance(value, float | int) for value in vector):
-            raise MalformedResponseError("one of its vectors is none")
-        vectors[position if index is None else index] = vector
+        index = getattr(each, "index", None)
+        vectors[position if index is None else index] = _vector(getattr(each, "embedding", None))
     if sorted(vectors) != list(range(expected)):
         raise MalformedResponseError("it does not say which vector is whose")
     if len({len(vector) for vector in vectors.values()}) != 1:
         raise MalformedResponseError("its vectors have different lengths")
     return [vectors[place] for place in range(expected)]
+
+
+def _vector(numbers: object) -> Vector:
+    import numpy as np
+
+    try:
+        vector = np.asarray(numbers, dtype=np.float32)
+    except (ValueError, TypeError):
+        vector = np.empty(0, dtype=np.float32)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise MalformedResponseError("one of its vectors is none")
+    return vector
 
 
 def _usage(response: object, estimated: int) -> Usage:
@@ -173,7 +186,7 @@ def _usage(response: object, estimated: int) -> Usage:
     return Usage(counted if isinstance(counted, int) else estimated)
 
 
-def _shares(total: int, weights: Sequence[int]) -> list[int]:
+def divide_tokens(total: int, weights: Sequence[int]) -> list[int]:
     """Divide a number into whole parts that add up to it, by their weights."""
     shares: list[int] = []
     given, seen, all_weights = 0, 0, max(1, sum(weights))

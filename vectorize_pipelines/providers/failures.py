@@ -7,11 +7,15 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from vectorize_pipelines.core.urls import without_secrets
 from vectorize_pipelines.errors import ContentRefusedError, SettingsError, VectorizeError
 from vectorize_pipelines.providers.keys import APIKeyInfo, KeyFailure, KeyRefused, ProviderFailed, RateLimited
 from vectorize_pipelines.providers.models import RemoteModel
+
+if TYPE_CHECKING:
+    from openai import APIStatusError
 
 #: Characters of what a provider says that an error repeats.
 MESSAGE_CHARACTERS = 300
@@ -19,6 +23,11 @@ MESSAGE_CHARACTERS = 300
 _CONTENT_STATUSES = frozenset((400, 413, 415, 422))
 #: 402: the account is empty until somebody pays.
 _LIMIT_STATUSES = frozenset((402, 429))
+#: Of those, what says that no content would do: OpenAI's codes, and the parameters that every request has.
+_REQUEST_CODES = frozenset(
+    ("model_not_found", "unknown_parameter", "unsupported_parameter", "unsupported_value", "unknown_model")
+)
+_REQUEST_PARAMETERS = frozenset(("model", "response_format", "max_tokens", "dimensions", "encoding_format"))
 #: Answers below 500 after which the same request may succeed.
 _PASSING_STATUSES = frozenset((408, 409, 425))
 #: From here on a number is a time since 1970, in seconds, and from the second one on in milliseconds.
@@ -39,6 +48,8 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
         return ProviderFailed("no answer in time")
     if isinstance(error, APIStatusError):
         said = _said(error, key)
+        if error.status_code in _CONTENT_STATUSES and _is_about_the_request(error):
+            return _misconfigured(error.status_code, said, model)
         return _of_status(error.status_code, error.response.headers, said, model)
     if isinstance(error, APIConnectionError):
         cause = error.__cause__ or error
@@ -57,10 +68,20 @@ def _of_status(status: int, headers: Mapping[str, str], said: str, model: Remote
         return ProviderFailed(f"HTTP {status}: {said}")
     if status in _CONTENT_STATUSES:
         return ContentRefusedError(f"{model.full_name} refuses the content (HTTP {status}): {said}")
+    return _misconfigured(status, said, model)
+
+
+def _misconfigured(status: int, said: str, model: RemoteModel) -> SettingsError:
     return SettingsError(
-        f"the provider {model.provider} answers HTTP {status} to a request for {model.model}: {said}. Is the model's "
-        "name right, and the provider's address (providers.base_url, providers.base_urls)?"
+        f"the provider {model.provider} answers HTTP {status} to a request for {model.model}: {said}. Are the model's "
+        "name and the provider's address right (providers.base_url, providers.base_urls), and does the model know what "
+        "it is asked for (providers.answer_format, providers.embedding_dimensions)?"
     )
+
+
+def _is_about_the_request(error: "APIStatusError") -> bool:
+    """Return whether a 400 names what is the same in every request, which no other content would mend."""
+    return error.code in _REQUEST_CODES or error.param in _REQUEST_PARAMETERS
 
 
 def retry_after_seconds(headers: Mapping[str, str]) -> float | None:

@@ -15,6 +15,7 @@ from vectorize_pipelines.messaging.lost_requests import fail_lost_requests
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.runs.tags import FINISHED
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state.assessments import Assessments
 from vectorize_pipelines.state.attempts import purge_deaths
 from vectorize_pipelines.state.callbacks import CallbackOutbox
 from vectorize_pipelines.state.damage import explain
@@ -56,8 +57,8 @@ def deliver_waiting_callbacks(context: dg.OpExecutionContext) -> None:
 
 
 @dg.job(
-    description="Removes requests and callbacks that finished `ledger.retention_days` ago, and what `retention.…` "
-    "says; fails requests that have waited that long, and whose messages are gone."
+    description="Removes requests, callbacks and assessments that finished `ledger.retention_days` ago, and what "
+    "`retention.…` says; fails requests that have waited that long, and whose messages are gone."
 )
 def retention() -> None:
     remove_what_expired()
@@ -75,6 +76,8 @@ def _purge_requests(settings: Settings, now: datetime) -> dict[str, int]:
         removed["requests"] = ledger.purge(kept_since)
     with closing(CallbackOutbox.open(settings)) as outbox:
         removed["callbacks"] = outbox.purge(kept_since)
+    with closing(Assessments.open(settings)) as assessments:
+        removed["assessments"] = assessments.purge(kept_since)
     removed["deaths"] = purge_deaths(settings, kept_since)
     removed["provider_calls"] = purge_calls(settings, kept_since)
     if settings.retention.deletions_days is not None:

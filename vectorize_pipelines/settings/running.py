@@ -48,7 +48,9 @@ class LedgerSettings(Section):
     url: SecretStr | None = Field(
         None, description="postgresql://… or sqlite:///…; null: the database that Dagster uses, or a file beside it"
     )
-    retention_days: int = Field(30, ge=1, description="so long finished requests and callbacks are remembered")
+    retention_days: int = Field(
+        30, ge=1, description="so long finished requests, callbacks and assessments are remembered"
+    )
 
 
 class CallbackSettings(Section):

@@ -180,7 +180,9 @@ def _replaces(new: Any, old: Any) -> sa.ColumnElement[bool]:
         new.partition == old.partition,
         new.offset == old.offset,
     )
-    return sa.and_(old.state != AssessmentState.COMPLETED.value, sa.or_(same, new.attempt > old.attempt))
+    # Written out: the only parameters of `bulk_upsert` are the values of the row.
+    completed = sa.literal_column(f"'{AssessmentState.COMPLETED.value}'")
+    return sa.and_(old.state != completed, sa.or_(same, new.attempt > old.attempt))
 
 
 def _rows_of(connection: sa.Connection, task_ids: Sequence[str]) -> dict[str, AssessmentRow]:

@@ -45,12 +45,12 @@ def redis_address(settings: Settings) -> str:
     return parts.path if parts.scheme == "unix" else f"{host}:{port}"
 
 
-def open_redis(settings: Settings) -> "redis.Redis":
-    """Return a client of the server in `redis.url`; it connects with its first command.
+def open_redis(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> "redis.Redis":
+    """Return a client of the server in `redis.url`; it connects with its first command, and waits so long for each.
 
     Its commands are to be called within `redis_errors`. Raises `SettingsError`, and `MissingExtraError`.
     """
-    options = _options(settings)
+    options = _options(settings, seconds)
     import redis
 
     with _bad_url():
@@ -66,6 +66,17 @@ def open_async_redis(settings: Settings) -> "redis.asyncio.Redis":
     with _bad_url():
         pool = redis.asyncio.BlockingConnectionPool.from_url(_url(settings), **options)
     return redis.asyncio.Redis(connection_pool=pool)
+
+
+def ping_redis(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> str:
+    """Return the version of the server, which has answered. Raises as `open_redis`, and `RedisUnavailableError`."""
+    client = open_redis(settings, seconds)
+    try:
+        with redis_errors(settings):
+            version: str = client.info("server")["redis_version"]
+            return version
+    finally:
+        client.close()
 
 
 @contextmanager
@@ -84,16 +95,16 @@ def _url(settings: Settings) -> str:
     return "" if settings.redis.url is None else settings.redis.url.get_secret_value()
 
 
-def _options(settings: Settings) -> dict[str, Any]:
+def _options(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> dict[str, Any]:
     redis_address(settings)
     if not is_installed("redis"):
         raise MissingExtraError(needs("redis.url", "redis"))
     return {
-        "socket_timeout": TIMEOUT_SECONDS,
-        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
         "health_check_interval": _HEALTH_SECONDS,
         "max_connections": _CONNECTIONS,
-        "timeout": TIMEOUT_SECONDS,  # for a free connection of the pool
+        "timeout": seconds,  # for a free connection of the pool
     }
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest
 from vectorize_pipelines.state.assessments import AssessmentState
 
 
-def tasks(count: int, name: str = "task", **further: int) -> list[AssessmentTaskMessage]:
+def tasks(count: int, name: str = "task", **further: Any) -> list[AssessmentTaskMessage]:
     """Tasks of different content."""
     return [task(f"{name}-{n}", bbox=[0, 0, 1000 + n, 10], **further) for n in range(count)]
 
@@ -119,7 +120,7 @@ def test_a_task_whose_time_is_over_is_told_as_expired_and_not_judged(installatio
     run = installation.drain()
     late, judged = sorted(installation.results(), key=lambda each: each.task_id)
     assert late.error is not None
-    assert late.error.error_class == EXPIRED
+    assert late.error["class"] == EXPIRED
     assert late.risk_level is None
     assert judged.error is None
     assert installation.provider.report().requests == 1

@@ -82,11 +82,14 @@ class Calls:
             self._loop = None
 
     async def _make_calls(self, model: ChatModel) -> None:
+        looked = 0.0
         while True:
             self._wake.clear()
-            for expired in self._window.take_expired(time.time()):
-                self._judge.expire(expired)
-                self._window.finish(expired)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                for expired in self._window.take_expired(time.time()):
+                    self._judge.expire(expired)
+                    self._window.finish(expired)
             self._fill(model)
             if self._window.is_abandoned or (self._window.stopped and not self._running):
                 return

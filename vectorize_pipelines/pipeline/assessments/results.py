@@ -125,9 +125,8 @@ class TopicResults(Results):
 
 def result_of(row: AssessmentRow) -> RiskAssessmentResultMessage:
     """Return the result that a row is told as; one that was not judged has no level and an error."""
-    error = None
-    if row.error_class is not None:
-        error = {"class": row.error_class, "message": row.error_message or ""}
+    failed = row.error_class is not None
+    error = {"class": row.error_class or "", "message": row.error_message or ""} if failed else None
     return RiskAssessmentResultMessage(
         task_id=row.task_id,
         message_id=row.message_id,
@@ -140,7 +139,7 @@ def result_of(row: AssessmentRow) -> RiskAssessmentResultMessage:
         hazards=list(row.hazards),
         recommendation=row.recommendation or "",
         model=row.model or "",
-        key_name=row.key_name,
+        key_name=None if row.cached else row.key_name,
         prompt_tokens=row.prompt_tokens,
         completion_tokens=row.completion_tokens,
         latency_ms=row.latency_ms,

@@ -13,7 +13,7 @@ from vectorize_pipelines.kafka.lag import offset_reader
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
-from vectorize_pipelines.kafka.topics import Family, create_topics
+from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics
 from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.pipeline.assessments.assessing import Judge
 from vectorize_pipelines.pipeline.assessments.calls import Calls, OpenModel
@@ -56,11 +56,11 @@ def open_drain(settings: Settings, request: DrainRequest, open_model: OpenModel)
     not configured.
     """
     kafka = settings.kafka
-    create_topics(kafka, (Family.REQUESTS, Family.ASSESSMENTS) if _is_searchable(settings) else (Family.ASSESSMENTS,))
+    # Says soon that nobody answers: a transaction would be waited for until an outage is over.
+    create_topics(kafka, _families(settings))
     with ExitStack() as resources:
         # First of all: what the earlier run left open has to be settled before its offsets are read.
-        producer = TransactionalProducer(kafka, f"{ASSESSMENTS}.{request.shard}")
-        resources.callback(producer.close)
+        producer = _producer(kafka, str(request.shard), resources)
         source = DrainSource(kafka, followed_topic(kafka, ASSESSMENTS), request.shard)
         resources.callback(source.close)
         assessments = Assessments.open(settings)
@@ -87,7 +87,8 @@ def open_replay(settings: Settings, request: ReplayRequest, open_model: OpenMode
     judged. Raises as `open_drain`.
     """
     kafka = settings.kafka
-    create_topics(kafka, (Family.REQUESTS, Family.ASSESSMENTS) if _is_searchable(settings) else (Family.ASSESSMENTS,))
+    # Says soon that nobody answers: a transaction would be waited for until an outage is over.
+    create_topics(kafka, _families(settings))
     with ExitStack() as resources:
         topic, first_day = followed_topic(kafka, ASSESSMENTS), settings.partitions.start
         source = ReplaySource(kafka, topic, request.window, first_day)
@@ -96,8 +97,7 @@ def open_replay(settings: Settings, request: ReplayRequest, open_model: OpenMode
         resources.callback(assessments.close)
         producer = None
         if _is_searchable(settings):
-            producer = TransactionalProducer(kafka, f"{ASSESSMENTS}.replay.{request.run_id}")
-            resources.callback(producer.close)
+            producer = _producer(kafka, f"replay.{request.run_id}", resources)
         window = _window(settings)
         results = Results(settings, assessments, producer, window.settle, force=request.force)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
@@ -132,8 +132,18 @@ def _run(
     return run
 
 
+def _producer(kafka: KafkaSettings, name: str, resources: ExitStack) -> TransactionalProducer:
+    producer = TransactionalProducer(kafka, f"{ASSESSMENTS}.{name}", **compression_of(kafka, Family.ASSESSMENTS))
+    resources.callback(producer.close)
+    return producer
+
+
 def _window(settings: Settings) -> TaskWindow:
     return TaskWindow(settings.assessments.held_tasks, settings.assessments.held_bytes)
+
+
+def _families(settings: Settings) -> tuple[Family, ...]:
+    return (Family.ASSESSMENTS, Family.REQUESTS) if _is_searchable(settings) else (Family.ASSESSMENTS,)
 
 
 def _is_searchable(settings: Settings) -> bool:

@@ -8,6 +8,9 @@ Strategy: TypeAlias = Literal["round_robin", "least_loaded", "priority"]
 
 #: A waiting caller asks again within this, so that it sees keys that were added or enabled.
 LONGEST_WAIT = 1.0
+#: A key that has room within this is lent for then. Whoever waits would else come later than it has room, by as much as
+#: it takes to wake up and to ask, and of a limit by second some hundredths would be lost so.
+AHEAD = 0.02
 #: Where a key waits for a call to end, which nobody can foretell, or an older caller has not come for its key yet.
 UNKNOWN_WAIT = 0.01
 #: A caller that waits and does not ask again for so long after it was to is gone.
@@ -20,13 +23,13 @@ BY_FILE = "disabled in the file of keys"
 class Windows:
     """The lengths of the two windows, and by how much more than that a call counts.
 
-    A key counts from when it is lent, and its request reaches the provider some time later, now sooner and now later:
-    without a margin two requests would come nearer to each other than the keys were lent.
+    A call counts from when its key is lent, and its request reaches the provider some time later, now sooner and now
+    later: without a margin two requests would come nearer to each other than their keys were lent.
     """
 
     second: float = 1.0
     minute: float = 60.0
-    second_margin: float = 0.03
+    second_margin: float = 0.035
     minute_margin: float = 0.5
     #: The margin of the short window grows to this where it costs nothing, since the long one limits the key anyway.
     second_margin_most: float = 0.25
@@ -72,9 +75,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The key `key_id` is lent."""
+    """The key `key_id` is lent, for a call that begins in `starts_in` seconds."""
 
     key_id: str
+    starts_in: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,9 @@ class SharedUse(Protocol):
 
         A call that came later gets none as long as those before it need what is free.
         """
+
+    async def begin(self, lease: Lease) -> None:
+        """Count the call from now on, since it begins later than when its key was lent."""
 
     async def leave(self, ticket: str) -> None:
         """Leave the queue."""

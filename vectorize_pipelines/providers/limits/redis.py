@@ -5,6 +5,7 @@ Everything lies below one prefix with a hash tag, so that a cluster keeps it on 
 
 import json
 import secrets
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from vectorize_pipelines.errors import KeysError, RedisUnavailableError
 from vectorize_pipelines.providers.limits.base import (
+    AHEAD,
     LONGEST_WAIT,
     TICKET_GRACE,
     UNKNOWN_WAIT,
@@ -34,9 +36,18 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 PREFIX = "{vectorize:keys}:"
-_KEYS = [PREFIX + name for name in ("salt", "counter", "disabled", "queue")]
+#: As the scripts number them, from 1.
+_KEYS = [
+    PREFIX + name
+    for name in (
+        *("salt", "counter", "queue", "disabled", "cooling", "turn", "tokens", "calls"),
+        *("failures", "limited", "latest_limited", "limited_in_a_row"),
+    )
+]
+_SALT, _QUEUE = _KEYS[0], _KEYS[2]
+_NO_LIMIT = -1.0
 #: As many sets of keys (by provider and model) are kept in the form that the scripts read.
-_SPECS = 100
+_SETS = 100
 _FIELDS_OF_TIME = ("cooling", "next_available")
 
 
@@ -49,23 +60,23 @@ class RedisUse:
         self._settings = settings
         self._windows = windows
         self._redis = open_async_redis(settings)
-        self._acquire, self._release, self._use, self._change = map(
-            self._script, ("acquire", "release", "use", "change")
-        )
-        self._specs: dict[int, tuple[Sequence[KeyLimits], str]] = {}
+        names = ("acquire", "begin", "release", "use", "change")
+        self._acquire, self._begin, self._release, self._use, self._change = map(self._script, names)
+        self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, ...]]] = {}
 
     async def open(self) -> bytes:
         """As in `SharedUse`."""
         with self._errors():
-            await self._redis.set(_KEYS[0], secrets.token_hex(16), nx=True)
-            self.salt = await self._redis.get(_KEYS[0])
-        return self.salt
+            await self._redis.set(_SALT, secrets.token_hex(16), nx=True)
+            salt = await self._redis.get(_SALT)
+        assert isinstance(salt, bytes), "it was just set, and no client here decodes answers"
+        self.salt = salt
+        return salt
 
     async def acquire(self, request: Request) -> Grant | Wait:
         """As in `SharedUse`."""
         arguments = (
             self.salt,
-            self._spec(request.keys),
             request.strategy,
             PREFIX,
             request.tokens,
@@ -76,20 +87,27 @@ class RedisUse:
             _us(LONGEST_WAIT),
             _us(UNKNOWN_WAIT),
             _us(TICKET_GRACE),
+            _us(AHEAD),
+            len(request.keys),
+            *self._packed(request.keys),
         )
         answer = await self._call(self._acquire, arguments)
         match answer:
-            case [b"key", key_id]:
-                return Grant(key_id.decode())
+            case [b"key", key_id, starts_in]:
+                return Grant(key_id.decode(), starts_in / 1e6)
             case [b"wait", pause, next_available, for_release]:
                 return Wait(pause / 1e6, next_available / 1e6, bool(for_release))
             case _:
                 return Wait(LONGEST_WAIT, None, False)
 
+    async def begin(self, lease: Lease) -> None:
+        """As in `SharedUse`."""
+        await self._call(self._begin, (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens))
+
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""
         with self._errors():
-            await self._redis.hdel(_KEYS[3], ticket)
+            await self._redis.hdel(_QUEUE, ticket)
 
     async def release(self, lease: Lease, outcome: Outcome) -> bool:
         """As in `SharedUse`."""
@@ -99,12 +117,13 @@ class RedisUse:
                 said[name] = getattr(outcome, name)
         if outcome.pause is not None:
             said["pause"] = _pause(outcome.pause)
-        arguments = (self.salt, lease.key_id, lease.id, PREFIX, lease.tokens, json.dumps(said))
+        arguments = (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens, json.dumps(said))
         return bool(await self._call(self._release, arguments))
 
     async def use(self, keys: Sequence[KeyLimits]) -> Mapping[str, KeyUse]:
         """As in `SharedUse`."""
-        answer = await self._call(self._use, (self.salt, self._spec(keys), PREFIX, _us(self._windows.long)))
+        arguments = (self.salt, PREFIX, _us(self._windows.long), len(keys), *self._packed(keys))
+        answer = await self._call(self._use, arguments)
         found = {}
         for key, text in zip(keys, answer[1:], strict=True):
             fields = json.loads(text)
@@ -123,20 +142,20 @@ class RedisUse:
                 failures, in_a_row, latest = await self._redis.hmget(
                     f"{PREFIX}provider:{name}", ["failures", "in_a_row", "latest"]
                 )
-                found[name] = ProviderUse(int(failures or 0), int(in_a_row or 0), (latest or b"").decode())
+                found[name] = ProviderUse(int(failures or 0), int(in_a_row or 0), _text(latest))
         return found
 
     async def disable(self, ids: Sequence[str], reason: str) -> None:
         """As in `SharedUse`."""
-        await self._call(self._change, (self.salt, PREFIX, reason, "", *ids))
+        await self._call(self._change, (self.salt, reason, "", *ids))
 
     async def enable(self, ids: Sequence[str], only: str | None = None) -> None:
         """As in `SharedUse`."""
-        await self._call(self._change, (self.salt, PREFIX, "", only or "", *ids))
+        await self._call(self._change, (self.salt, "", only or "", *ids))
 
     async def close(self) -> None:
         """As in `SharedUse`."""
-        await self._redis.aclose()  # type: ignore[attr-defined] # of its stubs
+        await self._redis.aclose()
 
     def _script(self, name: str) -> "AsyncScript":
         text = files(__package__).joinpath(f"{name}.lua").read_text(encoding="utf-8")
@@ -157,14 +176,19 @@ class RedisUse:
         except RedisUnavailableError as error:
             raise KeysError(f"the state of the API keys cannot be used: {error}") from None
 
-    def _spec(self, keys: Sequence[KeyLimits]) -> str:
-        """Return the limits as the scripts read them: made once for what is asked for again and again."""
-        made = self._specs.get(id(keys))
+    def _packed(self, keys: Sequence[KeyLimits]) -> tuple[bytes, ...]:
+        """Return ids and limits as the scripts read them: made once for what is asked for again and again."""
+        made = self._made.get(id(keys))
         if made is None or made[0] is not keys:
-            if len(self._specs) >= _SPECS:
-                self._specs.clear()
-            self._specs[id(keys)] = made = (keys, json.dumps([_limits(key) for key in keys]))
+            if len(self._made) >= _SETS:
+                self._made.clear()
+            packed = (*(key.id.encode() for key in keys), *map(_limits, keys))
+            self._made[id(keys)] = made = (keys, packed)
         return made[1]
+
+
+def _text(value: bytes | str | None) -> str:
+    return value.decode() if isinstance(value, bytes) else value or ""
 
 
 def _us(seconds: float) -> int:
@@ -176,6 +200,6 @@ def _pause(pause: Pause) -> dict[str, int]:
     return {name: _us(seconds) for name, seconds in times.items() if seconds is not None}
 
 
-def _limits(key: KeyLimits) -> list[str | int]:
-    limits = (-1 if limit is None else limit for limit in (key.qps, key.rpm, key.tpm, key.concurrency))
-    return [key.id, *limits, key.priority, _us(key.second)]
+def _limits(key: KeyLimits) -> bytes:
+    limits = (_NO_LIMIT if limit is None else limit for limit in (key.qps, key.rpm, key.tpm, key.concurrency))
+    return struct.pack(">6d", key.priority, *limits, _us(key.second))

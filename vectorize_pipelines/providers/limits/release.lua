@@ -1,27 +1,28 @@
--- Ends a loan and notes what became of the call. Returns 1 where this disabled the key.
--- KEYS: 1 salt, 2 counter, 3 disabled keys. Times are microseconds of the server's clock.
-local id, lease, prefix = ARGV[2], ARGV[3], ARGV[4]
+-- Ends a loan and notes what became of the call. Returns 1 where this disabled the key. Times are microseconds of the
+-- server's clock. KEYS: as in acquire.lua; then hashes by key: failures, answers 429, time of the latest one that counts,
+-- such in a row. ARGV: salt, prefix, id of the key, lease, tokens that were expected, the outcome as JSON.
+local prefix, id, lease = ARGV[2], ARGV[3], ARGV[4]
 local expected, outcome = tonumber(ARGV[5]), cjson.decode(ARGV[6])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end -- the state was begun again: it knows of no loan
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-local state, uses = prefix .. 'key:' .. id, prefix .. 'uses:' .. id
+local uses = prefix .. 'uses:' .. id
 
 redis.call('ZREM', prefix .. 'leases:' .. id, lease)
-local member = lease .. ':' .. expected
-local began = tonumber(redis.call('ZSCORE', uses, member) or nil)
+local use = lease .. ':' .. expected
+local began = redis.call('ZSCORE', uses, use)
 if outcome.unused then
   if began then
-    redis.call('ZREM', uses, member)
-    redis.call('HINCRBY', state, 'calls', -1)
-    if expected > 0 then redis.call('HINCRBY', state, 'tokens', -expected) end
+    redis.call('ZREM', uses, use)
+    redis.call('HINCRBY', KEYS[8], id, -1)
+    if expected > 0 then redis.call('HINCRBY', KEYS[7], id, -expected) end
   end
   return 0
 end
 if began and outcome.tokens and outcome.tokens ~= expected then
-  redis.call('ZREM', uses, member)
+  redis.call('ZREM', uses, use)
   redis.call('ZADD', uses, began, lease .. ':' .. outcome.tokens)
-  redis.call('HINCRBY', state, 'tokens', outcome.tokens - expected)
+  redis.call('HINCRBY', KEYS[7], id, outcome.tokens - expected)
 end
 
 local provider = prefix .. 'provider:' .. outcome.provider
@@ -33,24 +34,22 @@ if outcome.failed then
 end
 redis.call('HDEL', provider, 'in_a_row') -- it answers, whatever it says
 
-local cooled = redis.call('HGET', state, 'cooled')
-local later = not cooled or (began and began >= tonumber(cooled)) -- than the latest 429
+local latest = redis.call('HGET', KEYS[11], id) -- 429
+local later = not latest or (began and tonumber(began) >= tonumber(latest))
 if outcome.success then
-  if cooled and later then redis.call('HDEL', state, 'streak', 'cooled') end
+  if latest and later then redis.call('HDEL', KEYS[11], id) redis.call('HDEL', KEYS[12], id) end
   return 0
 end
-redis.call('HINCRBY', state, 'failures', 1)
+redis.call('HINCRBY', KEYS[9], id, 1)
 if outcome.pause then
-  redis.call('HINCRBY', state, 'limited', 1)
+  redis.call('HINCRBY', KEYS[10], id, 1)
   -- Calls that were under way together are answered together: one refusal.
-  local streak = later and redis.call('HINCRBY', state, 'streak', 1) or tonumber(redis.call('HGET', state, 'streak') or 1)
-  local pause = outcome.pause.asked or outcome.pause.default * 2 ^ (streak - 1)
-  local until_ = now + math.min(pause, outcome.pause.most)
-  if until_ > tonumber(redis.call('HGET', state, 'cooling') or 0) then
-    redis.call('HSET', state, 'cooling', until_)
-  end
-  redis.call('HSET', state, 'cooled', now)
+  local row = later and redis.call('HINCRBY', KEYS[12], id, 1) or tonumber(redis.call('HGET', KEYS[12], id) or 1)
+  local pause = outcome.pause.asked or outcome.pause.default * 2 ^ (row - 1)
+  local ends = now + math.min(pause, outcome.pause.most)
+  if ends > tonumber(redis.call('HGET', KEYS[5], id) or 0) then redis.call('HSET', KEYS[5], id, ends) end
+  redis.call('HSET', KEYS[11], id, now)
 elseif outcome.refused then
-  return redis.call('HSETNX', KEYS[3], id, outcome.refused)
+  return redis.call('HSETNX', KEYS[4], id, outcome.refused)
 end
 return 0

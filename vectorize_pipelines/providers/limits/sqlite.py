@@ -46,6 +46,10 @@ class SQLiteUse:
         """As in `SharedUse`."""
         return await self._file.do(lambda connection: sqlite_acquire.acquire(connection, request, self._windows))
 
+    async def begin(self, lease: Lease) -> None:
+        """As in `SharedUse`."""
+        await self._file.do(lambda connection: sqlite_acquire.begin(connection, lease))
+
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""
         await self._file.do(lambda connection: sqlite_acquire.leave(connection, ticket))

@@ -4,10 +4,12 @@ import sqlite3
 import time
 
 from vectorize_pipelines.providers.limits.base import (
+    AHEAD,
     LONGEST_WAIT,
     TICKET_GRACE,
     UNKNOWN_WAIT,
     Grant,
+    Lease,
     Request,
     Wait,
     Windows,
@@ -17,7 +19,7 @@ from vectorize_pipelines.providers.limits.sqlite_use import Key, Use
 #: The shortest pause before a caller asks again.
 _SHORTEST_WAIT = 0.0005
 #: Times further ahead than this are of before the machine was started.
-_AHEAD = 1.0
+_FUTURE = 1.0
 
 
 def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) -> Grant | Wait:
@@ -26,22 +28,23 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     place, older, most = _queue(connection, request, now)
     keys = _keys(connection, request, now)
     use = Use(connection, now, most, windows.long)
-    free, chosen, later = 0, None, []
+    free, chosen, starts, later = 0, None, now, []
     for key in keys:
         at = use.free_at(key)
-        if at <= now:
-            chosen = chosen or key
+        if at <= use.soon:
+            if chosen is None:
+                chosen, starts = key, max(at, key.latest, now)
             free += 1 if older == 0 else use.room(key, older + 1)
             if free > older:
                 break
         else:
-            later.append(at)
+            later.append(at - AHEAD)
     if chosen is not None and free > older:
-        _lend(connection, chosen, request, now)
+        _lend(connection, chosen, request, now, starts)
     if place is not None and (not keys or free > older):
         connection.execute("delete from queue where ticket = ?", (request.ticket,))
     if chosen is not None and free > older:
-        return Grant(chosen.limits.id)
+        return Grant(chosen.limits.id, starts - now)
     if not keys:
         return Wait(LONGEST_WAIT, None, False)
     later.sort()
@@ -49,7 +52,21 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     turn = min(older - free, len(later) - 1)
     pause = UNKNOWN_WAIT if free else min(max(later[turn] - now, _SHORTEST_WAIT), LONGEST_WAIT)
     _wait(connection, request, place, now + pause + TICKET_GRACE)
-    return Wait(pause, 0.0 if free else max(later[0] - now, 0.0), use.for_release)
+    return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
+
+
+def begin(connection: sqlite3.Connection, lease: Lease) -> None:
+    """Count a call from now on, since it begins later than when its key was lent.
+
+    Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
+    before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
+    """
+    now = time.monotonic()
+    connection.execute(
+        "update uses set at = ?1 where key = ?2 and at < ?1 and number = (select number from leases where lease = ?3)",
+        (now, lease.key_id, lease.id),
+    )
+    connection.execute("update keys set latest = max(latest, ?) where id = ?", (now, lease.key_id))
 
 
 def leave(connection: sqlite3.Connection, ticket: str) -> None:
@@ -86,7 +103,7 @@ def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[
         row[0]: row
         for row in connection.execute("select id, disabled, turn, number, latest, tokens, cooling from keys")
     }
-    if any(row[4] > now + _AHEAD for row in rows.values()):
+    if any(row[4] > now + _FUTURE for row in rows.values()):
         begin_again(connection)
         return _keys(connection, request, now)
     in_use: dict[str, int] = {}
@@ -98,7 +115,8 @@ def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[
         if row is None:
             keys.append(Key(limits, 0, 0, 0.0, 0, 0.0))
         elif row[1] is None:
-            keys.append(Key(limits, *row[2:], in_use.get(limits.id, 0)))
+            _, _, turn, number, latest, tokens, cooling = row
+            keys.append(Key(limits, turn, number, latest, tokens, cooling, in_use.get(limits.id, 0)))
     match request.strategy:
         case "priority":
             keys.sort(key=lambda key: (-key.limits.priority, key.turn))
@@ -117,16 +135,16 @@ def begin_again(connection: sqlite3.Connection) -> None:
     connection.execute("update keys set latest = 0, tokens = 0, cooling = 0, cooled = null, streak = 0")
 
 
-def _lend(connection: sqlite3.Connection, key: Key, request: Request, now: float) -> None:
+def _lend(connection: sqlite3.Connection, key: Key, request: Request, now: float, starts: float) -> None:
     id_, number = key.limits.id, key.number + 1
-    connection.execute("insert into uses values (?, ?, ?, ?)", (id_, number, now, request.tokens))
+    connection.execute("insert into uses values (?, ?, ?, ?)", (id_, number, starts, request.tokens))
     connection.execute(
         "insert into leases values (?, ?, ?, ?)", (request.lease, id_, number, now + request.lease_seconds)
     )
     connection.execute(
         "insert into keys (id, turn, number, latest, tokens, calls) values (?1, ?2, ?3, ?4, ?5, 1) on conflict (id) "
         "do update set turn = ?2, number = ?3, latest = ?4, tokens = tokens + ?5, calls = calls + 1",
-        (id_, _next_number(connection), number, now, request.tokens),
+        (id_, _next_number(connection), number, starts, request.tokens),
     )
 
 

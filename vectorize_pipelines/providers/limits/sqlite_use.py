@@ -4,7 +4,7 @@ import sqlite3
 import time
 from dataclasses import dataclass
 
-from vectorize_pipelines.providers.limits.base import UNKNOWN_WAIT, KeyLimits, KeyUse, Windows
+from vectorize_pipelines.providers.limits.base import AHEAD, UNKNOWN_WAIT, KeyLimits, KeyUse, Windows
 
 
 @dataclass(slots=True)
@@ -21,10 +21,14 @@ class Key:
 
 
 class Use:
-    """When keys have room for one more call, and for how many. `for_release`: one waits for the end of a call."""
+    """When keys have room for one more call, and for how many. `for_release`: one waits for the end of a call.
+
+    What has room by `soon` is lent for then.
+    """
 
     def __init__(self, connection: sqlite3.Connection, now: float, tokens: int, long: float):
         self.for_release = False
+        self.soon = now + AHEAD
         self._connection = connection
         self._now = now
         self._tokens = tokens
@@ -42,7 +46,7 @@ class Use:
         )
         if limits.concurrency is not None and key.in_use >= limits.concurrency:
             self.for_release = True
-            at = max(at, self._now + UNKNOWN_WAIT)
+            at = max(at, self.soon + UNKNOWN_WAIT)
         return at
 
     def room(self, key: Key, wanted: int) -> int:
@@ -55,7 +59,7 @@ class Use:
         for limit, window in ((limits.qps, limits.second), (limits.rpm, self._long)):
             if limit is not None:
                 ripe = 0
-                while ripe < min(room, limit) and self._ripe(key, limit - ripe, window) <= self._now:
+                while ripe < min(room, limit) and self._ripe(key, limit - ripe, window) <= self.soon:
                     ripe += 1
                 room = ripe
         return room
@@ -112,11 +116,11 @@ def use(connection: sqlite3.Connection, limits: KeyLimits, windows: Windows) -> 
     ).fetchone()
     if row is None:
         return KeyUse()
-    disabled, *state, calls, failures, limited = row
+    disabled, turn, number, latest, tokens, cooling, calls, failures, limited = row
     (in_use,) = connection.execute(
         "select count(*) from leases where key = ? and until > ?", (limits.id, now)
     ).fetchone()
-    key = Key(limits, *state, in_use)
+    key = Key(limits, turn, number, latest, tokens, cooling, in_use)
     reading = Use(connection, now, 1, windows.long)
     at = reading.free_at(key)
     if limits.concurrency is not None and in_use >= limits.concurrency:

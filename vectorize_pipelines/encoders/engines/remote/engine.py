@@ -106,7 +106,8 @@ def _dimension(request: LoadRequest, settings: Settings) -> int:
     """Return the length of a model's vectors. Raises `ModelNotFetchedError` where it would have to be asked for."""
     model = _model(request, settings)
     wanted = settings.providers.embedding_dimensions.get(model.model)
-    key = hashlib.blake2b(f"{model.full_name} {wanted}".encode(), digest_size=8).hexdigest()
+    asked = f"{settings.providers.base_url_of(model.provider)} {model.full_name} {wanted}"
+    key = hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
     file = request.cache_directory / "remote" / f"{key}.json"
     known = read_json(file).get("dimension")
     if isinstance(known, int) and known > 0:

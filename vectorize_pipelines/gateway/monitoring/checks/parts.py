@@ -18,6 +18,7 @@ from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import offset_reader, partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.settings import KafkaSettings, Settings, StoreSettings
+from vectorize_pipelines.state.redis_connection import ping_redis
 from vectorize_pipelines.state.request_totals import RequestTotals
 from vectorize_pipelines.stores import open_store
 
@@ -117,6 +118,18 @@ class DatabaseCheck:
         if self._counted:
             return Finding(connected=True, complete=True, number=self._totals.waiting())
         self._totals.ping()
+        return Finding(connected=True, complete=True)
+
+
+class RedisCheck:
+    """The Redis server, on a connection of its own each time. Called by one thread at a time."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __call__(self) -> Finding:
+        """Ask. Raises `SettingsError`, `MissingExtraError` and `RedisUnavailableError`."""
+        ping_redis(self._settings, REQUEST_SECONDS)
         return Finding(connected=True, complete=True)
 
 

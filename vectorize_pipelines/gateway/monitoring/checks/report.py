@@ -18,6 +18,7 @@ from vectorize_pipelines.gateway.monitoring.checks.parts import (
     DatabaseCheck,
     Finding,
     KafkaCheck,
+    RedisCheck,
     StoreCheck,
     ask_dagster,
 )
@@ -62,7 +63,7 @@ class HealthModel(BaseModel):
     timestamp: datetime
     kafka_connected: bool | None = Field(description="null: no cluster is configured")
     weaviate_connected: bool | None = Field(description="null: another store is configured")
-    redis_connected: bool | None = Field(description="null: nothing uses Redis")
+    redis_connected: bool | None = Field(description="null: no Redis is configured")
     active_workers: int | None = Field(description="runs in progress; null: this cannot be known at the moment")
     queue_size: int | None = Field(description="requests that wait; null: this cannot be known at the moment")
     kafka: PartHealth
@@ -74,7 +75,6 @@ class HealthModel(BaseModel):
 
 
 _NOT_CONFIGURED = PartHealth(connected=None, detail="not configured")
-_UNUSED = PartHealth(connected=None, detail="set, but nothing uses it yet")
 
 
 class HealthChecks:
@@ -88,9 +88,11 @@ class HealthChecks:
         self._dagster = dagster
         self._database_kind = database_url(settings).get_backend_name()
         self._has_kafka = settings.kafka.bootstrap_servers is not None
+        self._has_redis = settings.redis.url is not None
         self._kafka = Question("kafka", KafkaCheck(settings.kafka))
         self._store = Question("store", StoreCheck(settings))
         self._database = Question("database", DatabaseCheck(totals, counted=not self._has_kafka))
+        self._redis = Question("redis", RedisCheck(settings))
         self._check: asyncio.Task[HealthModel] | None = None
         self._began = 0.0
 
@@ -112,14 +114,18 @@ class HealthChecks:
             self._check.cancel()
             with suppress(asyncio.CancelledError):
                 await self._check
-        for question in (self._kafka, self._store, self._database):
+        for question in (self._kafka, self._store, self._database, self._redis):
             question.close()
 
     async def _ask_all(self) -> HealthModel:
-        kafka, store, database, (dagster, runs) = await asyncio.gather(
-            self._ask_kafka(), _ask(self._store), _ask(self._database), self._ask_dagster()
+        kafka, store, database, redis, (dagster, runs) = await asyncio.gather(
+            _ask_if(self._has_kafka, self._kafka),
+            _ask(self._store),
+            _ask(self._database),
+            _ask_if(self._has_redis, self._redis),
+            self._ask_dagster(),
         )
-        complete = all(each.complete for each in (kafka, store, database) if each is not None)
+        complete = all(each.complete for each in (kafka, store, database, redis) if each is not None)
         # A daemon that has never run is not part of this installation.
         well = complete and runs is not None and dagster.daemon_healthy is not False
         kind = self._settings.store.kind
@@ -128,19 +134,16 @@ class HealthChecks:
             timestamp=datetime.now(UTC),
             kafka_connected=None if kafka is None else kafka.connected,
             weaviate_connected=store.connected if kind == "weaviate" else None,
-            redis_connected=None,
+            redis_connected=None if redis is None else redis.connected,
             active_workers=runs,
             queue_size=(database if kafka is None else kafka).number,
             kafka=_NOT_CONFIGURED if kafka is None else PartHealth(connected=kafka.connected, detail=kafka.detail),
             store=KindHealth(kind=kind, connected=store.connected, detail=store.detail),
             database=KindHealth(kind=self._database_kind, connected=database.connected, detail=database.detail),
-            redis=_NOT_CONFIGURED if self._settings.redis.url is None else _UNUSED,
+            redis=_NOT_CONFIGURED if redis is None else PartHealth(connected=redis.connected, detail=redis.detail),
             dagster=dagster,
             version=version("vectorize-pipelines"),
         )
-
-    async def _ask_kafka(self) -> Finding | None:
-        return await _ask(self._kafka) if self._has_kafka else None
 
     async def _ask_dagster(self) -> tuple[DagsterHealth, int | None]:
         """The web server and, where it knows, the number of runs in progress."""
@@ -148,6 +151,10 @@ class HealthChecks:
         if found is None:
             return DagsterHealth(connected=False, detail=problem), None
         return DagsterHealth(connected=True, daemon_healthy=found.daemon_healthy, detail=found.detail), found.runs
+
+
+async def _ask_if(configured: bool, question: Question[Finding]) -> Finding | None:
+    return await _ask(question) if configured else None
 
 
 async def _ask(question: Question[Finding]) -> Finding:

@@ -1,0 +1,21 @@
+"""Runs that are killed lose nothing and answer nothing twice; `chaos` is the large version of it."""
+
+from pathlib import Path
+
+from tests.pipeline.assessments.chaos import KEYS, kill_runs, tree_of
+from tests.servers.provider import Fault, serving_provider
+from vectorize_pipelines.settings import KafkaSettings
+
+DETECTIONS = 120
+KILLS = 2
+
+
+def test_killed_runs_lose_nothing_and_answer_nothing_twice(home: Path, kafka_settings: KafkaSettings) -> None:
+    servers = kafka_settings.bootstrap_servers
+    assert servers is not None
+    faults = [Fault("rate_limited", count=None, every=31, seconds=0.05), Fault("refused", count=None, every=47)]
+    with serving_provider(KEYS, answer_seconds=0.1, faults=faults) as provider:
+        tree = tree_of(home, servers, provider, None, kafka_settings.topic_prefix)
+        checks = kill_runs(tree, provider, DETECTIONS, KILLS, seed=0)
+        assert provider.report().violations == 0
+    assert all(check.is_right for check in checks), "\n" + "\n".join(map(str, checks))

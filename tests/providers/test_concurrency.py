@@ -1,0 +1,76 @@
+"""The limit of calls side by side: never exceeded, in order, less after failures, and back again."""
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vectorize_pipelines.providers.concurrency import AdaptiveLimit
+
+
+def test_it_falls_once_for_calls_that_fail_together_and_comes_back() -> None:
+    now = 0.0
+    limit = AdaptiveLimit(64, lambda: now)
+    began = now
+    now = 1.0
+    for _ in range(10):
+        limit.failed(began)
+    assert limit.limit == 32
+    now = 2.0
+    limit.failed(1.5)
+    assert limit.limit == 16
+    for _ in range(10_000):
+        limit.succeeded()
+    assert limit.limit == 64
+
+
+def test_after_a_collapse_it_doubles_until_half_of_what_failed() -> None:
+    now = 0.0
+    limit = AdaptiveLimit(1000, lambda: now)
+    for _ in range(12):
+        now += 1
+        limit.failed(now)
+    assert limit.limit == 1
+    limit.succeeded()
+    limit.succeeded()
+    assert limit.limit >= 2
+
+
+@given(st.integers(1, 6), st.lists(st.sampled_from(["succeed", "fail", "cancel"]), max_size=30))
+def test_never_more_than_it_allows_and_nobody_is_forgotten(most: int, outcomes: list[str]) -> None:
+    async def run() -> None:
+        limit = AdaptiveLimit(most)
+        began: list[int] = []
+
+        async def call(number: int, outcome: str) -> None:
+            async with limit.slot() as at:
+                assert limit.running <= most
+                began.append(number)
+                await asyncio.sleep(0)
+                limit.failed(at) if outcome == "fail" else limit.succeeded()
+
+        tasks = [asyncio.create_task(call(n, outcome)) for n, outcome in enumerate(outcomes)]
+        await asyncio.sleep(0)
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            if outcome == "cancel":
+                task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert began == sorted(began)
+        assert {n for n, outcome in enumerate(outcomes) if outcome != "cancel"} <= set(began)
+        assert limit.running == 0
+
+    asyncio.run(run())
+
+
+def test_a_place_is_waited_for_only_so_long() -> None:
+    async def run() -> None:
+        limit = AdaptiveLimit(1)
+        async with limit.slot():
+            with pytest.raises(TimeoutError):
+                async with limit.slot(0.01):
+                    raise AssertionError
+        async with limit.slot(0.01):
+            assert limit.running == 1
+
+    asyncio.run(run())

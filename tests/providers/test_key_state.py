@@ -1,0 +1,138 @@
+"""The state that processes share: lost, damaged, away, and free of secrets."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from tests.providers.pools import LATE, SOON, keys, pool_of
+from tests.servers import redis as redis_servers
+from vectorize_pipelines.errors import KeysError, NoKeyAvailableError, SettingsError
+from vectorize_pipelines.providers.key_pool import KeyRefused
+from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state.home import key_use_file
+from vectorize_pipelines.state.redis_connection import open_redis, ping_redis, redis_address
+
+PASSWORD = "hush/hush@1"
+
+
+def test_no_key_lies_in_the_file(settings: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(settings, keys(2)) as pool:
+            key = await pool.acquire_key()
+            await pool.release_key(key, success=False, failure=KeyRefused(401, f"bad {key.api_key.get_secret_value()}"))
+
+    asyncio.run(go())
+    written = b"".join(path.read_bytes() for path in key_use_file(settings).parent.iterdir())
+    assert b"refused it: 401 bad ***" in written
+    assert b"sk-secret" not in written
+
+
+def test_no_key_lies_in_redis(redis_settings: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(redis_settings, keys(2, rpm_limit=3)) as pool:
+            key = await pool.acquire_key(tokens=3)
+            await pool.release_key(key, success=False, failure=KeyRefused(401, f"bad {key.api_key.get_secret_value()}"))
+            await pool.acquire_key(tokens=3)
+
+    asyncio.run(go())
+    client = open_redis(redis_settings)
+    names = list(client.scan_iter())
+    dumped = b"".join(client.dump(name) or b"" for name in names) + repr(names).encode()
+    client.close()
+    assert len(names) > 5
+    assert b"secret" not in dumped
+
+
+def test_a_file_that_is_removed_meanwhile_is_made_again_for_all(settings: Settings) -> None:
+    async def go() -> None:
+        config = keys(1, rpm_limit=3)
+        async with pool_of(settings, config) as one, pool_of(settings, config) as other:
+            held = [await one.acquire_key(), await other.acquire_key()]
+            for path in list(key_use_file(settings).parent.iterdir()):
+                path.unlink()
+            held += [await pool.acquire_key(deadline_seconds=LATE) for pool in (one, other, one)]
+            with pytest.raises(NoKeyAvailableError):
+                await other.acquire_key(deadline_seconds=SOON)
+            for key in held:
+                await one.release_key(key)
+            assert (await other.health_check())["a"]["in_use"] == 0
+
+    asyncio.run(go())
+
+
+def test_a_damaged_file_is_put_aside(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    file = key_use_file(settings)
+    file.parent.mkdir()
+    file.write_bytes(b"no database" * 1000)
+
+    async def go() -> None:
+        async with pool_of(settings, keys(1)) as pool:
+            await pool.acquire_key(deadline_seconds=LATE)
+
+    asyncio.run(go())
+    assert "put aside" in caplog.text
+    assert list(file.parent.glob("*.damaged-*"))
+
+
+def test_a_redis_that_lost_everything_is_begun_again_for_all(tmp_path: Path, home: Path) -> None:
+    with redis_servers.running() as server:
+
+        async def go() -> None:
+            settings = load_settings({}, tmp_path, home=home, redis={"url": server.url})
+            config = keys(1, rpm_limit=3)
+            async with pool_of(settings, config) as one, pool_of(settings, config) as other:
+                held = [await one.acquire_key(), await other.acquire_key()]
+                waiting = asyncio.create_task(one.acquire_key(deadline_seconds=LATE))
+                await waiting
+                server.kill()
+                waiting = asyncio.create_task(one.acquire_key(deadline_seconds=LATE))
+                await asyncio.sleep(SOON)
+                assert not waiting.done()
+                server.start()
+                held.append(await waiting)
+                held += [await pool.acquire_key(deadline_seconds=LATE) for pool in (other, one)]
+                with pytest.raises(NoKeyAvailableError):
+                    await other.acquire_key(deadline_seconds=SOON)
+                for key in held:
+                    await other.release_key(key)
+                assert (await one.health_check())["a"]["in_use"] == 0
+
+        asyncio.run(go())
+
+
+def test_while_redis_is_away_callers_wait_until_their_deadline(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vectorize_pipelines.providers.key_pool.RELEASE_SECONDS", 0.1)
+    with redis_servers.running(password="hush-hush") as server:
+        settings = load_settings({}, tmp_path, home=home, redis={"url": server.url})
+
+        async def go() -> None:
+            async with pool_of(settings, keys(1)) as pool:
+                key = await pool.acquire_key()
+                server.kill()
+                with pytest.raises(KeysError, match=f"Redis at 127.0.0.1:{server.port} cannot be used") as error:
+                    await pool.acquire_key(deadline_seconds=SOON)
+                assert not isinstance(error.value, NoKeyAvailableError)
+                await pool.release_key(key)
+                assert "hush-hush" not in str(error.value) + caplog.text
+                assert "the API key a was not given back" in caplog.text
+
+        asyncio.run(go())
+
+
+def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:
+    with redis_servers.running(password="right") as server:
+        url = server.url.replace(":right@", ":hush%2Fhush%401@")
+        settings = load_settings({}, tmp_path, redis={"url": url})
+        with pytest.raises(Exception, match="cannot be used") as error:
+            ping_redis(settings)
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("url", [f"redis://:{PASSWORD}@host/0", "http://hush@host", "redis://", "redis://:hush@h:x/0"])
+def test_an_address_that_is_none_is_said_without_its_password(url: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"redis\.url .* is no address of a Redis server") as error:
+        redis_address(load_settings({}, tmp_path, redis={"url": url}))
+    assert "hush" not in str(error.value)

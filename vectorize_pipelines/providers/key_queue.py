@@ -1,0 +1,208 @@
+"""The callers of one process that wait for a key, in order; the first of them stands in the queue of all processes."""
+
+import asyncio
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from vectorize_pipelines.providers.key_set import lease_of
+from vectorize_pipelines.providers.keys import APIKeyInfo
+from vectorize_pipelines.providers.limits import Grant, Lease, Outcome, Request, SaltChangedError, Wait
+from vectorize_pipelines.providers.shared_keys import SharedKeys
+
+logger = logging.getLogger(__name__)
+
+#: Between two attempts while the state is away.
+AGAIN_SECONDS = 0.25
+
+
+#: A call that begins later than this after its key was lent is counted anew; less than the least margin of `Windows`.
+LATE_SECONDS = 0.012
+#: On a machine that lets it wait each time, a call begins nevertheless.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Loan:
+    """A key that was lent. `asked`: when it was asked for; `starts_in`: seconds from then, until the call may begin."""
+
+    key: APIKeyInfo
+    asked: float
+    starts_in: float
+
+
+@dataclass
+class _Line:
+    """The callers that want keys of one provider and model. What the first of them was told last is for all of them."""
+
+    provider: str | None
+    model: str | None
+    ticket: str
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    next_available: float | None = None
+    failure: KeysError | None = None
+
+
+class KeyQueue:
+    """Gets keys for callers. It belongs to one event loop."""
+
+    def __init__(self, keys: SharedKeys, lease_seconds: float):
+        self._keys = keys
+        self._lease_seconds = lease_seconds
+        self._owner = secrets.token_hex(8)
+        self._numbers = itertools.count()
+        self._lines: dict[tuple[str | None, str | None], _Line] = {}
+        self._released = asyncio.Event()
+        self._background: set[asyncio.Task[Any]] = set()
+
+    async def get(
+        self, provider: str | None, model: str | None, tokens: int, deadline_seconds: float | None
+    ) -> APIKeyInfo:
+        """Return a key, in the order of the callers. Raises `NoKeyAvailableError` and `KeysError`."""
+        line = self._line(provider, model)
+        try:
+            async with asyncio.timeout(deadline_seconds):
+                async with line.turn:
+                    loan = await self._ask_until_lent(line, tokens)
+                return await self._begin(loan)
+        except TimeoutError:
+            if line.failure is not None:
+                raise line.failure from None
+            raise _too_late(line, deadline_seconds) from None
+
+    def wake(self) -> None:
+        """Let a caller ask at once that waits for the end of a call: one has ended."""
+        self._released.set()
+        self._released = asyncio.Event()
+
+    async def close(self) -> None:
+        """Wait until what callers left behind is given back."""
+        if self._background:
+            await asyncio.wait(self._background)
+
+    def _line(self, provider: str | None, model: str | None) -> _Line:
+        line = self._lines.get((provider, model))
+        if line is None:
+            ticket = f"{self._owner}:{provider or ''}:{model or ''}"
+            line = self._lines[(provider, model)] = _Line(provider, model, ticket)
+        return line
+
+    async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
+        """Return a key that is lent. While the state is away, go on asking."""
+        in_queue = False
+        try:
+            while True:
+                released = self._released
+                try:
+                    answer = await self._ask(line, tokens)
+                except NoKeyAvailableError:
+                    raise
+                except KeysError as error:
+                    line.failure = error
+                    await asyncio.sleep(AGAIN_SECONDS)
+                    continue
+                line.failure = None
+                in_queue = isinstance(answer, Wait)
+                if not isinstance(answer, Wait):
+                    return answer
+                line.next_available = answer.next_available
+                await _pause(answer, released)
+        finally:
+            if in_queue:
+                self._in_background(self._keys.use.leave(line.ticket))
+
+    async def _ask(self, line: _Line, tokens: int) -> _Loan | Wait:
+        """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
+        while True:
+            keys = await self._keys.current()
+            place = self._keys.source.place
+            wanted = keys.wanted(line.provider, line.model, tokens, place)
+            lease = f"{self._owner}-{next(self._numbers)}"
+            request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
+            asked = _now()
+            try:
+                answer = await self._request(request)
+            except SaltChangedError as changed:
+                await self._keys.begin_again(changed.salt)
+                continue
+            if isinstance(answer, Grant):
+                return _Loan(keys.lent(answer.key_id, lease, tokens), asked, answer.starts_in)
+            if answer.next_available is None:
+                raise NoKeyAvailableError(keys.all_disabled(wanted, place))
+            return answer
+
+    async def _request(self, request: Request) -> Grant | Wait:
+        """Return the answer to a request. A key that is lent after the caller has gone is given back."""
+        asking = asyncio.ensure_future(self._keys.use.acquire(request))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            self._in_background(self._give_back(asking, request))
+            raise
+
+    async def _give_back(self, asking: Awaitable[Grant | Wait], request: Request) -> None:
+        answer = await asking
+        if isinstance(answer, Grant):
+            lease = Lease(request.lease, answer.key_id, request.tokens)
+            await self._keys.use.release(lease, Outcome("", unused=True))
+
+    async def _begin(self, loan: _Loan) -> APIKeyInfo:
+        """Return the key when the call may begin, and let it count from then where that has become too late.
+
+        A busy machine may let a process wait for longer than `Windows` allows for.
+        """
+        lease = lease_of(loan.key)
+        try:
+            if loan.starts_in > 0:
+                await asyncio.sleep(loan.starts_in)
+            counts_from = loan.asked + loan.starts_in  # or from later
+            for _ in range(_ATTEMPTS):
+                if _now() - counts_from < LATE_SECONDS:
+                    break
+                counts_from = _now()
+                await self._keys.use.begin(lease)
+        except asyncio.CancelledError:
+            self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
+            raise
+        except KeysError as error:
+            logger.warning("the use of the API key %s counts from somewhat too early: %s", loan.key.name, error)
+        return loan.key
+
+    def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[Any]") -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("a place or a loan of an API key was not given back, and ends by itself: %s", error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _pause(wait: Wait, released: asyncio.Event) -> None:
+    """Wait as long as the state says, or until this process has given back a key where that may help."""
+    if not wait.for_release:
+        await asyncio.sleep(wait.seconds)
+        return
+    try:
+        async with asyncio.timeout(wait.seconds):
+            await released.wait()
+    except TimeoutError:
+        return
+
+
+def _too_late(line: _Line, seconds: float | None) -> NoKeyAvailableError:
+    what = "".join(
+        f" {word} {name}" for word, name in (("of the provider", line.provider), ("for the model", line.model)) if name
+    )
+    after = line.next_available
+    when = "" if after is None else f"; the next is free in {after:.1f} s, and others may wait for it too"
+    return NoKeyAvailableError(f"no API key{what} was free within {seconds or 0:g} s{when}", after)
