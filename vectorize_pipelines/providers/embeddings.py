@@ -8,7 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vectorize_pipelines.errors import ContentRefusedError, ItemError, ProviderUnavailableError, SettingsError
+from vectorize_pipelines.errors import (
+    ContentRefusedError,
+    ItemError,
+    NoKeyAvailableError,
+    ProviderUnavailableError,
+    SettingsError,
+)
 from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage
 from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import RemoteModel
@@ -71,7 +77,7 @@ class EmbeddingModel:
 
         A 429 is waited for, however long it takes. A provider that fails is tried for `providers.deadline_seconds`;
         then `ProviderUnavailableError` is raised. `NoKeyAvailableError` where no key may be used for the model,
-        `SettingsError` where it cannot be asked at all.
+        `KeysError` where the state of the keys is away for as long, `SettingsError` where the model cannot be asked.
         """
         done = Embedded([None] * len(inputs), tokens=[0] * len(inputs))
         try:
@@ -132,10 +138,15 @@ class EmbeddingModel:
             usage = _usage(response, tokens)
             return (read_vectors(response, len(inputs)), usage), usage
 
+        call = Call(self._model, tokens, self._settings.deadline_seconds)
         failing_since: float | None = None
         while True:
+            began = time.monotonic()
             try:
-                (vectors, usage), record = await self._client.call(Call(self._model, tokens, math.inf), send)
+                (vectors, usage), record = await self._client.call(call, send)
+            except NoKeyAvailableError:
+                if time.monotonic() - began < call.deadline_seconds:
+                    raise  # at once: no key may ever be used for the model
             except ProviderUnavailableError as error:
                 now = time.monotonic()
                 failing_since = now if failing_since is None or error.rate_limited else failing_since
