@@ -42,13 +42,8 @@ KEY = "key-of-the-benchmark"
 _PATIENCE_SECONDS = 30.0
 
 
-def run(place: Path) -> list[Figure]:
+def run(place: Path, server: Server) -> list[Figure]:
     """What is left of the time from sending a detection to its message by WebSocket, when the model's is taken off."""
-    with Server(place / "kafka", heap="1g", compiling=()) as server:
-        return _way(place, server)
-
-
-def _way(place: Path, server: Server) -> list[Figure]:
     seconds = min(SECONDS, float(os.environ.get("CAP_SECONDS", SECONDS)))
     home = place / "home-live"
     home.mkdir(parents=True)
