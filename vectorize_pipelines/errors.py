@@ -186,7 +186,7 @@ class ProviderUnavailableError(VectorizeError):
     `rate_limited`: the last answer was 429, so that waiting is all that is needed.
     """
 
-    exit_code = 8
+    exit_code = 9
 
     def __init__(self, message: str, *, rate_limited: bool = False):
         super().__init__(message)

@@ -1,13 +1,14 @@
-"""The benchmark `assessments`: from detections to risks, with a real broker and a stand-in of a provider."""
+"""The benchmarks of assessing: tasks made of detections, judged by a server beside them, and pushed to clients."""
 
 from pathlib import Path
 
-from benchmarks.assessments import assessing, live
+from benchmarks.assessments import assessing, live, tasks
 from benchmarks.figures import Figure
 from tests.servers.kafka import Server
 
 
 def run(place: Path) -> list[Figure]:
-    """Every figure."""
+    """Detections that become tasks, tasks that become risks, and risks on their way to clients."""
+    figures = tasks.run(place / "tasks")
     with Server(place / "kafka", heap="1g", compiling=()) as server:
-        return [*assessing.run(place, server), *live.run(place, server)]
+        return [*figures, *assessing.run(place, server), *live.run(place, server)]

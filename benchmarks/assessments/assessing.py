@@ -7,7 +7,6 @@ import base64
 import json
 import os
 import random
-import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ TASKS_FOR_MEMORY = 500_000
 PICTURES_FOR_MEMORY = 2_000
 PICTURE_BYTES = 15_000
 ANSWER_SECONDS = 0.8
-#: Enough for 500 calls/s, were there nothing but the server's time.
-CONCURRENCY = 400
+#: The default: 320 calls/s, were there nothing but the server's time.
+CONCURRENCY = 256
 KEY = "key-of-the-benchmark"
 LEAST_RATE = 300
 LEAST_SHARE = 0.9
@@ -153,18 +152,3 @@ def task_of(number: int, content: int, picture: str) -> AssessmentTaskMessage:
 def _capped(number: int) -> int:
     cap = os.environ.get("CAP_TASKS")
     return number if cap is None else min(number, int(cap))
-
-
-def main() -> None:
-    """Measure these figures alone: `python -m benchmarks.assessments.assessing`."""
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder, Server(Path(folder) / "kafka", heap="1g", compiling=()) as server:
-        started = time.monotonic()
-        for figure in run(Path(folder), server):
-            print("ok " if figure.met else "MISSED", figure.name, figure.measured, figure.wanted)
-        print(f"{time.monotonic() - started:.0f} s")
-
-
-if __name__ == "__main__":
-    main()

@@ -51,7 +51,22 @@ COMMANDS = {
     ("models", "list"): 0,
 }
 #: The names of doctor's findings, whatever is broken.
-FINDINGS = {"python", "settings", "home", "dagster", "ledger", "store", "model", "corpus", "kafka", "redis", "alerts"}
+FINDINGS = {
+    *(
+        "python",
+        "settings",
+        "home",
+        "dagster",
+        "ledger",
+        "store",
+        "model",
+        "corpus",
+        "kafka",
+        "redis",
+        "keys",
+        "alerts",
+    ),
+}
 
 
 @pytest.fixture(scope="module")

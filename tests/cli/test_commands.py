@@ -11,7 +11,7 @@ import pytest
 
 from tests.commands import Vectorize
 from vectorize_pipelines.core.records import RECORD_FIELDS
-from vectorize_pipelines.settings import PROJECT_ROOT
+from vectorize_pipelines.settings import PROJECT_ROOT, Settings
 
 EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
@@ -187,13 +187,33 @@ def test_dagster_job_execute_for_one_partition(vectorize_here: Vectorize, home: 
     assert [(os.path.basename(hit["source_id"]), hit["partition"]) for hit in hits] == [("new.md", "2024-05-02")]  # noqa: PTH119
 
 
-def test_doctor_says_that_nothing_uses_redis(vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://:hunter2@redis.example:6380/0")
+def test_doctor_asks_redis(
+    vectorize_here: Vectorize, redis_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = vectorize_here("doctor", "--json")
     (redis,) = [finding for finding in done.json if finding["name"] == "redis"]
-    assert redis["status"] == "off"
-    assert redis["detail"].startswith("redis.example:6380 is set, but nothing uses it yet")
-    printed = vectorize_here("doctor")
-    assert "redis.example:6380 is set, but nothing uses it yet" in printed.out
-    assert (done.code, printed.code) == (0, 0)
-    assert "hunter2" not in done.out + printed.out
+    assert redis["status"] == "ok", redis
+    assert " answers (Redis " in redis["detail"]
+    monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://:hunter2@localhost:1/0")
+    away = vectorize_here("doctor", "--json")
+    (redis,) = [finding for finding in away.json if finding["name"] == "redis"]
+    assert redis["status"] == "error"
+    assert redis["detail"].startswith("Redis at localhost:1 cannot be used")
+    assert (done.code, away.code) == (0, 1)
+    assert "hunter2" not in away.out
+
+
+def test_doctor_says_which_keys_there_are(
+    vectorize_here: Vectorize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.yaml"
+    monkeypatch.setenv("VECTORIZE_PROVIDERS__KEYS_FILE", str(file))
+    (none,) = [finding for finding in vectorize_here("doctor", "--json").json if finding["name"] == "keys"]
+    assert none["status"] == "off"
+    file.write_text("keys: [{api_key: hunter2, name: a, provider: p}]")
+    (found,) = [finding for finding in vectorize_here("doctor", "--json").json if finding["name"] == "keys"]
+    assert (found["status"], found["detail"]) == ("ok", f"1 API keys (p) in {file}")
+    file.write_text("keys: [{api_key: hunter2, name: a}, {api_key: hunter2, name: b}]")
+    (wrong,) = [finding for finding in vectorize_here("doctor", "--json").json if finding["name"] == "keys"]
+    assert wrong["status"] == "error"
+    assert "hunter2" not in wrong["detail"]

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-#: The time of detections that say none.
-SOME_TIME = datetime(2026, 11, 30, 12, tzinfo=UTC)
+#: The time of detections that are given none: long ago.
+SOME_TIME = datetime(2024, 1, 2, 12, tzinfo=UTC)
 
 _finite = st.floats(0, 1e6, allow_nan=False)
 _shares = st.floats(0, 1)

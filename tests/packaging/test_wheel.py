@@ -63,7 +63,11 @@ def test_it_has_its_defaults_its_licence_and_its_types(wheel: Path) -> None:
         names = set(archive.namelist())
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert {
-        f"vectorize_pipelines/{name}" for name in ("py.typed", "defaults/dagster.yaml", "defaults/kafka.yaml")
+        f"vectorize_pipelines/{name}"
+        for name in (
+            *("py.typed", "defaults/dagster.yaml", "defaults/kafka.yaml", "defaults/api_keys.yaml"),
+            *(f"providers/limits/{script}.lua" for script in ("acquire", "begin", "release", "use", "change")),
+        )
     } <= names
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "examples/")) for name in names)

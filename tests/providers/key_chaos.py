@@ -167,7 +167,7 @@ async def _left(plan: Plan, home: Path, redis_url: str | None) -> int:
     pool = create_key_pool_from_config(plan.config(), settings=settings, windows=plan.windows, lease_seconds=1.0)
     deadline = time.monotonic() + plan.lease_seconds + _START_SECONDS
     while True:
-        left = sum(shown["in_use"] for shown in (await pool.health_check()).values())
+        left: int = sum(shown["in_use"] for shown in (await pool.health_check()).values())
         if not left or time.monotonic() > deadline:
             await pool.close()
             return left

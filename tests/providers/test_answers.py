@@ -24,8 +24,8 @@ def redis_server() -> Iterator[redis.Server]:
 
 
 def settings_with(home: Path, server: redis.Server | None, seconds: float = 60.0) -> Settings:
-    url = {} if server is None else {"redis": {"url": server.url}}
-    return load_settings(home=str(home), providers={"answers_kept_seconds": seconds}, **url)
+    redis_url = None if server is None else server.url
+    return load_settings(home=str(home), providers={"answers_kept_seconds": seconds}, redis={"url": redis_url})
 
 
 def opened(settings: Settings) -> AnswerCache:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 
 import pytest
 
@@ -53,7 +54,7 @@ def test_a_limit_holds_for_all_processes_together(shared: Settings, limit: dict[
     async def go() -> None:
         async with pool_of(shared, keys(1, **limit)) as one, pool_of(shared, keys(1, **limit)) as other:
             for pool in (one, other, one):
-                await pool.release_key(*await borrow(pool, 1, tokens=100))
+                await pool.release_key(await pool.acquire_key(tokens=100))
             said = await none_is_free(other, tokens=100)
             assert said.next_available_seconds is not None
             assert LONG.second / 2 < said.next_available_seconds < 2 * LONG.minute
@@ -67,10 +68,24 @@ def test_a_call_is_forgotten_when_it_has_left_the_window(shared: Settings) -> No
         windows = Windows(second=0.2, minute=0.4, second_margin=0.01, minute_margin=0.01)
         async with pool_of(shared, keys(1, qps_limit=2, rpm_limit=3, tpm_limit=300), windows) as pool:
             for _ in range(10):
-                await pool.release_key(*await borrow(pool, 1, tokens=100))
+                await pool.release_key(await pool.acquire_key(tokens=100))
             assert (await pool.health_check())["a"]["calls"] == 10
 
     asyncio.run(go())
+
+
+def test_a_call_that_a_busy_process_begins_late_counts_from_then(shared: Settings) -> None:
+    async def go() -> float:
+        async with pool_of(shared, keys(1, qps_limit=1)) as pool:
+            await pool.health_check()
+            late = asyncio.create_task(pool.acquire_key())
+            for _ in range(5):  # it asks
+                await asyncio.sleep(0)
+            time.sleep(3.0)  # the process has no time for the answer
+            await late
+            return float((await pool.health_check())["a"]["next_available_seconds"])
+
+    assert asyncio.run(go()) > LONG.second - 2.5
 
 
 def test_tokens_that_were_not_used_are_free_again(shared: Settings) -> None:
@@ -94,7 +109,7 @@ def test_a_call_that_no_key_could_ever_serve_is_refused_at_once(shared: Settings
                 ({"tokens": 1001}, "1001 tokens is more than any API key"),
             ):
                 with pytest.raises(NoKeyAvailableError, match=said):
-                    await pool.acquire_key(**wanted)  # type: ignore[arg-type]
+                    await pool.acquire_key(**wanted)
         async with pool_of(shared, {}) as pool:
             with pytest.raises(NoKeyAvailableError, match="has no API key"):
                 await pool.acquire_key()
@@ -241,7 +256,7 @@ def test_cooling_doubles_while_it_goes_on_and_is_bounded(shared: Settings) -> No
                 (key,) = await borrow(pool, 1)
                 await pool.release_key(key, success=False, failure=RateLimited())
                 cooled.append((await pool.health_check())["a"]["cooling_seconds"])
-            await pool.release_key(*await borrow(pool, 1))
+            await pool.release_key(await pool.acquire_key())
             (key,) = await borrow(pool, 1)
             await pool.release_key(key, success=False, failure=RateLimited())
             cooled.append((await pool.health_check())["a"]["cooling_seconds"])
@@ -325,7 +340,7 @@ def test_failures_of_the_provider_are_not_the_keys(shared: Settings) -> None:
             assert (shown["state"], shown["failures"]) == ("available", 0)
             assert (shown["provider_failures"], shown["provider_failures_in_a_row"]) == (2, 2)
             assert shown["provider_latest_failure"] == "no answer within 60 s"
-            await pool.release_key(*await borrow(pool, 1))
+            await pool.release_key(await pool.acquire_key())
             shown = (await pool.health_check())["a"]
             assert (shown["provider_failures"], shown["provider_failures_in_a_row"]) == (2, 0)
 

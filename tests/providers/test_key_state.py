@@ -37,8 +37,8 @@ def test_no_key_lies_in_redis(redis_settings: Settings) -> None:
 
     asyncio.run(go())
     client = open_redis(redis_settings)
-    names = client.keys("*")
-    dumped = b"".join(name + (client.dump(name) or b"") for name in names)
+    names = list(client.scan_iter())
+    dumped = b"".join(client.dump(name) or b"" for name in names) + repr(names).encode()
     client.close()
     assert len(names) > 5
     assert b"secret" not in dumped

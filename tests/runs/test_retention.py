@@ -69,6 +69,7 @@ def test_the_clean_up_says_what_it_removed(
         "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
     }
     assert {each.request_id for each in ledger.page().rows} == {"recent", "waits"}
@@ -87,6 +88,7 @@ def test_the_clean_up_says_what_it_removed(
         "assessments": 0,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
         "deletions": 1,
         "runs": 0,

@@ -1,7 +1,6 @@
 """Records of calls: written by a thread, kept while the database is away, removed after their time."""
 
 import threading
-from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -41,7 +40,12 @@ def tokens(settings: Settings) -> list[int]:
 
 def test_records_of_all_threads_are_written(settings: Settings) -> None:
     log = CallLog.open(settings)
-    threads = [threading.Thread(target=lambda: [log.note(record(1)) for _ in range(50)]) for _ in range(4)]
+
+    def note_some() -> None:
+        for _ in range(50):
+            log.note(record(1))
+
+    threads = [threading.Thread(target=note_some) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -76,8 +80,11 @@ def test_records_wait_while_the_database_is_away(
 
 def test_what_cannot_be_written_is_told(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     log = CallLog.open(settings)
-    away: Callable[[CallLog], None] = lambda log: (_ for _ in ()).throw(LedgerError("away"))  # noqa: E731
     log.note(record(1))
+
+    def away(_: CallLog) -> None:
+        raise LedgerError("away")
+
     monkeypatch.setattr(CallLog, "_write", away)
     with pytest.raises(LedgerError):
         log.close()

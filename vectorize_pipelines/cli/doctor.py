@@ -362,7 +362,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
         return
     from vectorize_pipelines.state.redis_connection import ping_redis, redis_address
 
-    version = ping_redis(settings)
+    version = ping_redis(settings, CONNECT_SECONDS)
     yield Finding("redis", "ok", f"{redis_address(settings)} answers (Redis {version}): it holds the use of API keys")
 
 

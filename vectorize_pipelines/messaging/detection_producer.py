@@ -23,8 +23,8 @@ logger = logging.getLogger(__name__)
 #: What the client of Kafka holds: too little for it to fall behind, and so little that the rest can still be dropped.
 SENDING_MESSAGES = 64
 SENDING_BYTES = 8 * 2**20
-#: How long the thread waits for news of what is being sent, before it looks for more to send.
-POLL_SECONDS = 0.01
+#: How long the thread waits for news of what is being sent; where the brokers answer, it comes within milliseconds.
+POLL_SECONDS = 0.05
 #: Something of the same kind is not logged again within so many seconds.
 QUIET_SECONDS = 60.0
 
@@ -113,7 +113,7 @@ class DetectionKafkaProducer:
 
         Nothing is raised: what is refused or dropped is counted and, once in a while, logged.
         """
-        if not self._enabled or self._ends_at is not None:
+        if not self._enabled:
             return False
         try:
             message = _message(payload)
@@ -126,6 +126,8 @@ class DetectionKafkaProducer:
 
     def _put(self, waiting: _Waiting) -> bool:
         with self._changed:
+            if self._ends_at is not None:
+                return False
             if len(waiting.value) > self._max_bytes:
                 self._drop(1)
                 return False

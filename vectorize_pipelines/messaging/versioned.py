@@ -79,9 +79,10 @@ class Message(BaseModel):
     def from_json(cls, value: bytes) -> Self:
         """Return what is in a value. Raises `InvalidMessageError`; nothing else, whatever the bytes."""
         try:
-            return cls.__pydantic_validator__.validate_json(value, strict=True)
+            message: Self = cls.__pydantic_validator__.validate_json(value, strict=True)
         except ValidationError as error:
             raise explain(error, None) from None
+        return message
 
 
 class VersionedMessage(Message):

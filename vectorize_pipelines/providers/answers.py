@@ -116,7 +116,7 @@ class RedisAnswers:
         """As in `AnswerStore`."""
         with redis_errors(self._settings):
             found = await self._redis.get(_REDIS_PREFIX + key)
-        return None if found is None else bytes(found).decode()
+        return found.decode() if isinstance(found, bytes) else found
 
     async def put(self, key: str, answer: str) -> None:
         """As in `AnswerStore`."""

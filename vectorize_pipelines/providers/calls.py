@@ -1,7 +1,6 @@
 """Calls to providers of remote models: a key of the pool, repeats, a deadline for the whole, and a record of each."""
 
 import asyncio
-import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from vectorize_pipelines.errors import (
     ContentRefusedError,
-    NoKeyAvailableError,
+    KeysError,
     ProviderUnavailableError,
     SettingsError,
     VectorizeError,
@@ -35,7 +34,7 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 _OUTCOMES: dict[type[VectorizeError], str] = {
     ContentRefusedError: "refused",
-    NoKeyAvailableError: "no_key",
+    KeysError: "no_key",
     ProviderUnavailableError: "unavailable",
     SettingsError: "misconfigured",
 }
@@ -48,7 +47,7 @@ class Call:
     """What is asked of a provider, as far as keys and records have to know.
 
     tokens            what it may take, estimated; corrected once the provider has counted
-    deadline_seconds  for the whole, with all repeats; infinite: no end to waiting for keys
+    deadline_seconds  for the whole, with all repeats and all waiting
     """
 
     model: RemoteModel
@@ -77,10 +76,8 @@ class _Progress:
     failure: KeyFailure | None = None
     usage: Usage = Usage(0)
 
-    def left(self, deadline_seconds: float) -> float | None:
-        """Return the seconds until the deadline, None where there is none."""
-        if math.isinf(deadline_seconds):
-            return None
+    def left(self, deadline_seconds: float) -> float:
+        """Return the seconds until the deadline."""
         return max(0.0, self.began + deadline_seconds - time.monotonic())
 
 
@@ -111,7 +108,7 @@ class ProviderClient:
         On 429 another key is tried, as soon as there is one; after a failure of the provider the call pauses for a
         random time that grows. No key is tried more often than the pool says.
 
-        Raises `ProviderUnavailableError` and `NoKeyAvailableError`, which may pass, `ContentRefusedError` where the
+        Raises `ProviderUnavailableError` and `KeysError`, which may pass, `ContentRefusedError` where the
         provider refuses this content, and `SettingsError` where model or address are wrong.
         """
         progress = _Progress()
@@ -180,7 +177,7 @@ class ProviderClient:
                     raise _unavailable(call, progress, progress.failure)
                 progress.key_name = key.name
                 progress.attempts[key.name] += 1
-                seconds = min(self.settings.call_seconds, progress.left(call.deadline_seconds) or math.inf)
+                seconds = min(self.settings.call_seconds, progress.left(call.deadline_seconds))
                 outcome = await self._with_key(key, model, send, seconds)
                 if isinstance(outcome, ProviderFailed):
                     limit.failed(began)

@@ -19,7 +19,7 @@ from vectorize_pipelines.providers.answers import AnswerCache
 from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage
 from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import parse_model
-from vectorize_pipelines.providers.questions import Question, bare, what_is_wrong
+from vectorize_pipelines.providers.questions import Question, bare, described, what_is_wrong
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -158,15 +158,17 @@ class ChatModel:
         return bare(choice.message.content or ""), record
 
     def _request(self, question: Question) -> dict[str, Any]:
-        """Return what the protocol has for a question."""
-        request: dict[str, Any] = {
-            "model": self._model.model,
-            "messages": question.messages,
-            "max_tokens": self._client.settings.max_answer_tokens,
-        }
+        """Return what the protocol has for a question, as arguments of `openai`."""
+        body: dict[str, Any] = {"messages": question.messages}
         if question.response_format is not None:
-            request["response_format"] = question.response_format
-        return request
+            body["response_format"] = question.response_format
+        return {
+            "model": self._model.model,
+            "max_tokens": self._client.settings.max_answer_tokens,
+            # What stands in `messages` itself `openai` compares with its types, part by part: a millisecond and more.
+            "messages": (),
+            "extra_body": body,
+        }
 
 
 def _first_choice(response: object) -> "Choice":
@@ -188,8 +190,8 @@ def _usage(response: "ChatCompletion", call: Call) -> Usage:
 
 def _answer_key(model: str, prompt_version: str, schema: type[BaseModel], cache_key: str) -> str:
     """Return a name for the answer of a model to a content."""
-    parts = [model, prompt_version, schema.model_json_schema(), cache_key]
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+    parts = [model, prompt_version, described(schema), cache_key]
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
 def _kept(content: str | None, schema: type[T], call: Call, began: float) -> Answer[T] | None:

@@ -22,7 +22,8 @@ async def configured_chat_model(settings: Settings, model: str | None = None) ->
         log = CallLog.open(settings)
         resources.callback(log.close)
         answers = AnswerCache.open(settings)
-        resources.push_async_callback(answers.close)
+        if answers is not None:
+            resources.push_async_callback(answers.close)
         client = ProviderClient(settings, pool, log)
         resources.push_async_callback(client.close)
         yield ChatModel(client, model or settings.providers.model, answers)

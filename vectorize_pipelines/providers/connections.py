@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.providers.keys import APIKeyInfo
-from vectorize_pipelines.settings.providers import ProvidersSettings
+from vectorize_pipelines.settings.providers import DEFAULT_PROVIDER, ProvidersSettings
 
 if TYPE_CHECKING:
     import httpx2
@@ -22,13 +22,16 @@ class Connections:
     """What `openai` needs to send requests. It repeats none of them: `calls` does. Used by one event loop."""
 
     def __init__(self, settings: ProvidersSettings):
-        """Connect to nothing yet. Raises `SettingsError` where `openai` is not installed."""
+        """Import what sending takes, and connect to nothing yet. Raises `SettingsError` without `openai`."""
         lacking = missing("a remote model", "providers")
         if lacking is not None:
             raise SettingsError(lacking)
         self._settings = settings
-        self._http: httpx2.AsyncClient | None = None
+        self._http = _http_client(settings)
         self._clients: dict[tuple[str, str], AsyncOpenAI] = {}
+        # A second or more, which a key that is lent must not wait for: its requests are counted by their time.
+        prepared = self._connected(DEFAULT_PROVIDER, "no key")
+        _ = prepared.chat.completions, prepared.embeddings, prepared.platform_headers()
 
     def client(self, provider: str, key: APIKeyInfo) -> "AsyncOpenAI":
         """Return the client that sends requests to a provider with a key."""
@@ -43,8 +46,7 @@ class Connections:
     async def close(self) -> None:
         """Close the connections; a second call does nothing."""
         self._clients.clear()
-        if self._http is not None:
-            await self._http.aclose()
+        await self._http.aclose()
 
     def _connected(self, provider: str, secret: str) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
@@ -53,22 +55,21 @@ class Connections:
             api_key=secret,
             base_url=self._settings.base_url_of(provider) or OPENAI_URL,
             max_retries=0,
-            http_client=self._shared(),
+            http_client=self._http,
         )
 
-    def _shared(self) -> "httpx2.AsyncClient":
-        if self._http is None:
-            import httpx2
-            from openai import DefaultAioHttpClient
 
-            # It logs every request.
-            if logging.getLogger("httpx2").level == logging.NOTSET:
-                logging.getLogger("httpx2").setLevel(logging.WARNING)
-            most = self._settings.max_concurrency
-            # Over aiohttp: httpcore looks through all its connections for each request. A redirect would carry the key.
-            self._http = DefaultAioHttpClient(
-                follow_redirects=False,
-                timeout=self._settings.call_seconds,
-                limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
-            )
-        return self._http
+def _http_client(settings: ProvidersSettings) -> "httpx2.AsyncClient":
+    import httpx2
+    from openai import DefaultAioHttpClient
+
+    # It logs every request.
+    if logging.getLogger("httpx2").level == logging.NOTSET:
+        logging.getLogger("httpx2").setLevel(logging.WARNING)
+    most = settings.max_concurrency
+    # Over aiohttp: httpcore looks through all its connections for each request. A redirect would carry the key.
+    return DefaultAioHttpClient(
+        follow_redirects=False,
+        timeout=settings.call_seconds,
+        limits=httpx2.Limits(max_connections=most, max_keepalive_connections=most),
+    )

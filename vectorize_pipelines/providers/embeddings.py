@@ -8,14 +8,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from vectorize_pipelines.errors import ContentRefusedError, ItemError, ProviderUnavailableError, SettingsError
+from vectorize_pipelines.errors import (
+    ContentRefusedError,
+    ItemError,
+    NoKeyAvailableError,
+    ProviderUnavailableError,
+    SettingsError,
+)
 from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage
 from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import RemoteModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from openai import AsyncOpenAI
 
+Vector: TypeAlias = "npt.NDArray[np.float32]"
 #: A text, or an object that the provider's interface has for other contents.
 Input: TypeAlias = str | Mapping[str, str]
 
@@ -36,7 +45,7 @@ class Embedded:
     cost     in the currency of the price table; 0 where the model has no price
     """
 
-    vectors: list[list[float] | None]
+    vectors: "list[Vector | None]"
     errors: dict[int, ItemError] = field(default_factory=dict)
     tokens: list[int] = field(default_factory=list)
     cost: float = 0.0
@@ -55,7 +64,7 @@ class EmbeddingModel:
         self._dimension = dimension
         self._answered_at = -math.inf
 
-    async def probe(self) -> list[float]:
+    async def probe(self) -> Vector:
         """Return the vector of a text that every model takes. Raises `SettingsError` where this one does not."""
         try:
             (vector,), _, _ = await self._request([PROBE], 2)
@@ -68,7 +77,7 @@ class EmbeddingModel:
 
         A 429 is waited for, however long it takes. A provider that fails is tried for `providers.deadline_seconds`;
         then `ProviderUnavailableError` is raised. `NoKeyAvailableError` where no key may be used for the model,
-        `SettingsError` where it cannot be asked at all.
+        `KeysError` where the state of the keys is away for as long, `SettingsError` where the model cannot be asked.
         """
         done = Embedded([None] * len(inputs), tokens=[0] * len(inputs))
         try:
@@ -118,10 +127,10 @@ class EmbeddingModel:
             done.vectors[place] = vector
             done.tokens[place] = share
 
-    async def _request(self, inputs: Sequence[Input], tokens: int) -> tuple[list[list[float]], Usage, float]:
+    async def _request(self, inputs: Sequence[Input], tokens: int) -> tuple[list[Vector], Usage, float]:
         """Return the vectors of one request, the tokens that it took and what they cost."""
 
-        async def send(openai: "AsyncOpenAI") -> tuple[tuple[list[list[float]], Usage], Usage]:
+        async def send(openai: "AsyncOpenAI") -> tuple[tuple[list[Vector], Usage], Usage]:
             request: dict[str, Any] = {"model": self._model.model, "input": inputs, "encoding_format": "float"}
             if self._dimension is not None:
                 request["dimensions"] = self._dimension
@@ -129,10 +138,15 @@ class EmbeddingModel:
             usage = _usage(response, tokens)
             return (read_vectors(response, len(inputs)), usage), usage
 
+        call = Call(self._model, tokens, self._settings.deadline_seconds)
         failing_since: float | None = None
         while True:
+            began = time.monotonic()
             try:
-                (vectors, usage), record = await self._client.call(Call(self._model, tokens, math.inf), send)
+                (vectors, usage), record = await self._client.call(call, send)
+            except NoKeyAvailableError:
+                if time.monotonic() - began < call.deadline_seconds:
+                    raise  # at once: no key may ever be used for the model
             except ProviderUnavailableError as error:
                 now = time.monotonic()
                 failing_since = now if failing_since is None or error.rate_limited else failing_since
@@ -146,7 +160,7 @@ class EmbeddingModel:
                 return vectors, usage, record.cost or 0.0
 
 
-def read_vectors(response: object, expected: int) -> list[list[float]]:
+def read_vectors(response: object, expected: int) -> list[Vector]:
     """Return the vectors in a response, which may be anything, in order of the inputs.
 
     Raises `MalformedResponseError`.
@@ -154,17 +168,27 @@ def read_vectors(response: object, expected: int) -> list[list[float]]:
     data = getattr(response, "data", None)
     if not isinstance(data, list) or len(data) != expected:
         raise MalformedResponseError(f"it does not have {expected} vectors in it")
-    vectors: dict[int, list[float]] = {}
+    vectors: dict[int, Vector] = {}
     for position, each in enumerate(data):
-        index, vector = getattr(each, "index", None), getattr(each, "embedding", None)
-        if not isinstance(vector, list) or not vector or not all(isinstance(value, float | int) for value in vector):
-            raise MalformedResponseError("one of its vectors is none")
-        vectors[position if index is None else index] = vector
+        index = getattr(each, "index", None)
+        vectors[position if index is None else index] = _vector(getattr(each, "embedding", None))
     if sorted(vectors) != list(range(expected)):
         raise MalformedResponseError("it does not say which vector is whose")
     if len({len(vector) for vector in vectors.values()}) != 1:
         raise MalformedResponseError("its vectors have different lengths")
     return [vectors[place] for place in range(expected)]
+
+
+def _vector(numbers: object) -> Vector:
+    import numpy as np
+
+    try:
+        vector = np.asarray(numbers, dtype=np.float32)
+    except (ValueError, TypeError):
+        vector = np.empty(0, dtype=np.float32)
+    if vector.ndim != 1 or not vector.size or not np.isfinite(vector).all():
+        raise MalformedResponseError("one of its vectors is none")
+    return vector
 
 
 def _usage(response: object, estimated: int) -> Usage:

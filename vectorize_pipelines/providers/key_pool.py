@@ -197,7 +197,7 @@ def _without_key(text: str, key: APIKeyInfo) -> str:
 
 
 def create_key_pool_from_config(
-    config: Mapping[str, Any] | Path | None = None,
+    config: Mapping[str, Any] | Path | str | None = None,
     *,
     settings: Settings | None = None,
     windows: Windows | None = None,
@@ -212,6 +212,7 @@ def create_key_pool_from_config(
     """
     settings = settings or load_settings()
     windows = windows or Windows()
-    source = KeySource(settings.providers.keys_file if config is None else config)
+    config = settings.providers.keys_file if config is None else config
+    source = KeySource(Path(config) if isinstance(config, str) else config)
     lease_seconds = lease_seconds or settings.providers.call_seconds + LEASE_GRACE_SECONDS
     return APIKeyPool(source, open_shared_use(settings, windows), windows=windows, lease_seconds=lease_seconds)

@@ -22,8 +22,8 @@ AGAIN_SECONDS = 0.25
 
 #: A call that begins later than this after its key was lent is counted anew; less than the least margin of `Windows`.
 LATE_SECONDS = 0.012
-#: On a machine that lets it wait each time, a call begins nevertheless.
-_ATTEMPTS = 5
+#: A process that is kept waiting for longer begins its call nevertheless.
+_LATEST_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class _Line:
     model: str | None
     ticket: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    next_available: float | None = None
+    told: Wait | None = None
     failure: KeysError | None = None
 
 
@@ -109,7 +109,7 @@ class KeyQueue:
                 in_queue = isinstance(answer, Wait)
                 if not isinstance(answer, Wait):
                     return answer
-                line.next_available = answer.next_available
+                line.told = answer
                 await _pause(answer, released)
         finally:
             if in_queue:
@@ -151,20 +151,19 @@ class KeyQueue:
             await self._keys.use.release(lease, Outcome("", unused=True))
 
     async def _begin(self, loan: _Loan) -> APIKeyInfo:
-        """Return the key when the call may begin, and let it count from then where that has become too late.
+        """Return the key when the call may begin; where that is late, only once the call counts from no earlier.
 
-        A busy machine may let a process wait for longer than `Windows` allows for.
+        A busy machine may let a process wait for longer than the margins of `Windows` allow for.
         """
         lease = lease_of(loan.key)
         try:
             if loan.starts_in > 0:
                 await asyncio.sleep(loan.starts_in)
-            counts_from = loan.asked + loan.starts_in  # or from later
-            for _ in range(_ATTEMPTS):
-                if _now() - counts_from < LATE_SECONDS:
-                    break
-                counts_from = _now()
-                await self._keys.use.begin(lease)
+            counts_from, within = loan.asked + loan.starts_in, LATE_SECONDS
+            while _now() - counts_from > LATE_SECONDS and within < _LATEST_SECONDS:
+                within = 2 * max(within, _now() - counts_from)  # as long as it may take to say so, and to be heard
+                counts_from = _now() + within
+                await self._keys.use.begin(lease, within)
         except asyncio.CancelledError:
             self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
             raise
@@ -203,6 +202,9 @@ def _too_late(line: _Line, seconds: float | None) -> NoKeyAvailableError:
     what = "".join(
         f" {word} {name}" for word, name in (("of the provider", line.provider), ("for the model", line.model)) if name
     )
-    after = line.next_available
-    when = "" if after is None else f"; the next is free in {after:.1f} s, and others may wait for it too"
+    after = None if line.told is None else line.told.next_available
+    if line.told is not None and line.told.for_release:
+        when = "; the next is free when a call ends"
+    else:
+        when = "" if after is None else f"; the next is free in {after:.1f} s, and others may wait for it too"
     return NoKeyAvailableError(f"no API key{what} was free within {seconds or 0:g} s{when}", after)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Self
 
 from pydantic import BaseModel, ValidationError
@@ -40,15 +41,14 @@ class Question:
         settings: ProvidersSettings,
     ) -> Self:
         """Return a question with pictures, as `data:` URIs, whose answer is to be an object of `schema`."""
-        described = schema.model_json_schema()
-        instruction = f"{system}\n\n{_INSTRUCTION}\n{json.dumps(described, ensure_ascii=False)}"
+        instruction = f"{system}\n\n{_INSTRUCTION}\n{described(schema)}"
         content = [
             *({"type": "image_url", "image_url": {"url": image}} for image in images),
             {"type": "text", "text": prompt},
         ]
         response_format: Mapping[str, Any] | None = {"type": settings.answer_format}
         if settings.answer_format == "json_schema":
-            named = {"name": schema.__name__, "schema": described}
+            named = {"name": schema.__name__, "schema": json.loads(described(schema))}
             response_format = {"type": "json_schema", "json_schema": named}
         elif settings.answer_format == "text":
             response_format = None
@@ -68,6 +68,12 @@ class Question:
         added = ({"role": "assistant", "content": shown}, {"role": "user", "content": request})
         tokens = self.tokens + estimated_tokens(shown) + estimated_tokens(request)
         return replace(self, messages=(*self.messages, *added), tokens=tokens)
+
+
+@cache
+def described(schema: type[BaseModel]) -> str:
+    """Return the JSON schema of what an answer is to be."""
+    return json.dumps(schema.model_json_schema(), ensure_ascii=False, sort_keys=True)
 
 
 def estimated_tokens(text: str) -> int:

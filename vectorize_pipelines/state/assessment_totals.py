@@ -117,7 +117,7 @@ class AssessmentTotals:
             .limit(most)
         )
         with self._database.read() as connection:
-            return [row_of(each) for each in connection.execute(query).mappings()]
+            return [row_of(each) for each in connection.execute(query)]
 
     def outcomes(self, days: Sequence[str], run_id: str | None = None) -> Outcomes:
         """Return how the tasks of these days ended; with `run_id`: those that this run ended."""

@@ -5,7 +5,7 @@ answered once, whatever is killed, and however often its message came. `assessme
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -165,9 +165,9 @@ class Assessments:
         return purge_rows(self._database, assessments, old)
 
 
-def row_of(values: Mapping[str, Any]) -> AssessmentRow:
-    """Return the row of a table's row as a mapping."""
-    given = dict(values)
+def row_of(found: Any) -> AssessmentRow:
+    """Return the row that a query found."""
+    given = dict(found._mapping)
     for name in ("occurred", "assessed"):
         given[f"{name}_at"] = time_of(given.pop(f"{name}_us"))
     hazards = json.loads(given.pop("hazards") or "[]")
@@ -181,7 +181,7 @@ def _replaces(new: Any, old: Any) -> sa.ColumnElement[bool]:
         new.offset == old.offset,
     )
     # Written out: the only parameters of `bulk_upsert` are the values of the row.
-    completed = sa.literal_column(f"'{AssessmentState.COMPLETED.value}'")
+    completed: sa.ColumnElement[str] = sa.literal_column(f"'{AssessmentState.COMPLETED.value}'")
     return sa.and_(old.state != completed, sa.or_(same, new.attempt > old.attempt))
 
 
@@ -191,8 +191,8 @@ def _rows_of(connection: sa.Connection, task_ids: Sequence[str]) -> dict[str, As
     found: dict[str, AssessmentRow] = {}
     for begin in range(0, len(ids), _IDS_TOGETHER):
         query = sa.select(assessments).where(assessments.c.task_id.in_(ids[begin : begin + _IDS_TOGETHER]))
-        for each in connection.execute(query).mappings():
-            found[stored[each["task_id"]]] = row_of(each)
+        for each in connection.execute(query):
+            found[stored[each.task_id]] = row_of(each)
     return found
 
 

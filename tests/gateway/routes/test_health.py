@@ -136,14 +136,21 @@ def test_the_queue_is_what_waits_in_the_topics(topics: TopicNames, home: Path, d
         assert report["queue_size"] >= 4  # the marks of transactions count too
 
 
-def test_redis_is_said_to_be_used_by_nothing(
+def test_a_redis_that_answers_is_connected(redis_settings: Settings, dagster: DagsterAddress) -> None:
+    with served(redis_settings, dagster=dagster) as client:
+        report = until_it_says(client, is_healthy)
+        assert (report["redis_connected"], report["redis"]["detail"]) == (True, None)
+
+
+def test_a_redis_that_is_away_makes_it_unhealthy(
     home: Path, dagster: DagsterAddress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://user:hush-hush@localhost:1/0")
     with served(load_settings(), dagster=dagster) as client:
-        report = until_it_says(client, is_healthy)
-        assert report["redis_connected"] is None
-        assert report["redis"]["detail"] == "set, but nothing uses it yet"
+        report = until_it_says(client, lambda report: report["redis_connected"] is False)
+        assert report["status"] == "unhealthy"
+        assert report["redis"]["detail"].startswith("Redis at localhost:1 cannot be used: ")
+        assert "hush" not in str(report)
 
 
 @pytest.mark.timeout(600)

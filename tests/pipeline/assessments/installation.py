@@ -46,8 +46,8 @@ class Installation:
         create_topics(self.kafka, (Family.ASSESSMENTS,))
         messages: list[dict[str, Any]] = []
         for number, task in enumerate(tasks):
-            is_task = isinstance(task, AssessmentTaskMessage)
-            message: dict[str, Any] = {"value": task.to_json() if is_task else task, "key": b"camera"}
+            value = task if isinstance(task, bytes) else task.to_json()
+            message: dict[str, Any] = {"value": value, "key": b"camera"}
             if partition is not None:
                 message["partition"] = partition
             if timestamps_ms:

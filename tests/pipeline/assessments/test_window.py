@@ -148,7 +148,8 @@ def test_three_threads_settle_everything_once() -> None:
             window.add([pending(offset, timestamp_ms=offset)], {("tasks", 0): offset + 1})
 
     def judge() -> None:
-        chance, held = random.Random(1), []
+        chance = random.Random(1)
+        held: list[PendingTask] = []
         while len(told) + len(held) < count or held:
             task = window.take()
             if task is not None:

@@ -69,8 +69,7 @@ class Traffic:
     def check(self, judged: int, kills: int, concurrency: int) -> list[Check]:
         """Hold what is there against what was sent.
 
-        judged       groups that a provider judged more than once are counted against the calls in flight at the kills:
-                     so many answers it gave beyond one for each group
+        judged       answers that the provider gave beyond one for each group; no more than were in flight at the kills
         concurrency  calls of a run side by side
         """
         found = read(self.settings, self.settings.risk_results_topic)
@@ -78,7 +77,8 @@ class Traffic:
         letters = read(self.settings, self.settings.assessment_dead_letter_topic)
         of_tasks = [each for each in letters if _topic(each) == self.settings.assessment_tasks_topic]
         tasks = [AssessmentTaskMessage.from_json(each.value()) for each in of_tasks]
-        ends = Counter((each.message_id, each.group_index) for each in (*results, *tasks))
+        ends = Counter([(each.message_id, each.group_index) for each in results])
+        ends.update([(each.message_id, each.group_index) for each in tasks])
         return [
             Check("groups with a result or a dead letter", len(self.groups), len(self.groups & ends.keys())),
             Check("results or dead letters of anything else", 0, len(ends.keys() - self.groups)),

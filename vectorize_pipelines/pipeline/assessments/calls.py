@@ -5,6 +5,7 @@ Takes tasks from the run's `TaskWindow` and hands them back when they are done.
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -60,7 +61,8 @@ class Calls:
 
     def _work(self) -> None:
         try:
-            asyncio.run(self._main())
+            with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                runner.run(self._main())
         except BaseException as error:  # noqa: BLE001 (raised by whoever collects)
             self._window.fail(error)
 
@@ -82,11 +84,14 @@ class Calls:
             self._loop = None
 
     async def _make_calls(self, model: ChatModel) -> None:
+        looked = 0.0
         while True:
             self._wake.clear()
-            for expired in self._window.take_expired(time.time()):
-                self._judge.expire(expired)
-                self._window.finish(expired)
+            if time.monotonic() - looked >= LOOK_SECONDS:
+                looked = time.monotonic()
+                for expired in self._window.take_expired(time.time()):
+                    self._judge.expire(expired)
+                    self._window.finish(expired)
             self._fill(model)
             if self._window.is_abandoned or (self._window.stopped and not self._running):
                 return
@@ -137,3 +142,12 @@ class Calls:
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes the loop, None for asyncio's own: uvloop's leaves more of the time to the calls."""
+    if sys.platform == "win32":  # there is none for it
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

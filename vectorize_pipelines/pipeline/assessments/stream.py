@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 #: Tasks that are told in one transaction, at most.
 TASKS_TOGETHER = 1000
 #: So long further tasks are waited for: a transaction costs about as much, however few are in it.
-LINGER_SECONDS = 0.03
+LINGER_SECONDS = 0.05
 #: How long the first of them is waited for; then is looked whether the run has ended.
 WAIT_SECONDS = 0.25
 

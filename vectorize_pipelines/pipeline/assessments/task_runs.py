@@ -17,6 +17,8 @@ from vectorize_pipelines.kafka.topics import Family, compression_of, create_topi
 from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
+from vectorize_pipelines.pipeline.assessments.choosing import Choosing
+from vectorize_pipelines.pipeline.assessments.task_batches import TaskBatches
 from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
 from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
 from vectorize_pipelines.settings import KafkaSettings, Settings
@@ -50,7 +52,7 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
         producer = _producer(kafka, str(request.shard), resources)
         source = DrainSource(kafka, followed_topic(kafka, DETECTIONS), request.shard)
         resources.callback(source.close)
-        sink = _Transactions(producer, source.group_metadata(), kafka.assessment_dead_letter_topic, request.run_id)
+        outbox = _Outbox(producer, source.group_metadata(), kafka.assessment_dead_letter_topic, request.run_id)
         policy = StopPolicy.of_drain(
             kafka.drain,
             once=request.once,
@@ -58,7 +60,9 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
             max_seconds=request.max_seconds,
             should_stop=request.should_stop,
         )
-        return TaskRun(settings, source, sink, policy, partial(_days, settings), resources.pop_all())
+        choosing = _choosing(settings, resources)
+        batches = TaskBatches(settings, source, choosing, outbox.letter, policy, partial(_days, settings))
+        return TaskRun(batches, outbox.send, lambda: source.lost, resources.pop_all())
 
 
 def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date]) -> TaskRun:
@@ -73,11 +77,13 @@ def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date])
         source = ReplaySource(kafka, followed_topic(kafka, DETECTIONS), window, settings.partitions.start)
         resources.callback(source.close)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
-        return TaskRun(settings, source, _Repeated(producer), AT_THE_END, lambda: at_its_start, resources.pop_all())
+        choosing = _choosing(settings, resources)
+        batches = TaskBatches(settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start)
+        return TaskRun(batches, partial(_send_again, producer), lambda: source.lost, resources.pop_all())
 
 
-class _Transactions:
-    """The sink of a drain run: tasks and dead letters, with the offsets of their messages."""
+class _Outbox:
+    """Where a drain run's messages go: tasks and dead letters, with the offsets of what they come from."""
 
     def __init__(self, producer: TransactionalProducer, group_metadata: object, dead_letters: str, run_id: str):
         self._producer = producer
@@ -86,26 +92,32 @@ class _Transactions:
         self._run_id = run_id
 
     def send(self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int]) -> None:
+        """Send everything and commit the offsets, or nothing of it. Raises `KafkaError`."""
         self._producer.send(messages, positions, self._group_metadata)
 
-    def letter(self, message: ReceivedMessage, error: ItemError) -> Sequence[OutgoingMessage]:
+    def letter(self, message: ReceivedMessage, error: ItemError) -> OutgoingMessage:
+        """Return the dead letter of a message that is no detection."""
         place = origin_of(message)
         letter = DeadLetter.of(place, message.key(), message.value(), message.headers(), error, DECODING, self._run_id)
-        return [letter.to_message(self._dead_letters)]
+        return letter.to_message(self._dead_letters)
 
 
-class _Repeated:
-    """The sink of a replay: tasks alone."""
+def _send_again(
+    producer: TransactionalProducer, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int]
+) -> None:
+    """Send the tasks of a replay, which commits no offset."""
+    if messages:
+        producer.send(messages, {}, None)
 
-    def __init__(self, producer: TransactionalProducer):
-        self._producer = producer
 
-    def send(self, messages: Sequence[OutgoingMessage], positions: Mapping[PartitionId, int]) -> None:
-        if messages:
-            self._producer.send(messages, {}, None)
+def _no_letter(message: ReceivedMessage, error: ItemError) -> None:
+    """A replay answers nobody: the letter of what it cannot read was written when that was drained."""
 
-    def letter(self, message: ReceivedMessage, error: ItemError) -> Sequence[OutgoingMessage]:
-        return ()
+
+def _choosing(settings: Settings, resources: ExitStack) -> Choosing:
+    choosing = Choosing(settings)
+    resources.callback(choosing.close)
+    return choosing
 
 
 def _producer(kafka: KafkaSettings, name: str, resources: ExitStack) -> TransactionalProducer:

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vectorize_pipelines.encoders.models.names import canonical, may_be_a_folder, of_the_hub, path_in
+from vectorize_pipelines.encoders.models.names import REMOTE_PREFIX, canonical, may_be_a_folder, of_the_hub, path_in
 from vectorize_pipelines.errors import (
     CollectionNotFoundError,
     HubUnavailableError,
@@ -103,7 +103,7 @@ class NamedModels:
         return found
 
     def _allowed_name(self, name: str, path: str | None) -> str:
-        if ANY not in self._allowed:
+        if ANY not in self._allowed or name.startswith(REMOTE_PREFIX):  # `*` does not stand for what costs money
             raise UnusableModelError(
                 f"model_name: {name} is not among the models that requests may name: those of the settings, of "
                 "existing collections, and of kafka.allowed_models (VECTORIZE_KAFKA__ALLOWED_MODELS)"

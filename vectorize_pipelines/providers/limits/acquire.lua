@@ -63,9 +63,7 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
       tokens = tokens + tonumber(string.match(use, '%d+$'))
     end
     redis.call('ZREMRANGEBYSCORE', key.uses, '-inf', now - long)
-    if tokens > 0 then
-      key.tokens = redis.call('HINCRBY', KEYS[7], key.id, -tokens)
-    end
+    if tokens > 0 then key.tokens = redis.call('HINCRBY', KEYS[7], key.id, -tokens) end
   end
 end
 
@@ -157,11 +155,12 @@ end
 
 if free > older then
   local id = chosen.id
-  redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
+  -- A client that has lost the answer asks once more for the same loan.
+  local is_new = redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need) == 1
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
   redis.call('HSET', KEYS[6], id, redis.call('INCR', KEYS[2]))
-  redis.call('HINCRBY', KEYS[8], id, 1)
-  if need > 0 then redis.call('HINCRBY', KEYS[7], id, need) end
+  if is_new then redis.call('HINCRBY', KEYS[8], id, 1) end
+  if is_new and need > 0 then redis.call('HINCRBY', KEYS[7], id, need) end
   if number then redis.call('HDEL', KEYS[3], ticket) end
   return {'key', id, chosen.at - now}
 end

@@ -10,7 +10,7 @@ Strategy: TypeAlias = Literal["round_robin", "least_loaded", "priority"]
 LONGEST_WAIT = 1.0
 #: A key that has room within this is lent for then. Whoever waits would else come later than it has room, by as much as
 #: it takes to wake up and to ask, and of a limit by second some hundredths would be lost so.
-AHEAD = 0.02
+AHEAD = 0.05
 #: Where a key waits for a call to end, which nobody can foretell, or an older caller has not come for its key yet.
 UNKNOWN_WAIT = 0.01
 #: A caller that waits and does not ask again for so long after it was to is gone.
@@ -183,8 +183,8 @@ class SharedUse(Protocol):
         A call that came later gets none as long as those before it need what is free.
         """
 
-    async def begin(self, lease: Lease) -> None:
-        """Count the call from now on, since it begins later than when its key was lent."""
+    async def begin(self, lease: Lease, within: float) -> None:
+        """Count the call from `within` seconds from now, since it begins by then, and later than its key was lent."""
 
     async def leave(self, ticket: str) -> None:
         """Leave the queue."""

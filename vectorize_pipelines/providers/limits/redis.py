@@ -100,9 +100,10 @@ class RedisUse:
             case _:
                 return Wait(LONGEST_WAIT, None, False)
 
-    async def begin(self, lease: Lease) -> None:
+    async def begin(self, lease: Lease, within: float) -> None:
         """As in `SharedUse`."""
-        await self._call(self._begin, (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens))
+        arguments = (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens, _us(within))
+        await self._call(self._begin, arguments)
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""

@@ -46,9 +46,9 @@ class SQLiteUse:
         """As in `SharedUse`."""
         return await self._file.do(lambda connection: sqlite_acquire.acquire(connection, request, self._windows))
 
-    async def begin(self, lease: Lease) -> None:
+    async def begin(self, lease: Lease, within: float) -> None:
         """As in `SharedUse`."""
-        await self._file.do(lambda connection: sqlite_acquire.begin(connection, lease))
+        await self._file.do(lambda connection: sqlite_acquire.begin(connection, lease, within))
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""

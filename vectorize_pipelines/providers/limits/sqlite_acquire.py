@@ -41,11 +41,11 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
             later.append(at - AHEAD)
     if chosen is not None and free > older:
         _lend(connection, chosen, request, now, starts)
-    if place is not None and (not keys or free > older):
-        connection.execute("delete from queue where ticket = ?", (request.ticket,))
-    if chosen is not None and free > older:
+        if place is not None:
+            leave(connection, request.ticket)
         return Grant(chosen.limits.id, starts - now)
     if not keys:
+        leave(connection, request.ticket)
         return Wait(LONGEST_WAIT, None, False)
     later.sort()
     # As many keys have to become free; or those before this caller have not come for theirs yet.
@@ -55,18 +55,16 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
 
 
-def begin(connection: sqlite3.Connection, lease: Lease) -> None:
-    """Count a call from now on, since it begins later than when its key was lent.
+def begin(connection: sqlite3.Connection, lease: Lease, within: float) -> None:
+    """Count a call from `within` seconds from now, since it begins by then, and later than its key was lent.
 
     Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
     before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
     """
-    now = time.monotonic()
     connection.execute(
-        "update uses set at = ?1 where key = ?2 and at < ?1 and number = (select number from leases where lease = ?3)",
-        (now, lease.key_id, lease.id),
+        "update uses set at = ? where key = ? and number = (select number from leases where lease = ?)",
+        (time.monotonic() + within, lease.key_id, lease.id),
     )
-    connection.execute("update keys set latest = max(latest, ?) where id = ?", (now, lease.key_id))
 
 
 def leave(connection: sqlite3.Connection, ticket: str) -> None:
@@ -115,7 +113,8 @@ def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[
         if row is None:
             keys.append(Key(limits, 0, 0, 0.0, 0, 0.0))
         elif row[1] is None:
-            keys.append(Key(limits, *row[2:7], in_use.get(limits.id, 0)))
+            _, _, turn, number, latest, tokens, cooling = row
+            keys.append(Key(limits, turn, number, latest, tokens, cooling, in_use.get(limits.id, 0)))
     match request.strategy:
         case "priority":
             keys.sort(key=lambda key: (-key.limits.priority, key.turn))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from vectorize_pipelines.core.event_loop_threads import EventLoopThread
 from vectorize_pipelines.providers.calls import CallLog, ProviderClient
-from vectorize_pipelines.providers.embeddings import Embedded, EmbeddingModel, Input
+from vectorize_pipelines.providers.embeddings import Embedded, EmbeddingModel, Input, Vector
 from vectorize_pipelines.providers.key_pool import APIKeyPool, create_key_pool_from_config
 from vectorize_pipelines.providers.models import RemoteModel
 from vectorize_pipelines.settings import Settings
@@ -26,7 +26,7 @@ class RemoteConnection:
         dimension = settings.providers.embedding_dimensions.get(model.model)
         self._model = EmbeddingModel(self._client, model, dimension)
 
-    def probe(self) -> list[float]:
+    def probe(self) -> Vector:
         """As `EmbeddingModel.probe`."""
         return self._loop.run(self._model.probe())
 

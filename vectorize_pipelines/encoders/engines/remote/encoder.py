@@ -60,9 +60,10 @@ class RemoteEncoder(Encoder):
         import numpy as np
 
         del purpose  # the protocol knows no difference
-        metered = Metered(np.full((len(items), self.spec.dimension), np.nan, dtype=np.float32), {}, [0] * len(items))
+        tokens = [0] * len(items)
+        metered = Metered(np.full((len(items), self.spec.dimension), np.nan, dtype=np.float32), {}, tokens)
         for places in self._together(items):
-            self._embed(items, places, metered)
+            self._embed(items, places, metered, tokens)
         norms = np.linalg.norm(metered.vectors, axis=1, keepdims=True)
         metered.vectors /= np.maximum(norms, SMALLEST_NORM)
         return metered
@@ -81,16 +82,18 @@ class RemoteEncoder(Encoder):
         """As in `Encoder`."""
         self._connection.close()
 
-    def _embed(self, items: Sequence[str | Path | bytes], places: Sequence[int], metered: Metered) -> None:
-        """Embed the items at these places, and put in what became of them."""
+    def _embed(
+        self, items: Sequence[str | Path | bytes], places: Sequence[int], metered: Metered, tokens: list[int]
+    ) -> None:
+        """Embed the items at these places, and put in what became of them, and the tokens that each took."""
         inputs: dict[int, Input] = {}
         for place in places:
             try:
                 inputs[place] = self._input(items[place])
             except ItemError as error:
                 metered.errors[place] = error
-        tokens = [self._tokens(items[place]) for place in inputs]
-        embedded = self._connection.embed(list(inputs.values()), tokens)
+        estimated = [self._tokens(items[place]) for place in inputs]
+        embedded = self._connection.embed(list(inputs.values()), estimated)
         metered.cost += embedded.cost
         for n, place in enumerate(inputs):
             vector = embedded.vectors[n]
@@ -103,7 +106,7 @@ class RemoteEncoder(Encoder):
                     "it was first asked: the provider has another model under this name now"
                 )
             metered.vectors[place] = vector
-            metered.tokens[place] = embedded.tokens[n]
+            tokens[place] = embedded.tokens[n]
 
     def _input(self, item: str | Path | bytes) -> Input:
         """Return an item as the provider takes it. Raises `ItemError`."""
