@@ -304,6 +304,7 @@ def test_an_image_is_dropped_on_the_form(visiting: Visiting) -> None:
       const options = {dataTransfer: files, bubbles: true, cancelable: true};
       return document.querySelector("#query").dispatchEvent(new DragEvent("drop", options));
     }"""
+    expect(visit.page.locator("#collection")).to_have_attribute("required", "")  # all that was asked for is there
     assert visit.page.evaluate(drop, "a.png") is False  # the browser does not open it instead
     expect(visit.page.locator("#chosen")).to_be_hidden()  # the collection has no images
     visit.page.get_by_label("Collection").select_option("gallery")

@@ -262,7 +262,6 @@ def test_nobody_listens_without_the_scope_or_without_topics(
     kafka_settings: KafkaSettings, home: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VECTORIZE_KAFKA__RISK_RESULTS_TOPIC", f"{kafka_settings.topic_prefix}-missing")
-    monkeypatch.setattr(feed, "POSITION_SECONDS", 0.5)
     with running(as_caller(create_routes(load_settings(), NO_DAGSTER), NOBODY)) as url:
         assert refusal(url) == (403, "the token 'nobody' lacks the scope read")
     with running(as_caller(create_routes(load_settings(), NO_DAGSTER), READER)) as url:

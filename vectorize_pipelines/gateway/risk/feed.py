@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
@@ -20,10 +19,9 @@ from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage, Ris
 from vectorize_pipelines.pipeline.assessments.gathering import GatheredDetection, Gathering
 from vectorize_pipelines.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 #: How long a client waits at most until the latest results are read. Without them it is served, too.
 POSITION_SECONDS = 5.0
+_POLL_SECONDS = 0.02
 #: So long the topics are still read when nobody listens any more: a page that is loaded again finds everything.
 LINGER_SECONDS = 60.0
 #: Messages of each partition that are looked back at; a task has a picture in it.
@@ -42,18 +40,11 @@ class RiskFeed:
         kafka, assessments = settings.kafka, settings.assessments
         require_servers(kafka)
         self.hub, self.pictures = RiskHub(), PictureStore()
-        #: Set once the latest results are read.
-        self.current = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._gathering = Gathering(assessments.gather_seconds, assessments.deadline_seconds)
         self._timer: asyncio.TimerHandle | None = None
         self._results = RecentMessages(
-            kafka,
-            kafka.risk_results_topic,
-            RiskAssessmentResultMessage,
-            self._take_results,
-            self.current.set,
-            back=_RESULTS_BACK,
+            kafka, kafka.risk_results_topic, RiskAssessmentResultMessage, self._take_results, back=_RESULTS_BACK
         )
         self._tasks = RecentMessages(
             kafka, kafka.assessment_tasks_topic, AssessmentTaskMessage, self._take_tasks, back=_TASKS_BACK
@@ -64,15 +55,19 @@ class RiskFeed:
     @property
     def is_receiving(self) -> bool:
         """Return whether results come, as far as is known."""
-        return self.current.is_set() and self._results.problem is None
+        return self._results.current.is_set() and self._results.problem is None
 
     async def position(self) -> None:
-        """Return once the latest results are read or, where that takes longer, after a while. Raises `KafkaError`."""
+        """Return once the latest results and tasks are read or, where that takes longer, after a while.
+
+        Raises `KafkaError` where results cannot be read. Without tasks there is all but their pictures and times.
+        """
         with suppress(TimeoutError):
             async with asyncio.timeout(POSITION_SECONDS):
-                await self.current.wait()
-        if self._results.problem is not None:
-            raise self._results.problem
+                while not (self._results.current.is_set() and (self._tasks.current.is_set() or self._tasks.problem)):
+                    if not self._results.current.is_set() and self._results.problem is not None:
+                        raise self._results.problem
+                    await asyncio.sleep(_POLL_SECONDS)
 
     async def close(self) -> None:
         """Stop reading."""

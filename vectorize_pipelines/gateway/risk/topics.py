@@ -26,8 +26,7 @@ Content = TypeVar("Content", bound=VersionedMessage)
 class RecentMessages(TopicFollower, Generic[Content]):
     """The messages of a topic, from at most `back` of each partition before its end.
 
-    hand_on       called on the event loop, with messages in their order
-    told_current  called there once, when it has handed on all that was there at the start
+    hand_on  called on the event loop, with messages in their order
     """
 
     def __init__(
@@ -36,7 +35,6 @@ class RecentMessages(TopicFollower, Generic[Content]):
         topic: str,
         content: type[Content],
         hand_on: Callable[[list[Content]], None],
-        told_current: Callable[[], None] = lambda: None,
         *,
         back: int,
     ) -> None:
@@ -44,7 +42,9 @@ class RecentMessages(TopicFollower, Generic[Content]):
             settings, topic, asyncio.get_running_loop(), what=f"messages of {topic}", slice_seconds=_SLICE_SECONDS
         )
         self._content, self._back = content, back
-        self._hand_on, self._told_current = hand_on, told_current
+        self._hand_on = hand_on
+        #: Set once it has handed on all that was there at the start.
+        self.current = asyncio.Event()
         self._oldest_ms = 0.0
 
     def first_positions(self, ends: Mapping[int, int]) -> dict[int, int]:
@@ -58,7 +58,7 @@ class RecentMessages(TopicFollower, Generic[Content]):
 
     def caught_up(self) -> None:
         """Say so."""
-        self._told_current()
+        self.current.set()
 
     def taken(self, messages: Sequence[Any]) -> Callable[[], None]:
         """Return what hands on what is in these messages; those that cannot be read are logged and passed over."""
