@@ -255,7 +255,7 @@ def _check_no_generation(generations: "Generations", name: str) -> None:
 
 
 def _to_drop(store: "VectorStore", generations: "Generations", name: str) -> str:
-    """The physical collection that is meant. Raises `SettingsError` where that is not certain."""
+    """Return the physical collection that is meant. Raises `SettingsError` where that is not certain."""
     known = [each for each in generations.of(name) if each.state != "dropped"]
     if not known:
         if any(each.physical == name for each in generations.all()):

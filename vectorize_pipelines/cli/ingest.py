@@ -105,12 +105,12 @@ def command(
 
 
 def model_name(model: str) -> str:
-    """A local directory as the one spelling that it has, so that a collection knows its model again."""
+    """Return a local directory as the one spelling that it has, so that a collection knows its model again."""
     return os.path.normpath(Path(model).absolute()) if model and Path(model).is_dir() else model
 
 
 def _kind(settings: Settings, path: str, collection: str | None) -> str:
-    """The kind that was embedded of a path before; else the kind that lies there: images only without any documents.
+    """Return the kind that was embedded of a path before; else the kind that lies there: images if no documents do.
 
     Raises `click.UsageError` where both were embedded.
     """

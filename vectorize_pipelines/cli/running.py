@@ -30,7 +30,7 @@ def execute(
     tags: Mapping[str, str] | None = None,
     run_id: str | None = None,
 ) -> "dg.ExecuteInProcessResult":
-    """A drain run of an asset, as a run of today's partition; `config` names the collection where no `tags` are given.
+    """Execute a drain run of an asset, as a run of today's partition; `config` names the collection without `tags`.
 
     Failures are in the result.
     """
@@ -59,7 +59,7 @@ def execute(
                     MODE_TAG: "drain",
                     **({COLLECTION_TAG: config["collection"]} if tags is None else tags),
                     LAUNCHED_BY_TAG: LAUNCHED_BY,
-                    # The daemon has nothing to start this run again with; whoever called the command calls it again.
+                    # The daemon has nothing to start this run again with; the command's caller calls it again.
                     MAX_RETRIES_TAG: "0",
                 },
                 raise_on_error=False,
@@ -69,10 +69,10 @@ def execute(
 def execute_until_interrupted(
     settings: Settings, job: str, asset: str, config: dict[str, Any], tags: Mapping[str, str]
 ) -> "tuple[dg.ExecuteInProcessResult, bool]":
-    """As `execute`; at Ctrl-C or SIGTERM the run is told to wind down. Returns also whether it was.
+    """Execute as `execute`; at Ctrl-C or SIGTERM have the run wind down. Returns also whether it was interrupted.
 
     It runs in another thread, where signals do not reach it: Dagster would end it as failed, in the middle of a batch.
-    Further signals change nothing: the run is awaited, and its result told, however often one comes.
+    Further signals change nothing: the run is awaited, and its result returned, however often one comes.
     """
     with large_imports():
         from vectorize_pipelines.runs.instance import open_instance
@@ -97,7 +97,7 @@ def execute_until_interrupted(
 
 @contextlib.contextmanager
 def _signals_noted() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM; one that whoever started this process had it ignore stays ignored.
+    """Note SIGINT and SIGTERM; one that this process was started to ignore stays ignored.
 
     In a list, since a handler may be interrupted by the next signal, and must not wait for a lock that it holds itself.
     """
@@ -117,7 +117,7 @@ def _signals_noted() -> Iterator[list[int]]:
 
 
 def _leave_interrupts_to_others() -> None:
-    """In the run's thread, for the processes that it starts: a terminal's Ctrl-C reaches them, too.
+    """Block SIGINT in the run's thread, for the processes that it starts: a terminal's Ctrl-C reaches them, too.
 
     Those that Dagster has look after a run's output would end with a stack trace each. They end with this process.
     """

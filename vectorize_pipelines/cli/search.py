@@ -78,7 +78,7 @@ def command(
 
 
 def _image(file: Path, limit: int) -> bytes:
-    """The image's bytes, a little more than the limit where there are more. Raises `click.UsageError`."""
+    """Return the image's bytes, a little more than the limit where there are more. Raises `click.UsageError`."""
     try:
         return read_content(str(file), limit + 1)
     except ItemError as error:
@@ -86,7 +86,7 @@ def _image(file: Path, limit: int) -> bytes:
 
 
 def _filter(text: str) -> Filter:
-    """Raises `click.BadParameter`."""
+    """Parse the filter. Raises `click.BadParameter`."""
     try:
         return parse_filter(text)
     except InvalidFilterError as error:

@@ -87,7 +87,7 @@ def _check(settings: Settings, tokens: Tokens, *, with_daemon: bool) -> None:
 def _services(
     gateway: GatewaySettings, folder: Path, bound: socket.socket, metrics: socket.socket | None, *, with_daemon: bool
 ) -> list[Service]:
-    """The services in the order of their start; they end the other way round."""
+    """Return the services in the order of their start; they end the other way round."""
     python = [sys.executable, "-m"]
     http_server = [*python, "vectorize_pipelines.gateway.server", "--socket", str(bound.fileno())]
     sockets = [bound.fileno()]
@@ -135,7 +135,7 @@ def _bound(gateway: GatewaySettings) -> socket.socket:
 
 
 def _url(gateway: GatewaySettings, bound: socket.socket) -> str:
-    """The address of the server as a browser on this machine has it."""
+    """Return the address of the server as a browser on this machine has it."""
     scheme = "http" if gateway.tls_certificate is None else "https"
     return f"{scheme}://localhost:{bound.getsockname()[1]}"
 
@@ -157,7 +157,7 @@ def _greeting(settings: Settings, tokens: Tokens, url: str) -> str:
 
 @contextmanager
 def _only_one(settings: Settings, url: str) -> Iterator[int]:
-    """A lock of the installation, so that it has one daemon, and one code server that launches its runs.
+    """Hold a lock of the installation, so that it has one daemon, and one code server that launches its runs.
 
     Raises `SettingsError` where another process holds it.
     """

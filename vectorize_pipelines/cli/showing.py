@@ -50,7 +50,7 @@ class RunLog(logging.Handler):
             print(record.getMessage(), file=self._stderr, flush=True)
 
     def finish(self) -> None:
-        """Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
+        """Close the log. Not `close`, which `logging.config` calls on every handler when Dagster configures its own."""
         if self._bar is not None:
             self._bar.close()
         self._stderr.close()
@@ -104,7 +104,7 @@ def _progress(terminal: "Terminal") -> "Progress":
 
 @contextlib.contextmanager
 def run_log(settings: Settings) -> Iterator[RunLog]:
-    """The log on stderr, attached before Dagster attaches its own handler, which rewrites the messages it forwards."""
+    """Attach the log on stderr before Dagster attaches its own handler, which rewrites the messages it forwards."""
     logger = logging.getLogger("vectorize_pipelines")
     handler = RunLog(settings)
     logger.addHandler(handler)
@@ -118,7 +118,7 @@ def run_log(settings: Settings) -> Iterator[RunLog]:
 
 
 def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
-    """The run's figures; zeros where it failed before it had a stream, so that scripts find the same keys always."""
+    """Return the run's figures; zeros where it failed before it had a stream, so that scripts find the same keys."""
     done = DayTotals() if stream is None else stream.totals.sum()
     found: dict[str, Any] = {name: getattr(done, name) for name in FIGURES}
     found["days"] = [] if stream is None else sorted(stream.touched)

@@ -19,7 +19,7 @@ MOST_AHEAD = 1_000_000
 
 
 class UnknownRequestError(VectorizeError):
-    """Nothing is known of a request with this id."""
+    """A request with an id of which nothing is known."""
 
     exit_code = 8
 
@@ -55,7 +55,7 @@ def _shown(value: Any) -> str:
 
 
 def known(settings: Settings, request_id: str) -> dict[str, Any] | None:
-    """All that ledger, callbacks and topics know of a request, as `status --json` prints it; None: nothing."""
+    """Return all that ledger, callbacks and topics know of a request, as `status --json` prints it; None: nothing."""
     from vectorize_pipelines.core.request_state import RequestState
     from vectorize_pipelines.state.callbacks import CallbackOutbox
     from vectorize_pipelines.state.database import Database
@@ -80,7 +80,7 @@ def known(settings: Settings, request_id: str) -> dict[str, Any] | None:
 
 
 def _waiting(settings: Settings, request_id: str, rates: Mapping[Any, Any]) -> dict[str, Any] | None:
-    """The same for a request that no run has taken up yet."""
+    """Return what is known of a request that no run has taken up yet."""
     if settings.kafka.bootstrap_servers is None:
         return None
     from vectorize_pipelines.core.request_state import RequestState

@@ -101,7 +101,7 @@ class _Contents:
 
 
 def _common(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that every request gets; those that were not given are left out."""
+    """Return the fields that every request gets; those that were not given are left out."""
     priority = fields.get("priority")
     if priority is not None and priority.isdecimal():
         fields["priority"] = int(priority)
@@ -129,7 +129,7 @@ def _contents(text: str | None, file: TextIO | None, images: Sequence[str], docu
 
 
 def _lines(file: TextIO) -> Iterator[str]:
-    """The lines that are not blank."""
+    """Yield the lines that are not blank."""
     try:
         while line := file.readline(_LONGEST_LINE + 1):
             if len(line) > _LONGEST_LINE:
@@ -182,7 +182,7 @@ def _wait(client: "VectorizeClient", task_ids: list[str], timeout: float) -> "di
 
 
 def _print(task_ids: list[str], events: "dict[str, ResultEvent]", *, as_json: bool) -> None:
-    """One row for each request, in the order in which they were submitted; `pending` where nothing is known."""
+    """Print one row for each request, in the order in which they were submitted; `pending` where nothing is known."""
     if as_json:
         empty = {"status": "pending", "collection": None, "vector_count": 0, "error": None, "run_id": None}
         rows = [

@@ -1,1 +1,1 @@
-"""What everything else may use and what itself uses nothing of the project but its errors."""
+"""The parts that everything else may use, and that use nothing of the project but its errors."""

@@ -15,7 +15,7 @@ Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Kind(StrEnum):
-    """Why an address is not simply a host of the Internet, in words that follow "is"."""
+    """A reason why an address is not simply a host of the Internet, in words that follow "is"."""
 
     METADATA = "a link-local address or one of a metadata service"
     NO_HOST = "not the address of one host"
@@ -106,7 +106,7 @@ _THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
 
 
 def special_range(address: Address) -> Range | None:
-    """The range that makes an address other than a host of the Internet, by itself; None where it is one."""
+    """Return the range that makes an address other than a host of the Internet, by itself; None where it is one."""
     for each in SPECIAL_RANGES:
         if address.version == each.network.version and address in each.network:
             return each
@@ -116,7 +116,7 @@ def special_range(address: Address) -> Range | None:
 
 
 def destinations(address: Address) -> tuple[Address, ...]:
-    """The addresses to judge before one is connected to: itself, and every IPv4 address that it may lead to."""
+    """Return the addresses to judge before one is connected to: itself, and every IPv4 address that it may lead to."""
     if isinstance(address, ipaddress.IPv4Address):
         return (address,)
     carried = tuple(dict.fromkeys(_carried(int(address), address)))
@@ -126,7 +126,7 @@ def destinations(address: Address) -> tuple[Address, ...]:
 
 
 def _carried(bits: int, address: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 addresses in an IPv6 one, in every form that a host or a router on the way may undo."""
+    """Yield the IPv4 addresses in an IPv6 one, in every form that a host or a router on the way may undo."""
     lowest = bits & 0xFFFFFFFF
     if address in _MAPPED or address in _TRANSLATED or address in _NAT64:
         yield ipaddress.IPv4Address(lowest)
@@ -144,7 +144,7 @@ def _carried(bits: int, address: ipaddress.IPv6Address) -> Iterator[ipaddress.IP
 
 
 def _translated(bits: int) -> Iterator[ipaddress.IPv4Address]:
-    """The IPv4 address behind a translator whose prefix has 96, 64, 56 or 48 bits (RFC 6052); nobody knows which.
+    """Yield the IPv4 address behind a translator whose prefix has 96, 64, 56 or 48 bits (RFC 6052); nobody knows which.
 
     Of the shorter prefixes the bits 64 to 71 are left out. An address below 1.0.0.0 is that of another length.
     """

@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class DaemonThreads:
-    """Calls functions side by side, in the order in which they are given, each thread started when first needed."""
+    """Threads that call functions side by side, in the order in which they come, each started when first needed."""
 
     def __init__(self, most: int, name: str) -> None:
         self._most = most
@@ -69,7 +69,7 @@ def _run(future: Future[Any], call: Callable[[], Any]) -> None:
         return
     try:
         result = call()
-    except BaseException as error:  # noqa: BLE001 (handed to whoever asks for the result)
+    except BaseException as error:  # noqa: BLE001 (handed to the caller that asks for the result)
         future.set_exception(error)
     else:
         future.set_result(result)

@@ -44,7 +44,7 @@ class HttpTarget:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a server said. `body` is decompressed, and empty unless the status is 200 and a body was asked for."""
+    """A server's answer. `body` is decompressed, and empty unless the status is 200 and a body was asked for."""
 
     status: int
     headers: Mapping[str, str]
@@ -59,19 +59,19 @@ class Deadline:
         self._at = time.monotonic() + seconds
 
     def remaining(self) -> float:
-        """Seconds that are left. Raises `UnreadableFileError` where there are none."""
+        """Return the seconds that are left. Raises `UnreadableFileError` where there are none."""
         left = self._at - time.monotonic()
         if left <= 0:
             raise self.missed()
         return left
 
     def missed(self) -> UnreadableFileError:
-        """What to raise when it has passed."""
+        """Return what to raise when it has passed."""
         return UnreadableFileError(f"did not answer in full within {self.seconds:g} s")
 
 
 def parse(url: str) -> HttpTarget:
-    """Takes an http or https URL apart. Raises `RefusedUriError` where two programs could read it differently."""
+    """Take an http or https URL apart. Raises `RefusedUriError` where two programs could read it differently."""
     if any(character <= " " or character == "\x7f" for character in url):
         raise RefusedUriError("an address with blanks or control characters is not accepted; percent-encode them")
     try:
@@ -101,7 +101,7 @@ def exchange(
     allow_private: bool,
     deadline: Deadline,
 ) -> Answer:
-    """One request and its answer; redirects are not followed. Of a body at most `limit` bytes are taken; 0: none.
+    """Make one request; redirects are not followed. Of the answer's body at most `limit` bytes are taken; 0: none.
 
     Raises `RefusedUriError` for an address that must not be asked, `ContentTooLargeError`, and `UnreadableFileError`
     for whatever goes wrong on the way.
@@ -129,7 +129,7 @@ def exchange(
 
 
 def refusal(address: str, allow_private: bool) -> str | None:
-    """Why an IP address must not be connected to; None where it may."""
+    """Return why an IP address must not be connected to; None where it may."""
     for each in destinations(ipaddress.ip_address(address.partition("%")[0])):
         found = special_range(each)
         if found is not None and not (allow_private and found.kind is Kind.PRIVATE):
@@ -139,7 +139,7 @@ def refusal(address: str, allow_private: bool) -> str | None:
 
 
 def _host(host: str, in_brackets: bool) -> str:
-    """A host as it is resolved and sent. Raises `RefusedUriError`."""
+    """Return a host as it is resolved and sent. Raises `RefusedUriError`."""
     if in_brackets or ":" in host:
         if "%" in host:
             raise RefusedUriError(f"{host[:100]} names a network of this machine")
@@ -162,12 +162,12 @@ def _host(host: str, in_brackets: bool) -> str:
 
 
 def _is_number(name: str) -> bool:
-    """Whether the resolver would take it for an IPv4 address: decimal, octal or hexadecimal, of one to four parts."""
+    """Return whether the resolver takes it for an IPv4 address: decimal, octal, hexadecimal, of up to four parts."""
     return re.fullmatch(r"(0x[0-9a-f]*|[0-9]+)", name.rpartition(".")[2]) is not None
 
 
 class _Connection(http.client.HTTPConnection):
-    """Connects to checked addresses only, and is cut off when the deadline passes, whatever it waits for."""
+    """A connection to checked addresses only, cut off when the deadline passes, whatever it waits for."""
 
     def __init__(self, target: HttpTarget, allow_private: bool, deadline: Deadline):
         super().__init__(target.host, target.port)
@@ -194,12 +194,12 @@ class _Connection(http.client.HTTPConnection):
         return self._response
 
     def raise_if_cut_off(self) -> None:
-        """Raises `UnreadableFileError` once the deadline has passed: what was read may have ended early."""
+        """Raise `UnreadableFileError` once the deadline has passed: what was read may have ended early."""
         if self._cut_off.is_set():
             raise self._deadline.missed()
 
     def finish(self) -> None:
-        """Ends everything. Not `close`, which http.client itself calls while an answer is still being read."""
+        """End everything. Not `close`, which http.client itself calls while an answer is still being read."""
         self.close()
         if self._response is not None:
             self._response.close()
@@ -242,7 +242,7 @@ _AddressInfo: TypeAlias = tuple[Any, ...]
 
 
 def _resolve(target: HttpTarget, deadline: Deadline) -> list[_AddressInfo]:
-    """In a thread of its own, because the resolver knows no limit of time."""
+    """Resolve in a thread of its own, because the resolver knows no limit of time."""
     answers: queue.SimpleQueue[list[_AddressInfo] | OSError] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -263,7 +263,7 @@ def _resolve(target: HttpTarget, deadline: Deadline) -> list[_AddressInfo]:
 
 @lru_cache(1)
 def _tls() -> ssl.SSLContext:
-    """The machine's authorities, or those that SSL_CERT_FILE names, and certifi's: a small image has none."""
+    """Return the machine's authorities, or those that SSL_CERT_FILE names, and certifi's: a small image has none."""
     import certifi
 
     context = ssl.create_default_context()
@@ -286,7 +286,7 @@ def _content(response: http.client.HTTPResponse, limit: int) -> bytes:
 
 
 def _decoded(response: http.client.HTTPResponse, limit: int) -> Iterator[bytes]:
-    """The body in parts, none of them larger than `limit` by more than a byte, however well it was compressed."""
+    """Yield the body in parts, none of them larger than `limit` by more than a byte, however well it was compressed."""
     encoding = (response.headers.get("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
         raise UnreadableFileError(f"came with the encoding {encoding[:50]}, which was not asked for")

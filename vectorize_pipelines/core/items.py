@@ -62,13 +62,13 @@ MAX_METADATA_DEPTH = 32
 
 @dataclass(frozen=True, slots=True)
 class MetadataLimits:
-    """What one record's metadata may have: bytes as they are stored, and values, nested ones included."""
+    """Limits on one record's metadata: bytes as they are stored, and values, nested ones included."""
 
     max_bytes: int
     max_values: int
 
     def excess(self, metadata: Mapping[str, JsonValue], size: int | None = None) -> str | None:
-        """What is too much about metadata, as the end of a sentence; None where they may stay.
+        """Return what is too much about metadata, as the end of a sentence; None where they may stay.
 
         `size` is `metadata_size(metadata)`, where it is known. Raises `RecursionError` for what Python cannot write.
         """
@@ -82,12 +82,12 @@ class MetadataLimits:
 
 
 def metadata_size(metadata: Mapping[str, JsonValue]) -> int:
-    """Bytes of metadata as they are stored."""
+    """Return the bytes of metadata as they are stored."""
     return len(encode_metadata(metadata).encode("utf-8", "surrogatepass"))
 
 
 def _extent(metadata: Mapping[str, JsonValue], enough: int) -> tuple[int, int]:
-    """How many values there are, counted a little beyond `enough` at most, and how deep they are nested."""
+    """Return how many values there are, counted a little beyond `enough` at most, and how deep they are nested."""
     values = depth = 0
     level: list[object] = [metadata]
     while level and values <= enough and depth <= MAX_METADATA_DEPTH:
@@ -104,7 +104,7 @@ def _extent(metadata: Mapping[str, JsonValue], enough: int) -> tuple[int, int]:
 
 
 def content_hash(content: str | bytes) -> str:
-    """blake2b-128, hexadecimal. Text is NFC-normalised first, so that equal texts hash alike.
+    """Return blake2b-128, hexadecimal. Text is NFC-normalised first, so that equal texts hash alike.
 
     Records keep it: a change here makes every item look changed.
     """

@@ -1,4 +1,4 @@
-"""Lets two stages of a pipeline run side by side: `prefetch` moves an iterator into a thread of its own."""
+"""Two stages of a pipeline side by side: `prefetch` moves an iterator into a thread of its own."""
 
 import threading
 from collections import deque
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Overflow(Protocol[T]):
-    """Where items go while a queue may grow beyond its depth."""
+    """The place where items go while a queue may grow beyond its depth."""
 
     def has_room(self) -> bool:
         """Return whether the queue may grow now."""
@@ -19,7 +19,7 @@ class Overflow(Protocol[T]):
         """Lay an item aside; return what brings it back, called once."""
 
     def listen(self, began: Callable[[], None]) -> None:
-        """`began` is to be called whenever there begins to be room."""
+        """Have `began` called whenever there begins to be room."""
 
     def discard(self, item: T) -> None:
         """Do without an item that nobody will read any more."""
@@ -50,13 +50,13 @@ class _Channel(Generic[T]):
             overflow.listen(self._grow)
 
     def wait_for_room(self) -> bool:
-        """Returns once an item would find room; False where the reader has gone."""
+        """Wait until an item would find room; False where the reader has gone."""
         with self._changed:
             self._changed.wait_for(self._has_room_or_nobody_reads)
             return not self._abandoned
 
     def put(self, item: T) -> bool:
-        """Waits for room; False where the reader has gone."""
+        """Wait for room; False where the reader has gone."""
         with self._changed:
             self._changed.wait_for(self._has_room_or_nobody_reads)
             grows = self._may_grow()
@@ -78,7 +78,7 @@ class _Channel(Generic[T]):
         return self._overflow is not None and self._overflow.has_room()
 
     def _grow(self) -> None:
-        """Called when the queue may grow: what waits in it is laid aside, and so is what waits for room."""
+        """Lay aside what waits in the queue, which may grow now, and what waits for room."""
         with self._changed:
             for place, entry in enumerate(self._items):
                 if isinstance(entry, _InMemory) and self._overflow is not None:
@@ -86,14 +86,14 @@ class _Channel(Generic[T]):
             self._changed.notify_all()
 
     def finish(self, error: BaseException | None = None) -> None:
-        """Nothing more will be put; the reader gets what is there, then the error if there is one."""
+        """Note that nothing more will be put; the reader gets what is there, then the error if there is one."""
         with self._changed:
             self._finished = True
             self._error = error
             self._changed.notify_all()
 
     def abandon(self) -> None:
-        """Nothing more will be read."""
+        """Note that nothing more will be read."""
         with self._changed:
             self._abandoned = True
             left, self._items = self._items, deque()
@@ -127,7 +127,7 @@ def prefetch(
     late: bool = False,
     leaving: Callable[[], None] = lambda: None,
 ) -> Generator[T, None, None]:
-    """The same items in the same order, produced by a thread called `name`, at most `depth` ahead, or as far as
+    """Yield the same items in the same order, produced by a thread called `name`, at most `depth` ahead, or as far as
     `overflow` has room.
 
     With `late` an item is begun when there is room for it, rather than made and then held until there is: for batches

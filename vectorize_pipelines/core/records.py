@@ -25,7 +25,7 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 
 @functools.cache
 def record_schema(dimension: int) -> pa.Schema:
-    """The columns of a record; `id` first, `vector` (float32, `dimension` long) last.
+    """Return the columns of a record; `id` first, `vector` (float32, `dimension` long) last.
 
     `metadata` is a JSON object as text; a store may keep it in its own native form.
     """
@@ -57,7 +57,7 @@ RECORD_FIELDS: tuple[str, ...] = tuple(name for name in record_schema(1).names i
 
 
 def record_id(collection: str, source_id: str, item_index: int) -> str:
-    """uuid5 of collection, source and index: the same item always lands on the same row.
+    """Return uuid5 of collection, source and index: the same item always lands on the same row.
 
     `collection` is the alias that users read, so that an item keeps its id when the model changes.
     """
@@ -80,7 +80,7 @@ def make_records(
     *,
     run_id: str,
 ) -> pa.Table:
-    """The records of items, `record_schema`; all sequences are of one length n, `vectors` of shape (n, dimension)."""
+    """Return the records of items, `record_schema`; each sequence of length n, `vectors` of shape (n, dimension)."""
     schema = record_schema(vectors.shape[1])
     columns: dict[str, Any] = {
         "id": ids,
@@ -98,7 +98,7 @@ def make_records(
 
 
 def _metadata(items: Sequence[Item]) -> list[str]:
-    """The metadata of items as text, written once for all items that share them, as those of a request do."""
+    """Return the metadata of items as text, written once for all items that share them, as those of a request do."""
     written: dict[int, str] = {}
     found: list[str] = []
     for item in items:

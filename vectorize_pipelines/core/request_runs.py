@@ -1,4 +1,4 @@
-"""The names by which whoever launches a run for one request, and the job `embed_request` itself, understand each other.
+"""The names by which the launcher of a run for one request, and the job `embed_request` itself, understand each other.
 
 Used by the HTTP server, which launches them by GraphQL, and by the job.
 """

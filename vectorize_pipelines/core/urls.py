@@ -26,7 +26,7 @@ _HTTP = ("http", "https")
 
 
 def shown_url(url: str) -> str:
-    """`scheme://host:port/path`; a path without a scheme as it is. No secret is shown, however the URL is malformed."""
+    """Return `scheme://host:port/path`; a path without a scheme as it is. No secret is shown, however malformed."""
     found = _SCHEME.match(url)
     if found is None:
         return url
@@ -40,13 +40,13 @@ def shown_url(url: str) -> str:
 
 
 def shown_origin(url: str) -> str:
-    """`scheme://host:port` alone, of a URL whose path may be the secret, as those of webhooks are."""
+    """Return `scheme://host:port` alone, of a URL whose path may be the secret, as those of webhooks are."""
     scheme, separator, rest = shown_url(url).partition("://")
     return f"{scheme}{separator}{rest.partition('/')[0]}"
 
 
 def shown_text(text: str, *urls: str | None) -> str:
-    """A text of somebody else's, such as a library's error, with every URL in it as it may be shown.
+    """Return a text of somebody else's, such as a library's error, with every URL in it as it may be shown.
 
     The secret parts of `urls` are taken out too where they stand alone: a library may name an object without its
     scheme and host.
@@ -59,7 +59,7 @@ def shown_text(text: str, *urls: str | None) -> str:
 
 
 def _shown_token(match: re.Match[str]) -> str:
-    """A part of a text between blanks. A quote in it ends a URL only where it cannot be part of a secret."""
+    """Return a part of a text between blanks as it may be shown. A quote ends a URL only where no secret has it."""
     token = match[0]
     if "://" not in token:
         return token
@@ -77,7 +77,7 @@ def _shown_match(match: re.Match[str]) -> str:
 
 
 def without_secrets(text: str, *secrets: str | None) -> str:
-    """The text with `***` for each of the secrets, also where it stands percent-encoded.
+    """Return the text with `***` for each of the secrets, also where it stands percent-encoded.
 
     A short one is replaced where it is no part of a longer word or number, which would tell it from what is left.
     """
@@ -96,7 +96,7 @@ def _occurrences(secret: str) -> re.Pattern[str]:
 
 
 def stored_uri(uri: str, *, keep_query: bool) -> str:
-    """The URI of a content as records keep it. A path without a scheme stays as it is.
+    """Return the URI of a content as records keep it. A path without a scheme stays as it is.
 
     The query goes, unless `keep_query`: it may be a signature. So does the fragment, which is never sent to a web
     server; in other schemes it may belong to the name, and goes with the query.
@@ -110,18 +110,18 @@ def stored_uri(uri: str, *, keep_query: bool) -> str:
 
 
 def is_data(uri: str) -> bool:
-    """Whether it is a `data:` URI, which holds the content itself."""
+    """Return whether it is a `data:` URI, which holds the content itself."""
     return uri[:5].lower() == "data:"
 
 
 def scheme_of(uri: str) -> str:
-    """The scheme of a URI, in lower case; empty for a path without one."""
+    """Return the scheme of a URI, in lower case; empty for a path without one."""
     found = _SCHEME.match(uri)
     return "" if found is None else found[1].lower()
 
 
 def other_spelling(uri: str) -> str:
-    """Another URI of the same content, whatever its scheme."""
+    """Return another URI of the same content, whatever its scheme."""
     scheme = scheme_of(uri)
     if scheme in _HTTP:
         return uri.removesuffix("#") if uri.endswith("#") else f"{uri}#"
@@ -139,12 +139,12 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _is_host(netloc: str) -> bool:
-    """Whether it is a host, perhaps with a port."""
+    """Return whether it is a host, perhaps with a port."""
     return re.fullmatch(r"(\[[^\]@]*\]|[^:@]*)(:[0-9]*)?", netloc) is not None
 
 
 def _secrets(url: str) -> set[str]:
-    """What a text must not hold of a URL, as it stands there and decoded."""
+    """Return what a text must not hold of a URL, as it stands there and decoded."""
     parts = _split(url)
     if parts is None or _SCHEME.match(url) is None:
         return set()

@@ -1,4 +1,4 @@
-"""Where a text may be cut: paragraphs, sentences, lines, clauses, words, characters. Used by the chunker."""
+"""Places where a text may be cut: paragraphs, sentences, lines, clauses, words, characters. Used by the chunker."""
 
 import re
 import unicodedata
@@ -49,14 +49,14 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 
 def ends(pattern: re.Pattern[str], text: str, start: int, end: int) -> Iterator[int]:
-    """The positions in [start, end] after each paragraph, sentence, … of `text` that ends there."""
+    """Yield the positions in [start, end] after each paragraph, sentence, … of `text` that ends there."""
     for match in pattern.finditer(text, start, min(end + 1, len(text))):
         if match.end() <= end and (pattern is not SENTENCE or _ends_a_sentence(text, match)):
             yield match.end()
 
 
 def _ends_a_sentence(text: str, match: re.Match[str]) -> bool:
-    """Not where a small letter follows, nor after an initial or a common abbreviation."""
+    """Return whether a sentence ends: not before a small letter, nor after an initial or a common abbreviation."""
     if text[match.end() : match.end() + _LOOK_AROUND].lstrip()[:1].islower():
         return False
     before = text[max(0, match.start() - _LOOK_AROUND) : match.end()]
@@ -64,12 +64,12 @@ def _ends_a_sentence(text: str, match: re.Match[str]) -> bool:
 
 
 def starts_a_word(text: str, position: int) -> bool:
-    """Whether a piece that begins here begins with a whole word."""
+    """Return whether a piece that begins here begins with a whole word."""
     return position == 0 or text[position - 1].isspace() or CUT.match(text, position) is not None
 
 
 def cut_within(text: str, start: int, preferred: int, end: int) -> int:
-    """A position inside (start, end) to cut at, near `preferred`: between words, or else within the only one."""
+    """Return a position inside (start, end) to cut at, near `preferred`: between words, or else within the only one."""
     for pattern in (WORD, CUT):
         before = [position for position in ends(pattern, text, start, preferred) if position > start]
         if before:
@@ -82,7 +82,7 @@ def cut_within(text: str, start: int, preferred: int, end: int) -> int:
 
 
 def safe_cut(text: str, start: int, end: int) -> int:
-    """The last position in (start, end] that divides no grapheme: no letter from its accent, no flag in two.
+    """Return the last position in (start, end] that divides no grapheme: no letter from its accent, no flag in two.
 
     `end` itself where there is none within reach.
     """
@@ -93,7 +93,7 @@ def safe_cut(text: str, start: int, end: int) -> int:
 
 
 def _same_grapheme(text: str, position: int) -> bool:
-    """Whether the characters before and after the position belong to one grapheme."""
+    """Return whether the characters before and after the position belong to one grapheme."""
     before, after = text[position - 1], text[position]
     if unicodedata.category(after)[0] == "M" or _ZERO_WIDTH_JOINER in (before, after):
         return True

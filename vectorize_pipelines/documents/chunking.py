@@ -1,4 +1,4 @@
-"""Cuts a parsed document into chunks that fit the encoder. Called by the pipeline for every document.
+"""Cutting of a parsed document into chunks that fit the encoder. Called by the pipeline for every document.
 
 How a stretch of text (a section, a row, or all of a text without either) is cut:
 
@@ -70,12 +70,12 @@ class _Candidate:
 
 
 def chunker_fingerprint(max_tokens: int, overlap_tokens: int) -> str:
-    """`Chunker.fingerprint` of a chunker with these arguments, without loading a tokenizer for it."""
+    """Return `Chunker.fingerprint` of a chunker with these arguments, without loading a tokenizer for it."""
     return f"chunker=tokens/{CHUNKER_VERSION} max={max_tokens} overlap={overlap_tokens} parser={PARSER_VERSION}"
 
 
 class Chunker:
-    """Cuts documents into chunks of at most `max_tokens` tokens, special tokens included.
+    """A cutter of documents into chunks of at most `max_tokens` tokens, special tokens included.
 
     Up to `overlap_tokens` are repeated from one chunk to the next, from the start of a sentence or at least of a
     word; never more than half of a chunk, so that each has more that is new. Raises `ValueError` where `max_tokens`
@@ -103,7 +103,7 @@ class Chunker:
         return self._fingerprint
 
     def chunks(self, document: ParsedDocument) -> Iterator[Chunk]:
-        """The document's chunks in order, made as they are taken."""
+        """Yield the document's chunks in order, made as they are taken."""
         page_starts = [page.start for page in document.pages]
         verified = self._verified(document.text, self._candidates(document))
         for index, (chunk, tokens) in enumerate(verified):
@@ -130,7 +130,7 @@ class Chunker:
                     yield _Candidate(first, fresh, last, metadata, tokens if certain else None)
 
     def _plan(self, atoms: "_Atoms") -> Iterator[tuple[int, int, int, int]]:
-        """(start, fresh, end, tokens) of the chunks that one stretch is to be cut into, by estimated tokens."""
+        """Yield (start, fresh, end, tokens) of the chunks that one stretch is to be cut into, by estimated tokens."""
         fresh = 0
         while True:
             atoms.read(self._budget)
@@ -151,7 +151,7 @@ class Chunker:
             fresh = stop - first
 
     def _best_stop(self, atoms: "_Atoms", fresh: int, stop: int) -> int:
-        """The best boundary at or before `stop` that leaves the chunk at least half full."""
+        """Return the best boundary at or before `stop` that leaves the chunk at least half full."""
         half = bisect_left(atoms.totals, atoms.totals[0] + self._budget // 2, 0, stop)
         low = max(half, fresh + 1)
         for pattern in boundaries.PREFERRED:
@@ -163,7 +163,7 @@ class Chunker:
         return stop
 
     def _overlap_start(self, atoms: "_Atoms", stop: int) -> int:
-        """The first atom of the next chunk: a sentence's or else a word's within reach of the overlap, or `stop`."""
+        """Return the first atom of the next chunk: a sentence's or a word's within reach of the overlap, or `stop`."""
         if not self._overlap:
             return stop
         first = bisect_left(atoms.totals, atoms.totals[stop] - self._overlap, 1, stop)
@@ -179,7 +179,7 @@ class Chunker:
         return first
 
     def _verified(self, text: str, candidates: Iterator[_Candidate]) -> Iterator[tuple[_Candidate, int]]:
-        """(chunk, tokens) of the candidates that fit, and of the parts of those that do not.
+        """Yield (chunk, tokens) of the candidates that fit, and of the parts of those that do not.
 
         Each begins after the one before.
         """
@@ -198,7 +198,7 @@ class Chunker:
                     pending.extendleft(reversed(parts))
 
     def _counted(self, text: str, candidates: Sequence[_Candidate]) -> list[tuple[_Candidate, int, _Offsets]]:
-        """Each with its tokens and, where these had to be counted, their offsets."""
+        """Return each candidate with its tokens and, where these had to be counted, their offsets."""
         uncertain = [candidate for candidate in candidates if candidate.tokens is None]
         texts = [text[candidate.start : candidate.end] for candidate in uncertain]
         offsets = iter(self._tokenizer.offsets(texts) if texts else ())
@@ -216,7 +216,7 @@ class Chunker:
 
 
 def _in_blocks(stretches: Iterator[_Stretch]) -> Iterator[list[_Stretch]]:
-    """Small stretches together, up to a block, so that one call of the tokenizer serves them all."""
+    """Yield small stretches together, up to a block, so that one call of the tokenizer serves them all."""
     block: list[_Stretch] = []
     characters = 0
     for start, end, metadata in stretches:
@@ -229,7 +229,7 @@ def _in_blocks(stretches: Iterator[_Stretch]) -> Iterator[list[_Stretch]]:
 
 
 def _stretches(document: ParsedDocument) -> Iterator[_Stretch]:
-    """What is cut on its own."""
+    """Yield the stretches that are each cut on their own."""
     if document.rows:
         for row in document.rows:
             yield row.start, row.end, {**row.metadata, "row": row.number}
@@ -241,7 +241,7 @@ def _stretches(document: ParsedDocument) -> Iterator[_Stretch]:
 
 
 def _divided(text: str, candidate: _Candidate, offsets: _Offsets) -> list[_Candidate]:
-    """A chunk that proved too long: without its overlap, or, where it has none, in two."""
+    """Return a chunk that proved too long: without its overlap, or, where it has none, in two."""
     start, end, metadata = candidate.fresh, candidate.end, candidate.metadata
     if candidate.start < start:
         return [_Candidate(start, start, end, metadata)]
@@ -272,12 +272,12 @@ class _Atoms:
         self._exhausted = False
 
     def read(self, budget: int) -> None:
-        """Reads on until there is more than fits into one chunk, or nothing more."""
+        """Read on until there is more than fits into one chunk, or nothing more."""
         while not self._exhausted and self.fitting(budget) == len(self.starts):
             self._read_block()
 
     def fitting(self, budget: int) -> int:
-        """How many atoms, from the first, fit into one chunk: at least one, if there is any."""
+        """Return how many atoms, from the first, fit into one chunk: at least one, if there is any."""
         if not self.starts:
             return 0
         by_tokens = bisect_right(self.totals, self.totals[0] + budget) - 1
@@ -285,15 +285,15 @@ class _Atoms:
         return max(1, min(by_tokens, by_characters))
 
     def forget(self, count: int) -> None:
-        """Drops the first atoms."""
+        """Drop the first atoms."""
         del self.starts[:count], self.ends[:count], self.totals[:count]
 
     def whole_words(self, start: int, end: int) -> bool:
-        """Whether the atoms that start within `text[start:end]` are all words that were counted as such."""
+        """Return whether the atoms that start within `text[start:end]` are all words that were counted as such."""
         return bisect_left(self._pieces, start) == bisect_left(self._pieces, end)
 
     def words(self) -> list[str]:
-        """Every word, with the whitespace before it, of the whole stretch."""
+        """Return every word, with the whitespace before it, of the whole stretch."""
         return [self.text[space:end] for space, _, end in self._all_runs()]
 
     def _all_runs(self) -> Iterator[tuple[int, int, int]]:
@@ -328,7 +328,7 @@ class _Atoms:
 
 
 def _runs(text: str, start: int, end: int, max_characters: int) -> Iterator[tuple[int, int, int]]:
-    """(space, start, end) of the runs without whitespace; `space` is where the whitespace before one begins."""
+    """Yield (space, start, end) of the runs without whitespace; `space` is where the whitespace before one begins."""
     position = start
     for match in _RUN.finditer(text, start, end):
         first, space = match.start(), position
@@ -353,14 +353,14 @@ class _Piece(NamedTuple):
 
 
 def _is_plain(word: str) -> bool:
-    """Whether a word, with the whitespace before it, can be counted as one."""
+    """Return whether a word, with the whitespace before it, can be counted as one."""
     return (
         len(word) <= MAX_PLAIN_CHARACTERS and not boundaries.UNSPACED.search(word) and not _JOINING_SPACE.search(word)
     )
 
 
 class _WordTokens:
-    """Estimates how many tokens each word of a text takes. What is a word of the language is counted once."""
+    """Estimates of how many tokens each word of a text takes. What is a word of the language is counted once."""
 
     def __init__(self, tokenizer: Tokenizer, budget: int) -> None:
         self._tokenizer = tokenizer
@@ -370,12 +370,12 @@ class _WordTokens:
         self._characters = 0
 
     def count(self, words: Sequence[str]) -> list[int | list[_Piece]]:
-        """For each word, with the whitespace before it: its tokens, or its pieces where it can or must be cut."""
+        """Return for each word, with whitespace before it, its tokens, or its pieces where it can or must be cut."""
         self.learn(words)
         return [self._known[word] if word in self._known else self._pieces[word] for word in words]
 
     def learn(self, words: Sequence[str]) -> None:
-        """Asks the tokenizer, in two calls at most, for those of the words that are not known yet."""
+        """Ask the tokenizer, in two calls at most, for those of the words that are not known yet."""
         unknown = {word for word in words if word not in self._known and word not in self._pieces}
         if self._characters > MAX_KNOWN_CHARACTERS:
             self._known, self._pieces, self._characters = {}, {}, 0
@@ -407,7 +407,7 @@ class _WordTokens:
         return [piece for start, end in pairwise(edges) for piece in self._fitting(run, start, end, token_starts)]
 
     def _fitting(self, run: str, start: int, end: int, token_starts: list[int]) -> Iterator[_Piece]:
-        """`run[start:end]` as one piece, or cut hard into several where it alone has too many tokens."""
+        """Yield `run[start:end]` as one piece, or cut hard into several where it alone has too many tokens."""
         while True:
             first, last = bisect_left(token_starts, start), bisect_left(token_starts, end)
             if last - first <= self._budget or end - start == 1:

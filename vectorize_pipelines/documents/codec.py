@@ -30,14 +30,14 @@ _HASH = re.compile(r"[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True)
 class ParseOutcome:
-    """What became of a file: its `items.content_hash`, and the document unless that hash was known already."""
+    """The outcome of a file: its `items.content_hash`, and the document unless that hash was known already."""
 
     content_hash: str
     document: ParsedDocument | None
 
 
 def answer_limits(settings: DocumentSettings) -> AnswerLimits:
-    """How large an outcome may be: the text no larger than what a file may unpack to, and the rest hardly.
+    """Return how large an outcome may be: the text no larger than what a file may unpack to, and the rest hardly.
 
     Nor larger than a file can be whose every byte becomes a character of four.
     """
@@ -46,7 +46,7 @@ def answer_limits(settings: DocumentSettings) -> AnswerLimits:
 
 
 def to_message(outcome: ParseOutcome, limits: AnswerLimits) -> Message:
-    """Raises `DecompressionLimitError` where the text is larger, or the rest has more, than is taken."""
+    """Return the outcome as a message. Raises `DecompressionLimitError` for more than is taken."""
     document = outcome.document
     if document is None:
         return Message({"hash": outcome.content_hash})
@@ -68,13 +68,13 @@ def to_message(outcome: ParseOutcome, limits: AnswerLimits) -> Message:
 
 
 def _fits(header: object, limits: AnswerLimits) -> bool:
-    """Whether the other side would take it: counted as there, on the same bytes."""
+    """Return whether the other side would take it: counted as there, on the same bytes."""
     content = encoded(header)
     return len(content) + ENVELOPE <= limits.header and weight(content) + ENVELOPE <= most_weight(limits.header)
 
 
 def from_message(message: Message) -> ParseOutcome:
-    """Raises `InvalidAnswerError` for what `to_message` would not have made."""
+    """Return the outcome in a message. Raises `InvalidAnswerError` for what `to_message` would not have made."""
     header = message.header
     if not isinstance(header, dict) or not isinstance(header.get("hash"), str) or not _HASH.fullmatch(header["hash"]):
         raise InvalidAnswerError("an outcome without a hash")
@@ -102,7 +102,7 @@ def _bounds(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
 
 
 def _fields(rows: Sequence[TableRow]) -> tuple[list[int], list[list[str]], list[list[list[JsonValue]]]]:
-    """Of each row its kind; of each kind the names of its fields, and by field the values of its rows, in order.
+    """Return each row's kind; each kind's names of fields, and by field the values of its rows, in order.
 
     By column, and not row by row: a list a row would double the time that the parent takes for a large table.
     """
@@ -141,7 +141,7 @@ def _rows(lists: Sequence[list[Any]], size: int) -> tuple[TableRow, ...]:
 
 
 def _records(names: Sequence[str], columns: object, count: int) -> Iterator[dict[str, JsonValue]]:
-    """The fields of `count` rows that have the same ones."""
+    """Return the fields of `count` rows that have the same ones."""
     columns = _lists(columns, len(names))
     for column in columns:
         if len(column) != count:
@@ -153,7 +153,7 @@ def _records(names: Sequence[str], columns: object, count: int) -> Iterator[dict
 
 
 def _check_spans(starts: list[Any], ends: list[Any], others: list[Any], size: int) -> None:
-    """Raises `InvalidAnswerError` unless these are places in a text of `size` characters, in order, without overlap."""
+    """Raise `InvalidAnswerError` unless these are places in a text of `size` characters, in order, without overlap."""
     if not len(starts) == len(ends) == len(others):
         raise InvalidAnswerError("spans that begin and do not end")
     _check_integers(starts)

@@ -1,4 +1,4 @@
-"""Cuts documents for a model: to its length, by its own tokenizer.
+"""Cutting of documents for a model: to its length, by its own tokenizer.
 
 Called by the readers of files and of messages, and where another generation of a collection is begun.
 """
@@ -27,7 +27,7 @@ CUTTING_SECONDS = 30e-6
 
 
 class Cutting:
-    """Cuts documents for one model: to its length, by its own tokenizer. Making one loads no model."""
+    """The cutting of documents for one model: to its length, by its own tokenizer. Making one loads no model."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Cutting:
         limits: tuple[int, int] | None = None,
         fetch: bool = True,
     ):
-        """`dimension`: that of the vectors; None is the model's own.
+        """Take the `dimension` of the vectors; None is the model's own.
 
         `limits`: longest chunk and overlap, in tokens; None: as the settings have them for the model. Raises
         `UnknownModelError`, and `SettingsError` where the chunks do not fit the model; with `fetch` false,
@@ -93,7 +93,7 @@ class Cutting:
         self._interrupted.set()
 
     def _bounded(self, chunks: Iterator[Chunk], characters: int) -> Iterator[Chunk]:
-        """The chunks, up to the limits. Their time is this thread's own: a busy machine makes no document refused."""
+        """Yield the chunks, up to the limits. Their time is this thread's own: a busy machine refuses no document."""
         began, settings = thread_time(), self._settings
         seconds = max(settings.timeout_seconds, characters * CUTTING_SECONDS)
         for number, chunk in enumerate(chunks, start=1):

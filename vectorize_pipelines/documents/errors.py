@@ -1,4 +1,4 @@
-"""Why a document cannot be embedded. Run metadata counts these by class, so their names stay as they are.
+"""Reasons why a document cannot be embedded. Run metadata counts these by class, so their names stay as they are.
 
 The caller puts the file's name in front of the message; the message says what is wrong and what to do.
 """
@@ -18,7 +18,7 @@ class UnsupportedFormatError(ItemError):
 
 
 class NotTextError(ItemError):
-    """Named as text, but its bytes are not text in any encoding that we know."""
+    """A file named as text whose bytes are not text in any encoding that we know."""
 
 
 class CorruptDocumentError(ItemError):
@@ -30,7 +30,7 @@ class EncryptedDocumentError(ItemError):
 
 
 class EmptyDocumentError(ItemError):
-    """There is nothing to embed in it."""
+    """A document with nothing in it to embed."""
 
 
 class NoTextLayerError(ItemError):
@@ -42,7 +42,7 @@ class MissingColumnError(ItemError):
 
 
 class DecompressionLimitError(ItemError):
-    """Unpacked, the file is larger than `documents.max_decompressed_bytes`."""
+    """A file that is larger, once unpacked, than `documents.max_decompressed_bytes`."""
 
 
 class TooManyRowsError(ItemError):
@@ -54,15 +54,15 @@ class TooManyChunksError(ItemError):
 
 
 class TooMuchMetadataError(ItemError):
-    """What a document, or a row of a table, says of itself is more than a record may carry."""
+    """More metadata of a document, or of a row of a table, than a record may carry."""
 
 
 class ParseTimeoutError(CostlyItemError):
-    """Parsing took longer than `documents.timeout_seconds`; its process was killed. Or cutting took so long."""
+    """Parsing that took longer than `documents.timeout_seconds`; its process was killed. Or cutting that did."""
 
 
 class ParserMemoryError(CostlyItemError):
-    """Parsing needed more memory than `documents.memory_bytes`."""
+    """Parsing that needed more memory than `documents.memory_bytes`."""
 
 
 class ParserCrashedError(CostlyItemError):
@@ -71,7 +71,7 @@ class ParserCrashedError(CostlyItemError):
 
 @contextmanager
 def damage_reported(kind: str) -> Iterator[None]:
-    """Turns whatever a parsing library raises over damaged bytes into a `CorruptDocumentError`.
+    """Turn whatever a parsing library raises over damaged bytes into a `CorruptDocumentError`.
 
     Put around calls of third-party parsers only: over hostile bytes they raise KeyError, IndexError,
     RecursionError and more that no documentation lists.

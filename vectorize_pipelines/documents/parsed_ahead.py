@@ -1,4 +1,4 @@
-"""Bounds what parsed documents take that wait to be cut: a small file may hold a large text.
+"""A bound on what parsed documents take that wait to be cut: a small file may hold a large text.
 
 Nobody knows how large before it is parsed. So a document is parsed only while those before it that wait are not much,
 or when it is the next one.
@@ -13,7 +13,7 @@ BYTES_OF_A_PART = 500
 
 
 class ParsedAhead:
-    """What waits to be cut. Documents are numbered in the order in which they are asked for.
+    """The documents that wait to be cut, numbered in the order in which they are asked for.
 
     Used by several threads.
     """
@@ -26,29 +26,29 @@ class ParsedAhead:
         self._changed = threading.Condition()
 
     def wait(self, number: int) -> None:
-        """Returns once the document may be parsed; at once after `close`."""
+        """Return once the document may be parsed; at once after `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._held < self._most or number <= self._awaited or self._closed)
 
     def await_(self, number: int) -> None:
-        """Lets the document be parsed, whatever waits: it is the next one."""
+        """Let the document be parsed, whatever waits: it is the next one."""
         with self._changed:
             self._awaited = max(self._awaited, number)
             self._changed.notify_all()
 
     def hold(self, document: ParsedDocument | None) -> None:
-        """Counts a document that has been parsed."""
+        """Count a document that has been parsed."""
         with self._changed:
             self._held += _size(document)
 
     def release(self, document: ParsedDocument | None) -> None:
-        """Counts one that has been cut no more."""
+        """Count one that has been cut no more."""
         with self._changed:
             self._held -= _size(document)
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends every wait."""
+        """End every wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

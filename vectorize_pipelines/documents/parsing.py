@@ -1,4 +1,4 @@
-"""From a file's bytes to a `ParsedDocument`. Called by the parser processes, and in place by tests and clients."""
+"""Parsing of a file's bytes to a `ParsedDocument`. Called by the parser processes, and in place by tests, clients."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -77,7 +77,7 @@ OTHER_MARKS = (
 
 
 def parse(content: bytes, name: str, settings: DocumentSettings) -> ParsedDocument:
-    """The document in `content`. `name` is its path or URI: its ending chooses the parser.
+    """Return the document in `content`. `name` is its path or URI: its ending chooses the parser.
 
     Where the content bears the mark of another supported binary format, that one is believed instead.
     Raises a subclass of `ItemError` from `documents.errors`; its message does not repeat the name.
@@ -99,7 +99,7 @@ def parse(content: bytes, name: str, settings: DocumentSettings) -> ParsedDocume
 
 
 def format_of(name: str) -> str:
-    """The format that the name's ending stands for. Raises `UnsupportedFormatError`."""
+    """Return the format that the name's ending stands for. Raises `UnsupportedFormatError`."""
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in FORMATS_BY_SUFFIX:
         raise UnsupportedFormatError(
@@ -110,21 +110,21 @@ def format_of(name: str) -> str:
 
 
 def too_large(settings: DocumentSettings) -> TooLargeError:
-    """The error for a file beyond the limit."""
+    """Return the error for a file beyond the limit."""
     return TooLargeError(
         f"is larger than {settings.max_file_bytes:,} bytes; split it, or raise VECTORIZE_DOCUMENTS__MAX_FILE_BYTES"
     )
 
 
 def too_many_chunks(settings: DocumentSettings) -> TooManyChunksError:
-    """The error for a document beyond the limit."""
+    """Return the error for a document beyond the limit."""
     return TooManyChunksError(
         f"is cut into more than {settings.max_chunks:,} passages; split it, or raise VECTORIZE_DOCUMENTS__MAX_CHUNKS"
     )
 
 
 def _short_labels(metadata: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """What names a document, cut to the length of a name: a page without an end tag is all title."""
+    """Return what names a document, cut to the length of a name: a page without an end tag is all title."""
     labels = {name: metadata[name] for name in LABELS if name in metadata}
     return {name: short_label(text) for name, text in labels.items() if isinstance(text, str)}
 

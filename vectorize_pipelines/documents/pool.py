@@ -1,4 +1,4 @@
-"""Parses files in processes of their own, side by side, so that no file can take the run down with it, or take it over.
+"""Parsing of files in processes of their own, side by side, so that no file can take the run down, or take it over.
 
 Called by the readers of files and of messages in `pipeline/`. The processes are confined
 (`vectorize_pipelines.sandbox`): they have no network and see no files. Local files are opened here and handed over
@@ -38,7 +38,7 @@ class ParserPool:
     """
 
     def __init__(self, settings: DocumentSettings, *, handler: Handler = read_and_parse) -> None:
-        """`handler` is what the processes run: a function of a module that they can import."""
+        """Take `handler`, which the processes run: a function of a module that they can import."""
         self._settings = settings
         self._limits = answer_limits(settings)
         spec = ServiceSpec(
@@ -61,13 +61,13 @@ class ParserPool:
         self.close()
 
     def close(self) -> None:
-        """Ends everything now, from whatever thread; a second call does nothing. Files in hand get an error."""
+        """End everything now, from whatever thread; a second call does nothing. Files in hand get an error."""
         self._pool.close()
 
     def submit(
         self, uri: str, size: int | None = None, known_hash: str | None = None, content: bytes | None = None
     ) -> Future[ParseOutcome]:
-        """Has the file read and parsed; a path without `://` is local.
+        """Have the file read and parsed; a path without `://` is local.
 
         `size` in bytes, where the caller knows it, refuses a file that is too large without reading it. With
         `known_hash`, a file of the same content is not parsed: its outcome has no document. With `content` nothing

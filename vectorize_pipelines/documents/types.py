@@ -1,4 +1,4 @@
-"""What parsing gives and chunking takes. Plain data: it crosses process boundaries."""
+"""The results of parsing, which chunking takes. Plain data: it crosses process boundaries."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What runs inside a parser process: takes one file after the other from its parent and answers with the document.
+"""The inside of a parser process: it takes one file after the other from its parent and answers with the document.
 
 `service` is what `pool.ParserPool` has its processes run.
 """
@@ -45,7 +45,7 @@ Handler = Callable[[Task, DocumentSettings], ParseOutcome]
 
 
 def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
-    """Parses the file unless its content is known. Raises `ItemError`s."""
+    """Parse the file unless its content is known. Raises `ItemError`s."""
     content = bytes(task.content)
     digest = content_hash(content)
     if digest == task.known_hash:
@@ -54,7 +54,7 @@ def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
 
 
 def service(config: Mapping[str, Any]) -> Service:
-    """The service of a parser process; `config` is what `pool.ParserPool` made for it."""
+    """Return the service of a parser process; `config` is what `pool.ParserPool` made for it."""
     # What a parser has to say of a file is in its error; pypdf also logs it, without saying of which file.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     write_bytecode(LIBRARIES)
@@ -74,7 +74,7 @@ def service(config: Mapping[str, Any]) -> Service:
 
 
 def _read(descriptor: int, settings: DocumentSettings) -> bytes:
-    """The bytes of an open file. Raises `UnreadableFileError`, or `TooLargeError` after `max_file_bytes`."""
+    """Return the bytes of an open file. Raises `UnreadableFileError`, or `TooLargeError` after `max_file_bytes`."""
     try:
         with os.fdopen(descriptor, "rb") as file:
             content: bytes | None = file.read(settings.max_file_bytes + 1)

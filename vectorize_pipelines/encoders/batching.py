@@ -50,16 +50,16 @@ class TokenBatch:
 
     @property
     def size(self) -> int:
-        """Tokens, padding included: what a budget counts."""
+        """The tokens, padding included: what a budget counts."""
         return len(self.ids) * self.longest
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest text, at least one."""
+        """The tokens of the longest text, at least one."""
         return max(1, *(len(ids) for ids in self.ids))
 
     def padded(self, padding: int, width: int | None = None) -> tuple[TokenMatrix, TokenMatrix]:
-        """Token ids and attention mask, both int64 of shape (texts, width); by default the longest text's width."""
+        """Return token ids and attention mask, both int64, (texts, width); by default the longest text's width."""
         import numpy as np
 
         shape = (len(self.ids), self.longest if width is None else width)
@@ -71,7 +71,7 @@ class TokenBatch:
         return tokens, mask
 
     def halves(self) -> tuple["TokenBatch", "TokenBatch"]:
-        """The batch in two, for when it did not fit into memory."""
+        """Return the batch in two, for when it did not fit into memory."""
         middle = (len(self.ids) + 1) // 2
         return (
             TokenBatch(self.positions[:middle], self.ids[:middle]),
@@ -96,13 +96,13 @@ class TokenBudget:
         return self._tokens
 
     def failed(self, tokens: int) -> None:
-        """A batch of `tokens` tokens did not fit."""
+        """Note that a batch of `tokens` tokens did not fit."""
         with self._lock:
             self._tokens = max(1, min(self._tokens, tokens // 2))
             self._successes = 0
 
     def succeeded(self) -> None:
-        """A batch went through."""
+        """Note that a batch went through."""
         with self._lock:
             self._successes += 1
             if self._successes >= GROW_AFTER and self._tokens < self._start:
@@ -111,7 +111,7 @@ class TokenBudget:
 
 
 class SharedBatches:
-    """Hands batches to several threads. Whoever asks next makes the next batch, while others compute theirs."""
+    """Batches for several threads. Whichever asks next makes the next batch, while others compute theirs."""
 
     def __init__(self, batches: Iterator[TokenBatch]) -> None:
         self._batches = batches
@@ -119,19 +119,19 @@ class SharedBatches:
         self._stopped = False
 
     def next(self) -> TokenBatch | None:
-        """The next batch; None when there are no more."""
+        """Return the next batch; None when there are no more."""
         with self._lock:
             return None if self._stopped else next(self._batches, None)
 
     def stop(self) -> None:
-        """No further batches: one of the threads failed."""
+        """Hand out no further batches: one of the threads failed."""
         self._stopped = True
 
 
 def token_batches(
     texts: Sequence[str], tokenize: Tokenize, budget: TokenBudget, *, streams: int = 1, count_step: int = 1
 ) -> Iterator[TokenBatch]:
-    """Batches of `texts`, roughly longest first, each as full as the budget allows.
+    """Yield batches of `texts`, roughly longest first, each as full as the budget allows.
 
     Longest first: memory is at its highest at the start, and the last batches, which keep only some streams
     busy, are the short ones. The texts' order is guessed from their bytes and corrected by `LOOK_AHEAD`
@@ -178,7 +178,7 @@ _budgets_lock = threading.Lock()
 
 
 def remembered_budget(model: str, device: str, tokens: int) -> TokenBudget:
-    """The process's budget for a model on a device: what memory taught one encoder of it, the next one knows.
+    """Return the process's budget for a model on a device: what memory taught one encoder of it, the next one knows.
 
     model   the model's revision
     tokens  where it starts, and what it grows back to
@@ -192,7 +192,7 @@ def _bytes(text: str) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an engine failed for want of memory, which torch and OpenVINO report as a RuntimeError."""
+    """Return whether an engine failed for want of memory, which torch and OpenVINO report as a RuntimeError."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, without importing it
         return True
     message = str(error).lower()

@@ -1,4 +1,4 @@
-"""Loaded encoders, kept by the process rather than by whoever asked for one.
+"""Loaded encoders, kept by the process rather than by the code that asked for one.
 
 A Dagster resource lives for one run and a search for one query, but a model takes seconds to load: executors
 that keep their process keep their models. Used by the resource and by the command line through `encoder_cache()`.
@@ -25,7 +25,7 @@ MAX_LOADED = 3
 
 
 class EncoderKey(NamedTuple):
-    """What decides whether two loads give the same encoder; `engine` and `precision` as they were asked for."""
+    """The key of loads that have the same encoder; `engine` and `precision` as they were asked for."""
 
     fingerprint: str
     engine: str
@@ -67,7 +67,7 @@ class EncoderCache:
         self.limit(max_loaded, memory_bytes)
 
     def limit(self, max_loaded: int, memory_bytes: int | None) -> None:
-        """Sets the limits from now on; what is loaded beyond them goes as leases end."""
+        """Set the limits from now on; what is loaded beyond them goes as leases end."""
         if max_loaded < 1:
             raise ValueError(f"max_loaded must be at least 1, not {max_loaded}")
         self._max_loaded = max_loaded
@@ -75,7 +75,7 @@ class EncoderCache:
 
     @contextlib.contextmanager
     def lease(self, key: EncoderKey, load: Callable[[], Encoder]) -> Iterator[Encoder]:
-        """The encoder under `key`, loaded by `load` if it is not there; it stays loaded inside the context.
+        """Hold the encoder under `key`, loaded by `load` if it is not there; it stays loaded inside the context.
 
         Threads that ask for the same key wait for one load; other keys are not held up. What `load` raises
         passes through, and the next caller tries again.
@@ -90,7 +90,7 @@ class EncoderCache:
             self._return(key, entry)
 
     def make_room(self, key: EncoderKey, model: str, needed: int) -> None:
-        """Called by the load of `model` under `key` once it knows how many bytes it takes, before it takes them.
+        """Make room for `model` under `key`. Called by its load once it knows how many bytes it takes, before it does.
 
         Closes idle encoders on the same device, least recently used first, until there is room. Raises
         `ModelTooLargeError` with the figures where that does not suffice.
@@ -108,13 +108,13 @@ class EncoderCache:
             _close(evicted)
 
     def loaded(self) -> dict[EncoderKey, int]:
-        """What is loaded, least recently used first, and the bytes that its weights take."""
+        """Return what is loaded, least recently used first, and the bytes that its weights take."""
         with self._lock:
             encoders = {key: entry.encoder for key, entry in self._entries.items()}
         return {key: encoder.memory_bytes for key, encoder in encoders.items() if encoder is not None}
 
     def clear(self) -> None:
-        """Closes every encoder that is not in use; one in use is closed when its last lease ends."""
+        """Close every encoder that is not in use; one in use is closed when its last lease ends."""
         with self._lock:
             removed = {key: entry.encoder for key, entry in self._entries.items() if entry.leases == 0}
             self._entries.clear()
@@ -134,7 +134,7 @@ class EncoderCache:
             entry.expected = 0
 
     def _shortage(self, key: EncoderKey, model: str, needed: int) -> str | None:
-        """Why a load of so many bytes has no room; None where it has. Loads in progress count as if they were done."""
+        """Return why a load of so many bytes has no room; None where it has. Loads in progress count as done."""
         others = [entry for other, entry in self._entries.items() if other != key and other.device == key.device]
         loading = sum(entry.expected for entry in others if entry.encoder is None)
         free = free_memory(key.device) - loading
@@ -144,7 +144,7 @@ class EncoderCache:
         return too_large(model, key.device, needed, free) if needed > free else None
 
     def _idle_on(self, device: str) -> EncoderKey | None:
-        """The least recently used encoder on a device that nobody uses."""
+        """Return the least recently used encoder on a device that nobody uses."""
         idle = (key for key, entry in self._entries.items() if key.device == device and entry.leases == 0)
         return next(idle, None)
 
@@ -166,7 +166,7 @@ class EncoderCache:
 
 
 def too_large(model: str, device: str, needed: int, free: int, limited_by: str | None = None) -> str:
-    """What is said where a model does not fit. `limited_by` is the setting that leaves only so many bytes free."""
+    """Return the message for a model that does not fit. `limited_by` is the setting that leaves `free` bytes only."""
     because = f"{limited_by} leaves" if limited_by else "there are"
     remedy = f"raise {limited_by}" if limited_by else "end what else uses the memory"
     return (
@@ -192,5 +192,5 @@ def _close(encoders: Mapping[EncoderKey, Encoder | None]) -> None:
 
 @cache
 def encoder_cache() -> EncoderCache:
-    """The process's own cache."""
+    """Return the process's own cache."""
     return EncoderCache()

@@ -100,6 +100,7 @@ def create_routes(
     # request for ten of them. The id of a task may hold slashes: the routes that ask for one task come after those with
     # something behind it.
     app.include_router(tasks.submitting)
+    app.include_router(dagster_routes.direct)
     for part in (embeddings, search, dagster_routes, health, pages, live, metrics, task_views):
         app.include_router(part.router)
     app.include_router(tasks.cancelling)

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to upright RGB pixels. Called by `images.worker`, in processes that are confined.
+"""Decoding of an image file's bytes to upright RGB pixels. Called by `images.worker`, in processes that are confined.
 
 `decode` reads hostile bytes in C: a process that holds anything of value goes through `images.pool`.
 """
@@ -88,7 +88,7 @@ def decode(
     limits: ImageLimits = DEFAULT_LIMITS,
     reserve: Callable[[int], None] | None = None,
 ) -> "Image.Image":
-    """The first frame or page of an image, mode RGB, turned upright as its EXIF orientation says.
+    """Return the first frame or page of an image, mode RGB, turned upright as its EXIF orientation says.
 
     shortest_side  pixels that the caller will scale the image's shorter side to; a much larger JPEG is then
                    decoded at 1/2, 1/4 or 1/8 of its size, never below `DRAFT_FACTOR` times `shortest_side`.
@@ -116,7 +116,7 @@ def decode(
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """What an image's header says: its format as Pillow names it, and its size in pixels as it is stored."""
+    """The header of an image: its format as Pillow names it, and its size in pixels as it is stored."""
 
     format: str
     width: int
@@ -124,7 +124,7 @@ class ImageHeader:
 
 
 def read_header(content: bytes | bytearray, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
-    """Reads the header and decodes nothing. Raises as `decode`, as far as the header shows it."""
+    """Read the header and decode nothing. Raises as `decode`, as far as the header shows it."""
     data = read_image(content, limits)
     with _opened(data) as image:
         _check_size(image.size, limits)
@@ -132,7 +132,7 @@ def read_header(content: bytes | bytearray, limits: ImageLimits = DEFAULT_LIMITS
 
 
 def read_image(content: bytes | bytearray | Path, limits: ImageLimits) -> bytes | bytearray:
-    """The bytes of an image's file. Raises `UnreadableFileError`, `ImageTooLargeError` or `EmptyImageError`."""
+    """Return the bytes of an image's file. Raises `UnreadableFileError`, `ImageTooLargeError` or `EmptyImageError`."""
     data: bytes | bytearray
     if isinstance(content, Path):
         try:
@@ -157,7 +157,7 @@ def read_image(content: bytes | bytearray | Path, limits: ImageLimits) -> bytes 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """What Pillow can decode of `FORMATS`, and HEIF where the package pillow-heif is installed."""
+    """Return what Pillow can decode of `FORMATS`, and HEIF where the package pillow-heif is installed."""
     from PIL import Image, features
 
     # Pillow warns from MAX_IMAGE_PIXELS on, where our own limit decides, and of damaged metadata, which nobody reads.
@@ -173,7 +173,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def prepare_codecs() -> None:
-    """Loads what decoding needs, for a process that decodes one image at a time: codecs start no threads.
+    """Load what decoding needs, for a process that decodes one image at a time: codecs start no threads.
 
     Before its memory is bounded: an import that fails for want of it would look like a damaged image.
     """
@@ -186,13 +186,13 @@ def prepare_codecs() -> None:
 
 
 def formats_taken() -> tuple[str, ...]:
-    """What `ImageHeader.format` may be."""
+    """Return what `ImageHeader.format` may be."""
     return (*FORMATS, "MPO", "HEIF")
 
 
 @contextmanager
 def _opened(data: bytes | bytearray) -> "Iterator[Image.Image]":
-    """The image with its header read and nothing decoded."""
+    """Open the image, with its header read and nothing decoded."""
     from PIL import Image, UnidentifiedImageError
 
     formats = _formats()
@@ -213,7 +213,7 @@ def _opened(data: bytes | bytearray) -> "Iterator[Image.Image]":
 
 
 def _unidentified(data: bytes | bytearray, formats: tuple[str, ...]) -> ItemError:
-    """The error for bytes that no codec accepts: damaged where they start as an image does, else unsupported."""
+    """Return the error for bytes that no codec accepts: damaged where they start as an image does, else unsupported."""
     kind = _kind(data)
     if kind is not None:
         return CorruptImageError(
@@ -245,7 +245,7 @@ def _check_size(size: tuple[int, int], limits: ImageLimits) -> None:
 
 @contextmanager
 def _damage_reported(data: bytes | bytearray) -> Iterator[None]:
-    """Turns whatever a codec raises over damaged bytes into a `CorruptImageError`.
+    """Turn whatever a codec raises over damaged bytes into a `CorruptImageError`.
 
     Put around Pillow only: beside OSError its plugins raise SyntaxError, ValueError, struct.error, IndexError and
     more that no documentation lists.
@@ -265,7 +265,7 @@ def _damage_reported(data: bytes | bytearray) -> Iterator[None]:
 
 
 def _bytes_per_pixel(image: "Image.Image") -> int:
-    """At most so many bytes are taken for a pixel while the image is decoded."""
+    """Return how many bytes are taken at most for a pixel while the image is decoded."""
     return _STORED_BYTES.get(image.mode, 4) + _BESIDE_BYTES + _CODEC_BYTES.get(image.format or "", 0)
 
 
@@ -288,7 +288,7 @@ def _on_white(image: "Image.Image") -> "Image.Image":
 
 
 def _grey_of_8_bits(image: "Image.Image") -> "Image.Image":
-    """Grey of 16 bits, 32 bits or floating point as mode L; Pillow's own conversion clips at 255.
+    """Return grey of 16 bits, 32 bits or floating point as mode L; Pillow's own conversion clips at 255.
 
     In strips: as floating point of 64 bits the whole would take eight bytes a pixel, several times over.
     """
@@ -305,7 +305,7 @@ def _grey_of_8_bits(image: "Image.Image") -> "Image.Image":
 
 
 def _strips(image: "Image.Image") -> "Iterator[tuple[int, npt.NDArray[np.float64]]]":
-    """The rows of a grey image, some at a time, and where they begin."""
+    """Yield the rows of a grey image, some at a time, and where they begin."""
     import numpy as np
 
     rows = max(1, STRIP_PIXELS // image.width)
@@ -315,7 +315,7 @@ def _strips(image: "Image.Image") -> "Iterator[tuple[int, npt.NDArray[np.float64
 
 
 def _value_range(mode: str, darkest: float, brightest: float) -> tuple[float, float]:
-    """The values that stand for black and white: what the mode implies, else the smallest and the largest."""
+    """Return the values that stand for black and white: what the mode implies, else the smallest and the largest."""
     if mode.startswith("I;16") or (mode == "I" and darkest >= 0 and 255 < brightest <= 65535):
         return 0.0, 65535.0
     if mode == "F" and darkest >= 0 and brightest <= 1:
@@ -326,7 +326,7 @@ def _value_range(mode: str, darkest: float, brightest: float) -> tuple[float, fl
 
 
 def _orientation(image: "Image.Image") -> int:
-    """1 to 8; 1 (upright) also where the metadata cannot be read, which says nothing about the pixels."""
+    """Return 1 to 8; 1 (upright) also where the metadata cannot be read, which says nothing about the pixels."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):

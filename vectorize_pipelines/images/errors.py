@@ -1,4 +1,4 @@
-"""Why an image cannot be embedded. Run metadata counts these by class, so their names stay as they are.
+"""Reasons why an image cannot be embedded. Run metadata counts these by class, so their names stay as they are.
 
 The caller puts the file's name in front of the message; the message says what is wrong and what to do.
 """
@@ -7,11 +7,11 @@ from vectorize_pipelines.errors import CostlyItemError, ItemError
 
 
 class EmptyImageError(ItemError):
-    """There are no bytes."""
+    """An image file without any bytes."""
 
 
 class UnsupportedImageError(ItemError):
-    """Not an image, or an image of a kind that is not decoded here."""
+    """A file that is no image, or an image of a kind that is not decoded here."""
 
 
 class CorruptImageError(ItemError):
@@ -23,11 +23,11 @@ class ImageTooLargeError(ItemError):
 
 
 class ImageTimeoutError(CostlyItemError):
-    """Decoding took longer than `images.timeout_seconds`; its process was killed."""
+    """Decoding that took longer than `images.timeout_seconds`; its process was killed."""
 
 
 class ImageMemoryError(CostlyItemError):
-    """Decoding needed more memory than `images.memory_bytes`."""
+    """Decoding that needed more memory than `images.memory_bytes`."""
 
 
 class ImageCrashedError(CostlyItemError):

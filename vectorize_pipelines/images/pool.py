@@ -59,7 +59,7 @@ class ImageDecoders:
     """
 
     def __init__(self, limits: ImageLimits, processes: int, service: str = SERVICE) -> None:
-        """`service` is what the processes run."""
+        """Take `service`, which the processes run."""
         self._limits = limits
         self._key: _Key = (limits, processes, service)
         with _lock:
@@ -70,20 +70,20 @@ class ImageDecoders:
         self._open = True
 
     def submit(self, content: bytes | Path, preprocessing: Preprocessing) -> Future[Pixels]:
-        """Has an image decoded and prepared for a model: uint8, shape (height, width, 3).
+        """Have an image decoded and prepared for a model: uint8, shape (height, width, 3).
 
         The future raises as `decoding.decode`, and `ImageTimeoutError`, `ImageMemoryError` or `ImageCrashedError`.
         """
         return self._pool.processes.submit(partial(self._pixels, content, preprocessing))
 
     def header(self, content: bytes) -> ImageHeader:
-        """What the image's header says; waits for it. Raises as the future of `submit`."""
+        """Wait for what the image's header says, and return it. Raises as the future of `submit`."""
         task = Message({"preprocessing": None}, read_image(content, self._limits))
         with self._pool.processes.process() as process:
             return process.call(task, AnswerLimits(SMALL_ANSWER_BYTES, 0), _as_header, wanted=self._is_open)
 
     def thumbnail(self, content: bytes, longest_side: int) -> Pixels:
-        """The image in its own proportions, no side longer than this: uint8, shape (height, width, 3).
+        """Return the image in its own proportions, no side longer than this: uint8, shape (height, width, 3).
 
         Waits for it. Raises as the future of `submit`.
         """
@@ -94,7 +94,7 @@ class ImageDecoders:
             return process.call(task, limits, read, hold=self._pool.budget.hold, wanted=self._is_open)
 
     def close(self) -> None:
-        """Ends the processes, unless other decoders share them; a second call does nothing."""
+        """End the processes, unless other decoders share them; a second call does nothing."""
         with _lock:
             if not self._open:
                 return

@@ -24,7 +24,7 @@ LONGEST_SCALED = 8
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a model wants its images.
+    """The form in which a model wants its images.
 
     height, width  of the model's input, in pixels
     mean, std      of each colour channel, on the scale 0 to 1
@@ -44,11 +44,11 @@ class Preprocessing:
 
     @property
     def shortest_side(self) -> int:
-        """What the shorter side of an image is scaled to at most: what `decode` needs to know."""
+        """The pixels that an image's shorter side is scaled to at most: what `decode` needs to know."""
         return max(self.height, self.width)
 
     def pixels(self, image: "Image.Image") -> Pixels:
-        """An RGB image as uint8 array of shape (height, width, 3), not normalised yet.
+        """Return an RGB image as uint8 array of shape (height, width, 3), not normalised yet.
 
         Equal to open_clip's; at sharp edges of very long images a few grey levels apart, see `LONGEST_SCALED`.
         """
@@ -57,11 +57,11 @@ class Preprocessing:
         return np.asarray(self.prepared(image))
 
     def prepared(self, image: "Image.Image") -> "Image.Image":
-        """An RGB image, scaled, cropped and padded to what the model takes."""
+        """Return an RGB image, scaled, cropped and padded to what the model takes."""
         return self._padded(self._resized(image, self._scaled_size(*image.size)))
 
     def _scaled_size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of the image after scaling, before cropping and padding."""
+        """Return width and height of the image after scaling, before cropping and padding."""
         if self.resize_mode == "squash":
             return self.width, self.height
         if self.resize_mode == "shortest" and self.height == self.width:
@@ -72,7 +72,7 @@ class Preprocessing:
         return max(1, round(width / ratio)), max(1, round(height / ratio))
 
     def _resized(self, image: "Image.Image", scaled: tuple[int, int]) -> "Image.Image":
-        """The middle of the scaled image."""
+        """Return the middle of the scaled image."""
         from PIL import Image
 
         # open_clip's `ResizeKeepRatio` for inputs that are not square takes no interpolation and so is bicubic.
@@ -97,7 +97,7 @@ class Preprocessing:
 
 
 def shrunk(image: "Image.Image", longest_side: int) -> "Image.Image":
-    """An image in its own proportions, scaled down to this size where it is larger: a thumbnail for people."""
+    """Return an image in its own proportions, scaled down to this size where it is larger: a thumbnail for people."""
     from PIL import Image
 
     image.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC)
@@ -105,6 +105,6 @@ def shrunk(image: "Image.Image", longest_side: int) -> "Image.Image":
 
 
 def _middle(scaled: int, wanted: int) -> tuple[int, int]:
-    """Along one side: where the middle `wanted` of `scaled` pixels begin and end."""
+    """Return where the middle `wanted` of `scaled` pixels along one side begin and end."""
     start = max(0, round((scaled - wanted) / 2.0))
     return start, min(scaled, start + wanted)

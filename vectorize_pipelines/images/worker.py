@@ -1,4 +1,4 @@
-"""What runs inside a process that decodes images: bytes of a file in, pixels out.
+"""The inside of a process that decodes images: bytes of a file in, pixels out.
 
 `service` is what `pool.ImageDecoders` has its processes run.
 """
@@ -18,7 +18,7 @@ UNRESERVED_BYTES = 64 * 2**20
 
 
 def service(config: Mapping[str, Any]) -> "Service":
-    """The service of a decoding process; `config` is what `pool.ImageDecoders` made for it."""
+    """Return the service of a decoding process; `config` is what `pool.ImageDecoders` made for it."""
     from vectorize_pipelines.sandbox import Message
 
     limits = ImageLimits(**config["limits"])

@@ -1,1 +1,1 @@
-"""Kafka as transport: clients, topics, positions and reading. What messages mean is told in `messaging`."""
+"""Kafka as transport: clients, topics, positions and reading. What messages mean stands in `messaging`."""

@@ -61,7 +61,7 @@ _FORGETTING = {
 #: Between two attempts of what a broker may do a moment later.
 PAUSE_SECONDS = 0.1
 
-#: So long what a connection suffered from is told with the errors that follow from it.
+#: So long what a connection suffered from is shown with the errors that follow from it.
 TROUBLE_SECONDS = 60.0
 #: Messages that are kept from being repeated.
 MESSAGES_REMEMBERED = 100
@@ -75,7 +75,7 @@ log.addFilter(_Repetitions())
 
 
 def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any) -> "Consumer":
-    """A consumer that sees committed messages only, begins at the earliest and commits nothing by itself.
+    """Return a consumer that sees committed messages only, begins at the earliest and commits nothing by itself.
 
     `group` is that of the drain runs where it is None. `overrides` are properties of librdkafka.
     Raises `KafkaNotConfiguredError`, and `SettingsError` where the client refuses a property.
@@ -96,7 +96,7 @@ def consumer(settings: KafkaSettings, group: str | None = None, **overrides: Any
 
 
 def producer(settings: KafkaSettings, transactional_id: str | None = None, **overrides: Any) -> "Producer":
-    """An idempotent producer (acks=all); with `transactional_id` a transactional one, not yet initialised.
+    """Return an idempotent producer (acks=all); with `transactional_id` a transactional one, not yet initialised.
 
     Raises `KafkaNotConfiguredError`, and `SettingsError` where the client refuses a property.
     """
@@ -125,7 +125,7 @@ def producer(settings: KafkaSettings, transactional_id: str | None = None, **ove
 
 
 def admin(settings: KafkaSettings) -> "AdminClient":
-    """A client for topics and offsets. Raises `KafkaNotConfiguredError`, `SettingsError` as `consumer` does."""
+    """Return a client for topics and offsets. Raises `KafkaNotConfiguredError`, `SettingsError` as `consumer` does."""
     from confluent_kafka.admin import AdminClient
 
     with _refused_properties(settings):
@@ -186,7 +186,7 @@ def retry(settings: KafkaSettings, doing: str, call: Callable[[], Result]) -> Re
 
 
 def kafka_error(settings: KafkaSettings, doing: str, error: object) -> KafkaError:
-    """The same for an error in hand: a `KafkaException`, or the error of a message or a delivery."""
+    """Return a `KafkaError` for an error in hand: a `KafkaException`, or the error of a message or a delivery."""
     inner = error.args[0] if isinstance(error, Exception) and error.args else error
     text = inner.str() if hasattr(inner, "str") else str(inner)
     at, trouble = _troubles.get(settings.bootstrap_servers or "", (0.0, ""))
@@ -203,7 +203,7 @@ def _note_trouble(servers: str, error: Any) -> None:
 
 
 def require_servers(settings: KafkaSettings) -> str:
-    """The addresses of the cluster. Raises `KafkaNotConfiguredError`."""
+    """Return the addresses of the cluster. Raises `KafkaNotConfiguredError`."""
     if not settings.bootstrap_servers:
         raise KafkaNotConfiguredError(
             "no Kafka cluster is configured; VECTORIZE_KAFKA__BOOTSTRAP_SERVERS=host:9092 names one "

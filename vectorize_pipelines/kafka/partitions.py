@@ -35,7 +35,7 @@ class AddedPartitions:
         self._looked = time.monotonic()
 
     def look(self) -> None:
-        """Called before each reading; does something only where a look is due."""
+        """Look for added partitions where a look is due. Called before each reading."""
         from confluent_kafka import KafkaException
 
         if time.monotonic() - self._looked < PARTITIONS_SECONDS:
@@ -60,7 +60,7 @@ class AddedPartitions:
 def partitions_of(
     settings: KafkaSettings, topics: list[str], client: Any = None, seconds: float | None = None
 ) -> list[PartitionId]:
-    """Every partition of the topics; `seconds`, by default `request_seconds`, is how long the answer is waited for.
+    """Return every partition of the topics; `seconds`, by default `request_seconds`, is how long the answer may take.
 
     Raises `KafkaError`, also for a topic that is missing.
     """
@@ -79,7 +79,7 @@ def partitions_of(
 
 
 def existing_partitions(settings: KafkaSettings, topics: Collection[str], client: "AdminClient") -> list[PartitionId]:
-    """Every partition of those of the topics that there are.
+    """Return every partition of those of the topics that there are.
 
     Raises `KafkaError`, also for a topic of which the brokers do not say whether it is there: this user may not know.
     """
@@ -120,7 +120,7 @@ def offsets(
     client: "AdminClient | None" = None,
     with_open: bool = False,
 ) -> dict[PartitionId, int]:
-    """The first offset of each partition that is still there or, with `latest`, the one after the last committed.
+    """Return the first offset of each partition that is there or, with `latest`, the one after the last committed.
 
     `with_open` counts what lies in or behind a transaction that is still open, too. Raises `KafkaError`.
     """

@@ -49,7 +49,7 @@ class TopicReader:
         return not self._unfinished
 
     def available(self, seconds: float = 0.0) -> list[Any]:
-        """The messages that are there; waits at most `seconds` for the first. Raises `KafkaError`.
+        """Return the messages that are there; waits at most `seconds` for the first. Raises `KafkaError`.
 
         Partitions that the topic gets meanwhile are read, too (`AddedPartitions`).
         """
@@ -86,7 +86,7 @@ class TopicReader:
         return new
 
     def to_end(self) -> Iterator[Any]:
-        """The messages up to the end of every partition. Raises `KafkaError`, also where the brokers fall silent."""
+        """Yield messages up to the end of every partition. Raises `KafkaError`, also where the brokers fall silent."""
         deadline = time.monotonic() + self._settings.request_seconds
         while not self.at_end:
             messages = self.available(_SLICE_SECONDS)

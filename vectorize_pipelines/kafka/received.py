@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class ReceivedMessage(Protocol):
-    """A message as confluent_kafka gives it, once it is known to be none of its errors."""
+    """A message as confluent_kafka returns it, once it is known to be none of its errors."""
 
     def topic(self) -> str: ...
     def partition(self) -> int: ...
@@ -13,4 +13,4 @@ class ReceivedMessage(Protocol):
     def value(self) -> bytes | None: ...
     def headers(self) -> list[tuple[str, bytes | None]] | None: ...
     def timestamp(self) -> tuple[int, int]:
-        """The kind of the time, and the time in milliseconds since 1970."""
+        """Return the kind of the time, and the time in milliseconds since 1970."""

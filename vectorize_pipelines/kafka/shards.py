@@ -16,7 +16,7 @@ class Shard:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`0/4` is the first of four. Raises `SettingsError`."""
+        """Parse `0/4`, the first of four, and the like. Raises `SettingsError`."""
         found = re.fullmatch(r"(\d+)/(\d+)", text.strip(), re.ASCII)
         if found is None or int(found[1]) >= int(found[2]):
             raise SettingsError(f"the shard is {text!r}; give its number and the count of shards, as in 0/4")
@@ -24,7 +24,7 @@ class Shard:
 
     @classmethod
     def layout(cls, count: int) -> list[Self]:
-        """So many shards, which own every partition, each its own."""
+        """Return so many shards, which own every partition, each its own."""
         return [cls(index, count) for index in range(count)]
 
     def owns(self, partition: int) -> bool:

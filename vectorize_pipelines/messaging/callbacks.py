@@ -58,7 +58,7 @@ class CallbackSender:
     """A sender of the callbacks of an outbox. Safe for use by several threads. Every method may raise `LedgerError`."""
 
     def __init__(self, outbox: CallbackOutbox, settings: CallbackSettings, now: Callable[[], float] = time.time):
-        """`now` returns seconds since 1970."""
+        """Take `now`, which returns seconds since 1970."""
         self.outbox = outbox
         self._settings = settings
         self._now = now

@@ -27,7 +27,7 @@ def cancel(
     task_id: str,
     on_delivery: Callable[[Any, Any], None] | None = None,
 ) -> None:
-    """Hand the cancellation to the producer; whoever calls flushes it. It counts for messages up to now."""
+    """Hand the cancellation to the producer; the caller flushes it. It counts for messages up to now."""
     key, value = cancellation(task_id)
     produce(producer, names.control, key=key, value=value, on_delivery=on_delivery)
 

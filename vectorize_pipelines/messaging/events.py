@@ -16,7 +16,7 @@ class _ErrorModel(BaseModel):
 
 
 class _EventModel(BaseModel):
-    """Fields of later versions are passed over."""
+    """The base of events; fields of later versions are passed over."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -43,14 +43,14 @@ class ResultEvent:
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def to_json(self) -> bytes:
-        """The message's value."""
+        """Return the message's value."""
         content = self.as_dict()
         # A task id may hold half a character, which UTF-8 has no form for.
         content["task_id"] = self.task_id.encode("utf-8", "replace").decode()
         return to_json(content)
 
     def as_dict(self) -> dict[str, Any]:
-        """The event as the JSON has it."""
+        """Return the event as the JSON has it."""
         return {
             "task_id": self.task_id,
             "status": self.status.value,
@@ -63,7 +63,7 @@ class ResultEvent:
 
     @classmethod
     def from_json(cls, value: bytes) -> "ResultEvent":
-        """The event in a message's value. Raises `ValueError` where it is none."""
+        """Return the event in a message's value. Raises `ValueError` where it is none."""
         try:
             event = _EventModel.model_validate_json(value)
         except ValidationError as error:

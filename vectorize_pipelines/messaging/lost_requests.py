@@ -64,7 +64,7 @@ def _may_be_read(offset: int, unread: range) -> bool:
 
 
 def _unread_offsets(settings: KafkaSettings, topics: Collection[str]) -> dict[PartitionId, range]:
-    """Partition -> the offsets that drain runs have still to read; a topic that is gone has none.
+    """Return the offsets that drain runs have still to read of each partition; a topic that is gone has none.
 
     Raises `KafkaError`, also where the brokers have none of the topics for requests: then they are not those that have
     the messages, and nothing is known of these.

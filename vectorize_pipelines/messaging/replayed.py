@@ -1,4 +1,4 @@
-"""Which dead letters have been replayed, as the offsets of the group `<group>.dead-letter-replay` say it.
+"""The dead letters that have been replayed, as the offsets of the group `<group>.dead-letter-replay` say it.
 
 A replay may leave letters out (another reason, a limit), so one offset does not say it all: below it every letter has
 been replayed, and the commit's metadata has a bit for each that follows. Committed in the transaction that sends the
@@ -41,7 +41,7 @@ class ReplayedOffsets:
         self.beyond = {offset for offset in self.beyond if offset >= self.below}
 
     def encode(self) -> str:
-        """The commit's metadata. Raises `KafkaError` where it does not fit."""
+        """Return the commit's metadata. Raises `KafkaError` where it does not fit."""
         if not self.beyond:
             return ""
         bits = bytearray((max(self.beyond) - self.below) // 8 + 1)
@@ -72,12 +72,12 @@ class ReplayedOffsets:
 
 
 def replay_group(settings: KafkaSettings) -> str:
-    """The group of replays, and their transactional id."""
+    """Return the group of replays, and their transactional id."""
     return f"{settings.group}.dead-letter-replay"
 
 
 def replayed_offsets(settings: KafkaSettings, topic: str, client: Any = None) -> dict[int, ReplayedOffsets]:
-    """The letters that have been replayed of each partition of the dead-letter topic. Raises `KafkaError`.
+    """Return the letters that have been replayed of each partition of the dead-letter topic. Raises `KafkaError`.
 
     `client` is a consumer of the group; without it one is made and closed.
     """

@@ -31,7 +31,7 @@ class ResultWaiter:
         self._expected: dict[str, ResultEvent | None] = {}
 
     def expect(self, task_ids: Iterable[str]) -> None:
-        """From now on events of these count, older ones do not. Raises `KafkaError`."""
+        """Count events of these from now on; older ones do not count. Raises `KafkaError`."""
         if self._starts is None:
             places = partitions_of(self._settings, [self._topic])
             ends = offsets(self._settings, places, latest=True)
@@ -43,7 +43,7 @@ class ResultWaiter:
         return task_id in self._expected
 
     def wait(self, task_ids: Iterable[str], timeout: float) -> dict[str, ResultEvent]:
-        """The final events of expected requests that have come within `timeout` seconds; one that has not is missing.
+        """Return the final events of expected requests that have come within `timeout` seconds, by their ids.
 
         Raises `KafkaError`.
         """
@@ -77,7 +77,7 @@ class ResultWaiter:
 def latest_events(
     settings: KafkaSettings, task_ids: Iterable[str], *, final: bool = False, timeout: float = 0.0
 ) -> dict[str, ResultEvent]:
-    """The newest event of each request that the topic still has, or of the final ones the newest.
+    """Return the newest event of each request that the topic still has, or of the final ones the newest.
 
     Reads the whole topic. With a timeout, it then goes on for so many seconds until each has one. Raises `KafkaError`.
     """

@@ -20,7 +20,7 @@ class ByteBudget:
 
     @contextmanager
     def hold(self, size: int) -> Iterator[None]:
-        """Waits until there is room for `size` bytes, and holds them inside the context."""
+        """Wait until there is room for `size` bytes, and hold them inside the context."""
         size = min(size, self.most)
         turn = object()
         with self._changed:

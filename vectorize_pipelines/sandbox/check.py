@@ -1,4 +1,4 @@
-"""Whether processes are confined on this machine. Called by `vectorize doctor`."""
+"""A check that processes are confined on this machine. Called by `vectorize doctor`."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _SECONDS = 10.0
 
 
 def missing_confinement() -> Mapping[str, str]:
-    """What cannot be taken from a process here, with the reason; `process.describe` puts it into words.
+    """Return what cannot be taken from a process here, with the reason; `process.describe` puts it into words.
 
     Starts one. Raises `RuntimeError` where none can be started.
     """
@@ -28,7 +28,7 @@ def missing_confinement() -> Mapping[str, str]:
 
 
 def service(config: Mapping[str, Any]) -> Service:
-    """A service that repeats what it is sent."""
+    """Return a service that repeats what it is sent."""
     del config
 
     def answer(message: Message, reserve: Reserve) -> Message:

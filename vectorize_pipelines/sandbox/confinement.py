@@ -1,4 +1,4 @@
-"""What a process does to itself before it reads the first hostile byte, and what its parent gives it to begin with."""
+"""The confinement of a process before it reads the first hostile byte, and what its parent leaves it at first."""
 
 import ctypes
 import os
@@ -66,20 +66,20 @@ _CAPABILITY_VERSION = 0x20080522
 
 
 def clean_environment() -> dict[str, str]:
-    """The environment of a confined process: no setting, no credential, no proxy of the parent's."""
+    """Return the environment of a confined process: no setting, no credential, no proxy of the parent's."""
     own = {name: value for name, value in os.environ.items() if name in _HANDED_ON or name.startswith("LC_")}
     libraries = {name: ":".join(_library_folders(own[name])) for name in _LIBRARY_VARIABLES if name in own}
     return own | libraries | SINGLE_THREADED
 
 
 def module_folders() -> list[str]:
-    """Where this process finds modules, absolute."""
+    """Return where this process finds modules, absolute."""
     return [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 (links stay as they are)
 
 
 @cache
 def readable_paths() -> tuple[str, ...]:
-    """What a confined process may read: Python, the packages installed for it, this one, and the system's libraries.
+    """Return what a confined process may read: Python, the packages installed for it, this one, the system's libraries.
 
     Of the folders in which modules are found only those into which packages were installed, and of Python's own
     prefixes only their libraries: a project's own folder, which may be such a prefix, also holds its data and its
@@ -95,7 +95,7 @@ def readable_paths() -> tuple[str, ...]:
 
 
 def _python_folders() -> set[str]:
-    """The standard library, installed packages, and the shared libraries that a Python brings with it."""
+    """Return the standard library, installed packages, and the shared libraries that a Python brings with it."""
     modules = {path for name, path in sysconfig.get_paths().items() if name in _MODULE_PATHS}
     # Conda and others keep there what `_ssl` or `_ctypes` load. A virtual environment has no shared libraries there.
     folders = {"lib", sys.platlibdir, "share/zoneinfo"}
@@ -103,7 +103,7 @@ def _python_folders() -> set[str]:
 
 
 def _library_folders(value: str) -> list[str]:
-    """The folders of such a variable, absolute: relative ones, which have another meaning in another process's folder.
+    """Return the folders of such a variable, absolute: relative ones mean something else in another process's folder.
 
     Those with `$ORIGIN` and the like stay as they are. An empty one stands for the folder that a process is in.
     """
@@ -112,7 +112,7 @@ def _library_folders(value: str) -> list[str]:
 
 
 def exposed_folders(readable: Iterable[str]) -> dict[str, str]:
-    """Which of the project's folder, VECTORIZE_HOME and `.env` lie below a readable path: under `project`, if any."""
+    """Return, under `project`, which of the project's folder, VECTORIZE_HOME and `.env` lie below a readable path."""
     # Confined processes import this module too: they need no settings, and pydantic takes memory and time to start.
     from vectorize_pipelines.settings import DOTENV_FILE, load_settings
 
@@ -141,7 +141,7 @@ def _is_installation(folder: Path) -> bool:
 
 
 def end_with_parent(parent: int) -> None:
-    """Has the kernel end this process when its parent ends, however busy both are. Only Linux does."""
+    """Have the kernel end this process when its parent ends, however busy both are. Only Linux does."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
@@ -149,7 +149,7 @@ def end_with_parent(parent: int) -> None:
 
 
 def confine(memory_bytes: int, readable: Iterable[str]) -> dict[str, str]:
-    """Takes from this process, for good, what it does not need for computing.
+    """Take from this process, for good, what it does not need for computing.
 
     Call it before a second thread is started. Returns what could not be taken, with the reason: `network` stands for
     sockets, other processes and writing files, `files` for reading what is not in `readable`. To these the parent adds
@@ -179,7 +179,7 @@ def _limit_resources(memory_bytes: int) -> None:
 
 
 def _drop_capabilities() -> None:
-    """Of root only its files remain. A process without capabilities has nothing to drop."""
+    """Leave of root only its files. A process without capabilities has nothing to drop."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.capset(struct.pack("Ii", _CAPABILITY_VERSION, 0), bytes(24))

@@ -60,11 +60,11 @@ class Channel:
         self._socket = connection
 
     def close(self) -> None:
-        """Closes the socket: the other end then reads its end."""
+        """Close the socket: the other end then reads its end."""
         self._socket.close()
 
     def send(self, message: Message, deadline: float | None = None, descriptor: int | None = None) -> None:
-        """Sends a message, and after it a file descriptor. Raises `OSError` where nobody is there to take it."""
+        """Send a message, and after it a file descriptor. Raises `OSError` where nobody is there to take it."""
         header = encoded(message.header)
         lengths = _LENGTHS.pack(len(header), len(message.body))
         self._bound(deadline)
@@ -79,7 +79,7 @@ class Channel:
             socket.send_fds(self._socket, [_MARK], [descriptor])
 
     def receive_descriptor(self) -> int:
-        """The file descriptor that follows a message. Raises `EOFError` where none does."""
+        """Return the file descriptor that follows a message. Raises `EOFError` where none does."""
         _, descriptors, _, _ = socket.recv_fds(self._socket, 1, 1)
         if not descriptors:
             raise EOFError("no file descriptor came")
@@ -93,7 +93,7 @@ class Channel:
         wanted: Callable[[], bool] | None = None,
         admit: Callable[[int], None] | None = None,
     ) -> Message:
-        """The next message.
+        """Return the next message.
 
         `wanted` is asked every second, and ends the wait by being false. `admit` is called with the bytes of memory
         that the message may take at most, before it takes them, and returns when it may; that wait does not count.
@@ -115,7 +115,7 @@ class Channel:
         return Message(header, self._read(body_size, deadline, wanted))
 
     def _read(self, size: int, deadline: float | None, wanted: Callable[[], bool] | None) -> bytearray:
-        """Takes memory only as bytes come, not as they are announced."""
+        """Take memory only as bytes come, not as they are announced."""
         content = bytearray(min(size, _STEP_BYTES))
         self._fill(content, deadline, wanted)
         while len(content) < size:
@@ -140,7 +140,7 @@ class Channel:
                 filled += count
 
     def _bound(self, deadline: float | None, step: float | None = None) -> None:
-        """Bounds the next call. Raises `TimeoutError` where no time is left."""
+        """Bound the next call. Raises `TimeoutError` where no time is left."""
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
             raise TimeoutError("no answer in time")
@@ -148,12 +148,12 @@ class Channel:
 
 
 def encoded(header: object) -> bytes:
-    """A header as it travels."""
+    """Return a header as it travels."""
     return json.dumps(header, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def weight(content: bytes | bytearray) -> int:
-    """About how many bytes the objects take that Python makes of this JSON, beside the characters of its texts.
+    """Return about how many bytes the objects take that Python makes of this JSON, beside the characters of its texts.
 
     Counted before anything is made of it: `{}` takes two bytes there and sixty-four as an object. What stands within
     texts counts as well.
@@ -162,12 +162,12 @@ def weight(content: bytes | bytearray) -> int:
 
 
 def most_weight(largest_header: int) -> int:
-    """What the objects of a header may take: enough for a table's values, too little for nothing but empty objects."""
+    """Return what a header's objects may take: enough for a table's values, too little for mere empty objects."""
     return max(2**18, 3 * largest_header)
 
 
 def _most_memory(header_size: int, body_size: int, largest_header: int) -> int:
-    """What a message takes at most: its bytes, the text that they become, and the header's objects.
+    """Return what a message takes at most: its bytes, the text that they become, and the header's objects.
 
     A text takes four bytes a character as soon as one of them is an emoji.
     """
@@ -175,7 +175,7 @@ def _most_memory(header_size: int, body_size: int, largest_header: int) -> int:
 
 
 def _json(content: bytearray, largest: int) -> JsonValue:
-    """Raises `InvalidAnswerError` for what is no JSON, or JSON that no record may hold."""
+    """Return the JSON; raise `InvalidAnswerError` for what is none, or JSON that no record may hold."""
     if weight(content) > most_weight(largest):
         raise InvalidAnswerError("a message of too many values")
     try:
@@ -188,7 +188,7 @@ def _json(content: bytearray, largest: int) -> JsonValue:
 
 
 def _check(value: JsonValue) -> None:
-    """Raises `ValueError` for text with NUL or half a surrogate pair, integers beyond 64 bits, infinite numbers."""
+    """Raise `ValueError` for text with NUL or half a surrogate pair, integers beyond 64 bits, infinite numbers."""
     if isinstance(value, str):
         if "\0" in value:
             raise ValueError("NUL in a text")

@@ -1,4 +1,4 @@
-"""What a confined process sees of the file system: a Landlock ruleset. Linux 5.13 and later; no privilege needed."""
+"""The file system that a confined process sees: a Landlock ruleset. Linux 5.13 and later; no privilege needed."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def see_only(readable: Iterable[str]) -> str | None:
-    """Leaves this thread and those that it starts nothing but to read these folders and files, for good.
+    """Leave this thread and those that it starts nothing but to read these folders and files, for good.
 
     What is open stays usable. Paths that do not exist are passed over. Returns why it could not, None where it could.
     """

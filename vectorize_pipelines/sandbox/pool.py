@@ -23,7 +23,7 @@ class ProcessPool:
     def __init__(
         self, count: int, spec: ServiceSpec, failures: Failures, *, answers_bytes: int = ANSWERS_BYTES
     ) -> None:
-        """`answers_bytes` is what answers may take together while they are read."""
+        """Take `answers_bytes`, which bounds what answers take together while they are read."""
         self._name = failures.noun.replace(" ", "-")
         answers = ByteBudget(answers_bytes)
         self._processes = [ConfinedProcess(spec, failures, answers) for _ in range(count)]
@@ -34,7 +34,7 @@ class ProcessPool:
         self._ending = threading.Lock()
 
     def submit(self, function: Callable[[], _T]) -> Future[_T]:
-        """Calls the function in a thread of the pool; it takes a `process` when it needs one.
+        """Call the function in a thread of the pool; it takes a `process` when it needs one.
 
         Raises `RuntimeError` where the pool is closed.
         """
@@ -44,7 +44,7 @@ class ProcessPool:
 
     @contextmanager
     def process(self) -> Iterator[ConfinedProcess]:
-        """A process that nobody else uses inside the context. Waits for one."""
+        """Wait for a process, which nobody else uses inside the context."""
         process = self._free.get()
         try:
             yield process
@@ -52,7 +52,7 @@ class ProcessPool:
             self._free.put(process)
 
     def close(self) -> None:
-        """Ends everything now, from whatever thread; a second call does nothing. Tasks in hand get an error."""
+        """End everything now, from whatever thread; a second call does nothing. Tasks in hand get an error."""
         self._threads.close()
         for process in self._processes:
             process.kill()

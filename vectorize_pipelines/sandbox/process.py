@@ -38,14 +38,14 @@ _T = TypeVar("_T")
 
 
 def _held(size: int) -> AbstractContextManager[None]:
-    """Where nothing bounds what processes take together."""
+    """Hold nothing: for when nothing bounds what processes take together."""
     del size
     return nullcontext()
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSpec:
-    """What a process runs, and what it may take.
+    """A service that a process runs, and what it may take.
 
     service  `module:function`: called in the process with `config`, a JSON value, it returns a `Service`
     """
@@ -82,12 +82,12 @@ class Failures:
     memory: Callable[[], ItemError]
 
     def closed(self) -> ItemError:
-        """The error for a task that came to nothing since nobody wants it any more."""
+        """Return the error for a task that came to nothing since nobody wants it any more."""
         return self.crashed(f"was not {self.done}: the {self.noun} pool has been closed")
 
 
 def known_errors(module: ModuleType, *others: type[ItemError]) -> dict[str, type[ItemError]]:
-    """The `ItemError`s that a module defines, and others, by name: as `Failures.known` takes them."""
+    """Return the `ItemError`s that a module defines, and others, by name: as `Failures.known` takes them."""
     defined = (each for each in vars(module).values() if isinstance(each, type) and issubclass(each, ItemError))
     own = [each for each in defined if each.__module__ == module.__name__]
     return {each.__name__: each for each in (*own, *others)}
@@ -101,7 +101,7 @@ class ConfinedProcess:
     """
 
     def __init__(self, spec: ServiceSpec, failures: Failures, answers: ByteBudget | None = None) -> None:
-        """`answers` bounds what this process's answers take together with those of others."""
+        """Take `answers`, which bounds what this process's answers take together with those of others."""
         self._answers = answers or ByteBudget(ANSWERS_BYTES)
         self._spec = spec
         self._failures = failures
@@ -122,7 +122,7 @@ class ConfinedProcess:
         hold: Callable[[int], AbstractContextManager[None]] = _held,
         wanted: Callable[[], bool] | None = None,
     ) -> _T:
-        """What `read` makes of the answer to a task; it raises `InvalidAnswerError` for one that cannot be.
+        """Return what `read` makes of the answer to a task; it raises `InvalidAnswerError` for one that cannot be.
 
         `descriptor` is handed over with the task. `hold` is entered with the bytes that the service reserves, until
         the task has ended. `wanted` is asked every second, and ends the task by being false. Raises the `ItemError`
@@ -153,19 +153,19 @@ class ConfinedProcess:
             raise
 
     def start(self) -> None:
-        """Starts the process unless it runs. Raises `RuntimeError` where none can be started."""
+        """Start the process unless it runs. Raises `RuntimeError` where none can be started."""
         if self._channel is None:
             self._start()
 
     def kill(self) -> None:
-        """Kills the process and lets no other be started. The thread that waits for it then calls `end`."""
+        """Kill the process and let no other be started. The thread that waits for it then calls `end`."""
         with self._lock:
             self._closed = True
             if self._popen is not None:
                 self._popen.kill()
 
     def end(self) -> str:
-        """Kills the process unless it is dead, frees what belonged to it, and says how it ended."""
+        """Kill the process unless it is dead, free what belonged to it, and say how it ended."""
         with self._lock:
             popen, self._popen = self._popen, None
         if self._channel is not None:
@@ -198,7 +198,7 @@ class ConfinedProcess:
     def _receive(
         self, channel: Channel, limits: AnswerLimits, wanted: Callable[[], bool] | None, room: ExitStack
     ) -> Message:
-        """The next message; `room` then holds what it takes, of what all answers may take."""
+        """Return the next message; `room` then holds what it takes, of what all answers may take."""
         deadline = time.monotonic() + self._spec.timeout_seconds
         largest = max(limits.header, SMALL_HEADER_BYTES)
 
@@ -209,7 +209,7 @@ class ConfinedProcess:
         return channel.receive(largest, limits.body, deadline, wanted, admit)
 
     def _read(self, answer: Message, read: Callable[[Message], _T]) -> _T:
-        """Raises the error that the process reports, where it reports one."""
+        """Raise the error that the process reports, where it reports one."""
         header = answer.header
         if not isinstance(header, dict) or len(header.keys() & {"answer", "error", "failed"}) != 1:
             raise InvalidAnswerError("neither an answer nor an error")
@@ -236,7 +236,7 @@ class ConfinedProcess:
             self.end()
 
     def _given(self, task: Message, descriptor: int | None) -> Channel:
-        """The channel to a process that has taken the task. Raises EOFError or OSError if that died."""
+        """Return the channel to a process that has taken the task. Raises EOFError or OSError if that died."""
         if self._channel is not None:
             try:
                 return self._hand_over(self._channel, task, descriptor)
@@ -245,7 +245,7 @@ class ConfinedProcess:
         return self._hand_over(self._start(), task, descriptor)
 
     def _hand_over(self, channel: Channel, task: Message, descriptor: int | None) -> Channel:
-        """Waits until the process confirms, or a death before the task would look like one because of it."""
+        """Wait until the process confirms, or a death before the task would look like one because of it."""
         deadline = time.monotonic() + START_SECONDS
         if descriptor is not None:
             task = Message({**task.header, "descriptor": True}, task.body)
@@ -263,7 +263,7 @@ class ConfinedProcess:
         return header
 
     def _start(self) -> Channel:
-        """Raises `RuntimeError` where no process can be started: a fault of the machine, not of the file."""
+        """Start a process. Raises `RuntimeError` where none can be: a fault of the machine, not of the file."""
         spec = self._spec
         setup: dict[str, Any] = {
             "service": spec.service,
@@ -310,7 +310,7 @@ _told: set[tuple[tuple[str, str], ...]] = set()
 
 
 def _tell_once(lacking: Mapping[str, str]) -> None:
-    """Says in the log, once, what does not confine the processes on this machine."""
+    """Say in the log, once, what does not confine the processes on this machine."""
     key = tuple(sorted(lacking.items()))
     if lacking and key not in _told:
         _told.add(key)
@@ -318,7 +318,7 @@ def _tell_once(lacking: Mapping[str, str]) -> None:
 
 
 def describe(lacking: Mapping[str, str]) -> str:
-    """What a file that takes over a process could do, for people; `lacking` as `confinement.confine` returns it."""
+    """Say what a file that takes over a process could do; `lacking` as `confinement.confine` returns it."""
     could = {
         "network": "use the network, start programs and change files",
         "files": "read the files of this user",
@@ -334,7 +334,7 @@ def _size(value: object) -> int:
 
 
 def _printable(text: object, *, keep_lines: bool = False) -> str:
-    """A text of the process for logs and errors: bounded, and without what would move a terminal's cursor."""
+    """Return a text of the process for logs and errors: bounded, and without what would move a terminal's cursor."""
     if not isinstance(text, str):
         raise InvalidAnswerError("an error without a text")
     kept = "\n" if keep_lines else ""

@@ -195,7 +195,7 @@ class _Program(ctypes.Structure):
 
 
 def refuse_system_calls() -> str | None:
-    """Installs the filter for every thread of this process, for good. Returns why it could not, None where it could."""
+    """Install the filter for every thread of this process, for good. Returns why it could not, None where it could."""
     machine = platform.machine()
     if sys.platform != "linux":
         return "only Linux has seccomp filters"
@@ -252,12 +252,12 @@ def _returns(result: int) -> _Instruction:
 
 
 def _when(condition: tuple[int, int], result: int) -> list[_Instruction]:
-    """Ends with `result` where what was loaded meets the condition."""
+    """Return instructions that end with `result` where what was loaded meets the condition."""
     return [(condition[0], 0, 1, condition[1]), _returns(result)]
 
 
 def _fcntl(number: int) -> list[_Instruction]:
-    """The commands that are allowed, and no flag that has signals sent."""
+    """Return the filter of `fcntl`: the commands that are allowed, and no flag that has signals sent."""
     set_flags: list[_Instruction] = [
         (_LOAD, 0, 0, _ARGUMENTS + 16),
         *_when((_ANY_BIT, _O_ASYNC), _fails(errno.EPERM)),
@@ -277,7 +277,7 @@ def _fcntl(number: int) -> list[_Instruction]:
 def _argument(
     number: int, position: int, conditions: list[tuple[int, int]], met: int, otherwise: int
 ) -> list[_Instruction]:
-    """For the system call `number`: ends with `met` where an argument meets one of the conditions, else `otherwise`.
+    """Return the filter of `number`: it ends with `met` where an argument meets a condition, else with `otherwise`.
 
     Looks at the lower half of an argument, which is all that the kernel takes of those looked at here.
     """

@@ -1,7 +1,7 @@
-"""What runs inside a confined process: a service that answers one message after the other.
+"""The inside of a confined process: a service that answers one message after the other.
 
 Started by `process.ConfinedProcess`. Parsers and codecs read hostile bytes in C: a process of its own is what bounds
-their time and memory, what survives their crashes, and what keeps whoever takes one over from reaching anything else.
+their time and memory, what survives their crashes, and what keeps one that is taken over from reaching anything else.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ Service: TypeAlias = Callable[[Message, Reserve], Message]
 
 
 def serve(channel: Channel, service: Service, timeout_seconds: float) -> None:
-    """Answers tasks: first that one has come, then with the service's answer, or the error in its place.
+    """Answer tasks: first that one has come, then with the service's answer, or the error in its place.
 
     Raises EOFError or ConnectionError when the connection closes.
     """
@@ -63,7 +63,7 @@ def serve(channel: Channel, service: Service, timeout_seconds: float) -> None:
 
 
 def _answer(service: Service, task: Message, reserve: Reserve) -> Message:
-    """Raises `MemoryError`."""
+    """Return the service's answer, or the error in its place. Raises `MemoryError`."""
     try:
         answer = service(task, reserve)
         return Message({"answer": answer.header}, answer.body)
@@ -81,7 +81,7 @@ def _clean(text: str) -> str:
 
 
 def write_bytecode(modules: Iterable[str]) -> None:
-    """Imports those of the modules that were never compiled: once confined, the process could not keep the result."""
+    """Import those of the modules that were never compiled: once confined, the process could not keep the result."""
     for name in modules:
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.cached is not None and not Path(spec.cached).exists():
@@ -100,14 +100,14 @@ def _watch_parent(parent: int) -> None:
 
 
 def _be_silent() -> None:
-    """What a library prints may hold anything, and would reach the parent's terminal."""
+    """Silence what libraries print: it may hold anything, and would reach the parent's terminal."""
     with Path(os.devnull).open("r+b") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
 
 
 def _begin(channel: Channel) -> tuple[Service, float]:
-    """Makes the service that the parent asks for, and confines this process."""
+    """Make the service that the parent asks for, and confine this process."""
     setup: Any = channel.receive(UNLIMITED, UNLIMITED).header
     module, _, name = setup["service"].partition(":")
     service: Service = getattr(importlib.import_module(module), name)(setup["config"])
@@ -118,7 +118,7 @@ def _begin(channel: Channel) -> tuple[Service, float]:
 
 
 def main() -> None:
-    """Entry point of the process; its arguments are the connection's file descriptor and the parent's id."""
+    """Run the process; its arguments are the connection's file descriptor and the parent's id."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they may reach the whole group; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

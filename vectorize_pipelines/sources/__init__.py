@@ -1,1 +1,1 @@
-"""Where content lies: files are listed and read, URIs fetched. Kafka's messages come by `kafka.sources`."""
+"""Places where content lies: files are listed and read, URIs fetched. Kafka's messages come by `kafka.sources`."""

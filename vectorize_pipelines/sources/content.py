@@ -1,4 +1,4 @@
-"""Reads a file's bytes, wherever it lies. Called by the pool of parsers, by the readers of files and by checks.
+"""Reading of a file's bytes, wherever it lies. Called by the pool of parsers, by the readers of files and by checks.
 
 A local name may lead to anything: a pipe that nobody writes to, a device without end, a socket. So what is opened is
 looked at before it is read, is never waited for, and is read to a limit.
@@ -31,7 +31,7 @@ LEADS_OUT = "is, or lies behind, a link that leads out of the folder"
 
 
 def read_content(uri: str, limit: int, within: str | None = None) -> bytes:
-    """At most `limit` bytes of a file; a plain path is opened directly, anything else through fsspec.
+    """Return at most `limit` bytes of a file; a plain path is opened directly, anything else through fsspec.
 
     within  the real path of the folder that a local file has to lie in, wherever links lead; None: anywhere
 
@@ -48,7 +48,7 @@ def read_content(uri: str, limit: int, within: str | None = None) -> bytes:
 
 
 def open_local(path: str) -> int:
-    """The descriptor of a regular file, open for reading. Raises `UnreadableFileError`."""
+    """Return the descriptor of a regular file, open for reading. Raises `UnreadableFileError`."""
     try:
         descriptor = os.open(Path(path), _OPENED)
     except OSError as error:
@@ -61,17 +61,17 @@ def open_local(path: str) -> int:
 
 
 def kind_of(mode: int) -> str | None:
-    """What something is that is no regular file, by its mode; None for a regular file."""
+    """Return what something is that is no regular file, by its mode; None for a regular file."""
     return None if stat.S_ISREG(mode) else _KINDS.get(stat.S_IFMT(mode), "no regular file")
 
 
 def leads_out(path: str, root: str) -> bool:
-    """Whether what lies behind a path lies outside of a folder, which is named by its real path."""
+    """Return whether what lies behind a path lies outside of a folder, which is named by its real path."""
     return not _lies_in(os.path.realpath(path), root)
 
 
 def real_parts(path: str, root: str) -> tuple[str, ...]:
-    """The real path of something, from a folder on. Raises `UnreadableFileError` where it lies outside of that."""
+    """Return the real path of something, from a folder on. Raises `UnreadableFileError` where it lies outside of it."""
     real = os.path.realpath(path)  # once: a link may lead elsewhere a moment later
     if not _lies_in(real, root):
         raise UnreadableFileError(LEADS_OUT)
@@ -83,7 +83,7 @@ def _lies_in(real: str, root: str) -> bool:
 
 
 def read_below(root: Path, parts: tuple[str, ...], limit: int) -> bytes:
-    """At most `limit` bytes of the regular file at `root / parts`, which are real paths.
+    """Return at most `limit` bytes of the regular file at `root / parts`, which are real paths.
 
     Step by step, following no link: one that was put there after the path was resolved leads nowhere. Raises
     `OSError`, and `UnreadableFileError` for what is no regular file.
@@ -109,14 +109,14 @@ def missing_package(url: str, error: ImportError) -> str:
 
 
 def not_opened(error: OSError) -> str:
-    """Why something could not be opened or read."""
+    """Return why something could not be opened or read."""
     if error.errno == errno.ENXIO:  # what opening a socket says
         return "is no regular file but a socket or a device; exclude it"
     return f"cannot be read: {error.strerror or error}"
 
 
 def _read_open(descriptor: int, limit: int) -> bytes:
-    """Closes it in any case."""
+    """Read an open file, and close it in any case."""
     try:
         status = os.fstat(descriptor)
         if (kind := kind_of(status.st_mode)) is not None:

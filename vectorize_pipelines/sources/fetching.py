@@ -1,4 +1,4 @@
-"""Fetches the content that a request names by URI: only from where the installation allows, and bounded.
+"""Fetching of the content that a request names by URI: only from where the installation allows, and bounded.
 
 `http(s)` goes through `core.guarded_http`, `data:` is read where it stands, a path or `file:` is read below the allowed
 folders, and other schemes that are allowed go through fsspec with the installation's own credentials.
@@ -40,7 +40,7 @@ _HEADERS = {"User-Agent": "vectorize-pipelines", "Accept": "*/*"}
 
 
 class MissingContentError(UnreadableFileError):
-    """There is no such content, or the server says that we may not have it."""
+    """Content that does not exist, or that the server says we may not have."""
 
     retryable = False
 
@@ -51,7 +51,7 @@ class ContentMismatchError(ItemError):
 
 @dataclass(frozen=True, slots=True)
 class FetchPolicy:
-    """From where content is fetched, and how much of it; see `UriSettings`."""
+    """The places from which content is fetched, and how much of it; see `UriSettings`."""
 
     allowed_schemes: frozenset[str]
     allowed_hosts: tuple[str, ...]
@@ -63,7 +63,7 @@ class FetchPolicy:
 
     @classmethod
     def of(cls, settings: UriSettings) -> Self:
-        """What the settings say."""
+        """Return the policy that the settings say."""
         return cls(
             allowed_schemes=frozenset(scheme.lower() for scheme in settings.allowed_schemes),
             allowed_hosts=tuple(host.lower() for host in settings.allowed_hosts),
@@ -78,7 +78,7 @@ class FetchPolicy:
 def fetch(
     uri: str, policy: FetchPolicy, *, limit: int | None = None, checksum: str | None = None, size: int | None = None
 ) -> bytes:
-    """The content behind a URI, of at most `limit` bytes (None: what the policy allows).
+    """Return the content behind a URI, of at most `limit` bytes (None: what the policy allows).
 
     `checksum` is `sha256:…` or another of `CHECKSUMS`, in hexadecimal; `size` is in bytes; both are of the content as
     it is returned. Raises `RefusedUriError`, `ContentTooLargeError`, `ContentMismatchError`, `MissingContentError`,
@@ -153,7 +153,7 @@ def _redirected(uri: str, location: str) -> str:
 
 
 def _allowed(uri: str, policy: FetchPolicy) -> HttpTarget:
-    """Checked again at every redirect. Raises `RefusedUriError`."""
+    """Return the target that a URI names, checked again at every redirect. Raises `RefusedUriError`."""
     target = parse(uri)
     if target.scheme not in policy.allowed_schemes:
         raise RefusedUriError(_not_allowed(f"the scheme {target.scheme}", "schemes"))
@@ -212,7 +212,7 @@ def _local_path(uri: str) -> Path:
 
 
 def _read_local(path: Path, policy: FetchPolicy, limit: int) -> bytes:
-    """Reads a regular file below an allowed root, links followed where they stay below one."""
+    """Read a regular file below an allowed root, links followed where they stay below one."""
     if not policy.allowed_roots:
         raise RefusedUriError(_not_allowed("a local file", "roots"))
     if not path.is_absolute() or "\x00" in str(path):
@@ -229,7 +229,7 @@ def _read_local(path: Path, policy: FetchPolicy, limit: int) -> bytes:
 
 
 def below_roots(path: Path, roots: Sequence[Path]) -> tuple[Path, tuple[str, ...]] | None:
-    """The root that a path ends below once links are followed, and the way there; None for a path outside.
+    """Return the root that a path ends below once links are followed, and the way there; None for a path outside.
 
     Outside of the roots nothing is looked at, not even where a link there would lead: the answer would tell of it.
     """

@@ -1,4 +1,4 @@
-"""Lists the files below a local folder or any fsspec URL: what is there, how large, changed when.
+"""Listing of the files below a local folder or any fsspec URL: what is there, how large, changed when.
 
 Nothing is read here. `pipeline.files.folder` compares a listing with the manifest and has what differs parsed; the
 sensor for new files does the same comparison and stops there.
@@ -35,7 +35,7 @@ _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
 
 
 def time_of(modified_ns: int) -> datetime:
-    """Nanoseconds since 1970 as a time; what no calendar has, as its first or last second."""
+    """Return nanoseconds since 1970 as a time; what no calendar has, as its first or last second."""
     seconds, nanoseconds = divmod(modified_ns, 1_000_000_000)
     seconds = min(max(seconds, _EARLIEST), _LATEST)
     return datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanoseconds // 1000)
@@ -66,7 +66,7 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What lies below a root.
+    """The files below a root.
 
     unreadable   folders and files that could not be looked at, are no regular files, or are links that are not
                  followed, with the reason; what the manifest knows below them is neither changed nor vanished
@@ -96,7 +96,7 @@ class FileSource:
         *,
         follow_links: bool = False,
     ):
-        """Raises `SourceError` as `normalised_root` does."""
+        """Raise `SourceError` as `normalised_root` does."""
         self._follow_links = follow_links
         self._suffixes = frozenset(suffixes)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
@@ -104,22 +104,22 @@ class FileSource:
         self.root = normalised_root(root)
 
     def holds(self, source_id: str) -> bool:
-        """Whether a file of this name would belong to this source, were it there."""
+        """Return whether a file of this name would belong to this source, were it there."""
         return source_id == self.root or source_id.startswith(self.root.rstrip("/") + "/")
 
     def takes(self, source_id: str) -> bool:
-        """Whether a file of this source is one that the patterns take, by its name alone."""
+        """Return whether a file of this source is one that the patterns take, by its name alone."""
         relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
         return self._takes(relative, Counter())
 
     def list(self) -> Listing:
-        """Raises `SourceError` where the root does not exist or cannot be read at all."""
+        """List the files. Raises `SourceError` where the root does not exist or cannot be read at all."""
         if "://" in self.root:
             return self._list_remote()
         return self._list_local()
 
     def has_any(self) -> bool:
-        """Whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
+        """Return whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
         if "://" in self.root or not Path(self.root).is_dir():
             names = self.list().files
             return any(self.takes(name) for name in names)
@@ -131,7 +131,7 @@ class FileSource:
         return None if self._follow_links else os.path.realpath(self.root)
 
     def _takes(self, relative: str, other_kinds: Counter[str]) -> bool:
-        """Counts in `other_kinds` what only its suffix rules out."""
+        """Return whether a file is taken; count in `other_kinds` what only its suffix rules out."""
         if self._exclude.match_file(relative):
             return False
         if self._include is not None:
@@ -197,13 +197,13 @@ class FileSource:
 
 
 def _suffix(name: str) -> str:
-    """In lower case; empty where what follows the last dot is no suffix, as in `Dr. Smith's letter`."""
+    """Return the suffix in lower case; empty where what follows the last dot is none, as in `Dr. Smith's letter`."""
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 (pathlib is ten times slower)
     return suffix if suffix[1:].isalnum() else ""
 
 
 def normalised_root(root: str) -> str:
-    """The one spelling of a folder, file or URL: an absolute path without `..`, or a URL without a closing slash.
+    """Return the one spelling of a folder, file or URL: an absolute path without `..`, or a URL without a final slash.
 
     Raises `SourceError` for a URL with credentials, a query or a fragment, which would end up in every record and in
     the configuration of runs, and for chained URLs (`zip://…::…`).
@@ -232,7 +232,7 @@ def normalised_root(root: str) -> str:
 def _walk(
     root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str], within: str | None
 ) -> Iterator[os.DirEntry[str]]:
-    """Everything below `root` that is no folder; what cannot be looked at is noted in `unreadable`.
+    """Yield everything below `root` that is no folder; what cannot be looked at is noted in `unreadable`.
 
     Folders come before links to folders and in the order of their names, so that of several names of one folder
     it is always the same that counts. Links to folders outside of `within`, where that is given, are noted as well.
@@ -268,7 +268,7 @@ def _walk(
 
 
 def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | None":
-    """A file as it lies there now; why it is not read; or None for a link that leads nowhere."""
+    """Return a file as it lies there now; why it is not read; or None for a link that leads nowhere."""
     try:
         entry.path.encode()
         if within is not None and entry.is_symlink() and leads_out(entry.path, within):
@@ -284,7 +284,7 @@ def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | No
 
 
 def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, str]) -> bool:
-    """Whether a folder is met for the first time: links can lead in circles."""
+    """Return whether a folder is met for the first time: links can lead in circles."""
     try:
         identity = _identity(Path(folder).stat())
     except OSError as error:
@@ -301,9 +301,9 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _find(filesystem: Any, path: str) -> dict[str, Mapping[str, Any]]:
-    """Every file below a path with what the file system says of it; raises what the file system raises.
+    """Return every file below a path with what the file system says of it; raises what the file system raises.
 
-    fsspec's own `find` leaves out folders that cannot be listed, whatever it is told; only the one-request listings
+    fsspec's own `find` leaves out folders that cannot be listed, whatever its arguments; only the one-request listings
     of object stores, which override it, raise.
     """
     from fsspec import AbstractFileSystem
@@ -337,7 +337,7 @@ def _remote_file(uri: str, info: Mapping[str, Any]) -> SourceFile:
 
 
 def _seconds(modified: Any) -> float:
-    """Seconds since 1970 of a time as file systems give it; 0 for one in a form that none of them documents."""
+    """Return seconds since 1970 of a time as file systems have it; 0 for one in a form that none of them documents."""
     if isinstance(modified, str):
         try:
             modified = datetime.fromisoformat(modified)

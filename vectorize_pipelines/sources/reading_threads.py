@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 
 
 class ReadingThreads:
-    """Calls functions side by side, in the order in which they are given, each thread started when first needed."""
+    """Threads that call functions side by side, in the order in which they come, each started when first needed."""
 
     def __init__(self, most: int, name: str):
         self._threads = DaemonThreads(most, name)

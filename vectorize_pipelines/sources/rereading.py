@@ -1,4 +1,4 @@
-"""Reads again what a stored row was made from: a file that this installation lists itself, or what a request named.
+"""Reading of what a stored row was made from: a file that this installation lists itself, or what a request named.
 
 The latter is fetched under the rules of `uris`, as it was the first time: its server may lead elsewhere by now. Called
 by `pipeline.generations.rows` and by the checks that encode what rows were made from.
@@ -26,7 +26,7 @@ def listed_roots(settings: Settings) -> tuple[str, ...]:
 
 
 def is_listed_file(row: Mapping[str, Any], roots: Sequence[str] = ()) -> bool:
-    """Whether a row is of a file that this installation lists itself, and may be read without the rules of `uris`.
+    """Return whether a row is of a file that this installation lists itself, read without the rules of `uris`.
 
     What requests name is never called as they are: `pipeline.requests.reader` sees to that. Rows of earlier versions
     may be, so that a URI that names a host counts only below one of `roots` (`listed_roots`).
@@ -39,7 +39,7 @@ def is_listed_file(row: Mapping[str, Any], roots: Sequence[str] = ()) -> bool:
 
 
 class ContentReader:
-    """Reads contents of at most `limit` bytes. Safe for use by several threads."""
+    """A reader of contents of at most `limit` bytes. Safe for use by several threads."""
 
     def __init__(self, settings: Settings, limit: int):
         self._policy = FetchPolicy.of(settings.uris)
@@ -47,7 +47,7 @@ class ContentReader:
         self._limit = limit
 
     def read(self, row: Mapping[str, Any]) -> bytes:
-        """The bytes behind a row's `uri`, which may be others by now. Raises `ItemError`s, which say what to do."""
+        """Return the bytes behind a row's `uri`, by now perhaps others. Raises `ItemError`s, which say what to do."""
         uri: str = row["uri"]
         if is_listed_file(row, self._roots):
             return read_content(uri, self._limit + 1)

@@ -1,4 +1,4 @@
-"""Which messages runs had in hand when they died, so that no message stops its topic for ever.
+"""Notes of the messages that runs had in hand when they died, so that no message stops its topic for ever.
 
 A run notes what it takes in hand before it decodes it (`RunAttempts.note_read`), and takes its notes away when it ends
 in order. Notes whose run is gone are deaths: `begin` finds them, and the messages in them are suspects, which
@@ -140,7 +140,7 @@ class Attempts:
     knows_deaths = False
 
     def begin(self, positions: Mapping[PartitionId, int], ends: Mapping[PartitionId, int]) -> None:
-        """Called once, with where reading begins and where it ends in each partition: finds what earlier runs died of.
+        """Find what earlier runs died of; called once, with where reading begins and where it ends in each partition.
 
         What lies behind the end of a partition was in a topic that is no more.
         """
@@ -161,16 +161,16 @@ class Attempts:
         """Note that messages up to these offsets have been read, before anything is done with them."""
 
     def note_alone(self, spot: Spot, stage: Stage) -> None:
-        """One message is in hand, and nothing else."""
+        """Note that one message is in hand, and nothing else."""
 
     def note_writing(self, ranges: Mapping[PartitionId, tuple[int, int]]) -> None:
-        """Only these are in hand, and are about to be written."""
+        """Note that only these are in hand, and are about to be written."""
 
     def note_nothing(self) -> None:
         """Note that nothing is in hand: whatever happens now, no message is the reason."""
 
     def acknowledged(self, reached: Mapping[PartitionId, int]) -> None:
-        """Everything before these offsets is done with. Called by any thread."""
+        """Note that everything before these offsets is done with. Called by any thread."""
 
     def forget_acknowledged(self) -> None:
         """Forget the deaths of what has been acknowledged."""
@@ -180,7 +180,7 @@ class Attempts:
         return most
 
     def deaths_alone(self, spot: Spot) -> Sequence[Death]:
-        """The deaths with this message alone in hand that count.
+        """Return the deaths with this message alone in hand that count.
 
         An error that is not proven counts where the message met one of the same class before that is: by then there
         may be no other message left to prove it with.
@@ -192,16 +192,16 @@ class Attempts:
         return False
 
     def times_in_hand(self, spot: Spot) -> int:
-        """At how many deaths the message was in hand."""
+        """Return at how many deaths the message was in hand."""
         return 0
 
     def set_aside(self, spot: Spot) -> Sequence[Death]:
-        """The deaths for which this message is to be set aside; empty where it is not."""
+        """Return the deaths for which this message is to be set aside; empty where it is not."""
         deaths = self.deaths_alone(spot)
         return deaths if len(deaths) >= MOST_DEATHS else ()
 
     def ending(self, error: BaseException | None, *, proven: bool) -> None:
-        """The run ends: in order, or, where `error` is given, because of what it has in hand.
+        """Note that the run ends: in order, or, where `error` is given, because of what it has in hand.
 
         `proven`: the run has stored another message before, so that others would not have met the error.
         """
@@ -214,7 +214,7 @@ class RunAttempts(Attempts):
     """The notes of one run. Used by its reading thread, but for `acknowledged`, `ending` and `close`."""
 
     def __init__(self, database: Database, settings: Settings, kind: Kind, run_id: str):
-        """Raises `LedgerError`."""
+        """Raise `LedgerError`."""
         self._database = database
         self._settings = settings
         self._kind = kind
@@ -239,7 +239,7 @@ class RunAttempts(Attempts):
 
     @classmethod
     def open(cls, settings: Settings, kind: Kind, run_id: str) -> Self:
-        """The notes of a run. Raises `SettingsError` and `LedgerError`."""
+        """Return the notes of a run. Raises `SettingsError` and `LedgerError`."""
         return cls(Database.open(settings), settings, kind, run_id)
 
     def begin(self, positions: Mapping[PartitionId, int], ends: Mapping[PartitionId, int]) -> None:
@@ -378,7 +378,7 @@ class RunAttempts(Attempts):
             ]
 
     def _note_exclusive(self, notes: Mapping[PartitionId, _Note]) -> None:
-        """These are in hand, and nothing in any other partition."""
+        """Note that these are in hand, and nothing in any other partition."""
         with self._changing:
             others = {place: _EMPTY_NOTE for place, note in self._noted.items() if note != _EMPTY_NOTE}
             self._note({**others, **notes})
@@ -393,7 +393,7 @@ class RunAttempts(Attempts):
             self._noted.update(changed)
 
     def _row(self, place: PartitionId, note: _Note, now: int) -> tuple[Any, ...]:
-        """In the order of the table's columns."""
+        """Return the values of a row in the order of the table's columns."""
         where = (self._owner, *place, self._kind)
         what = (note.first, note.end, note.alone, note.timestamp_ms, note.stage)
         return (*where, *what, self._run_id, now, False, True, None)
@@ -439,7 +439,7 @@ def purge_deaths(settings: Settings, before: datetime) -> int:
 
 
 def killed_runs(what: str, deaths: Sequence[object], remedy: str) -> KilledRunsError:
-    """The error of what is set aside; `what` is it, `remedy` says how it is tried again."""
+    """Return the error of what is set aside; `what` is it, `remedy` says how it is tried again."""
     return KilledRunsError(
         f"{len(deaths)} runs died while they had this {what} alone in hand ({'; '.join(map(str, deaths))}): out of "
         f"memory, a crash in a native library, a defect, or a kill from outside each time; the logs of these runs and "

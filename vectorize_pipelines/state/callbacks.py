@@ -92,7 +92,7 @@ class CallbackOutbox:
     """The table of callbacks. Safe for use by several threads and processes. Every method may raise `LedgerError`."""
 
     def __init__(self, database: Database, now: Callable[[], float] = time.time):
-        """`now` returns seconds since 1970."""
+        """Take `now`, which returns seconds since 1970."""
         self._database = database
         self._now = now
         self._insert = database.upsert(callbacks)

@@ -29,7 +29,7 @@ class Condition(StrEnum):
 
     WHOLE    its tables are there, of one version
     MISSING  there is none, or nothing is in it
-    STARTED  tables, but no version: whoever made it was killed, or is still at it
+    STARTED  tables, but no version: the process that made it was killed, or is still at it
     TANGLED  tables, of several versions at once: two processes made it
     """
 
@@ -61,7 +61,7 @@ def condition(file: Path) -> Condition:
 
 
 def connect(file: Path) -> sqlite3.Connection:
-    """A connection to a database that is there. Raises `sqlite3.Error`."""
+    """Return a connection to a database that is there. Raises `sqlite3.Error`."""
     return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_SECONDS)
 
 

@@ -100,7 +100,7 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
 def put_aside(file: Path, label: str = "damaged") -> Path:
     """Move a file and what SQLite keeps beside it to a name of their own, with the time in it; return that name.
 
-    To be called under the lock of whoever makes the file, since a new one must not meet the old one's companions.
+    To be called under the lock of the file's maker, since a new one must not meet the old one's companions.
     """
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     names = (f"{file.name}.{label}-{stamp}{more}" for more in ("", *(f"-{n}" for n in range(1, 1000))))
@@ -145,7 +145,7 @@ def open_derived(
 
 @contextmanager
 def making(file: Path, seconds: float = MAKING_SECONDS) -> Iterator[None]:
-    """Hold the lock of whoever makes a file, whose folder is made too. Raises `VectorizeError` where that cannot be."""
+    """Hold the lock of a file's maker, whose folder is made too. Raises `VectorizeError` where that cannot be."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(file.name + ".lock"), timeout=seconds):
@@ -178,7 +178,7 @@ def check_database(file: Path, seconds: float) -> str | None:
 
 
 def _put_remains_aside(file: Path) -> None:
-    """A log without its database would be played into the new one."""
+    """Put aside a log without its database: it would be played into the new one."""
     if any(os.path.lexists(file.with_name(file.name + suffix)) for suffix in COMPANIONS):
         put_aside(file, "damaged")
 

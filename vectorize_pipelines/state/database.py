@@ -47,7 +47,7 @@ REMEDY = (
 _REMEDY = "correct it, or delete it for the project's own"
 #: Text is compared by code points, as Python and SQLite do, not by the rules of the server's language.
 Text = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
-#: The tables of this project. `state.migrations` makes them, and is to be told of every change.
+#: The tables of this project. `state.migrations` makes them, and needs a step for every change.
 metadata = sa.MetaData()
 #: How long a process waits for another one that brings the tables up to date, or for who holds a table then.
 UPGRADE_SECONDS = 600
@@ -89,13 +89,13 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A connection for queries, each of which sees the state of its own moment."""
+        """Open a connection for queries, each of which sees the state of its own moment."""
         with self._errors_reported(), self._engine.connect() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction: all of it or nothing."""
+        """Open a transaction: all of it or nothing."""
         with self._errors_reported(), self._engine.begin() as connection:
             if self.is_sqlite:  # a transaction that reads first could not be raised to a writing one later
                 connection.exec_driver_sql("begin immediate")
@@ -103,7 +103,7 @@ class Database:
 
     @contextmanager
     def session(self) -> Iterator[sa.Connection]:
-        """A connection of its own outside the pool, each statement a transaction; closed at the end."""
+        """Open a connection outside the pool, each statement a transaction; closed at the end."""
         engine = sa.create_engine(
             self.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", **engine_options(self.url)
         )
@@ -180,7 +180,7 @@ class Database:
             self._upgrade(connection)
 
     def _is_current(self) -> bool:
-        """Return whether nothing is to be done. What stands in the way of the look is met, and told, under the lock."""
+        """Return whether nothing is to be done. What stands in the way of the look is met, and seen, under the lock."""
         # An empty file is being made: a look would take from its maker the lock that it needs.
         if self.is_sqlite and self.url.database and not _has_content(Path(self.url.database)):
             return False
@@ -212,7 +212,7 @@ def _has_content(file: Path) -> bool:
 
 
 def _make_name_durable(file: Path) -> None:
-    """SQLite sees to what is in its file, and nobody to the folders that were made for it."""
+    """Put the file's folders on the disk: SQLite sees to what is in its file, and nobody to those made for it."""
     try:
         sync_folders(file.parent)
     except OSError as error:
@@ -226,7 +226,7 @@ def _execute_named(
 
 
 def _for_many_rows(insert: str) -> dict[int, str]:
-    """Number of rows -> the insert of so many, the largest first."""
+    """Return the insert of so many rows by their number, the largest first."""
     before, values, after = re.split(r"( VALUES \([^)]*\))", insert)
     row = values.removeprefix(" VALUES ")
     return {together: f"{before} VALUES {', '.join([row] * together)}{after}" for together in _ROWS_TOGETHER}
@@ -235,7 +235,7 @@ def _for_many_rows(insert: str) -> dict[int, str]:
 def _execute_positional(
     connection: sa.Connection, statements: Mapping[int, str], rows: Sequence[tuple[Any, ...]]
 ) -> None:
-    """Some hundred rows a statement: after each one Python's sqlite3 waits for its turn among the threads again."""
+    """Insert some hundred rows a statement: after each, Python's sqlite3 waits for its turn among the threads again."""
     start = 0
     for together, many in statements.items():
         while len(rows) - start >= together:

@@ -89,7 +89,7 @@ class SQLiteEmbeddingCache:
             raise EmbeddingCacheError(str(error)) from None
 
     def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
-        """As in `EmbeddingCache`."""
+        """Return vectors as `EmbeddingCache.get` does."""
         wanted = {_key(fingerprint, each): each for each in hashes}
         keys = list(wanted)
         found: dict[bytes, Vector] = {}
@@ -113,7 +113,7 @@ class SQLiteEmbeddingCache:
         return found
 
     def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
-        """As in `EmbeddingCache`. What is larger than the whole cache may be is not kept."""
+        """Keep vectors as `EmbeddingCache.put` does, but for what is larger than the whole cache may be."""
         now = int(self._now())
         rows = [(key := _key(fingerprint, each), _packed(key, vector), now) for each, vector in vectors.items()]
         incoming = math.ceil(sum(len(row[1]) + ROW_OVERHEAD_BYTES for row in rows) * PAGE_SLACK)
@@ -133,7 +133,7 @@ class SQLiteEmbeddingCache:
             raise self._failure(error) from None
 
     def close(self) -> None:
-        """As in `EmbeddingCache`."""
+        """Close as `EmbeddingCache.close` does."""
         self._connection.close()
 
     def _make_room(self, incoming: int) -> None:
@@ -199,7 +199,7 @@ def _packed(key: bytes, vector: Vector) -> bytes:
 
 
 def _unpacked(key: bytes, stored: object) -> Vector | None:
-    """None where it is not what was stored under this key."""
+    """Return the vector; None where it is not what was stored under this key."""
     if not isinstance(stored, bytes):
         return None
     data, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]

@@ -40,7 +40,7 @@ class Findings:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The findings of an installation. Raises `SettingsError` and `LedgerError`."""
+        """Return the findings of an installation. Raises `SettingsError` and `LedgerError`."""
         return cls(Database.open(settings))
 
     def close(self) -> None:

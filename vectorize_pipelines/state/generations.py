@@ -185,7 +185,7 @@ class Generations:
             connection.execute(upsert, [{"store": self._store, **_values(each)} for each in changed])
 
     def exclusive(self, collection: str) -> "AbstractContextManager[ExclusiveLock]":
-        """Return the lock of whoever writes a batch to several generations, or changes which there are."""
+        """Return the lock for writing a batch to several generations, or for changing which there are."""
         from vectorize_pipelines.state.locks import exclusive
 
         file = home.generations_lock(self._settings, quote(collection, safe=""))

@@ -75,7 +75,7 @@ class RequestLedger:
         """Note what became of requests, all or nothing.
 
         A row of an older message never replaces one of a newer. Of rows of one message the latest call wins, but
-        `pending` replaces no other state, and `processing` no final one: whoever took a request in may note it after a
+        `pending` replaces no other state, and `processing` no final one: the taker of a request may note it after a
         run has taken it up.
         """
         latest: dict[str, RequestRow] = {}
@@ -214,7 +214,7 @@ def _stage(state: RequestState) -> int:
 
 
 def _replaces(new: Any, old: Any) -> sa.ColumnElement[bool]:
-    """`_outranks` in SQL."""
+    """Return `_outranks` in SQL."""
     versions = [sa.tuple_(row.timestamp_ms, row.topic, row.partition, row.offset) for row in (new, old)]
     pending, unfinished = {RequestState.PENDING}, set(RequestState) - FINAL_STATES
     stays = sa.or_(
@@ -230,7 +230,7 @@ def _literals(states: Collection[RequestState]) -> list[sa.ColumnElement[str]]:
 
 
 def _newest(state: RequestState, task_type: str | None, limit: int, place: tuple[int, str] | None) -> sa.Select[Any]:
-    """The places of requests in a state, all of them or those of a type, the latest submitted first."""
+    """Return the places of requests in a state, all of them or those of a type, the latest submitted first."""
     order = sa.tuple_(requests.c.submitted_us, requests.c.request_id)
     query = sa.select(requests.c.submitted_us, requests.c.request_id).where(requests.c.state == state.value)
     if task_type is not None:

@@ -29,7 +29,7 @@ class ExclusiveLock:
 
 
 def unlocked() -> AbstractContextManager[ExclusiveLock]:
-    """Return a lock for whoever is the only one."""
+    """Return a lock for the only user of something."""
     return nullcontext(ExclusiveLock())
 
 
@@ -114,7 +114,7 @@ def _key(name: str) -> int:
 
 @contextmanager
 def _session_lock(database: "Database", name: str, what: str, timeout_seconds: float | None) -> Iterator[ExclusiveLock]:
-    """An advisory lock of PostgreSQL, on a connection of its own: none of the pool, which it would use up."""
+    """Hold an advisory lock of PostgreSQL, on a connection of its own: none of the pool, which it would use up."""
     import sqlalchemy as sa
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -149,7 +149,7 @@ def _file_lock(file: Path, what: str, timeout_seconds: float | None) -> Iterator
 
 @contextmanager
 def _acquired(file: Path, timeout_seconds: float) -> Iterator[None]:
-    """The lock of a file. Raises `Timeout`, and `LedgerError` where the file cannot be locked at all."""
+    """Hold the lock of a file. Raises `Timeout`, and `LedgerError` where the file cannot be locked at all."""
     lock = FileLock(file, timeout=timeout_seconds)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

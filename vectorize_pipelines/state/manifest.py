@@ -139,7 +139,7 @@ class Manifest:
 
     @_reported
     def attempted(self) -> list[tuple[str, str]]:
-        """Return what runs that died had in hand, and how often alone: other than before where a death told more."""
+        """Return what runs that died had in hand, and how often alone: other than before where a death showed more."""
         with closing(
             self._connection.execute("select source_id, deaths from attempts where suspected or in_hand order by 1")
         ) as cursor:

@@ -159,7 +159,7 @@ def _rate(rows: Sequence[Any]) -> Rate:
 
 
 def _sums() -> sa.Select[Any]:
-    """One statement in one way through the table: grouped, it would be sorted, or read in an index's order."""
+    """Return one statement in one way through the table: grouped, it would be sorted, or read in an index's order."""
     taken = requests.c.finished_us - requests.c.started_us  # null where a time is missing, and then in no class
     completed = requests.c.state == RequestState.COMPLETED.value
     bounds = [round(bound * _MICROSECONDS) for bound in DURATION_BOUNDS]

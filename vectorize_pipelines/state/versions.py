@@ -140,7 +140,7 @@ class SourceVersions:
 
     def _look_up(self, source_ids: Collection[str], collections: Sequence[str]) -> Iterator[tuple[str, str, Known]]:
         ids = list(source_ids)
-        # One parameter for all ids: SQLAlchemy would write a statement anew for every number of them.
+        # One parameter for all ids: SQLAlchemy would write another statement for every number of them.
         query = _LOOK_UP_SQLITE if self._database.is_sqlite else _LOOK_UP_POSTGRESQL
         with self._database.read() as connection:
             for start in range(0, len(ids), IDS_TOGETHER):

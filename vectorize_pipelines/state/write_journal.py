@@ -34,7 +34,7 @@ class WriteJournal:
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The journal of an installation. Raises `SettingsError` and `LedgerError`."""
+        """Return the journal of an installation. Raises `SettingsError` and `LedgerError`."""
         return cls(Database.open(settings))
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ ENTRY_POINTS = "vectorize_pipelines.stores"
 
 
 def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
-    """The store that the settings name by `kind`; `home` is VECTORIZE_HOME, where an embedded store keeps its data.
+    """Return the store that the settings name by `kind`; `home` is VECTORIZE_HOME, where an embedded store lies.
 
     Raises `SettingsError` where no store of this kind is installed or a package that it needs is not, and
     `StoreError` where the store cannot be opened. Importing LanceDB takes a second or two: a caller in a hurry

@@ -1,4 +1,4 @@
-"""What every vector store provides, and what the rest of the project may rely on.
+"""The contract that every vector store fulfils, and that the rest of the project may rely on.
 
 Stores live beside this file or plug in through the entry point group `vectorize_pipelines.stores`; `open_store`
 in the package's `__init__` picks one. `conformance` is the suite that each of them passes.
@@ -44,7 +44,7 @@ class Collection:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What an upsert did: rows that were new and rows that were there before.
+    """The result of an upsert: rows that were new and rows that were there before.
 
     resent  rows that were sent more than once, since the store was away: see `VectorStore.repair`
     """
@@ -55,7 +55,7 @@ class Written:
 
 
 def physical_name(alias: str, spec: EncoderSpec, edition: int = 1) -> str:
-    """`articles`, all-MiniLM-L6-v2 -> `articles__all-minilm-l6-v2-384`; later editions end in `__2`, `__3`, …
+    """Return the name in the store, such as `articles__all-minilm-l6-v2-384`; later editions end in `__2`, `__3`, …
 
     A collection that is embedded again with a model of the same name, or cut otherwise, is another edition.
     """
@@ -64,7 +64,7 @@ def physical_name(alias: str, spec: EncoderSpec, edition: int = 1) -> str:
 
 
 def model_slug(model: str) -> str:
-    """The last part of a model's name as it may stand in a collection's: `all-minilm-l6-v2`."""
+    """Return the last part of a model's name as it may stand in a collection's: `all-minilm-l6-v2`."""
     slug = "".join(c if c.isalnum() and c.isascii() else "-" for c in model.rstrip("/").split("/")[-1].lower())
     return "-".join(part for part in slug.split("-") if part)
 
@@ -87,11 +87,11 @@ class VectorStore(ABC):
     @classmethod
     @abstractmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
-        """Called once a process for the store that the settings name; `home` is VECTORIZE_HOME."""
+        """Open the store that the settings name, once a process; `home` is VECTORIZE_HOME."""
 
     @abstractmethod
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:
-        """Creates the collection and its alias where they are missing. Called at the start of every run.
+        """Create the collection and its alias where they are missing. Called at the start of every run.
 
         With `aliased=False` the alias is left alone and the collection goes by its physical name, that of `edition`:
         that is how a collection is filled with another model's vectors before `set_alias` turns its readers to it.
@@ -101,43 +101,43 @@ class VectorStore(ABC):
 
     @abstractmethod
     def collection(self, name: str) -> Collection:
-        """The collection behind an alias or a physical name."""
+        """Return the collection behind an alias or a physical name."""
 
     @abstractmethod
     def collections(self) -> list[Collection]:
-        """Every alias with what stands behind it, by name; a collection without an alias under its physical name."""
+        """Return every alias with what stands behind it, by name; a collection without one under its physical name."""
 
     def damaged(self) -> Mapping[str, str]:
-        """Physical name -> what is wrong with it, for collections that cannot be read. Called by `vectorize doctor`.
+        """Return what is wrong with each collection that cannot be read, by physical name, for `vectorize doctor`.
 
         `collections` leaves them out, and `drop` deletes them. A store that mends what it can does so before.
         """
         return {}
 
     def is_doubtful(self, name: str) -> bool:
-        """Whether rows that were acknowledged may be missing, or be as they were earlier, because a disk lost them.
+        """Return whether rows that were acknowledged may be missing or as they were earlier, because a disk lost them.
 
         Asked at the start of a run from files, which then compares every file with the rows that are there.
         """
         return False
 
     def trust(self, name: str) -> None:  # noqa: B027 (as above)
-        """Called once nothing is taken for done any more that was said to be in a doubtful collection."""
+        """Trust a doubtful collection again. Called once nothing said to be in it is taken for done any more."""
 
     @abstractmethod
     def set_alias(self, name: str, physical: str) -> None:
-        """Points an alias at a physical collection in one step: a reader sees the old one or the new one.
+        """Point an alias at a physical collection in one step: a reader sees the old one or the new one.
 
         Once this returns, every call by the alias is about the new one, in other processes too.
         """
 
     @abstractmethod
     def drop(self, physical: str) -> None:
-        """Deletes a physical collection and the aliases that point at it."""
+        """Delete a physical collection and the aliases that point at it."""
 
     @abstractmethod
     def upsert(self, name: str, records: "pa.Table") -> Written:
-        """Writes records (`records.record_schema`), replacing rows of the same id. Ids are distinct in a call.
+        """Write records (`records.record_schema`), replacing rows of the same id. Ids are distinct in a call.
 
         Called for every batch, by one thread a run. When it returns, the rows are visible; `flush` makes them durable.
         """
@@ -145,7 +145,7 @@ class VectorStore(ABC):
     def repair(self, name: str, ids: Sequence[str]) -> int:
         """Have every query find the rows of these ids, as far as the store has them; returns how many it had.
 
-        Called where `needs_repair`, by whoever is the only writer of these rows at the moment: for rows whose write was
+        Called where `needs_repair`, by the only writer of these rows at the moment: for rows whose write was
         cut off, for rows that a check did not find, and for what a run with `force` wrote. It raises as `upsert` does
         and may be called again.
         """
@@ -153,12 +153,12 @@ class VectorStore(ABC):
 
     @abstractmethod
     def delete(self, name: str, where: Filter) -> int:
-        """Deletes what matches and gives how many rows that were. By ids: `In("id", …)`; by source likewise."""
+        """Delete what matches and return how many rows that were. By ids: `In("id", …)`; by source likewise."""
 
     def flush(self, names: Sequence[str] = ()) -> None:  # noqa: B027 (most servers have nothing to do here)
-        """Returns once what this object has upserted and deleted outlives a loss of power.
+        """Return once what this object has upserted and deleted outlives a loss of power.
 
-        So does then whatever the collections `names` hold or no longer hold, whoever wrote it: a batch may have found
+        So does then whatever the collections `names` hold or no longer hold, of any writer: a batch may have found
         its rows there, written by a run that was killed before it came to this, or that has not come to it yet. Where
         power goes meanwhile, none of them is left with rows that one named before it lacks. A name may stand for none.
 
@@ -170,25 +170,25 @@ class VectorStore(ABC):
 
     @abstractmethod
     def fetch(self, name: str, where: Filter, columns: Sequence[str]) -> "pa.Table":
-        """The matching rows with these columns, in no particular order, whole in memory: for a bounded result."""
+        """Return the matching rows with these columns, in no particular order, whole in memory: for bounded results."""
 
     @abstractmethod
     def scan(
         self, name: str, columns: Sequence[str], where: Filter | None = None, batch_rows: int = 8192
     ) -> "Iterator[pa.RecordBatch]":
-        """The matching rows batch by batch, memory bounded by a batch. A snapshot where the store has them."""
+        """Yield the matching rows batch by batch, memory bounded by a batch. A snapshot where the store has them."""
 
     @abstractmethod
     def count(self, name: str, where: Filter | None = None) -> int:
-        """How many rows match."""
+        """Return how many rows match."""
 
     @abstractmethod
     def count_by(self, name: str, field: str, where: Filter | None = None) -> dict[str, int]:
-        """How many rows match for each value of a (text) field."""
+        """Return how many rows match for each value of a (text) field."""
 
     @abstractmethod
     def search(self, name: str, vector: npt.NDArray[np.float32], limit: int, where: Filter | None = None) -> "pa.Table":
-        """The nearest rows, best first: the record's fields without the vector, and `score` (float32).
+        """Return the nearest rows, best first: the record's fields without the vector, and `score` (float32).
 
         `score` is the cosine similarity for normalised vectors: higher is nearer. The filter holds before the
         nearest are taken, so `limit` rows come back where that many match. Raises `StoreError` for a vector of another
@@ -196,13 +196,13 @@ class VectorStore(ABC):
         """
 
     def searches_exactly(self, name: str) -> bool:
-        """Whether a search compares every vector now, as where no index has been built; False also where it may not."""
+        """Return whether a search compares every vector now, as without an index; False also where it may not."""
         return False
 
     @abstractmethod
     def maintain(self, name: str) -> Mapping[str, int | float]:
-        """Compacts and indexes off the hot path, as far as it pays; gives what it did, as numbers."""
+        """Compact and index off the hot path, as far as it pays; return what was done, as numbers."""
 
     @abstractmethod
     def close(self) -> None:
-        """Releases connections. Called at the end of a process; the store is not used after."""
+        """Release connections. Called at the end of a process; the store is not used after."""

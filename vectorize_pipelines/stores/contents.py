@@ -1,4 +1,4 @@
-"""What may go into a collection and what comes out, whatever the store. Called by every store of this package.
+"""Checks of what may go into a collection, and of what comes out. Called by every store of this package.
 
 What a store cannot hold beyond that, and its own types, are the store's affair.
 """
@@ -25,7 +25,7 @@ _UUID5 = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-5[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 
 
 def rows_of(table: pa.Table) -> list[dict[str, Any]]:
-    """A table's rows with their metadata as objects, each text read once: the rows of a request share theirs."""
+    """Return a table's rows with their metadata as objects, each text read once: the rows of a request share theirs."""
     read: dict[str, Any] = {}
     rows: list[dict[str, Any]] = table.to_pylist()
     for row in rows:
@@ -37,9 +37,9 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> None:
-    """Raises `ModelMismatchError` where the collection holds vectors of another model than the spec's.
+    """Raise `ModelMismatchError` where the collection holds vectors of another model than the spec's.
 
-    A model of the same revision under another name, e.g. a local copy, gives the same vectors and is let in.
+    A model of the same revision under another name, e.g. a local copy, has the same vectors and is let in.
     """
     same_model = spec.name == collection.model or spec.revision == revision
     if same_model and spec.dimension == collection.dimension:
@@ -54,7 +54,7 @@ def check_model(collection: Collection, revision: str, spec: EncoderSpec) -> Non
 
 
 def result_schema(dimension: int, columns: Sequence[str]) -> pa.Schema:
-    """The record's own types for these columns. Raises `StoreError` for a column that no record has."""
+    """Return the record's own types for these columns. Raises `StoreError` for a column that no record has."""
     schema = record_schema(dimension)
     unknown = [column for column in columns if column not in schema.names]
     if unknown or not columns:
@@ -63,7 +63,7 @@ def result_schema(dimension: int, columns: Sequence[str]) -> pa.Schema:
 
 
 def checked_records(records: pa.Table, dimension: int) -> pa.Table:
-    """The records in the record's own types, without copying; raises `StoreError` for what no store may take."""
+    """Return the records in the record's own types, without copying; raises `StoreError` for what no store may take."""
     schema = record_schema(dimension)
     if records.schema.names != schema.names:
         raise StoreError(f"records have the columns {records.schema.names}; they must be {schema.names}")
@@ -92,7 +92,7 @@ _NAMES_BY_TYPE = {
 
 
 def hits(columns: Mapping[str, Sequence[Any]], scores: npt.NDArray[np.float32], limit: int) -> pa.Table:
-    """What `VectorStore.search` gives of rows that a client found: best first and then by id, at most `limit`.
+    """Return rows that a client found as `VectorStore.search` does: best first and then by id, at most `limit`.
 
     `columns` has every field of a record but the vector.
     """
@@ -110,7 +110,7 @@ def hits(columns: Mapping[str, Sequence[Any]], scores: npt.NDArray[np.float32], 
 
 
 def row_uuid(record_id: str) -> str:
-    """The UUID of a record, for stores whose rows go by one: a uuid5 itself, as the pipeline's are, else made of it.
+    """Return the UUID of a record, for stores whose rows go by one: its id where that is a uuid5, else made of it.
 
     So the UUIDs of a collection are spread evenly, whatever its ids.
     """
@@ -118,12 +118,12 @@ def row_uuid(record_id: str) -> str:
 
 
 def timestamp_text(time: datetime) -> str:
-    """RFC 3339 in UTC, to the microsecond; the texts sort as the timestamps do."""
+    """Return a time as RFC 3339 in UTC, to the microsecond; the texts sort as the timestamps do."""
     return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def vectors_of(records: pa.Table) -> npt.NDArray[np.float32]:
-    """The vectors, of shape (records, dimension), without copying where they lie in one piece."""
+    """Return the vectors, of shape (records, dimension), without copying where they lie in one piece."""
     column = records["vector"]
     # Not `.values`, which ignores where a sliced column begins.
     components: npt.NDArray[np.float32] = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
@@ -152,7 +152,7 @@ def _check_vectors(rows: pa.Table) -> None:
 
 
 def checked_query(vector: npt.NDArray[np.float32], dimension: int, name: str) -> npt.NDArray[np.float32]:
-    """The query, of shape (dimension,); raises `StoreError` where no cosine can be taken with it."""
+    """Return the query, of shape (dimension,); raises `StoreError` where no cosine can be taken with it."""
     if vector.shape != (dimension,):
         raise StoreError(
             f"the query vector has the shape {vector.shape}, but vectors of {name!r} have {dimension} components; "

@@ -8,7 +8,7 @@ _LONGEST = 2_000
 
 
 def failure_text(doing: str, place: str, state: str, advice: str, reason: str, secret: str | None = None) -> str:
-    """What failed and where; what has become of the data, what to do and why, where there is something to say.
+    """Return what failed and where; what has become of the data, what to do and why, where there is something to say.
 
     The secret, if any, is taken out of the reason, and so is what URLs in it do not show.
     """
@@ -17,6 +17,6 @@ def failure_text(doing: str, place: str, state: str, advice: str, reason: str, s
 
 
 def no_such_collection(name: str, place: str, known: set[str]) -> CollectionNotFoundError:
-    """The error for a name that is none of these."""
+    """Return the error for a name that is none of these."""
     there = ", ".join(sorted(known)) or "none"
     return CollectionNotFoundError(f"there is no collection or alias {name!r} in {place}; there are: {there}")

@@ -1,4 +1,4 @@
-"""For stores of others that keep rows and cannot filter, count or compare vectors: all of it is told from the rows.
+"""A base of stores of others that keep rows and cannot filter, count or compare vectors: the rows answer it all.
 
 `docs/adding-a-store.md` shows one. What a database can do by itself, its store overrides.
 """
@@ -29,41 +29,41 @@ SHORTEST = 1e-30
 
 
 class ScannedStore(VectorStore):
-    """Every call reads every row of its collection: for some ten thousand rows, or until the store can do better."""
+    """A store whose every call reads every row of its collection: for ten thousand rows, or until it can do better."""
 
     @abstractmethod
     def rows(self, physical: str) -> Iterable[StoredRow]:
-        """All records of a physical collection: the fields of `records.record_schema`, times with their time zone."""
+        """Yield all records of a physical collection: the fields of `records.record_schema`, times with their zone."""
 
     def matching(self, name: str, where: Filter | None) -> Iterator[StoredRow]:
-        """The records that match. Raises `StoreError` for a filter that means nothing."""
+        """Yield the records that match. Raises `StoreError` for a filter that means nothing."""
         if where is not None:
             check_filter(where)
         return (row for row in self.rows(self.collection(name).physical) if where is None or matches(where, row))
 
     def fetch(self, name: str, where: Filter | None, columns: Sequence[str]) -> pa.Table:
-        """As the protocol says; `where` None: all rows."""
+        """Return rows as the protocol says; `where` None: all rows."""
         schema = result_schema(self.collection(name).dimension, columns)
         return pa.Table.from_pylist(list(self.matching(name, where)), schema)
 
     def scan(
         self, name: str, columns: Sequence[str], where: Filter | None = None, batch_rows: int = 8192
     ) -> Iterator[pa.RecordBatch]:
-        """As the protocol says, but that all that matches is in memory."""
+        """Yield rows as the protocol says, but with all that matches in memory."""
         return iter(self.fetch(name, where, columns).to_batches(batch_rows))
 
     def count(self, name: str, where: Filter | None = None) -> int:
-        """As the protocol says."""
+        """Count rows as the protocol says."""
         return sum(1 for _ in self.matching(name, where))
 
     def count_by(self, name: str, field: str, where: Filter | None = None) -> dict[str, int]:
-        """As the protocol says."""
+        """Count rows by a field as the protocol says."""
         check_text_field(field)
         values = (value_of(row, field) for row in self.matching(name, where))
         return dict(Counter(value for value in values if isinstance(value, str)))
 
     def search(self, name: str, vector: npt.NDArray[np.float32], limit: int, where: Filter | None = None) -> pa.Table:
-        """As the protocol says; every vector is compared with the query."""
+        """Search as the protocol says; every vector is compared with the query."""
         query = checked_query(vector, self.collection(name).dimension, name)
         found = self.fetch(name, where, [*RECORD_FIELDS, "vector"])
         vectors = vectors_of(found)
@@ -73,21 +73,21 @@ class ScannedStore(VectorStore):
         return hits.sort_by([("score", "descending"), ("id", "ascending")]).slice(0, limit)
 
     def searches_exactly(self, name: str) -> bool:
-        """Always: there is no index."""
+        """Return True: there is no index."""
         return True
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
-        """There is nothing to compact or to index."""
+        """Return no figures: there is nothing to compact or to index."""
         return {"rows": self.count(name)}
 
 
 def text_of(row: StoredRow) -> str:
-    """A record as one text, for a store that keeps it so. Raises `StoreError` where its metadata is not JSON."""
+    """Return a record as one text, for a store that keeps it so. Raises `StoreError` where its metadata is not JSON."""
     entries_of(row["metadata"])
     return json.dumps({**row, **{name: row[name].isoformat() for name in TIMES}})
 
 
 def row_of(text: str) -> StoredRow:
-    """The record that `text_of` made a text of."""
+    """Return the record that `text_of` made a text of."""
     row = json.loads(text)
     return {**row, **{name: datetime.fromisoformat(row[name]) for name in TIMES}}

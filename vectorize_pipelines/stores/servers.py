@@ -1,4 +1,4 @@
-"""Common to stores that are servers: address, key, and calls that are tried again.
+"""Address and key of stores that are servers, and calls that are tried again.
 
 Called by the modules of `qdrant` and `weaviate`.
 """
@@ -23,7 +23,7 @@ _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 
 
 def server_address(url: str, store: str, example: str) -> SplitResult:
-    """The parts of `store.url`; raises `SettingsError`, without showing it, for what is no server's address."""
+    """Return the parts of `store.url`; raises `SettingsError`, without showing it, for what is no server's address."""
     try:
         parts = urlsplit(url)
         complete = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -38,7 +38,7 @@ def server_address(url: str, store: str, example: str) -> SplitResult:
 
 
 def revealed(key: SecretStr | None, address: SplitResult) -> str | None:
-    """The key as the client takes it; warns where it would cross a network unencrypted."""
+    """Return the key as the client takes it; warns where it would cross a network unencrypted."""
     if key is None:
         return None
     if address.scheme == "http" and address.hostname not in _THIS_MACHINE:
@@ -47,14 +47,14 @@ def revealed(key: SecretStr | None, address: SplitResult) -> str | None:
 
 
 def check_version(product: str, place: str, version: str, oldest: tuple[int, int]) -> None:
-    """Raises `StoreError` for a server that is older than this. What follows the second number does not count."""
+    """Raise `StoreError` for a server that is older than this. What follows the second number does not count."""
     if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < oldest:
         least = ".".join(map(str, oldest))
         raise StoreError(f"the server in {place} is {product} {version}; {least} or later is needed: update it")
 
 
 def pauses(retries: int, first: float) -> Sequence[float]:
-    """The pauses before each further attempt, in seconds: each twice as long as the one before, none over 30."""
+    """Return the pauses before each further attempt, in seconds: each twice as long as the one before, none over 30."""
     return list(islice(retrying.growing_pauses(first, _LONGEST_PAUSE), retries))
 
 

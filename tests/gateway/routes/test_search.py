@@ -289,6 +289,32 @@ def test_a_collection_that_gets_another_model_meanwhile_is_searched_as_it_was(
     store.close()
 
 
+def test_a_query_goes_to_the_model_that_the_collection_has_by_now(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = HeldEncoder(), HeldEncoder("models/later")
+    models = Models(before, after)
+    monkeypatch.setattr(services, "lease_configured", lambda settings, model: models.lease(model))
+    store = open_store(settings.store, settings.home)
+    store.ensure_collection("notes", before.spec)
+    later = store.ensure_collection("notes", after.spec, aliased=False)
+    for physical in ("notes", later.physical):
+        rows = [row(f"{text}.md", vector=vector_of(text, "query")) for text in ("x", "another")]
+        store.upsert(physical, table(rows, DIMENSION))
+    store.flush(("notes", later.physical))
+    with served(settings) as client:
+        for model in (before.spec.name, before.spec.name):
+            answer = client.post("/collections/notes/search", json={"query": "x"}).json()
+            assert (answer["model"], models.loads) == (model, [before.spec.name])
+        store.set_alias("notes", later.physical)
+        answer = client.post("/collections/notes/search", json={"query": "x"}).json()
+        assert (answer["model"], models.loads) == (after.spec.name, [before.spec.name, after.spec.name])
+        assert answer["hits"][0]["source_id"] == "x.md"
+        store.drop(later.physical)
+        assert client.post("/collections/notes/search", json={"query": "x"}).status_code == HTTPStatus.NOT_FOUND
+    store.close()
+
+
 def test_a_client_that_hangs_up_gives_its_place_back(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, begun, ends = HeldEncoder(), threading.Event(), threading.Event()
     queues: list[EncodingQueue] = []

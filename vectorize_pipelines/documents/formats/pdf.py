@@ -31,7 +31,7 @@ _SOFT_HYPHEN = re.compile("[\x02\ufffe\uffff]\n?")
 
 
 def parse_pdf(content: bytes, settings: DocumentSettings) -> ParsedDocument:
-    """Text, pages and the document information; an empty user password is tried.
+    """Return text, pages and the document information; an empty user password is tried.
 
     Raises `EncryptedDocumentError`, `NoTextLayerError`, `CorruptDocumentError`, `DecompressionLimitError`.
     """
@@ -95,7 +95,7 @@ def _encrypted() -> EncryptedDocumentError:
 def _document(
     page_texts: Iterator[str], information: Mapping[str, str], parser: str, max_characters: int
 ) -> ParsedDocument:
-    """Pages in order; each reaches to where the next one starts, so that together they cover the text."""
+    """Return pages in order; each reaches to where the next one starts, so that together they cover the text."""
     parts: list[str] = []
     starts: list[int] = []
     length = 0

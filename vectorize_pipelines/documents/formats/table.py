@@ -31,14 +31,14 @@ NO_VALUE = ("", "nan", "NaN", "null", "NULL")
 
 
 def parse_csv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
-    """Comma-separated, or by whichever of `;`, tab and `|` the first line has most of."""
+    """Parse comma-separated values, or those separated by whichever of `;`, tab and `|` the first line has most of."""
     text = decode(content)
     header = text.partition("\n")[0]
     return _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", settings)
 
 
 def parse_tsv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
-    """Tab-separated."""
+    """Parse tab-separated values."""
     return _delimited(decode(content), "\t", "tsv", settings)
 
 
@@ -70,7 +70,7 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
 
 
 def parse_json_lines(content: bytes, settings: DocumentSettings) -> ParsedDocument:
-    """An object a line. Through the json module: pandas turns the text "007" into a number."""
+    """Parse an object a line. Through the json module: pandas turns the text "007" into a number."""
     records = list(_json_objects(decode(content), settings))
     found = list(dict.fromkeys(name for record in records for name in record))
     kept = frozenset(_columns_to_read(found, settings))
@@ -137,7 +137,7 @@ def _too_large(settings: DocumentSettings) -> DecompressionLimitError:
 
 
 def _columns_to_read(found: Sequence[str], settings: DocumentSettings) -> list[str]:
-    """Text and metadata columns, of those found. Raises `MissingColumnError` without all of the text columns."""
+    """Return text and metadata columns, of those found. Raises `MissingColumnError` without all of the text columns."""
     missing = [column for column in settings.text_columns if column not in found]
     if missing:
         raise MissingColumnError(
@@ -154,7 +154,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _document(records: Iterable[Record], parser: str, settings: DocumentSettings) -> ParsedDocument:
-    """The texts of rows, joined by a line. A row without text is left out; the others keep their number."""
+    """Return the texts of rows, joined by a line. A row without text is left out; the others keep their number."""
     texts: list[str] = []
     rows: list[TableRow] = []
     position = size = 0

@@ -1,4 +1,4 @@
-"""Plain text: which encoding its bytes are in, and whether they are text at all."""
+"""Plain text: the encoding of its bytes, and whether they are text at all."""
 
 import codecs
 import re
@@ -30,12 +30,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
 def parse_text(content: bytes) -> ParsedDocument:
-    """The text as it stands. Raises `NotTextError`."""
+    """Return the text as it stands. Raises `NotTextError`."""
     return ParsedDocument(decode(content), {"parser": "text"})
 
 
 def decode(content: bytes, declared: str | None = None) -> str:
-    """The bytes as text: by byte order mark, `declared` encoding, UTF-8, or the likeliest legacy encoding.
+    """Return the bytes as text: by byte order mark, `declared` encoding, UTF-8, or the likeliest legacy encoding.
 
     UTF-8 with a few damaged bytes stays UTF-8, its damage replaced by U+FFFD. Raises `NotTextError` for
     binary content.
@@ -65,7 +65,7 @@ def _text_or_refuse(text: str | None) -> str:
 
 
 def _utf16_without_mark(content: bytes) -> str | None:
-    """Western text in UTF-16 has a NUL in nearly every other byte, always on the same side."""
+    """Return the UTF-16 that Western text is in: it has a NUL in nearly every other byte, always on the same side."""
     sample = content[:DETECTION_SAMPLE_BYTES]
     even, odd = sample[0::2].count(0), sample[1::2].count(0)
     if max(even, odd) < UTF16_NUL_SHARE * len(sample) / 2 or min(even, odd) > MAX_CONTROL_SHARE * len(sample):

@@ -23,7 +23,7 @@ _PDF_DATE = re.compile(
 
 
 def clean_text(text: str) -> str:
-    """The text with `\\n` line ends, without NUL, and with surrogates paired or replaced.
+    """Return the text with `\\n` line ends, without NUL, and with surrogates paired or replaced.
 
     A lone surrogate cannot be encoded: neither tokenizers nor Arrow take such a string.
     """
@@ -36,17 +36,17 @@ def clean_text(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Every run of whitespace as one space, none at the ends."""
+    """Return the text with every run of whitespace as one space, none at the ends."""
     return " ".join(text.split())
 
 
 def short_label(text: str) -> str:
-    """A name of at most `MAX_LABEL_CHARACTERS`: it stands in the metadata of every passage below it."""
+    """Return a name of at most `MAX_LABEL_CHARACTERS`: it stands in the metadata of every passage below it."""
     return text if len(text) <= MAX_LABEL_CHARACTERS else f"{text[: MAX_LABEL_CHARACTERS - 1].rstrip()}…"
 
 
 def check_metadata(metadata: Mapping[str, JsonValue], settings: DocumentSettings, what: str, remedy: str = "") -> int:
-    """Raises `TooMuchMetadataError` for more than a record may carry; returns the bytes that it takes.
+    """Raise `TooMuchMetadataError` for more than a record may carry; returns the bytes that it takes.
 
     `what` names it in the error, `remedy` says what helps beside the settings.
     """
@@ -63,7 +63,7 @@ def check_metadata(metadata: Mapping[str, JsonValue], settings: DocumentSettings
 
 
 def json_fields(fields: Mapping[Any, Any]) -> dict[str, JsonValue]:
-    """The fields as JSON values under string keys; what has no value (None, NaN, NaT, blank text) is left out.
+    """Return the fields as JSON values under string keys; what has no value (None, NaN, NaT, blank text) is left out.
 
     Raises `CorruptDocumentError` where they unfold to more than `MAX_METADATA_VALUES` values: a few bytes of
     YAML can describe a structure of billions.
@@ -74,7 +74,7 @@ def json_fields(fields: Mapping[Any, Any]) -> dict[str, JsonValue]:
 
 
 def json_value(value: Any) -> JsonValue:
-    """The value as JSON: dates in ISO 8601, None for what is missing and for bytes, anything else as text."""
+    """Return the value as JSON: dates in ISO 8601, None for what is missing and for bytes, anything else as text."""
     try:
         return _json_value(value, [MAX_METADATA_VALUES])
     except RecursionError as error:
@@ -120,12 +120,12 @@ def _json_scalar(value: Any) -> JsonValue:
 
 
 def _large_integer(value: int) -> str | None:
-    """As text, which no reader of JSON rounds; None beyond what Python itself turns into text."""
+    """Return it as text, which no reader of JSON rounds; None beyond what Python itself turns into text."""
     return str(value) if value.bit_length() <= MAX_INTEGER_BITS else None
 
 
 def iso_date(value: object) -> str | None:
-    """ISO 8601 of a date in a document's metadata: a datetime, an ISO text or PDF's `D:20240131…`; else None."""
+    """Return ISO 8601 of a date in metadata: a datetime, an ISO text or PDF's `D:20240131…`; else None."""
     if isinstance(value, (datetime, date)):
         return value.isoformat()
     if isinstance(value, int) and value.bit_length() > MAX_INTEGER_BITS:  # which Python does not turn into text

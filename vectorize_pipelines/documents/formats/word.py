@@ -37,7 +37,7 @@ _SKIPPED = frozenset((_NAMESPACE + "del", _NAMESPACE + "moveFrom", _COMPATIBILIT
 
 
 def parse_docx(content: bytes, settings: DocumentSettings) -> ParsedDocument:
-    """Text, sections and core properties. Paragraphs are divided by a blank line, list items and rows by a line.
+    """Return text, sections and core properties. Paragraphs are divided by a blank line, list items and rows by a line.
 
     Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
     """
@@ -59,7 +59,7 @@ def parse_docx(content: bytes, settings: DocumentSettings) -> ParsedDocument:
 
 
 def check_archive(content: bytes, max_bytes: int) -> None:
-    """Refuses an archive that unpacks to more than `max_bytes`, by what it declares and by what it really holds."""
+    """Refuse an archive that unpacks to more than `max_bytes`, by what it declares and by what it really holds."""
     with damage_reported("DOCX"), zipfile.ZipFile(BytesIO(content)) as archive:
         members = archive.infolist()
         if any(member.flag_bits & ENCRYPTED_FLAG for member in members):
@@ -96,14 +96,14 @@ def _metadata(properties: Any) -> dict[str, str | None]:
 
 
 class _Styles:
-    """Reads a body block by block; what a paragraph is, its style tells."""
+    """A reader of a body, block by block; what a paragraph is, its style tells."""
 
     def __init__(self, document: Any) -> None:
         self._by_id = {style.style_id: style for style in document.styles}
         self._levels: dict[str | None, int | None] = {None: None}
 
     def read(self, body: Any, builder: OutlineBuilder) -> None:
-        """Gives every paragraph and table of the body to the builder."""
+        """Hand every paragraph and table of the body to the builder."""
         for block in _blocks(body):
             if block.tag == _TABLE:
                 for position, row in enumerate(_rows(block)):
@@ -117,7 +117,7 @@ class _Styles:
                 builder.block(_paragraph_text(block), "\n" if self._is_list_item(style) else "\n\n")
 
     def _heading_level(self, style_id: str | None) -> int | None:
-        """0 for the title, 1 to 9 for headings; a style derived from a heading's is one too."""
+        """Return 0 for the title, 1 to 9 for headings; a style derived from a heading's is one too."""
         if style_id not in self._levels:
             level = None
             style = self._by_id.get(style_id)
@@ -135,7 +135,7 @@ class _Styles:
 
 
 def _level_by_name(name: str) -> int | None:
-    """Word keeps the built-in styles' English names in the file, whatever its own language."""
+    """Return the level by a built-in style's English name, which Word keeps in the file, whatever its language."""
     if name == "Title":
         return 0
     match = _HEADING_STYLE.fullmatch(name)
@@ -143,7 +143,7 @@ def _level_by_name(name: str) -> int | None:
 
 
 def _blocks(container: Any) -> Iterator[Any]:
-    """Paragraphs and tables in order, also those inside content controls and tracked insertions."""
+    """Yield paragraphs and tables in order, also those inside content controls and tracked insertions."""
     for child in container:
         if child.tag in (_PARAGRAPH, _TABLE):
             yield child
@@ -152,14 +152,14 @@ def _blocks(container: Any) -> Iterator[Any]:
 
 
 def _rows(table: Any) -> Iterator[str]:
-    """A line for each row, cells divided by ` | `; a table inside a cell is read as part of that cell."""
+    """Yield a line for each row, cells divided by ` | `; a table inside a cell is read as part of that cell."""
     for row in _nearest(table, _ROW):
         cells = (one_line(" ".join(map(_paragraph_text, _nearest(cell, _PARAGRAPH)))) for cell in _nearest(row, _CELL))
         yield CELL_SEPARATOR.join(cell for cell in cells if cell)
 
 
 def _nearest(element: Any, tag: str) -> Iterator[Any]:
-    """Descendants of this tag that are not inside another one of it."""
+    """Yield descendants of this tag that are not inside another one of it."""
     for child in element:
         if child.tag == tag:
             yield child
@@ -168,7 +168,7 @@ def _nearest(element: Any, tag: str) -> Iterator[Any]:
 
 
 def _paragraph_text(paragraph: Any) -> str:
-    """All the paragraph shows: runs, links, tracked insertions, content controls, text boxes."""
+    """Return all that the paragraph shows: runs, links, tracked insertions, content controls, text boxes."""
     parts: list[str] = []
     pending = [iter(paragraph)]
     while pending:

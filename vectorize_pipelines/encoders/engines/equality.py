@@ -1,4 +1,4 @@
-"""Whether an engine reproduces a model: its vectors on a sample of texts against sentence-transformers' float32.
+"""The check that an engine reproduces a model: its vectors on a sample of texts against sentence-transformers' float32.
 
 Called when a model is exported, and again on a machine with another CPU.
 """
@@ -35,7 +35,7 @@ _SENTENCES = (
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """How near vectors come to the reference.
+    """The nearness of vectors to the reference.
 
     mean_cosine, worst_cosine  over the texts
     worst_norm_error           largest relative difference of a vector's length
@@ -47,7 +47,7 @@ class Agreement:
 
     @property
     def equal(self) -> bool:
-        """Whether the two count as the same model."""
+        """True where the two count as the same model."""
         return (
             self.mean_cosine >= MEAN_COSINE
             and self.worst_cosine >= WORST_COSINE
@@ -60,7 +60,7 @@ class Agreement:
 
 
 def sample_texts(max_length: int | None) -> list[str]:
-    """Texts of one word to more than the model takes, in a dozen scripts and styles, two of each length."""
+    """Return texts of one word to more than the model takes, in a dozen scripts and styles, two of each length."""
     longest = min(max_length or LONGEST_SAMPLE, LONGEST_SAMPLE)
     lengths = [words for words in (1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233) if words < longest]
     varied = [_words(first + shift, length) for first, length in enumerate(lengths) for shift in (0, 5)]
@@ -68,7 +68,7 @@ def sample_texts(max_length: int | None) -> list[str]:
 
 
 def compare(vectors: Vectors, reference: Vectors) -> Agreement:
-    """Cosine similarity and length of each row, in float64. A row that is not finite agrees with nothing."""
+    """Return cosine similarity and length of each row, in float64. A row that is not finite agrees with nothing."""
     import numpy as np
 
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
@@ -81,7 +81,7 @@ def compare(vectors: Vectors, reference: Vectors) -> Agreement:
 
 
 def _words(first: int, count: int) -> str:
-    """`count` words from one sentence onwards; characters count as words where the script has no spaces."""
+    """Return `count` words from one sentence onwards; characters count as words where the script has no spaces."""
     words: list[str] = []
     while len(words) < count:
         sentence = _SENTENCES[first % len(_SENTENCES)]

@@ -1,4 +1,4 @@
-"""What an engine makes of a model once: there as a whole or not at all, and measured on every chip that uses it.
+"""The files that an engine makes of a model once: there whole or not at all, and measured on every chip that uses them.
 
 For OpenVINO that is an export with the model's own vectors of a sample, for the engine `torch` these vectors alone.
 
@@ -52,28 +52,28 @@ class MeasuredFolder:
         self._device = device
 
     def beside(self, name: str) -> "MeasuredFolder":
-        """The folder for the same beside this one, whose name ends with `name`."""
+        """Return the folder for the same beside this one, whose name ends with `name`."""
         return MeasuredFolder(self.directory.with_name(f"{self.directory.name}-{name}"), self._package, self._device)
 
     @property
     def reference(self) -> str:
-        """Whose vectors the measurements are held against, for people."""
+        """The maker of the vectors that measurements are held against, for people."""
         made_by = self.description.get("reference", SENTENCE_TRANSFORMERS_REFERENCE)
         return "a forward pass in numpy" if made_by == NUMPY_REFERENCE else str(made_by)
 
     @property
     def machine(self) -> str:
-        """What a measurement holds for. Raises `PackageNotFoundError` where nothing here could compute it."""
+        """The machine that a measurement holds for. Raises `PackageNotFoundError` where nothing could compute it."""
         return f"{device_identity(self._device)}, {self._package} {version(self._package)}"
 
     @property
     def description(self) -> dict[str, Any]:
-        """What description.json says; {} where nothing was made."""
+        """The content of description.json; {} where nothing was made."""
         return read_json(self.directory / "description.json")
 
     @property
     def complete(self) -> bool:
-        """Whether every file is there in its full size."""
+        """True where every file is there in its full size."""
         sizes: dict[str, int] | None = self.description.get("sizes")
         if sizes is None:
             return False
@@ -82,17 +82,17 @@ class MeasuredFolder:
 
     @property
     def exported(self) -> bool:
-        """Whether a graph lies here, and not only what a measurement needs."""
+        """True where a graph lies here, and not only what a measurement needs."""
         return any(name.endswith(_GRAPH) for name in self.description.get("sizes", {}))
 
     @property
     def size(self) -> int:
-        """Bytes on disk."""
+        """The bytes on disk."""
         return sum(path.stat().st_size for path in self.directory.iterdir() if path.is_file())
 
     @property
     def measured(self) -> dict[str, dict[str, Agreement]]:
-        """By part of the model and precision: how near it came to the model's own vectors on this chip."""
+        """The nearness to the model's own vectors on this chip, by part of the model and precision."""
         try:
             machine = self.machine
         except PackageNotFoundError:
@@ -104,13 +104,13 @@ class MeasuredFolder:
         }
 
     def precisions(self, wanted: str) -> dict[str, str] | None:
-        """By part: the precision that a load would use, as far as it is known without measuring; None if it is not."""
+        """Return the precision that a load would use, by part, as far as known without measuring; else None."""
         chosen = {part: _fastest(by_precision, wanted) for part, by_precision in self.measured.items()}
         known = {part: precision for part, precision in chosen.items() if precision is not None}
         return known if known and len(known) == len(chosen) else None
 
     def refusal(self, wanted: str) -> str | None:
-        """Why a load in this precision would be refused, as far as it is known without making or measuring."""
+        """Return why a load in this precision would be refused, as far as it is known without making or measuring."""
         if "refusal" in self.description:
             return str(self.description["refusal"])
         last = "float32" if wanted == "auto" else wanted
@@ -121,7 +121,7 @@ class MeasuredFolder:
         return None
 
     def make(self, write: Callable[[Path], Mapping[str, Any]]) -> None:
-        """Lets `write` fill a folder beside the place and moves it there, unless it is complete already.
+        """Let `write` fill a folder beside the place and move it there, unless it is complete already.
 
         What `write` returns becomes description.json. Other processes wait meanwhile. Raises `OSError`.
         """
@@ -133,7 +133,7 @@ class MeasuredFolder:
                 self._write_aside(write)
 
     def fastest_equal(self, part: str, wanted: str, native: Sequence[str], measure: Callable[[str], Agreement]) -> str:
-        """The precision to run `part` in: the fastest that was measured equal here, or `wanted` unless that is auto.
+        """Return the precision to run `part` in: the fastest measured equal here, or `wanted` unless that is auto.
 
         `native` are the precisions of this chip, fastest first, float32 last. `measure` is called for one that has not
         been measured here, and its result kept. Raises `EngineRefusedError` with the figures where none is equal.
@@ -149,13 +149,13 @@ class MeasuredFolder:
         raise EngineRefusedError(_unequal(part, tried))
 
     def account(self, part: str, precision: str) -> str:
-        """What was measured, for people: `bfloat16, mean cosine 0.999985, worst 0.99997`, and what was not equal."""
+        """Return what was measured: `bfloat16, mean cosine 0.999985, worst 0.99997`, and what was not equal."""
         measured = self.measured[part]
         others = [f"{name} is not equal: {found}" for name, found in measured.items() if not found.equal]
         return "; ".join([f"{precision}, {measured[precision]}", *others])
 
     def discard(self) -> None:
-        """Removes what is damaged, so that the next use makes it anew."""
+        """Remove what is damaged, so that the next use makes it again."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _lock(self) -> Any:
@@ -188,7 +188,7 @@ class MeasuredFolder:
 
 
 def known_folders(cache_directory: Path) -> list[MeasuredFolder]:
-    """Every complete folder under the cache directory, of whichever engine, with what was measured on the CPU."""
+    """Return every complete folder under the cache directory, of any engine, with what was measured on the CPU."""
     found = []
     for path in sorted(cache_directory.glob("*/*/description.json")):
         folder = MeasuredFolder(path.parent, str(read_json(path).get("package")), "cpu")

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def encode_ids(network: "Network[Array]", layout: ModelLayout, texts: Sequence[Sequence[int]]) -> "Array":
-    """Vectors of texts given as token ids: (texts, dimension). No text may be without tokens."""
+    """Return vectors of texts given as token ids: (texts, dimension). No text may be without tokens."""
     import numpy as np
 
     return np.stack([_encode(network, layout, np.asarray(ids)) for ids in texts]).astype(np.float32)
 
 
 def _encode(network: "Network[Array]", layout: ModelLayout, ids: "npt.NDArray[np.int64]") -> "Array":
-    """The vector of one text."""
+    """Return the vector of one text."""
     import numpy as np
 
     hidden = _normed(network.words[ids] + network.positions[_positions(ids, network.padding)], network.embedding_norm)
@@ -41,7 +41,7 @@ def _encode(network: "Network[Array]", layout: ModelLayout, ids: "npt.NDArray[np
 
 
 def _positions(ids: "npt.NDArray[np.int64]", padding: int | None) -> "npt.NDArray[np.int64]":
-    """Rows of the table of position embeddings."""
+    """Return rows of the table of position embeddings."""
     import numpy as np
 
     if padding is None:
@@ -52,7 +52,7 @@ def _positions(ids: "npt.NDArray[np.int64]", padding: int | None) -> "npt.NDArra
 
 
 def _attention_bias(network: "Network[Array]", length: int) -> "Array | float":
-    """Added to the scores, (heads, queries, keys): MPNet's bias by distance; 0 elsewhere."""
+    """Return what is added to the scores, (heads, queries, keys): MPNet's bias by distance; 0 elsewhere."""
     import numpy as np
 
     if network.bias is None:
@@ -71,7 +71,7 @@ def _layer(layer: "Layer[Array]", hidden: "Array", bias: "Array | float", networ
 
 
 def _attention(layer: "Layer[Array]", hidden: "Array", bias: "Array | float", heads: int) -> "Array":
-    """Every token looks at every token of its text."""
+    """Let every token look at every token of its text."""
     import numpy as np
 
     def by_head(values: "Array") -> "Array":
@@ -85,7 +85,7 @@ def _attention(layer: "Layer[Array]", hidden: "Array", bias: "Array | float", he
 
 
 def _activated(values: "Array", name: str) -> "Array":
-    """A value of `network.ACTIVATIONS`."""
+    """Apply the function for a value of `network.ACTIVATIONS`."""
     import numpy as np
 
     activated: Array
@@ -102,7 +102,7 @@ def _activated(values: "Array", name: str) -> "Array":
 
 
 def erf(values: "Array") -> "Array":
-    """The error function, as near as float32 rounds: Abramowitz and Stegun, 7.1.26, which is off by 1.5e-7 at most."""
+    """Return the error function, as near as float32 rounds: Abramowitz and Stegun, 7.1.26, off by 1.5e-7 at most."""
     import numpy as np
 
     size = np.abs(values)

@@ -40,7 +40,7 @@ _import_lock = threading.Lock()
 
 
 def import_openvino() -> ModuleType:
-    """The `openvino` package, without its telemetry, keeping few kernels, and ready to be used by several threads.
+    """Return the `openvino` package, without its telemetry, keeping few kernels, and ready for several threads.
 
     Importing it starts a thread that reports the use to Google Analytics and writes an identifier into the
     user's home; where its telemetry package cannot be imported it does neither.
@@ -75,13 +75,13 @@ def _core() -> Any:
 
 
 def native_precisions() -> tuple[str, ...]:
-    """Precisions that this CPU computes in hardware, fastest first; float32 is always the last."""
+    """Return the precisions that this CPU computes in hardware, fastest first; float32 is always the last."""
     capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return tuple(name for name, capability in _CAPABILITIES.items() if capability in capabilities)
 
 
 def compiled(model: Path, precision: str, streams: int, **further: object) -> Any:
-    """The graph in an .xml, for this CPU, in so many streams of one core each.
+    """Return the graph in an .xml, for this CPU, in so many streams of one core each.
 
     precision  a key of `PRECISION_HINTS`
     further    properties of OpenVINO
@@ -98,7 +98,7 @@ def compiled(model: Path, precision: str, streams: int, **further: object) -> An
 
 
 def scaled_to_unit_length(vectors: Vectors, precision: str) -> Vectors:
-    """Vectors of a graph that makes them of length 1, which in a reduced precision rounds what it gives."""
+    """Scale the vectors of a graph to length 1, since in a reduced precision it rounds what it returns."""
     import numpy as np
 
     if precision == "float32":
@@ -109,5 +109,5 @@ def scaled_to_unit_length(vectors: Vectors, precision: str) -> Vectors:
 
 
 def openvino_memory(parameters: int, *, exported: bool) -> int:
-    """Bytes that a model of so many parameters takes at its highest, where its export is there and where it is not."""
+    """Return the bytes that a model of so many parameters takes at its highest, with its export there and without."""
     return int(4 * parameters * (LOADED if exported else EXPORTING)) + WORKING_BYTES

@@ -1,4 +1,4 @@
-"""What engines are held against: a model's own float32 vectors of `equality.sample_texts`.
+"""The reference that engines are held against: a model's own float32 vectors of `equality.sample_texts`.
 
 They are sentence-transformers' where that is installed. Else they are those of a plain forward pass in numpy, for the
 models that it covers (`refusal_of_numpy`); what is measured against these lies in a folder of its own, so that they are
@@ -56,12 +56,12 @@ class NumpyReference:
 
 
 def measured_against(folder: MeasuredFolder) -> MeasuredFolder:
-    """The folder to use in place of `folder`, which is made with sentence-transformers: it, or one with numpy's."""
+    """Return the folder to use in place of `folder`, made with sentence-transformers: it, or one with numpy's."""
     return folder if folder.complete or is_installed(_EXTRA) else folder.beside(NUMPY_REFERENCE)
 
 
 def is_numpys(folder: MeasuredFolder) -> bool:
-    """Whether what is measured in a folder of `measured_against` is measured against numpy's vectors."""
+    """Return whether what is measured in a folder of `measured_against` is measured against numpy's vectors."""
     return folder.directory.name.endswith(f"-{NUMPY_REFERENCE}")
 
 
@@ -75,19 +75,19 @@ def discard_numpys(folder: MeasuredFolder) -> None:
 
 
 def refusal_of_reference(request: "LoadRequest", folder: MeasuredFolder) -> str | None:
-    """Why there are no vectors that an engine could be held against; None where there are or may be some."""
+    """Return why there are no vectors to hold an engine against; None where there are or may be some."""
     return None if folder.complete or is_installed(_EXTRA) else refusal_of_numpy(request)
 
 
 def refusal_of_numpy(request: "LoadRequest") -> str | None:
-    """Why sentence-transformers might make other vectors of the model than numpy; None where it does not."""
+    """Return why sentence-transformers might make other vectors of the model than numpy; None where it does not."""
     doubts = (refusal(request.layout), _doubt_of_arguments(request), _doubt_of_tokenizer(request))
     why_not = next((doubt for doubt in doubts if doubt is not None), None)
     return None if why_not is None else f"without sentence-transformers {why_not}: {install_command(_EXTRA)}"
 
 
 def numpy_reference(request: "LoadRequest") -> NumpyReference:
-    """The model read into numpy, and its vectors of the sample.
+    """Return the model read into numpy, and its vectors of the sample.
 
     Raises `EngineRefusedError` where numpy does not cover the model, its parts do not fit together or memory runs out,
     and `UnknownModelError` where its files are damaged.
@@ -120,7 +120,7 @@ def numpy_reference(request: "LoadRequest") -> NumpyReference:
 
 
 def _doubt_of_arguments(request: "LoadRequest") -> str | None:
-    """Why a Transformer module's arguments for transformers might make another model; None where they do not."""
+    """Return why a Transformer module's arguments for transformers might make another model; None where they do not."""
     settings = read_transformer_settings(request.layout.transformer_directory)
     for name, arguments in settings.items():
         if not name.endswith(("_args", "_kwargs")) or not arguments:
@@ -134,7 +134,7 @@ def _doubt_of_arguments(request: "LoadRequest") -> str | None:
 
 
 def _doubt_of_tokenizer(request: "LoadRequest") -> str | None:
-    """Why transformers might make another tokenizer of the model's folder than its tokenizer.json; None: it does not.
+    """Return why transformers might make another tokenizer of the folder than its tokenizer.json; None: it does not.
 
     It goes by tokenizer_config.json too, which most models have as it says the same.
     """
@@ -155,7 +155,7 @@ def _doubt_of_tokenizer(request: "LoadRequest") -> str | None:
 
 
 def _stated_in(tokenizer: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What a tokenizer.json says of settings that tokenizer_config.json may have too: name there and value."""
+    """Yield what a tokenizer.json says of settings that tokenizer_config.json may have too: name there and value."""
     normalizer = tokenizer.get("normalizer") or {}
     if normalizer.get("type") == "BertNormalizer":
         for setting, name in _BERT_NORMALIZER_NAMES.items():

@@ -9,7 +9,7 @@ from vectorize_pipelines.encoders.engines.sentence_transformers_encoder import N
 
 
 class SentenceTransformersEngine(Engine):
-    """Runs a model with sentence-transformers itself, in float32."""
+    """The engine that runs a model with sentence-transformers itself, in float32."""
 
     name = NAME
     devices = frozenset({"cpu", "cuda", "mps"})

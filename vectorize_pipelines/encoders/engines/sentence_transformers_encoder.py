@@ -58,7 +58,7 @@ class SentenceTransformersEncoder(Encoder):
             return [self._count(prompt + encodable(text), purpose) for text in texts]
 
     def sample_vectors(self) -> Vectors:
-        """What other engines are held against: vectors of `equality.sample_texts`."""
+        """Return what other engines are held against: vectors of `equality.sample_texts`."""
         import numpy as np
 
         # One by one: together all would be as long as the longest.
@@ -69,12 +69,12 @@ class SentenceTransformersEncoder(Encoder):
         return sum(each.numel() * each.element_size() for each in self._model.parameters())
 
     def _count(self, text: str, purpose: Purpose) -> int:
-        """Tokens of one text, prompt in front: alone it needs no padding. Words, where the model has no tokens."""
+        """Return the tokens of a text, prompt in front: alone it needs no padding. Words, where the model has none."""
         ids = self._model.preprocess([text], task=purpose).get("input_ids")
         return len(text.split()) if ids is None else int(ids.numel())
 
     def _encode(self, texts: list[str], purpose: Purpose, batch_size: int) -> Any:
-        """Halves the batches while they do not fit into memory."""
+        """Encode, with halved batches while they do not fit into memory."""
         encode = self._model.encode_query if purpose == "query" else self._model.encode_document
         prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
         try:
@@ -100,14 +100,14 @@ class SentenceTransformersEncoder(Encoder):
 
 
 def _batch_size(request: LoadRequest) -> int:
-    """Texts that go through the model together: as many of the longest as the token budget holds."""
+    """Return how many texts go through the model together: as many of the longest as the token budget holds."""
     if request.token_budget is None or request.spec.max_length is None:
         return BATCH_SIZE
     return max(1, min(BATCH_SIZE, request.token_budget // request.spec.max_length))
 
 
 def load_model(request: LoadRequest) -> Any:
-    """The `SentenceTransformer` in float32 from the model's directory, silently.
+    """Return the `SentenceTransformer` in float32 from the model's directory, silently.
 
     Raises `UnknownModelError` where the files are incomplete or corrupt.
     """
@@ -139,7 +139,7 @@ def load_model(request: LoadRequest) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the libraries' progress bars and reports of a load off the terminal; errors are raised, not logged."""
+    """Keep the libraries' progress bars and reports of a load off the terminal; errors are raised, not logged."""
     from huggingface_hub.utils.tqdm import (
         are_progress_bars_disabled,
         disable_progress_bars,

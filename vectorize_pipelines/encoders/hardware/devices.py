@@ -16,7 +16,7 @@ _DRIVER_FILES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
 
 def resolve_device(device: str) -> str:
-    """`auto` -> `cuda`, `mps` or `cpu`; a known name unchanged. Raises `SettingsError` naming the choices.
+    """Return `cuda`, `mps` or `cpu` for `auto`; a known name unchanged. Raises `SettingsError` naming the choices.
 
     torch is asked only where the machine looks as if it had an accelerator, so that a process on a machine
     without one need not import it. Without torch `auto` is the CPU.
@@ -38,12 +38,12 @@ def resolve_device(device: str) -> str:
 
 
 def device_kind(device: str) -> str:
-    """`cuda:1` -> `cuda`."""
+    """Return the kind of a device: `cuda` for `cuda:1`."""
     return device.partition(":")[0]
 
 
 def shard_index(tag: str) -> int:
-    """Number of a run's shard, from its tag `vectorize/shard`: `1/4` (the second of four) or `1`.
+    """Return the number of a run's shard, from its tag `vectorize/shard`: `1/4` (the second of four) or `1`.
 
     Raises `SettingsError` for anything else.
     """
@@ -54,7 +54,7 @@ def shard_index(tag: str) -> int:
 
 
 def device_of_shard(device: str, shard: int | None, gpus: int) -> str:
-    """The device for a run that owns this shard, on a machine with so many GPUs: shards go round the GPUs.
+    """Return the device for a run that owns this shard, on a machine with so many GPUs: shards go round the GPUs.
 
     A device that is named in full stays; so does every one where there is no shard or at most one GPU.
     """
@@ -64,7 +64,7 @@ def device_of_shard(device: str, shard: int | None, gpus: int) -> str:
 
 
 def cuda_devices() -> list[str]:
-    """Names of the GPUs that torch sees, in the order of their numbers."""
+    """Return the names of the GPUs that torch sees, in the order of their numbers."""
     if not _may_have_accelerator() or platform.system() == "Darwin" or not is_installed("torch"):
         return []
     import torch
@@ -75,7 +75,7 @@ def cuda_devices() -> list[str]:
 
 
 def device_identity(device: str) -> str:
-    """Two devices with the same one compute alike: the CPU's identity, or the chip's name and its abilities."""
+    """Return the same for two devices that compute alike: the CPU's identity, or the chip's name and its abilities."""
     kind = device_kind(device)
     if kind != "cuda":
         return cpu_identity() if kind == "cpu" else f"{kind} of {cpu_identity()}"
@@ -86,7 +86,7 @@ def device_identity(device: str) -> str:
 
 
 def torch_precisions(device: str) -> tuple[str, ...]:
-    """What torch computes fast on a device, fastest first; float32 is always the last."""
+    """Return what torch computes fast on a device, fastest first; float32 is always the last."""
     kind = device_kind(device)
     if kind == "cpu":
         return ("bfloat16", "float32") if cpu_flags() & {"avx512_bf16", "amx_bf16"} else ("float32",)
@@ -101,7 +101,7 @@ def torch_precisions(device: str) -> tuple[str, ...]:
 
 
 def free_memory(device: str) -> int:
-    """Bytes that a model may take on a device now, as the driver or the operating system says."""
+    """Return the bytes that a model may take on a device now, as the driver or the operating system says."""
     kind = device_kind(device)
     if kind == "cpu":
         return available_memory()
@@ -121,7 +121,7 @@ def _may_have_accelerator() -> bool:
 
 
 def _check(name: str) -> None:
-    """Refuses a device that this machine has not."""
+    """Refuse a device that this machine has not."""
     if name == "cpu":
         return
     lacking = missing(f"device {name}", "torch")

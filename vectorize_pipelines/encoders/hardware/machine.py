@@ -1,4 +1,4 @@
-"""What this machine computes with: cores, what the CPU is and can do, free memory. Called by loads and by engines."""
+"""The machine: cores, what the CPU is and can do, free memory. Called by loads and by engines."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ _SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def physical_cores() -> int:
-    """Cores that this process may use: a core's two hardware threads count once, a container's quota binds."""
+    """Return the cores that this process may use: a core's hardware threads count once, a container's quota binds."""
     logical = _logical_cores()
     cores = {_read(Path(_SIBLINGS.format(each))) or str(each) for each in logical}
     return max(1, min(len(cores), _quota(len(logical))))
@@ -26,7 +26,7 @@ def physical_cores() -> int:
 
 @cache
 def cpu_identity() -> str:
-    """Model of the CPU and what its instruction set can do: two CPUs with the same one compute alike."""
+    """Return the CPU's model and what its instruction set can do: two CPUs with the same one compute alike."""
     facts = _cpu_facts()
     names = ("model name", "cpu family", "model", "stepping", "flags", "Features")
     known = [facts[name] for name in names if name in facts]
@@ -36,7 +36,7 @@ def cpu_identity() -> str:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this process may still take: what the system has to spare, and no more than its control groups allow.
+    """Return the bytes that this process may still take: what the system has to spare, within its control groups.
 
     Without /proc, all of the machine's memory: macOS does not say what is to spare. `root` is for tests.
     """
@@ -47,7 +47,7 @@ def available_memory(root: Path = Path("/")) -> int:
 
 
 def _groups_leave(root: Path) -> Iterator[int]:
-    """Bytes that each control group of this process, up to the topmost, has left; version 2 and version 1 of them."""
+    """Yield the bytes that each control group of this process, up to the topmost, has left; of versions 2 and 1."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers not in {"", "memory"}:
@@ -67,7 +67,7 @@ def _groups_leave(root: Path) -> Iterator[int]:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Names of the CPU's instruction sets as Linux gives them, e.g. `avx512_bf16`; empty where it does not."""
+    """Return the CPU's instruction sets as Linux names them, e.g. `avx512_bf16`; empty where it does not."""
     facts = _cpu_facts()
     return frozenset((facts.get("flags") or facts.get("Features") or "").split())
 
@@ -86,7 +86,7 @@ def _logical_cores() -> list[int]:
 
 
 def _quota(otherwise: int) -> int:
-    """Whole CPUs that the control group grants: `cpu.max` holds microseconds of CPU per period, or `max`."""
+    """Return whole CPUs that the control group grants: `cpu.max` holds microseconds of CPU per period, or `max`."""
     granted, _, period = _read(_CPU_QUOTA).partition(" ")
     if not granted.isdigit() or not period.strip().isdigit():
         return otherwise

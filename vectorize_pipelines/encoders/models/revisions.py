@@ -34,7 +34,7 @@ _Digests: TypeAlias = dict[str, tuple[int, int, str]]
 
 
 def revision(directory: Path, module_directories: Iterable[Path], cache_directory: Path | None) -> str:
-    """12 hexadecimal digits of blake2b over weights, configuration and tokenizer of the model in `directory`.
+    """Return 12 hexadecimal digits of blake2b over weights, configuration and tokenizer in `directory`.
 
     The same files give the same revision wherever they lie. Raises `UnknownModelError` without weights.
     """
@@ -43,7 +43,7 @@ def revision(directory: Path, module_directories: Iterable[Path], cache_director
 
 
 def revision_of(files: Mapping[str, Path], cache_directory: Path | None, settings: str = "") -> str:
-    """12 hexadecimal digits of blake2b over the contents of `files` under the given names, and over `settings`."""
+    """Return 12 hexadecimal digits of blake2b over the contents of `files` under these names, and over `settings`."""
     remembered = _load(cache_directory)
     current: _Digests = {}
     total = hashlib.blake2b(settings.encode(), digest_size=6)
@@ -61,12 +61,12 @@ def revision_of(files: Mapping[str, Path], cache_directory: Path | None, setting
 
 
 def weight_files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
-    """The files that hold the weights of the model in `directory`. Raises `UnknownModelError` without any."""
+    """Return the files that hold the weights of the model in `directory`. Raises `UnknownModelError` without any."""
     return [path for path in deciding_files(directory, module_directories) if path.suffix in _WEIGHTS]
 
 
 def deciding_files(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
-    """The files that decide the vectors. Of weights in two formats, those that transformers prefers."""
+    """Return the files that decide the vectors. Of weights in two formats, those that transformers prefers."""
     files: set[Path] = set()
     for folder in {directory, *module_directories}:
         if not folder.is_dir():
@@ -97,7 +97,7 @@ def _load(cache_directory: Path | None) -> _Digests:
 
 
 def _save(cache_directory: Path, digests: _Digests) -> None:
-    """Replaces the file as a whole; two processes at once lose one's digests, never the file's form."""
+    """Replace the file as a whole; two processes at once lose one's digests, never the file's form."""
     newest = time.time_ns() - int(_SETTLED_SECONDS * 1e9)
     kept = {path: known for path, known in digests.items() if known[1] < newest and Path(path).exists()}
     remember(cache_directory / REMEMBERED, json.dumps(kept, indent=1))

@@ -29,7 +29,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class ModelTokenizer:
-    """Tokenizes as the model does; implements the `Tokenizer` protocol. Thread-safe.
+    """The tokenizer of a model; implements the `Tokenizer` protocol. Thread-safe.
 
     source      content of a tokenizer.json
     max_length  tokens with special tokens after which `ids` truncates; None: never
@@ -60,12 +60,12 @@ class ModelTokenizer:
         self._prompt_tokens = len(self._tokenizer.encode(prompt, add_special_tokens=False)) if prompt else 0
 
     def to_json(self) -> str:
-        """Content of a tokenizer.json that tokenizes alike, but for truncation and prompt."""
+        """Return the content of a tokenizer.json that tokenizes alike, but for truncation and prompt."""
         return str(self._tokenizer.to_str())
 
     @property
     def special_tokens(self) -> int:
-        """Tokens that the model adds around every document: its special tokens and those of its prompt."""
+        """The tokens that the model adds around every document: its special tokens and those of its prompt."""
         return self._added + self._prompt_tokens
 
     @property
@@ -74,7 +74,7 @@ class ModelTokenizer:
         return self._counts_add_up
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
-        """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated.
+        """Return each text's (start, end) of tokens in characters; special tokens left out, none truncated.
 
         In order of the text. Tokens of a byte-level vocabulary that share a character share its offsets, and a
         token that stands for a mere word boundary may be empty (start == end). The prompt is not part of it.
@@ -82,7 +82,7 @@ class ModelTokenizer:
         return [list(encoding.offsets) for encoding in self._encode(texts)]
 
     def ids(self, texts: Sequence[str], prompt: str | None = None) -> list[list[int]]:
-        """For each text the token ids that the model sees: prompt in front, truncated, special tokens around.
+        """Return each text's token ids as the model sees them: prompt in front, truncated, special tokens around.
 
         `prompt` takes the place of the documents' prompt.
         """
@@ -94,13 +94,13 @@ class ModelTokenizer:
         return [ids if len(ids) <= longest else self._truncated(text) for text, ids in zip(texts, encoded, strict=True)]
 
     def _truncated(self, text: str) -> list[int]:
-        """The ids of a text that is too long: the text is cut, not the special tokens behind it."""
+        """Return the ids of a text that is too long: the text is cut, not the special tokens behind it."""
         (encoding,) = self._encode([text])
         encoding.truncate(max(0, (self.max_length or 0) - self._added))
         return list(self._tokenizer.post_process(encoding, None, True).ids)
 
     def _encode(self, texts: Sequence[str], *, special_tokens: bool = False) -> "list[Encoding]":
-        """With special tokens for their ids, else for offsets, which the fast way of encoding leaves out."""
+        """Encode with special tokens for their ids, else for offsets, which the fast way of encoding leaves out."""
         texts = [encodable(text) for text in texts]
         if len(texts) >= PARALLEL_FROM_TEXTS and (os.cpu_count() or 1) >= PARALLEL_FROM_CORES:
             encode = self._tokenizer.encode_batch_fast if special_tokens else self._tokenizer.encode_batch
@@ -117,7 +117,7 @@ class ModelTokenizer:
 
 
 def _divides_at_whitespace(tokenizer: "PackageTokenizer") -> bool:
-    """Whether it is BERT's, and no token of its own reaches over whitespace."""
+    """Return whether it is BERT's, and no token of its own reaches over whitespace."""
     parts = (tokenizer.normalizer, tokenizer.pre_tokenizer, tokenizer.model)
     return [type(part).__name__ for part in parts] == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and not any(
         character.isspace() for token in tokenizer.get_added_tokens_decoder().values() for character in token.content
@@ -125,7 +125,7 @@ def _divides_at_whitespace(tokenizer: "PackageTokenizer") -> bool:
 
 
 def encodable(text: str) -> str:
-    """`text` with U+FFFD for every lone surrogate, so that offsets stay valid.
+    """Return `text` with U+FFFD for every lone surrogate, so that offsets stay valid.
 
     JSON may carry half of a surrogate pair; it is no character, and no tokenizer takes it.
     """
@@ -133,7 +133,7 @@ def encodable(text: str) -> str:
 
 
 def model_tokenizer(layout: ModelLayout, *, cache_directory: Path | None, revision: str) -> ModelTokenizer:
-    """The tokenizer of a model; raises `UnknownModelError` where there is none that gives offsets.
+    """Return the tokenizer of a model; raises `UnknownModelError` where there is none that has offsets.
 
     A model without tokenizer.json is converted by transformers once and kept under `cache_directory`.
     """
@@ -146,7 +146,7 @@ def model_tokenizer(layout: ModelLayout, *, cache_directory: Path | None, revisi
 
 
 def tokenizer_json(directory: Path, *, cache_directory: Path | None, revision: str) -> str:
-    """Content of the tokenizer.json in `directory`, or of the one that transformers makes from what lies there."""
+    """Return the content of the tokenizer.json in `directory`, or of the one that transformers makes instead."""
     kept = cache_directory / "tokenizers" / f"{revision}.json" if cache_directory else None
     for path in (directory / "tokenizer.json", kept):
         if path is not None and path.is_file():

@@ -1,4 +1,4 @@
-"""What a model may bring with it: data, never code.
+"""The vetting of what a model may bring with it: data, never code.
 
 A model comes from the hub or from a folder, so whoever made it may be hostile. The libraries that load models run code
 for it where its files ask for that: `auto_map` and `trust_remote_code` import modules of the repository or of another
@@ -101,12 +101,12 @@ _REMEDY = "code that comes with a model is never run; choose a model that needs 
 
 
 def is_repository(name: str) -> bool:
-    """Whether `name` has the form of a repository of the hub: `name` or `organization/name`."""
+    """Return whether `name` has the form of a repository of the hub: `name` or `organization/name`."""
     return _REPOSITORY.fullmatch(name) is not None and ".." not in name
 
 
 def check_weights(files: Iterable[Path], model: str, *, pickled: bool) -> None:
-    """Raises `UntrustedModelError` for weights that are not safetensors, unless pickles are allowed."""
+    """Raise `UntrustedModelError` for weights that are not safetensors, unless pickles are allowed."""
     for file in files:
         if file.suffix != SAFE_WEIGHTS and not pickled:
             raise UntrustedModelError(
@@ -117,7 +117,7 @@ def check_weights(files: Iterable[Path], model: str, *, pickled: bool) -> None:
 
 
 def check_folder(directory: Path, module_directories: Iterable[Path] = ()) -> None:
-    """Looks through every configuration of the model in `directory`. Raises `UnknownModelError` naming file and key."""
+    """Look through every configuration of the model in `directory`. Raises `UnknownModelError` naming file and key."""
     for folder in _folders(directory, module_directories):
         for path in folder.iterdir():
             if _is_config(path) and path.is_file():
@@ -125,7 +125,7 @@ def check_folder(directory: Path, module_directories: Iterable[Path] = ()) -> No
 
 
 def check_modules(path: Path, entries: Any) -> None:
-    """Looks through the content of a modules.json. Raises `UnknownModelError`."""
+    """Look through the content of a modules.json. Raises `UnknownModelError`."""
     if not isinstance(entries, list):
         raise UnknownModelError(f"cannot read {path}: it is no list of modules")
     for entry in entries:
@@ -139,7 +139,7 @@ def check_modules(path: Path, entries: Any) -> None:
 
 
 def check_clip_config(path: object, config: Mapping[str, Any]) -> None:
-    """Looks through open_clip's `model_cfg`, read from `path`. Raises `UnknownModelError`."""
+    """Look through open_clip's `model_cfg`, read from `path`. Raises `UnknownModelError`."""
     _check_values(path, config)
     text, vision = config["text_cfg"], config["vision_cfg"]
     _check_arguments(path, "tokenizer_kwargs", text.get("tokenizer_kwargs"), _CLIP_TOKENIZER_ARGUMENTS)
@@ -156,7 +156,7 @@ def check_clip_config(path: object, config: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def model_view(directory: Path, module_directories: Iterable[Path] = (), *, pickled: bool = False) -> Iterator[Path]:
-    """A folder for a library to load the model in `directory` from: what was looked through, and nothing else of it.
+    """Make a folder for a library to load the model in `directory` from: what was looked through, and nothing else.
 
     With `pickled` it has pickled weights too, where there are no safetensors beside them. It is gone after the block.
     """
@@ -170,7 +170,7 @@ def model_view(directory: Path, module_directories: Iterable[Path] = (), *, pick
 
 
 def copy_files(folder: Path, copy: Path, *, pickled: bool = False, weights: bool = True) -> None:
-    """Lays the files of one folder that a library may see into another one. Raises `UnknownModelError`."""
+    """Lay the files of one folder that a library may see into another one. Raises `UnknownModelError`."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     safe = any(path.suffix == SAFE_WEIGHTS for path in files)
     for path in files:
@@ -185,7 +185,7 @@ def copy_files(folder: Path, copy: Path, *, pickled: bool = False, weights: bool
 
 
 def copy_config(path: Path, copy: Path) -> None:
-    """Writes a configuration as it was looked through. Raises `UnknownModelError`."""
+    """Write a configuration as it was looked through. Raises `UnknownModelError`."""
     content = _checked(path)
     if isinstance(content, dict):
         content = {key: value for key, value in content.items() if key not in _LEFT_OUT}
@@ -196,7 +196,7 @@ def copy_config(path: Path, copy: Path) -> None:
 
 
 def link(path: Path, place: Path) -> None:
-    """Puts a file at another place: by a link where that is possible, else as a copy."""
+    """Put a file at another place: by a link where that is possible, else as a copy."""
     try:
         place.symlink_to(path.resolve())
     except OSError:  # Windows without the privilege
@@ -204,7 +204,7 @@ def link(path: Path, place: Path) -> None:
 
 
 def index_parts(path: Path, content: Mapping[str, Any]) -> list[str]:
-    """The files that an index of weights names, all of them in its own folder. Raises `UnknownModelError`."""
+    """Return the files that an index of weights names, all of them in its own folder. Raises `UnknownModelError`."""
     names = content.get("weight_map", {})
     if not isinstance(names, dict):
         raise UnknownModelError(f"cannot read {path}: its weight_map is no object")
@@ -216,7 +216,7 @@ def index_parts(path: Path, content: Mapping[str, Any]) -> list[str]:
 
 
 def _is_config(path: Path) -> bool:
-    """Whether a file is one of those that libraries take settings from."""
+    """Return whether a file is one of those that libraries take settings from."""
     name = path.name
     return path.suffix == ".json" and (
         "config" in name or name in ("modules.json", "special_tokens_map.json") or name in _INDEXES
@@ -229,7 +229,7 @@ def _folders(directory: Path, module_directories: Iterable[Path]) -> list[Path]:
 
 
 def _checked(path: Path) -> Any:
-    """The content of a configuration, looked through."""
+    """Return the content of a configuration, looked through."""
     if path.name == _ADAPTER:
         raise UntrustedModelError(
             f"{path.parent} holds an adapter ({_ADAPTER}), which loads another model beneath it; merge it into that one"
@@ -254,7 +254,7 @@ def _read(path: Path) -> Any:
 
 
 def _check_values(path: object, content: Any) -> None:
-    """Nothing at any depth asks for code."""
+    """Check that nothing at any depth asks for code."""
     waiting = [content]
     while waiting:
         value = waiting.pop()
@@ -281,7 +281,7 @@ def _check_value(path: object, key: str, value: Any) -> None:
 
 
 def _check_settings(path: Path, content: Mapping[str, Any]) -> None:
-    """The settings of a module of sentence-transformers that name classes, methods, or arguments of loading."""
+    """Check the settings of a sentence-transformers module that name classes, methods, or arguments of loading."""
     for key, allowed in _ARGUMENTS.items():
         _check_arguments(path, key, content.get(key), allowed)
     if content.get("transformer_task", "feature-extraction") != "feature-extraction":
@@ -296,7 +296,7 @@ def _check_settings(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def _check_modalities(path: object, modalities: Any) -> None:
-    """The methods of a transformer that its module calls for each kind of input."""
+    """Check the methods of a transformer that its module calls for each kind of input."""
     if modalities is None:
         return
     if not isinstance(modalities, dict) or not all(isinstance(each, dict) for each in modalities.values()):
@@ -308,7 +308,7 @@ def _check_modalities(path: object, modalities: Any) -> None:
 
 
 def _check_arguments(path: object, name: str, arguments: Any, allowed: "frozenset[str] | None") -> None:
-    """`allowed` None: any but those that say where something is read from."""
+    """Check arguments; `allowed` None: any but those that say where something is read from."""
     if not arguments:
         return
     if not isinstance(arguments, dict):

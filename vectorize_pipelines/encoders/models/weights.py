@@ -1,4 +1,4 @@
-"""How large a model is, read from the heads of its weight files. Called before a model is loaded."""
+"""The size of a model, read from the heads of its weight files. Called before a model is loaded."""
 
 import json
 import math
@@ -23,7 +23,7 @@ LARGEST_HEADER_BYTES = 100_000_000
 
 
 def count_parameters(files: Iterable[Path]) -> int:
-    """Parameters in all of the files: exact for safetensors, by size for torch's formats.
+    """Return the parameters in all of the files: exact for safetensors, by size for torch's formats.
 
     Raises `UnknownModelError` where a file is no safetensors.
     """
@@ -31,7 +31,7 @@ def count_parameters(files: Iterable[Path]) -> int:
 
 
 def safetensors_header(path: Path) -> dict[str, list[int]]:
-    """Shape of each tensor in a safetensors file: eight bytes of length, then a JSON object.
+    """Return the shape of each tensor in a safetensors file: eight bytes of length, then a JSON object.
 
     Raises `UnknownModelError` where it cannot be read.
     """
@@ -65,7 +65,7 @@ def _by_size(path: Path) -> int:
 
 
 def is_torchscript(weights: Path) -> bool:
-    """Whether these are OpenAI's own files: archives of TorchScript, which torch does not read as plain weights."""
+    """Return whether these are OpenAI's own files: archives of TorchScript, no plain weights to torch."""
     if not zipfile.is_zipfile(weights):
         return False
     with zipfile.ZipFile(weights) as archive:

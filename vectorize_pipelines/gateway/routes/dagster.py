@@ -26,6 +26,7 @@ from vectorize_pipelines.gateway.door.graphql_documents import require_queries
 from vectorize_pipelines.gateway.door.origins import notebook
 from vectorize_pipelines.gateway.paths import PATH_PREFIX
 from vectorize_pipelines.gateway.problems import FieldProblem, Problem, documented
+from vectorize_pipelines.gateway.routes.direct import DirectRoute
 from vectorize_pipelines.gateway.services import services_of
 
 #: What is larger is read in a thread: on the event loop it would keep others waiting.
@@ -52,6 +53,8 @@ class GraphQLAnswer(BaseModel):
 
 
 router = APIRouter(tags=["dagster"], dependencies=[Depends(requires(Scope.READ))])
+#: Those that programs and the UI call all the time.
+direct = APIRouter(tags=["dagster"], dependencies=[Depends(requires(Scope.READ))], route_class=DirectRoute)
 
 _ERRORS: dict[int | str, dict[str, Any]] = {
     400: {"description": "What is refused here or, with its `errors`, by Dagster", "model": GraphQLAnswer},
@@ -93,8 +96,8 @@ async def graphql_by_get(request: Request) -> Response:
     return await services_of(request).dagster_proxy.send(request, GRAPHQL, query_string)
 
 
-@router.post(GRAPHQL, include_in_schema=False)
-@router.post(
+@direct.post(GRAPHQL, include_in_schema=False)
+@direct.post(
     "/graphql",
     summary="Query Dagster, or have it do something",
     response_model=GraphQLAnswer,

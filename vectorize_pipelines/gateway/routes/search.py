@@ -3,6 +3,7 @@
 A search goes to the model that filled the collection, as `vectorize search` does, and answers with the same hits.
 """
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -158,9 +159,28 @@ def _filter_of(given: object) -> Filter | None:
 
 
 async def _searched(services: Services, name: str, wanted: SearchRequest, where: Filter | None) -> str:
-    found = await services.store.call(lambda store: store.collection(name))
-    vector = await _query_vector(services, found, wanted)
+    found, vector = await _found_and_encoded(services, name, wanted)
     return await services.store.call(partial(_answer, found, vector, wanted.limit, where))
+
+
+async def _found_and_encoded(services: Services, name: str, wanted: SearchRequest) -> "tuple[Collection, Vectors]":
+    """Return the collection as it is now, and the vector by its model.
+
+    A text is encoded by the model that the collection had at the last look while this one is under way.
+    """
+    known = services.store.last_seen(name)
+    if known is None or wanted.query is None:
+        found = await services.store.collection(name)
+        return found, await _query_vector(services, found, wanted)
+    encoding = asyncio.create_task(_query_vector(services, known, wanted))
+    encoding.add_done_callback(lambda done: done.cancelled() or done.exception())  # may not be asked for
+    try:
+        found = await services.store.collection(name)
+        if (found.model, found.dimension) == (known.model, known.dimension):
+            return found, await encoding
+    finally:
+        encoding.cancel()
+    return found, await _query_vector(services, found, wanted)
 
 
 async def _query_vector(services: Services, found: Collection, wanted: SearchRequest) -> "Vectors":

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import from_json, to_json
 
-from vectorize_pipelines.core.request_state import FINAL_STATES
+from vectorize_pipelines.core.request_state import FINAL_STATES, RequestState
 from vectorize_pipelines.gateway.door.auth import Scope, requires
 from vectorize_pipelines.gateway.problems import (
     FieldProblem,
@@ -41,6 +41,7 @@ Parsed = TypeVar("Parsed")
 
 #: A larger body is taken apart in a thread, so that other requests are answered meanwhile.
 _LARGE_BYTES = 64 * 1024
+_PENDING = RequestState.PENDING.value
 _NOT_AN_OBJECT = "must be a JSON object with task_type and data"
 
 
@@ -213,7 +214,7 @@ def _read_request(settings: KafkaSettings, body: bytes) -> OutgoingRequest:
     message = _content(body)
     if not isinstance(message, dict):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body {_NOT_AN_OBJECT}")
-    return prepare(settings, message)
+    return prepare(settings, message, encode=to_json)
 
 
 def _read_batch(settings: KafkaSettings, body: bytes) -> list[OutgoingRequest]:
@@ -227,7 +228,7 @@ def _read_batch(settings: KafkaSettings, body: bytes) -> list[OutgoingRequest]:
             errors.append(FieldProblem(field=field, problem=_NOT_AN_OBJECT))
             continue
         try:
-            each = prepare(settings, entry)
+            each = prepare(settings, entry, encode=to_json)
         except InvalidMessageError as error:
             errors.append(_problem_within(field, error))
             continue
@@ -270,7 +271,7 @@ def _submitted(outgoing: OutgoingRequest, row: RequestRow, services: Services) -
     estimates = services.submissions.estimates
     return {
         "task_id": row.request_id,
-        "status": row.state.value,
+        "status": _PENDING,
         "created_at": row.submitted_at.isoformat(),
         "estimated_processing_time": estimates.seconds(outgoing.modality, outgoing.request.task_type),
     }

@@ -8,10 +8,10 @@ from typing import TypeVar
 import anyio.to_thread
 from anyio import CapacityLimiter
 
-from vectorize_pipelines.errors import StoreError, StoreUnavailableError
+from vectorize_pipelines.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.base import VectorStore
+from vectorize_pipelines.stores.base import Collection, VectorStore
 
 #: Calls of the store under way at a time, each in a thread; further ones wait. Most of a call is the store's own work.
 CALLS = 8
@@ -32,6 +32,7 @@ class OpenedStore:
         self._failures = 0
         self._failure: StoreUnavailableError | None = None
         self._limiter = CapacityLimiter(CALLS)
+        self._last_seen: dict[str, Collection] = {}
 
     async def call(self, function: Callable[[VectorStore], _Result]) -> _Result:
         """Return what the function returns for the store; it runs in a thread. Raises `StoreError` and its like.
@@ -39,6 +40,20 @@ class OpenedStore:
         Cancelled while it waits for its turn, it does nothing; one that runs is waited for.
         """
         return await anyio.to_thread.run_sync(partial(self._run, function), limiter=self._limiter)
+
+    async def collection(self, name: str) -> Collection:
+        """Return a collection as it is now. Raises `CollectionNotFoundError`, and as `call` does."""
+        try:
+            found = await self.call(lambda store: store.collection(name))
+        except CollectionNotFoundError:
+            self._last_seen.pop(name, None)
+            raise
+        self._last_seen[name] = found
+        return found
+
+    def last_seen(self, name: str) -> Collection | None:
+        """Return a collection as `collection` last saw it; it may be another one by now."""
+        return self._last_seen.get(name)
 
     def get(self) -> VectorStore:
         """Return the store. Raises `SettingsError`, or `StoreUnavailableError` where it cannot be opened now.

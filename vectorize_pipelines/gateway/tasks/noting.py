@@ -7,7 +7,7 @@ the request is answered without its note, which is tried until it succeeds, and 
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -32,7 +32,9 @@ CLOSING_SECONDS = 10.0
 
 @dataclass(slots=True)
 class _Note:
-    row: RequestRow
+    """Rows that are told of together."""
+
+    rows: Sequence[RequestRow]
     told: Callable[[], None] | None
 
     def tell(self) -> None:
@@ -61,9 +63,9 @@ class PendingNotes:
         if self._trouble is not None:
             raise LedgerError(f"{self._trouble}; nothing was accepted")
 
-    def add(self, row: RequestRow, told: Callable[[], None]) -> None:
-        """Have a row noted; `told` is called once, when it is, or when that takes too long to wait for."""
-        self._waiting.append(_Note(row, told))
+    def add(self, rows: Sequence[RequestRow], told: Callable[[], None]) -> None:
+        """Have rows noted; `told` is called once, when they are, or when that takes too long to wait for."""
+        self._waiting.append(_Note(rows, told))
         self._some.set()
         if self._trouble is not None:
             self._waiting[-1].tell()
@@ -71,8 +73,9 @@ class PendingNotes:
     def find(self, request_id: str) -> RequestRow | None:
         """Return the row of a request that is still to be noted."""
         for note in (*reversed(self._waiting), *reversed(self._writing)):
-            if note.row.request_id == request_id:
-                return note.row
+            for row in reversed(note.rows):
+                if row.request_id == request_id:
+                    return row
         return None
 
     async def close(self) -> None:
@@ -80,7 +83,7 @@ class PendingNotes:
         deadline = self._loop.time() + CLOSING_SECONDS
         while (self._waiting or self._writing) and not self._writer.done() and self._loop.time() < deadline:
             await asyncio.sleep(0.01)
-        left = len(self._waiting) + len(self._writing)
+        left = sum(len(note.rows) for note in (*self._waiting, *self._writing))
         if left:
             logger.warning("%d accepted requests are not in the ledger; the runs that embed them will note them", left)
         self._writer.cancel()
@@ -92,7 +95,7 @@ class PendingNotes:
             self._some.clear()
             self._writing, self._waiting = self._waiting, []
             try:
-                await self._record([note.row for note in self._writing])
+                await self._record([row for note in self._writing for row in note.rows])
             except LedgerError as error:
                 self._stall(error)
                 self._waiting, self._writing = self._writing + self._waiting, []
@@ -102,7 +105,7 @@ class PendingNotes:
             done, self._writing = self._writing, []
             if self._trouble is not None:
                 self._trouble = None
-                logger.info("the ledger takes notes again; %d were late", len(done))
+                logger.info("the ledger takes notes again; %d were late", sum(len(note.rows) for note in done))
             for note in done:
                 note.tell()
 

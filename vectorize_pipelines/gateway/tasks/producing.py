@@ -1,13 +1,14 @@
-"""A Kafka producer for an event loop: each message is handed over at once, and told of when the brokers have spoken.
+"""A Kafka producer for an event loop: messages are handed over at once, and told of when the brokers have spoken.
 
-Called by `gateway.tasks.submitting`. One thread waits for what the brokers say, and wakes the loop once for all of it.
+Called by `gateway.tasks.submitting`. One thread waits for what the brokers say, and wakes the loop once for all the
+messages that were handed over together: to wake it for each would take longer than to produce it.
 """
 
 import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,6 +37,20 @@ class Delivery:
     timestamp_ms: int = 0
 
 
+_PENDING = Delivery(None)
+#: Topic, key and value.
+Message = tuple[str, bytes, bytes]
+
+
+@dataclass(slots=True, eq=False)
+class _HandedOver:
+    """Messages that were handed over together. `left`: those that the brokers have said nothing about."""
+
+    told: Callable[[list[Delivery]], None]
+    deliveries: list[Delivery]
+    left: int
+
+
 class LoopProducer:
     """An idempotent producer. Every method but the constructor's own is called on the loop that it was made on.
 
@@ -54,7 +69,9 @@ class LoopProducer:
         self._refusal = KafkaException
         self._known: set[str] = set()
         self._looks: dict[str, asyncio.Task[None]] = {}
-        self._deliveries: deque[tuple[Callable[[Delivery], None], Delivery]] = deque()
+        self._done: deque[_HandedOver] = deque()
+        #: Messages come to their end in the polling thread, and refused ones on the loop.
+        self._lock = threading.Lock()
         self._closing = threading.Event()
         self._producer = clients.producer(settings, None, **{"delivery.timeout.ms": round(seconds * 1000)})
         self._thread = threading.Thread(target=self._wait_for_deliveries, name="vectorize-deliveries", daemon=True)
@@ -73,14 +90,20 @@ class LoopProducer:
         """Have topics looked for again: a message failed. While no broker answers, nothing more is taken in then."""
         self._known.clear()
 
-    def produce(self, topic: str, key: bytes, value: bytes, told: Callable[[Delivery], None]) -> None:
-        """Hand over a message; `told` is called once, on the loop, also where it is refused at once."""
-        try:
-            self._producer.produce(topic, value, key, on_delivery=partial(self._note, told))
-        except BufferError:
-            told(Delivery(self._queue_full))
-        except self._refusal as error:
-            told(Delivery(error.args[0]))
+    def produce(self, messages: Sequence[Message], told: Callable[[list[Delivery]], None]) -> None:
+        """Hand over messages; `told` is called once, on the loop, with the end of each in this order.
+
+        Also where all of them are refused at once; never before this returns.
+        """
+        together = _HandedOver(told, [_PENDING] * len(messages), len(messages))
+        produce, note = self._producer.produce, self._note
+        for place, (topic, key, value) in enumerate(messages):
+            try:
+                produce(topic, value, key, on_delivery=partial(note, together, place))
+            except BufferError:
+                self._refused(together, place, self._queue_full)
+            except self._refusal as error:
+                self._refused(together, place, error.args[0])
 
     async def close(self) -> None:
         """Wait for what is under way, no longer than a message may take, and let go of the connections."""
@@ -101,14 +124,25 @@ class LoopProducer:
         await to_thread.run_sync(partitions_of, self._settings, [topic], self._producer, seconds)
         self._known.add(topic)
 
-    def _note(self, told: Callable[[Delivery], None], error: Any, message: Any) -> None:
+    def _note(self, together: _HandedOver, place: int, error: Any, message: Any) -> None:
         """Called by librdkafka in the thread that polls."""
         if error is not None:
-            self._deliveries.append((told, Delivery(error)))
+            self._end(together, place, Delivery(error))
             return
         offset = message.offset()
-        place = UNKNOWN_OFFSET if offset is None else offset
-        self._deliveries.append((told, Delivery(None, message.partition(), place, message.timestamp()[1])))
+        known = UNKNOWN_OFFSET if offset is None else offset
+        self._end(together, place, Delivery(None, message.partition(), known, message.timestamp()[1]))
+
+    def _refused(self, together: _HandedOver, place: int, error: Any) -> None:
+        self._end(together, place, Delivery(error))
+        self._loop.call_soon(self._tell)
+
+    def _end(self, together: _HandedOver, place: int, delivery: Delivery) -> None:
+        together.deliveries[place] = delivery
+        with self._lock:
+            together.left -= 1
+            if together.left == 0:
+                self._done.append(together)
 
     def _wait_for_deliveries(self) -> None:
         deadline: float | None = None
@@ -118,11 +152,11 @@ class LoopProducer:
                 if time.monotonic() > deadline:
                     break
             self._producer.poll(_POLL_SECONDS)
-            if self._deliveries:
+            if self._done:
                 self._loop.call_soon_threadsafe(self._tell)
         self._producer.close()
 
     def _tell(self) -> None:
-        while self._deliveries:
-            told, delivery = self._deliveries.popleft()
-            told(delivery)
+        while self._done:
+            together = self._done.popleft()
+            together.told(together.deliveries)

@@ -9,11 +9,11 @@ is not in the topic.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -39,6 +39,8 @@ from vectorize_pipelines.state.request_rows import RequestRow
 #: Requests, and bytes of them, that wait for the brokers and the ledger; with more, a caller is told to come later.
 MOST_WAITING = 20_000
 MOST_WAITING_BYTES = 256 * 2**20
+Told = TypeVar("Told")
+
 #: What librdkafka takes where nothing is configured, and about what a message has beside key and value.
 _MAX_MESSAGE_BYTES = 1_000_000
 _FRAME_BYTES = 64
@@ -50,9 +52,8 @@ class _Call:
 
     requests: Sequence[OutgoingRequest]
     done: "asyncio.Future[None]"
-    outcomes: list[RequestRow | Any]
     size: int
-    left: int
+    outcomes: list[RequestRow | Any] = field(default_factory=list)
 
 
 class Submissions:
@@ -77,8 +78,8 @@ class Submissions:
         self._notes: PendingNotes
         self.estimates: Estimates
         self._waiting = self._waiting_bytes = 0
-        #: Two large bodies at a time are taken apart, in threads: each takes many times its size, and a core.
-        self.parsing = CapacityLimiter(2)
+        #: One large body at a time is taken apart, in a thread: it takes many times its size, and two would take turns.
+        self.parsing = CapacityLimiter(1)
 
     async def __aenter__(self) -> Self:
         """Ask nothing of brokers or Dagster yet. Raises `SettingsError` where the Kafka client refuses the settings."""
@@ -130,9 +131,9 @@ class Submissions:
             )
         await producer.check_topics([self._names.control])
         key, value = cancellation(row.request_id, row.timestamp_ms)
-        told: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
-        producer.produce(self._names.control, key, value, partial(_resolve, told))
-        delivery = await told
+        told: asyncio.Future[Sequence[Delivery]] = asyncio.get_running_loop().create_future()
+        producer.produce([(self._names.control, key, value)], partial(_resolve, told))
+        (delivery,) = await told
         if delivery.error is not None:
             self._failed(producer, delivery.error)
             raise clients.kafka_error(self._settings.kafka, "cancelling", delivery.error)
@@ -154,13 +155,11 @@ class Submissions:
             )
             raise invalid_fields([FieldProblem(field="tasks", problem=problem)])
         outcomes = await self._runs.launch(requests)
-        call = _Call(requests, asyncio.get_running_loop().create_future(), [], 0, len(outcomes))
-        for outcome in outcomes:
-            if isinstance(outcome, RequestRow):
-                self._notes.add(outcome, partial(self._step, call))
-            else:
-                self._step(call)
-        await call.done
+        rows = [each for each in outcomes if isinstance(each, RequestRow)]
+        if rows:
+            noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._notes.add(rows, partial(_resolve, noted, None))
+            await noted
         return outcomes
 
     async def _send(
@@ -169,8 +168,8 @@ class Submissions:
         self._check_sizes(requests)
         await producer.check_topics({each.topic for each in requests})
         call = self._begin(requests)
-        for place, each in enumerate(requests):
-            producer.produce(each.topic, each.key, each.value, partial(self._told, producer, call, place))
+        messages = [(each.topic, each.key, each.value) for each in requests]
+        producer.produce(messages, partial(self._told, producer, call))
         await call.done
         return [
             each if isinstance(each, RequestRow) else self._not_accepted(requests[place].topic, each)
@@ -189,31 +188,27 @@ class Submissions:
             )
         self._waiting, self._waiting_bytes = number, self._waiting_bytes + size
         done = asyncio.get_running_loop().create_future()
-        return _Call(requests, done, [None] * len(requests), size, len(requests))
+        return _Call(requests, done, size)
 
-    def _told(self, producer: LoopProducer, call: _Call, place: int, delivery: Delivery) -> None:
-        """The brokers have confirmed a request, or it is given up."""
-        if delivery.error is not None:
-            call.outcomes[place] = delivery.error
-            self._failed(producer, delivery.error)
-            self._release(call)
-            return
-        request = call.requests[place]
-        place_of_message = Origin(request.topic, delivery.partition, delivery.offset, delivery.timestamp_ms)
-        row = call.outcomes[place] = pending_row(request, place_of_message)
-        self._notes.add(row, partial(self._release, call))
+    def _told(self, producer: LoopProducer, call: _Call, deliveries: Sequence[Delivery]) -> None:
+        """The brokers have confirmed the requests of a call, or given up those that they have not."""
+        for request, delivery in zip(call.requests, deliveries, strict=True):
+            if delivery.error is not None:
+                call.outcomes.append(delivery.error)
+                self._failed(producer, delivery.error)
+                continue
+            place = Origin(request.topic, delivery.partition, delivery.offset, delivery.timestamp_ms)
+            call.outcomes.append(pending_row(request, place))
+        rows = [each for each in call.outcomes if isinstance(each, RequestRow)]
+        if rows:
+            self._notes.add(rows, partial(self._end, call))
+        else:
+            self._end(call)
 
-    def _release(self, call: _Call) -> None:
-        self._step(call)
-        if call.left == 0:
-            self._waiting -= len(call.requests)
-            self._waiting_bytes -= call.size
-
-    def _step(self, call: _Call) -> None:
-        call.left -= 1
-        # A caller who has gone does not wait any more.
-        if call.left == 0 and not call.done.done():
-            call.done.set_result(None)
+    def _end(self, call: _Call) -> None:
+        self._waiting -= len(call.requests)
+        self._waiting_bytes -= call.size
+        _resolve(call.done, None)
 
     def _failed(self, producer: LoopProducer, error: Any) -> None:
         from confluent_kafka import KafkaError as Codes
@@ -267,6 +262,7 @@ class Submissions:
         return LoopProducer(kafka, seconds)
 
 
-def _resolve(told: "asyncio.Future[Delivery]", delivery: Delivery) -> None:
+def _resolve(told: "asyncio.Future[Told]", result: Told) -> None:
+    # A caller who has gone does not wait any more.
     if not told.done():
-        told.set_result(delivery)
+        told.set_result(result)

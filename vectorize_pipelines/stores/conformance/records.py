@@ -34,7 +34,7 @@ def spec(name: str = "models/tiny-model", dimension: int = 4, revision: str = "0
 
 
 def row(source_id: str = "a.txt", item_index: int = 0, **fields: Any) -> Row:
-    """A record as a dictionary; `metadata` may be given as a mapping."""
+    """Return a record as a dictionary; `metadata` may be given as a mapping."""
     complete = {
         "id": record_id(COLLECTION, source_id, item_index),
         "source_id": source_id,
@@ -64,7 +64,7 @@ def table(rows: Iterable[Row], dimension: int = 4) -> pa.Table:
 
 
 def many(count: int, dimension: int = 4, seed: int = 0, per_source: int = 8, first: int = 0) -> pa.Table:
-    """`count` records with normalised random vectors, `per_source` of them to a source."""
+    """Return `count` records with normalised random vectors, `per_source` of them to a source."""
     vectors = np.random.default_rng(seed).standard_normal((count, dimension), dtype=np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     rows = [
@@ -75,7 +75,7 @@ def many(count: int, dimension: int = 4, seed: int = 0, per_source: int = 8, fir
 
 
 def stored(store: VectorStore, columns: Sequence[str] = record_schema(4).names) -> dict[str, Row]:
-    """Everything in the collection by id, metadata read as JSON; fails where an id occurs twice."""
+    """Return everything in the collection by id, metadata read as JSON; fail where an id occurs twice."""
     rows = [one for batch in store.scan(COLLECTION, columns) for one in batch.to_pylist()]
     by_id = {one["id"]: one for one in rows}
     assert len(by_id) == len(rows)

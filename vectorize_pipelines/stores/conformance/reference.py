@@ -1,4 +1,4 @@
-"""What a filter means, in plain Python: the stores' translations are held against it."""
+"""The meaning of a filter, in plain Python: the stores' translations are held against it."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,7 +8,7 @@ from vectorize_pipelines.stores.filters.expressions import And, Equal, Exists, F
 
 
 def matches(where: Filter, row: Mapping[str, Any]) -> bool:
-    """`row` is a record whose `metadata` is a mapping."""
+    """Return whether the filter matches `row`, a record whose `metadata` is a mapping."""
     match where:
         case Not():
             return not matches(where.filter, row)

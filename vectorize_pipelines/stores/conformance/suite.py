@@ -42,7 +42,7 @@ def _without_source() -> pa.Table:
 
 
 class _OnOneStore:
-    """What the classes below share: a store with an empty collection named `articles`."""
+    """The common ground of the classes below: a store with an empty collection named `articles`."""
 
     @pytest.fixture
     def open_again(self) -> Callable[[], VectorStore]:
@@ -448,7 +448,7 @@ metadata_values = st.none() | scalars.filter(lambda value: value not in INFINITI
 
 @st.composite
 def leaves(draw: st.DrawFn) -> Filter:
-    """A filter on one field, mostly with values that rows have too."""
+    """Return a filter on one field, mostly with values that rows have too."""
     if draw(st.integers(0, 7)) == 0:
         first, second = draw(st.sampled_from(TIMES)), draw(st.sampled_from(TIMES))
         times: tuple[Filter, ...] = (
@@ -490,7 +490,7 @@ generated_rows: st.SearchStrategy[Row] = st.builds(
 
 
 class Filters(_OnOneStore):
-    """What filters mean, held against the reference."""
+    """The meaning of filters, held against the reference."""
 
     #: The largest `start` and `end` that the store holds exactly; it refuses what lies beyond.
     LARGEST_OFFSET: ClassVar[int] = 2**63 - 1

@@ -45,7 +45,7 @@ class InvalidFilterError(VectorizeError):
 
 
 class Budget:
-    """Counts what one filter asks for, and refuses more than a store is to be asked."""
+    """The count of what one filter asks for, which refuses more than a store is to be asked."""
 
     def __init__(self) -> None:
         self._comparisons = self._values = 0
@@ -63,13 +63,13 @@ class Budget:
             raise InvalidFilterError(place, f"the lists of a filter have {MAX_VALUES:,} values at most")
 
     def check_level(self, level: int, place: str) -> None:
-        """Raises `InvalidFilterError` for what lies too deep within others."""
+        """Raise `InvalidFilterError` for what lies too deep within others."""
         if level > MAX_LEVELS:
             raise InvalidFilterError(place, "nested too deeply; flatten it")
 
 
 class Kind(StrEnum):
-    """What a field holds, in the words of error messages."""
+    """The kind of value that a field holds, in the words of error messages."""
 
     TEXT = "a text"
     INTEGER = "a whole number"
@@ -141,7 +141,7 @@ def field_named(name: str) -> Field:
 
 
 def one_of(field: Field, values: Sequence[Scalar]) -> Filter:
-    """The field has one of the values."""
+    """Return the filter that a field has one of the values."""
     return Equal(field.name, values[0]) if len(values) == 1 else In(field.name, tuple(values))
 
 
@@ -155,26 +155,26 @@ ORDERINGS: Mapping[str, Callable[[str, Scalar], Filter]] = {
 
 
 def beginning(field: Field, prefix: str) -> Filter:
-    """The field is a text that starts with these characters. Raises `ValueError` for a field that holds no text."""
+    """Return the filter that a text starts with these characters. Raises `ValueError` for a field without text."""
     if field.kind in (Kind.INTEGER, Kind.TIMESTAMP):
         raise ValueError(f"{shown(field.name)} is {field.kind}: `prefix` is for texts")
     return Prefix(field.name, prefix)
 
 
 def shown(value: object) -> str:
-    """A value of the user's as error messages repeat it: on one line, and not at length."""
+    """Return a value of the user's as error messages repeat it: on one line, and not at length."""
     text = repr(value) if isinstance(value, str | bool | int | float) or value is None else f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def _moment(text: str) -> datetime:
-    """A time without a zone is one in UTC, as the days of the partitions are."""
+    """Return the time that a text is; one without a zone is in UTC, as the days of the partitions are."""
     time = datetime.fromisoformat(text)
     return time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _number_or_boolean(text: str) -> bool | float | None:
-    """The JSON number or boolean that a text is; None for any other text."""
+    """Return the JSON number or boolean that a text is; None for any other text."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -183,7 +183,7 @@ def _number_or_boolean(text: str) -> bool | float | None:
 
 
 def _is_infinite(value: float) -> bool:
-    """True also for what is no number; an integer is finite, however long, and may be too long for a float."""
+    """Return whether a number is infinite or none; an integer is finite, however long, also if too long for a float."""
     return isinstance(value, float) and not math.isfinite(value)
 
 

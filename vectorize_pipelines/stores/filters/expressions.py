@@ -30,7 +30,7 @@ class In:
 
 @dataclass(frozen=True, slots=True)
 class Range:
-    """`at_least <= field < below`; a bound left out is open. The bounds that are given have the field's type."""
+    """The range `at_least <= field < below`; a bound left out is open. Bounds that are given have the field's type."""
 
     field: str
     at_least: Scalar | None = None
@@ -77,7 +77,7 @@ Filter: TypeAlias = Equal | In | Range | Prefix | Exists | Not | And | Or
 
 
 def all_of(filters: Sequence["Filter | None"]) -> "Filter | None":
-    """The conjunction of those that are not None; None where nothing restricts."""
+    """Return the conjunction of those that are not None; None where nothing restricts."""
     given = tuple(f for f in filters if f is not None)
     if not given:
         return None

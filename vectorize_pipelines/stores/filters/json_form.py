@@ -48,7 +48,7 @@ def filter_of_json(value: object) -> Filter:
 
 
 class _Reader:
-    """Reads one filter. `place` is the path to what it reads: `and[1].range.gte`."""
+    """The reader of one filter. `place` is the path to what it reads: `and[1].range.gte`."""
 
     def __init__(self) -> None:
         self._budget = Budget()
@@ -103,7 +103,7 @@ class _Reader:
 
 
 def _range(field: Field, bounds: Mapping[str, object], place: str) -> Filter:
-    """One bound on either side at most, both of one type: otherwise nothing could lie between them."""
+    """Return the range within one bound on either side at most, both of one type: otherwise nothing could lie there."""
     unknown = [name for name in bounds if name not in _BOUNDS]
     if unknown or not bounds or {"gt", "gte"} <= bounds.keys() or {"lt", "lte"} <= bounds.keys():
         raise InvalidFilterError(place, "expected gt or gte, and lt or lte; one of them is enough")
@@ -136,7 +136,7 @@ def _inside(place: str, name: str) -> str:
 
 
 def _placed(place: str, read: Callable[[], _Read]) -> _Read:
-    """What a value means; says where it stands where it means nothing."""
+    """Return what a value means; raise an error that says where it stands where it means nothing."""
     try:
         return read()
     except ValueError as error:

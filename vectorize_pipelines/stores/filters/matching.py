@@ -1,4 +1,4 @@
-"""What a filter means, in plain Python: for stores that have no condition of their own for some filter, or for any.
+"""The meaning of a filter in plain Python: for stores that have no condition of their own for some filter, or for any.
 
 Called by `stores.qdrant.filters`, and by stores of others (`docs/adding-a-store.md`).
 """
@@ -24,7 +24,7 @@ from vectorize_pipelines.stores.filters.operands import METADATA, moment, record
 
 
 def check_filter(where: Filter) -> None:
-    """Raises `StoreError` for a field that no record has, a timestamp without a time zone or against metadata."""
+    """Raise `StoreError` for a field that no record has, a timestamp without a time zone or against metadata."""
     while isinstance(where, Not):
         where = where.filter
     if isinstance(where, And | Or):
@@ -42,7 +42,7 @@ def check_filter(where: Filter) -> None:
 
 
 def matches(where: Filter, record: Mapping[str, Any]) -> bool:
-    """Whether a record matches a filter that `check_filter` lets through.
+    """Return whether a record matches a filter that `check_filter` lets through.
 
     `record` has the fields that the filter names, in the types of the record's schema, null ones may be missing;
     `metadata` is JSON.
@@ -68,7 +68,7 @@ def matches(where: Filter, record: Mapping[str, Any]) -> bool:
 
 
 def value_of(record: Mapping[str, Any], field: str) -> Any:
-    """What a record has in a field of its own or of its metadata; None where it has nothing."""
+    """Return what a record has in a field of its own or of its metadata; None where it has nothing."""
     if field.startswith(METADATA):
         return entries_of(record["metadata"]).get(field.removeprefix(METADATA))
     return record.get(field)

@@ -28,7 +28,7 @@ _ESCAPED = re.compile(f"{_ESCAPE}([0-9a-f]{{4}})")
 
 
 def entries_of(text: str) -> Mapping[str, Any]:
-    """The metadata of a record; raises `StoreError` for a text that is not a JSON object."""
+    """Return the metadata of a record; raises `StoreError` for a text that is not a JSON object."""
     try:
         entries = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
@@ -39,7 +39,7 @@ def entries_of(text: str) -> Mapping[str, Any]:
 
 
 def term(value: Any) -> str | None:
-    """The term of a value that was read from JSON; None for null, and for a number that is none."""
+    """Return the term of a value that was read from JSON; None for null, and for a number that is none."""
     match value:
         case None:
             return None
@@ -54,7 +54,7 @@ def term(value: Any) -> str | None:
 
 
 def compared_term(value: Scalar) -> str | None:
-    """The term of a filter's value; raises `StoreError` for a timestamp, which JSON does not have."""
+    """Return the term of a filter's value; raises `StoreError` for a timestamp, which JSON does not have."""
     if isinstance(value, datetime):
         raise StoreError(
             f"the filter compares metadata with the timestamp {value}; metadata is JSON, which has none: "
@@ -64,12 +64,12 @@ def compared_term(value: Scalar) -> str | None:
 
 
 def term_prefix(prefix: str) -> str:
-    """What the terms of the texts that start with these characters start with."""
+    """Return what the terms of all texts that start with these characters start with."""
     return _TEXT + escape(prefix)
 
 
 def term_bounds(where: Range) -> tuple[str, str] | None:
-    """The first term of the range and the first beyond it; None where nothing can lie in it."""
+    """Return the first term of the range and the first beyond it; None where nothing can lie in it."""
     terms = [compared_term(bound) for bound in (where.at_least, where.below) if bound is not None]
     if None in terms or len({term[0] for term in terms if term}) > 1:
         return None
@@ -81,19 +81,19 @@ def term_bounds(where: Range) -> tuple[str, str] | None:
 
 
 def text_of(term: str) -> str | None:
-    """The text whose term this is; None where it is the term of something else."""
+    """Return the text whose term this is; None where it is the term of something else."""
     if not term.startswith(_TEXT):
         return None
     return _ESCAPED.sub(lambda match: chr(int(match[1], 16)), term[len(_TEXT) :])
 
 
 def escape(text: str) -> str:
-    """Order and prefixes stay what they are: U+001E followed by digits sorts between U+001D and U+0020."""
+    """Escape reserved characters; order and prefixes stay: U+001E and digits sort between U+001D and U+0020."""
     return _RESERVED.sub(lambda match: f"{_ESCAPE}{ord(match[0]):04x}", text)
 
 
 def _ordered_number(value: float) -> str:
-    """A text that sorts as the number does, exactly, whatever its size; 1 and 1.0 are the same.
+    """Return a text that sorts as the number does, exactly, whatever its size; 1 and 1.0 are the same.
 
     Sign, decimal exponent, digits. For negative numbers exponent and digits are complemented, and closed by a
     character above all digits, so that of -1.2 and -1.23 the shorter one comes after.

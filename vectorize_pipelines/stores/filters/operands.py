@@ -28,36 +28,36 @@ _FIELDS = {field.name: field for field in record_schema(1) if field.name not in 
 
 
 def record_field(field: str) -> pa.Field:
-    """The record's own field of this name; raises `StoreError` for one that no record has, and for vectors."""
+    """Return the record's own field of this name; raises `StoreError` for one that no record has, and for vectors."""
     if field not in _FIELDS:
         raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
     return _FIELDS[field]
 
 
 def check_text_field(field: str) -> None:
-    """Raises `StoreError` where values of a field cannot be counted, because no record has it or it holds no text."""
+    """Raise `StoreError` where values of a field cannot be counted, because no record has it or it holds no text."""
     if not field.startswith(METADATA) and not pa.types.is_string(record_field(field).type):
         raise StoreError(f"values of {field!r} cannot be counted: it is not a text field")
 
 
 def check_depth(depth: int) -> None:
-    """Called for each And and Or with the number of those around it; raises `StoreError` for more than 32 levels."""
+    """Raise `StoreError` for more than 32 levels; called for each And and Or with the number of those around it."""
     if depth >= _DEEPEST_NESTING:
         raise StoreError(f"the filter nests And and Or more than {_DEEPEST_NESTING} deep; flatten it")
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    """Whether a filter's value is a number; true and false are none."""
+    """Return whether a filter's value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_text(value: Any) -> TypeGuard[str]:
-    """Whether a filter's value is a text that a store can have. Half characters, as in some file names, are none."""
+    """Return whether a value is a text that a store can have. Half characters, as in some file names, are none."""
     return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def moment(value: Scalar) -> datetime | None:
-    """A timestamp in UTC, None for what is none; raises `StoreError` for one without a time zone."""
+    """Return a timestamp in UTC, None for what is none; raises `StoreError` for one without a time zone."""
     if not isinstance(value, datetime):
         return None
     if value.tzinfo is None:
@@ -66,12 +66,12 @@ def moment(value: Scalar) -> datetime | None:
 
 
 def integer(largest: int, value: Scalar) -> int | None:
-    """The value for a field that holds integers of at most this magnitude; None for what it cannot hold."""
+    """Return the value for a field that holds integers of at most this magnitude; None for what it cannot hold."""
     return int(value) if is_number(value) and abs(value) <= largest and value == int(value) else None
 
 
 def integer_bounds(largest: int, where: Range) -> tuple[int, int] | None:
-    """The bounds of a range for such a field; None where nothing lies between.
+    """Return the bounds of a range for such a field; None where nothing lies between.
 
     A bound between two integers moves up to the next one, one that is open or outside to the end of the type.
     """
@@ -90,9 +90,9 @@ def integer_bounds(largest: int, where: Range) -> tuple[int, int] | None:
 def written_bounds(
     write: Callable[[Scalar], Written | None], where: Range
 ) -> tuple[Written | None, Written | None] | None:
-    """The bounds of a range as `write` writes them, None for an open side.
+    """Return the bounds of a range as `write` writes them, None for an open side.
 
-    None altogether where it gives None for a bound: the field holds no such values, and nothing lies in the range.
+    None altogether where it returns None for a bound: the field holds no such values, and nothing lies in the range.
     """
     lower, upper = (None if bound is None else write(bound) for bound in (where.at_least, where.below))
     unmatched = (where.at_least is not None and lower is None) or (where.below is not None and upper is None)
@@ -100,7 +100,7 @@ def written_bounds(
 
 
 def parts(where: Filter, most_values: int) -> Iterator[Filter]:
-    """Filters that together match the same rows, each of them once, none with a longer list of values than this."""
+    """Yield filters that together match the same rows, each row once, none with a longer list of values than this."""
     if not isinstance(where, In) or len(where.values) <= most_values:
         yield where
         return

@@ -128,7 +128,7 @@ def _unquoted(quoted: str, start: int) -> str:
 
 
 def _plain(text: str) -> tuple[_Token, _Token] | None:
-    """The field and the value of a text that is no expression but one comparison; None for any other."""
+    """Return the field and the value of a text that is no expression but one comparison; None for any other."""
     name, equals, value = text.partition("=")
     field, rest = name.strip(), value.strip()
     if not equals or not field or field[0] in "(\"'" or field[-1] == "!" or _IN_NAME.search(field):
@@ -141,7 +141,7 @@ def _plain(text: str) -> tuple[_Token, _Token] | None:
 
 
 def _placed(value: _Token, read: Callable[[], _Read]) -> _Read:
-    """What a value means; says where it stands where it means nothing."""
+    """Return what a value means; raise an error that says where it stands where it means nothing."""
     try:
         return read()
     except ValueError as error:
@@ -149,7 +149,7 @@ def _placed(value: _Token, read: Callable[[], _Read]) -> _Read:
 
 
 class _Parser:
-    """Reads the tokens of one text, once."""
+    """The reader of the tokens of one text, used once."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens

@@ -20,15 +20,15 @@ SCHEMA = pa.schema(
 
 
 class Aliases:
-    """What each alias stands for at this moment. Who writes holds the lock `ALIASES`."""
+    """The collection that each alias stands for at this moment. The lock `ALIASES` is held by every writer."""
 
     def __init__(self, database: Any, directory: Path | None) -> None:
-        """`directory` is where the database lies, None where that is no directory."""
+        """Take `directory`, where the database lies, or None where that is no directory."""
         self._database, self._directory = database, directory
         self._read: tuple[bytes | None, dict[str, str]] = (None, {})
 
     def all(self) -> dict[str, str]:
-        """Alias -> physical name. Every call of the store asks, so the table is read anew only when it changed."""
+        """Return the physical name of each alias. The table is read again only when it changed: every call asks."""
         newest = None if self._directory is None else newest_commit(self._directory, ALIASES)
         commit, aliases = self._read
         if newest is None or newest != commit:
@@ -37,13 +37,13 @@ class Aliases:
         return dict(aliases)
 
     def point(self, name: str, physical: str) -> None:
-        """Points an alias at a physical name; the table is there."""
+        """Point an alias at a physical name; the table is there."""
         row = pa.Table.from_pylist([{"name": name, "physical": physical}], schema=SCHEMA)
         merge = self._database.open_table(ALIASES).merge_insert("name")
         merge.when_matched_update_all().when_not_matched_insert_all().execute(row)
 
     def remove(self, physical: str) -> None:
-        """Removes the aliases of a physical name; the table is there."""
+        """Remove the aliases of a physical name; the table is there."""
         quoted = physical.replace("'", "''")
         self._database.open_table(ALIASES).delete(f"physical = '{quoted}'")
 
@@ -59,5 +59,5 @@ class Aliases:
 
 
 def is_not_found(error: ValueError) -> bool:
-    """Whether LanceDB says with this that there is no such table."""
+    """Return whether LanceDB says with this that there is no such table."""
     return "was not found" in str(error)

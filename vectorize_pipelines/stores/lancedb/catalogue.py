@@ -52,7 +52,7 @@ class Catalogue:
     """
 
     def __init__(self, location: str, locks: Path, directory: Path | None, forgotten: Callable[[str], None]) -> None:
-        """`directory` is where the tables lie, None where that is no directory.
+        """Take `directory`, where the tables lie, or None where that is no directory.
 
         `forgotten` is called with a table of which nothing that was known holds any more.
         """
@@ -289,7 +289,7 @@ class Catalogue:
         return changed
 
     def _without_aliases(self) -> bool:
-        """Puts the table of aliases aside where no version of it can be read: the collections must not go with it."""
+        """Put the table of aliases aside where no version of it can be read: the collections must not go with it."""
         if self.durability is None or self._directory is None:
             return False
         with self.locked(ALIASES):

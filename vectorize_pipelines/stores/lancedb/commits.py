@@ -1,6 +1,6 @@
-"""Tells commits of LanceDB tables apart, without LanceDB's help. Called by the other modules of `lancedb`.
+"""The identity of commits to LanceDB tables, found without LanceDB's help. Called by the other modules of `lancedb`.
 
-A version's number would not do: a table that is made anew begins at 1 again. The manifest of a version names its
+A version's number would not do: a table that is made again begins at 1 again. The manifest of a version names its
 transaction and all its files of data by UUIDs, so what the file says is the commit's identity. Manifests lie where
 Lance has put them since the second version of their naming; a table in which they lie elsewhere has no identity here.
 """
@@ -15,28 +15,28 @@ _HIGHEST = 2**64 - 1
 
 
 def table_folder(directory: Path, table: str) -> Path:
-    """Where everything of a table lies."""
+    """Return the folder in which everything of a table lies."""
     return directory / f"{table}.lance"
 
 
 def manifest_file(directory: Path, table: str, version: int) -> Path:
-    """The file that makes a version of a table; it appears whole or not at all while the system runs."""
+    """Return the file that makes a version of a table; it appears whole or not at all while the system runs."""
     # The newest sorts first.
     return _versions(directory, table) / f"{_HIGHEST - version:020}{_SUFFIX}"
 
 
 def versions(directory: Path, table: str) -> list[int]:
-    """The versions of a table, the newest first; none where there is no table, or where they lie elsewhere."""
+    """Return the versions of a table, the newest first; none where there is no table, or where they lie elsewhere."""
     return [_HIGHEST - int(name.removesuffix(_SUFFIX)) for name in sorted(_manifests(directory, table))]
 
 
 def commit_of(directory: Path, table: str, version: int) -> bytes | None:
-    """The identity of a version of a table; None where it has none."""
+    """Return the identity of a version of a table; None where it has none."""
     return _identity(manifest_file(directory, table, version))
 
 
 def listing(directory: Path, table: str) -> tuple[int, int] | None:
-    """Changes whenever a version is added or removed; None where there is no table.
+    """Return a stamp that changes whenever a version is added or removed; None where there is no table.
 
     It is the folder's time of change, so what happens within a tick of the system's clock may not show.
     """
@@ -48,13 +48,13 @@ def listing(directory: Path, table: str) -> tuple[int, int] | None:
 
 
 def newest_commit(directory: Path, table: str) -> bytes | None:
-    """The identity of the newest version of a table that has few; None where there is no table or no identity."""
+    """Return the identity of the newest version of a table that has few; None where there is no table or identity."""
     names = _manifests(directory, table)
     return _identity(_versions(directory, table) / min(names)) if names else None
 
 
 def _manifests(directory: Path, table: str) -> list[str]:
-    """Names of the manifests, in no order; none where one of them is named in the older way."""
+    """Return the names of the manifests, in no order; none where one of them is named in the older way."""
     try:
         # Not `Path.iterdir`: this is asked at every call of the store.
         names = [name for name in os.listdir(_versions(directory, table)) if name.endswith(_SUFFIX)]  # noqa: PTH208

@@ -1,4 +1,4 @@
-"""Opens LanceDB with the limits on memory that a run needs. Called by `catalogue` and the maintenance."""
+"""Connections to LanceDB, with the limits on memory that a run needs. Called by `catalogue` and the maintenance."""
 
 import contextlib
 import ctypes
@@ -27,7 +27,7 @@ _ARENAS = 2
 
 
 def connect(location: str) -> Any:
-    """A connection of `lancedb`; raises what LanceDB raises."""
+    """Return a connection of `lancedb`; raises what LanceDB raises."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     with contextlib.suppress(AttributeError, OSError):  # where the C library is another one
@@ -42,7 +42,7 @@ def connect(location: str) -> Any:
 
 
 def _import_lancedb() -> Any:
-    """The `lancedb` package, without the clients of a REST server that an embedded database never calls.
+    """Return the `lancedb` package, without the clients of a REST server that an embedded database never calls.
 
     Building their validators takes almost half of the time of importing lancedb; it needs the client package's
     models only, and so finds the package as one whose own module has not been run.
@@ -55,6 +55,6 @@ def _import_lancedb() -> Any:
     try:
         import lancedb
     finally:
-        if hollow:  # whoever imports the client itself gets it whole
+        if hollow:  # an import of the client itself gets it whole
             del sys.modules[client]
     return lancedb

@@ -1,4 +1,4 @@
-"""Makes what was written to LanceDB tables durable, and falls back to what was, after a loss of power.
+"""Durability of LanceDB tables: what was written is made durable, and counts no further after a loss of power.
 
 LanceDB synchronizes nothing. After a loss of power any of its latest files may be missing, empty or have holes, the one
 that makes a version included, and there are no checksums to tell. So `.durable` says of each table which version is
@@ -10,7 +10,7 @@ certainly on the disk (`marks`):
 
 Nothing after the mark was acknowledged, so that putting it aside costs only that it is written again. A writer that was
 killed while the system ran on has left its files in the system's memory, whole. They stay, and count as written:
-`flush` puts them on the disk for whoever found them so, before that one acknowledges them.
+`flush` puts them on the disk for the process that found them so, before that one acknowledges them.
 
 `mend` does the same for a table that cannot be read although it was marked, because its disk lost what it had confirmed
 or somebody damaged it: its last whole version counts, and the mark says that acknowledged rows may be missing, until
@@ -52,7 +52,7 @@ _SYNCED_AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class _Listed:
-    """What there is of a table: its newest version, and every file and folder that it may need."""
+    """The files of a table: its newest version, and every file and folder that it may need."""
 
     version: int
     commit: str
@@ -60,13 +60,13 @@ class _Listed:
 
 
 class Durability:
-    """What of the tables of a directory is on the disk. Safe for use by several threads and processes.
+    """The state on the disk of the tables of a directory. Safe for use by several threads and processes.
 
     Every method may raise `OSError`.
     """
 
     def __init__(self, directory: Path, locked: Callable[[str], AbstractContextManager[None]]) -> None:
-        """`locked` takes a table's lock, which keeps every writer away."""
+        """Take `locked`, which holds a table's lock and so keeps every writer away."""
         self._directory = directory
         self._locked = locked
         self._marks = Marks(directory)
@@ -83,12 +83,12 @@ class Durability:
     # ---- writing
 
     def creating(self, table: str) -> None:
-        """Called before a table is made: without its mark, a half-made one would be taken for damaged."""
+        """Note that a table is about to be made: without its mark, a half-made one would be taken for damaged."""
         self._marks.update(table, lambda _: Mark(0, "", running_system()))
         self._begin(table)
 
     def writing(self, table: str) -> None:
-        """Called before every write, with the table's lock held."""
+        """Note that a table is about to be written to. Called with the table's lock held."""
         with self._changing:
             count, descriptor = self._written.get(table, (0, -1))
             if count:
@@ -103,9 +103,9 @@ class Durability:
         self._begin(table)
 
     def flush(self, tables: Collection[str] | None = None, relied_on: Sequence[str] = ()) -> None:
-        """Returns once what this object has written, to these tables or to all, is on the disk.
+        """Return once what this object has written, to these tables or to all, is on the disk.
 
-        So is everything in the tables `relied_on`, whoever wrote it; they are marked last and in their order. What
+        So is everything in the tables `relied_on`, by whichever process; they are marked last and in their order. What
         other processes have written to the same tables is, too. After a failure nothing that was written since the last
         success counts: the system may have dropped it, and says so only once.
         """
@@ -130,12 +130,12 @@ class Durability:
             self._end(table, count)
 
     def flush_written_elsewhere(self, table: str) -> None:
-        """`flush` for a table that another object writes to, which holds its lock."""
+        """Flush a table that another object writes to, which holds its lock."""
         self._begin(table)
         self.flush((table,))
 
     def dropped(self, table: str) -> None:
-        """Removes a table, whatever state it is in, in one step. Called with its lock held."""
+        """Remove a table, whatever state it is in, in one step. Called with its lock held."""
         self._end(table)
         self._durable.pop(table, None)
         self._put_aside(table, _DROPPED)
@@ -144,7 +144,7 @@ class Durability:
         shutil.rmtree(self._directory / _DROPPED, ignore_errors=True)
 
     def close(self) -> None:
-        """Makes durable what is not yet; a second call does nothing."""
+        """Make everything durable that is not yet; a second call does nothing."""
         try:
             self.flush()
         finally:
@@ -160,7 +160,7 @@ class Durability:
             os.close(descriptor)
 
     def _take_in_hand(self, table: str) -> None:
-        """Has `flush` deal with a table whose newest version is not on the disk, as if this object had written it."""
+        """Have `flush` deal with a table whose newest version is not on the disk, as if this object had written it."""
         with self._changing:
             if table in self._written:
                 return
@@ -176,7 +176,7 @@ class Durability:
             self._begin(table)
 
     def _take_over(self, table: str, mark: Mark) -> None:
-        """From now on this run of the system writes what comes after the mark."""
+        """Mark that this run of the system writes what comes after the mark from now on."""
         if self._is_marked(table, mark, found := versions(self._directory, table)) and found[:1] > [mark.version]:
             self._checked.discard(table)
             if mark.system == "":
@@ -186,7 +186,7 @@ class Durability:
         self._marks.update(table, lambda now: replace(now or mark, system=running_system()))
 
     def _end(self, table: str, count: int | None = None) -> None:
-        """There is nothing of a table left that is not durable, unless there were further writes than so many."""
+        """Note that nothing of a table is left to make durable, unless there were further writes than so many."""
         with self._changing:
             if table not in self._written or count not in (None, self._written[table][0]):
                 return
@@ -237,7 +237,7 @@ class Durability:
     # ---- reading what an earlier run of the system, or a failing disk, has left
 
     def check(self, table: str) -> bool:
-        """Called before a table is used, without its lock; says whether something was put aside."""
+        """Put aside what is not certain of a table before it is used, without its lock; return whether anything was."""
         if table in self._checked:
             return False
         mark = self._marks.read(table)
@@ -254,7 +254,7 @@ class Durability:
         return changed
 
     def mend(self, table: str) -> bool:
-        """Falls back to the last whole version; says whether that was another one than the newest.
+        """Fall back to the last whole version; return whether that was another one than the newest.
 
         Called without the table's lock. Does nothing where no version is whole.
         """
@@ -272,18 +272,18 @@ class Durability:
         return True
 
     def is_doubtful(self, table: str) -> bool:
-        """Whether acknowledged rows of a table may have been lost."""
+        """Return whether acknowledged rows of a table may have been lost."""
         mark = self._marks.read(table)
         return mark is not None and mark.doubtful
 
     def trust(self, table: str) -> None:
-        """Called once it is certain that a table will be compared with its source."""
+        """Take a table's rows for certain. Called once it is certain that it will be compared with its source."""
         mark = self._marks.read(table)
         if mark is not None and mark.doubtful:
             self._marks.update(table, lambda now: replace(now or mark, doubtful=False))
 
     def put_table_aside(self, table: str) -> Path:
-        """Puts a table that cannot be read out of the way; gives where it lies now. Called with its lock held."""
+        """Put a table that cannot be read out of the way; return where it lies now. Called with its lock held."""
         self._end(table)
         self._durable.pop(table, None)
         place = self._put_aside(table, DAMAGED)
@@ -292,7 +292,7 @@ class Durability:
 
     @contextmanager
     def _certain(self, table: str, mark: Mark | None, found: Sequence[int]) -> Iterator[int | None]:
-        """The newest version that may be relied on, where that is not the newest one; None: any may be looked at."""
+        """Find the newest version that may be relied on, where that is not the newest; None: any may be looked at."""
         if mark is None or _is_running(mark.system) or not self._is_marked(table, mark, found):
             yield None
             return
@@ -308,7 +308,7 @@ class Durability:
             os.close(descriptor)
 
     def _is_marked(self, table: str, mark: Mark, found: Sequence[int]) -> bool:
-        """Whether the mark is of this table, and not of one that lay here before."""
+        """Return whether the mark is of this table, and not of one that lay here before."""
         if mark.version == 0:
             return True
         return mark.version in found and self._is_there(table, mark)
@@ -375,7 +375,7 @@ class Durability:
 
 
 def make_durable(directory: Path, table: str) -> None:
-    """Puts a table on the disk. Called by the process that maintains it, for the one that holds its lock."""
+    """Put a table on the disk. Called by the process that maintains it, for the one that holds its lock."""
     durability = Durability(directory, lambda _: nullcontext())
     durability.flush_written_elsewhere(table)
     durability.close()
@@ -390,7 +390,7 @@ def _is_running(system: str) -> bool:
 
 
 def _paths(folder: str) -> Iterator[str]:
-    """A folder and everything below it, but for files that are being written."""
+    """Yield a folder and everything below it, but for files that are being written."""
     yield folder
     try:
         with os.scandir(folder) as entries:

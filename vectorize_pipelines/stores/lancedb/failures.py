@@ -59,5 +59,5 @@ def translate_errors(place: str, doing: str, state: str = "") -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """LanceDB appends the place in its source, and a traceback where a callback failed."""
+    """Return LanceDB's reason without the place in its source and the traceback of a callback, which it appends."""
     return _PLACE_IN_SOURCE.sub("", str(error).split("Detail: Python exception")[0]).strip()

@@ -57,7 +57,7 @@ METADATA_TERMS = "metadata_terms"
 
 
 def to_sql(where: Filter) -> str:
-    """The filter as an expression of LanceDB's SQL that is true or false, never null.
+    """Return the filter as an expression of LanceDB's SQL that is true or false, never null.
 
     Raises `StoreError` for a field that no record has, a timestamp without a time zone or against metadata,
     and for And and Or nested more than 32 deep.
@@ -66,14 +66,14 @@ def to_sql(where: Filter) -> str:
 
 
 def terms_column(metadata: pa.ChunkedArray) -> pa.Array:
-    """`metadata_terms` for a column of JSON objects; raises `StoreError` for a text that is not one."""
+    """Return `metadata_terms` for a column of JSON objects; raises `StoreError` for a text that is not one."""
     distinct = metadata.combine_chunks().dictionary_encode()
     terms = pa.array([_terms(text) for text in distinct.dictionary.to_pylist()], pa.string())
     return terms.take(distinct.indices)
 
 
 def text_value_sql(field: str) -> tuple[str, Callable[[str], str | None]]:
-    """The SQL for a text field's value, and what turns a row's result into the value: None where there is none.
+    """Return the SQL for a text field's value, and what turns a row's result into the value: None where there is none.
 
     Raises `StoreError` for a field that no record has or that holds no text.
     """
@@ -87,7 +87,7 @@ def text_value_sql(field: str) -> tuple[str, Callable[[str], str | None]]:
 
 
 def _expression(where: Filter, negated: bool, depth: int) -> str:
-    """`Not` is pushed down to the comparisons: DataFusion's parser takes exponential time on nested `NOT (…)`."""
+    """Push `Not` down to the comparisons: DataFusion's parser takes exponential time on nested `NOT (…)`."""
     while isinstance(where, Not):
         negated, where = not negated, where.filter
     if isinstance(where, And | Or):
@@ -129,7 +129,7 @@ class _Operand:
         return _joined([missing, negative], False) if negated else _joined([there, positive], True)
 
     def _comparison(self, where: Equal | In | Range | Prefix | Exists) -> tuple[str, str]:
-        """The comparison and its opposite, for a value that is there."""
+        """Return the comparison and its opposite, for a value that is there."""
         nothing = ("FALSE", "TRUE")
         match where:
             case Equal():
@@ -208,7 +208,7 @@ def _integer_bounds(largest: int, where: Range) -> tuple[str | None, str | None]
 
 
 def _metadata_value(field: str) -> str:
-    """SQL for the term of one entry, the empty text where it is missing. What follows `metadata.` is one name."""
+    """Return SQL for the term of one entry, the empty text where it is missing. All after `metadata.` is one name."""
     name = _text_literal(f"{SEPARATOR}.{escape(field.removeprefix(METADATA))}{SEPARATOR}")
     return f"split_part(split_part({METADATA_TERMS}, {name}, 2), '{SEPARATOR}', 1)"
 

@@ -30,7 +30,7 @@ _NEVER = timedelta(days=36_500)
 
 @dataclass(frozen=True, slots=True)
 class Maintenance:
-    """When `maintain` does what.
+    """The limits from which `maintain` does what it does.
 
     Every call pays for each small fragment (0.1 ms), compaction for every row that it rewrites; hence a
     threshold that grows with the table, and work that stays a small part of what the writes themselves cost.
@@ -39,7 +39,7 @@ class Maintenance:
     unindexed_rows                bring indexes up to date from so many rows on that they lack
     scalar_index_rows             index id, source and partition from so many rows on
     vector_index_rows             index the vectors from so many rows on; below, every search is exact
-    retrain_growth                train the vector index anew when the table has grown by this factor
+    retrain_growth                train the vector index again when the table has grown by this factor
     apart_rows                    do any of this in a process of its own from so many rows on
     """
 
@@ -76,7 +76,7 @@ class MaintenanceWork:
 
 
 class MaintenanceSchedule:
-    """Says what is due to the tables of a store, by its limits."""
+    """The schedule of what is due to the tables of a store, by its limits."""
 
     def __init__(self, limits: Maintenance) -> None:
         self._limits = limits
@@ -119,12 +119,12 @@ class MaintenanceSchedule:
         )
 
     def _keeps_outlived_versions(self, table: Any) -> bool:
-        """Only compaction removes old versions. Listing them takes 0.1 ms each, hence not at every call."""
+        """Return whether old versions are kept, which only compaction removes. Listing takes 0.1 ms each, so seldom."""
         if time.monotonic() - self._versions_listed.get(table.name, -math.inf) < RETENTION.total_seconds():
             return False
         self._versions_listed[table.name] = time.monotonic()
         versions = table.list_versions()
-        # LanceDB gives the local time without its zone.
+        # LanceDB returns the local time without its zone.
         outlived = versions[0]["timestamp"].astimezone() < datetime.now(UTC) - 2 * RETENTION
         return bool(len(versions) > 1 and outlived)
 

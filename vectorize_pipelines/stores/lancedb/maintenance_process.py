@@ -29,7 +29,7 @@ class MaintenanceProcesses:
     """
 
     def __init__(self, location: str, directory: Path | None) -> None:
-        """`directory` is where the tables lie, None where that is no directory."""
+        """Take `directory`, where the tables lie, or None where that is no directory."""
         self._location = location
         self._directory = directory
         self._lock = threading.Lock()
@@ -37,14 +37,14 @@ class MaintenanceProcesses:
         self._ending: list[_Process] = []
 
     def prepare(self) -> None:
-        """Starts the next process, so that writers need not wait until it is ready, which takes a second or two."""
+        """Start the next process, so that writers need not wait until it is ready, which takes a second or two."""
         with self._lock:
             self._ending = [process for process in self._ending if process.is_alive()]
             if self._prepared is None or not self._prepared.is_alive():
                 self._prepared = _Process(self._location, self._directory)
 
     def carry_out(self, physical: str, work: MaintenanceWork) -> None:
-        """Raises `StoreError` with what the process said; the table is then as it was or as it was to be."""
+        """Do what is due in a process. Raises `StoreError` with its words; the table is then as before or as after."""
         self.prepare()
         with self._lock:
             process, self._prepared = self._prepared, None
@@ -58,7 +58,7 @@ class MaintenanceProcesses:
             self._ending.append(process)
 
     def close(self) -> None:
-        """Ends the process that waits, if one does."""
+        """End the process that waits, if one does."""
         with self._lock:
             for process in [*self._ending, *([] if self._prepared is None else [self._prepared])]:
                 process.kill()
@@ -66,7 +66,7 @@ class MaintenanceProcesses:
 
 
 class _Process:
-    """Connects to a location, waits for one task, does it, says so, and ends."""
+    """A process that connects to a location, waits for one task, does it, says so, and ends."""
 
     def __init__(self, location: str, directory: Path | None) -> None:
         pipe = subprocess.PIPE
@@ -89,7 +89,7 @@ class _Process:
         return self._popen.poll() is None
 
     def carry_out(self, physical: str, work: MaintenanceWork) -> None:
-        """Raises `StoreError`."""
+        """Have the process do its task. Raises `StoreError`."""
         directory = None if self._directory is None else str(self._directory)
         self._say({"physical": physical, "work": asdict(work), "directory": directory})
         assert self._popen.stdout is not None, "it is a pipe"
@@ -114,7 +114,7 @@ class _Process:
 
 
 def _end_with_parent() -> None:
-    """Standard input ends when whoever holds its other end does."""
+    """End this process once standard input ends, as it does when the parent has gone."""
     # Not through `sys.stdin`, whose lock this thread would still hold when the process ends as it should.
     while os.read(sys.stdin.fileno(), 4096):
         pass
@@ -122,7 +122,7 @@ def _end_with_parent() -> None:
 
 
 def main() -> None:
-    """Run the process; without a task, because whoever started it has gone, it ends at once."""
+    """Run the process; without a task, because the process that started it has gone, it ends at once."""
     import lance  # noqa: F401 (takes most of a second, for which nobody waits yet)
 
     database = connect(json.loads(sys.stdin.readline()))

@@ -1,4 +1,4 @@
-"""Which version of a LanceDB table is certainly on the disk: a small file for each table, in the folder `.durable`.
+"""The version of each LanceDB table that is certainly on the disk: a small file a table, in the folder `.durable`.
 
 Called by `durability`. Each file has two places, of a disk sector each, which are written in turn: the power
 may go while one is written, and the other one then counts. Its length never changes, so that writing it costs the file
@@ -21,7 +21,7 @@ _SECTOR = 512
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What is certain of a table.
+    """The things that are certain of a table.
 
     version   the newest version that is certainly on the disk; 0 for a table that is being made
     commit    the version's identity (`commits`)
@@ -43,7 +43,7 @@ class Marks:
         self._folder = directory / FOLDER
 
     def read(self, table: str) -> Mark | None:
-        """None where there is none, or none that can be read. Raises `OSError`."""
+        """Return the mark of a table; None where there is none, or none that can be read. Raises `OSError`."""
         try:
             content = self._file(table).read_bytes()
         except FileNotFoundError:
@@ -51,7 +51,7 @@ class Marks:
         return _newest(content)[1]
 
     def update(self, table: str, change: Callable[[Mark | None], Mark]) -> Mark:
-        """Replaces a mark by what `change` makes of it; on the disk when this returns. Raises `OSError`."""
+        """Replace a mark by what `change` makes of it; on the disk when this returns. Raises `OSError`."""
         self._folder.mkdir(exist_ok=True)
         descriptor = os.open(self._file(table), os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -74,7 +74,7 @@ class Marks:
             os.close(descriptor)
 
     def remove(self, table: str) -> None:
-        """Removes the mark of a table that is gone. Raises `OSError`."""
+        """Remove the mark of a table that is gone. Raises `OSError`."""
         self._file(table).unlink(missing_ok=True)
 
     def _file(self, table: str) -> Path:
@@ -89,7 +89,7 @@ def _packed(sequence: int, mark: Mark) -> bytes:
 
 
 def _newest(content: bytes) -> tuple[int, Mark | None]:
-    """The later one of the places that are whole, with its number."""
+    """Return the later one of the places that are whole, with its number."""
     found: tuple[int, Mark | None] = (0, None)
     for start in range(0, len(content), _SECTOR):
         checksum, _, text = content[start : start + _SECTOR].rstrip().partition(b" ")

@@ -1,4 +1,4 @@
-"""Tells which records are certainly new to a LanceDB table: they can be appended, without a search for their ids.
+"""The records that are certainly new to a LanceDB table: they can be appended, without a search for their ids.
 
 Called by `LanceDBStore`, which holds the table's lock meanwhile. It is certain of records where it saw the table
 empty, every commit since then was its own, and it has written none of their ids since. Anything else is not known,
@@ -33,7 +33,7 @@ class WrittenIds:
         self._in_last = 0
 
     def add(self, ids: pa.ChunkedArray) -> bool:
-        """Counts the ids as written, and says whether certainly none of them was."""
+        """Count the ids as written, and return whether certainly none of them was."""
         if 4 * self._in_last >= len(self._filters[-1]) and len(self._filters) < len(_FILTER_WORDS):
             self._filters.append(np.zeros(_FILTER_WORDS[len(self._filters)], np.uint64))
             self._in_last = 0
@@ -49,7 +49,7 @@ class Followed:
     """A table whose lock is held, open at its newest version.
 
     ids      what the table may hold; None where that is not known
-    version  the version that the caller has committed, where it was told; else the table is asked
+    version  the version that the caller has committed, where it has said so; else the table is asked
     """
 
     table: Any
@@ -72,7 +72,7 @@ class _Left:
 
 
 class NewIds:
-    """What this store has written to the tables of a directory that it saw empty; `None` stands for no directory."""
+    """The ids that this store has written to the tables of a directory that it saw empty; `None`: no directory."""
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -80,7 +80,7 @@ class NewIds:
 
     @contextmanager
     def followed(self, name: str, opened: Callable[[str], Any]) -> Iterator[Followed]:
-        """The table, which `opened` opens unless nothing was done to it since this store committed last.
+        """Hold the table, which `opened` opens unless nothing was done to it since this store committed last.
 
         What is committed within is the store's own doing, if the caller adds the ids that it writes. Where that ends
         with an exception the table's ids are not known any more.
@@ -91,11 +91,11 @@ class NewIds:
             self._leave(name, followed, followed.ids)
 
     def forget(self, name: str) -> None:
-        """Closes a table that is gone."""
+        """Close a table that is gone."""
         self._left.pop(name, None)
 
     def close(self) -> None:
-        """Closes all of them."""
+        """Close all of them."""
         self._left.clear()
 
     def _followed(self, name: str, left: _Left | None, opened: Callable[[str], Any]) -> Followed:
@@ -108,7 +108,7 @@ class NewIds:
         return Followed(table, None if unknown else WrittenIds())
 
     def _is_untouched(self, name: str, left: _Left) -> bool:
-        """Whether no version was added or removed since, by anybody: a removal may hide what was added."""
+        """Return whether no version was added or removed since, by anybody: a removal may hide what was added."""
         if self._directory is None or listing(self._directory, name) != left.versions:
             return False
         return self._commit(name, left.version + 1) is None  # which may be of the same tick of the clock
@@ -126,7 +126,7 @@ class NewIds:
 
 
 def _hashed(ids: pa.ChunkedArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """What chooses each id's word in a filter, and its bits there."""
+    """Return what chooses each id's word in a filter, and its bits there."""
     # Python's own hash differs between processes, and this does not leave this one.
     hashes = np.fromiter(map(hash, ids.to_pylist()), np.int64, len(ids)).view(np.uint64)
     bits = np.zeros(len(ids), np.uint64)

@@ -6,7 +6,7 @@ Aliases are the rows of the table `_aliases`.
 
 Every write is one commit: a process that dies at any moment leaves the table as it was before or after it, and a
 machine whose power goes as it was at the last `flush` or later (see `durability`). Every
-call opens the table anew and therefore reads the newest version, and that one only, to its end; but for writers, whose
+call opens the table again and therefore reads the newest version, and that one only, to its end; but for writers, whose
 table stays open as long as nobody else touches it. Old versions are kept for `RETENTION`, which bounds how long a scan
 may take while others write and maintain.
 
@@ -77,7 +77,7 @@ _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 def _mending(method: _Method) -> _Method:
-    """Calls a method on a collection once more where its table, or that of aliases, has fallen back meanwhile."""
+    """Have a method on a collection called once more where its table, or that of aliases, has fallen back meanwhile."""
 
     @wraps(method)
     def called(store: "LanceDBStore", name: str, *arguments: Any, **named: Any) -> Any:
@@ -98,7 +98,7 @@ class LanceDBStore(VectorStore):
 
     @classmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
-        """Opens `settings.url`, by default `home/lancedb`; a directory is created where it is missing.
+        """Open `settings.url`, by default `home/lancedb`; a directory is created where it is missing.
 
         Raises `SettingsError` for a URL that is neither a path nor object storage, `StoreError` where the
         directory cannot be made or read.
@@ -118,7 +118,7 @@ class LanceDBStore(VectorStore):
     def __init__(
         self, location: str, locks: Path, *, local: bool = False, maintenance: Maintenance | None = None
     ) -> None:
-        """`local` says that every writer of the location takes the locks; `open` knows what to pass."""
+        """Take `local`: whether every writer of the location takes the locks; `open` knows what to pass."""
         directory = Path(location) if local else None
         self._shown_location = shown_url(location)
         self._schedule = MaintenanceSchedule(maintenance or Maintenance())
@@ -233,7 +233,7 @@ class LanceDBStore(VectorStore):
     def flush(self, names: Sequence[str] = ()) -> None:
         """See `VectorStore.flush`. Takes 1 to 4 ms on a solid-state disk, for batches of 32 to 2,048 rows.
 
-        The aliases are always among the `names`: whoever writes to a collection has found it by its alias.
+        The aliases are always among the `names`: a writer of a collection has found it by its alias.
         """
         with self._explained("putting what was written on the disk", "what was written since the last time is undone"):
             aliases = self._tables.aliases.all()
@@ -312,10 +312,10 @@ class LanceDBStore(VectorStore):
 
     @_mending
     def maintain(self, name: str) -> Mapping[str, int | float]:
-        """Compacts, removes old versions and builds indexes where the table has grown enough for it to pay.
+        """Compact, remove old versions and build indexes where the table has grown enough for it to pay.
 
         Called at the end of a run, and cheap enough (a few ms where nothing is due) to be called every few
-        batches. Writers of the table wait meanwhile; readers do not. Gives `rows`, `fragments_before`,
+        batches. Writers of the table wait meanwhile; readers do not. Returns `rows`, `fragments_before`,
         `fragments`, `compacted` (0 or 1), `indexes_built` and `seconds`.
         """
         started = time.perf_counter()
@@ -342,7 +342,7 @@ class LanceDBStore(VectorStore):
         }
 
     def close(self) -> None:
-        """LanceDB's connection has no close; its files and caches go with the last reference."""
+        """Put what was written on the disk; LanceDB's connection has no close and goes with its last reference."""
         with self._explained("putting what was written on the disk"):
             self._tables.close()
         self._processes.close()

@@ -1,4 +1,4 @@
-"""What a collection's table looks like in LanceDB, and what may go into it. Called by `store`."""
+"""The form of a collection's table in LanceDB, and what may go into it. Called by `store`."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ MODEL, REVISION, DIMENSION = b"vectorize.model", b"vectorize.revision", b"vector
 
 
 def table_schema(spec: EncoderSpec) -> pa.Schema:
-    """The columns of a record and `metadata_terms`, with the model in the schema metadata."""
+    """Return the columns of a record and `metadata_terms`, with the model in the schema metadata."""
     record = record_schema(spec.dimension)
     schema = record.set(0, record.field(0).with_metadata(PRIMARY_KEY))
     return schema.append(pa.field(METADATA_TERMS, pa.string(), nullable=False)).with_metadata(
@@ -27,29 +27,29 @@ def table_schema(spec: EncoderSpec) -> pa.Schema:
 
 
 def is_collection(table: Any) -> bool:
-    """Whether this project made the table; a directory may hold others."""
+    """Return whether this project made the table; a directory may hold others."""
     return MODEL in (table.schema.metadata or {})
 
 
 def dimension_of(table: Any) -> int:
-    """Length of the vectors of a collection's table."""
+    """Return the length of the vectors of a collection's table."""
     return int(table.schema.field("vector").type.list_size)
 
 
 def revision_of(table: Any) -> str:
-    """Revision of the model whose vectors a collection's table holds."""
+    """Return the revision of the model whose vectors a collection's table holds."""
     revision: bytes = table.schema.metadata[REVISION]
     return revision.decode()
 
 
 def prepared(records: pa.Table, dimension: int) -> pa.Table:
-    """The records as the table takes them, without copying; raises `StoreError` for what it must not take."""
+    """Return the records as the table takes them, without copying; raises `StoreError` for what it must not take."""
     rows = checked_records(records, dimension)
     return rows.append_column(pa.field(METADATA_TERMS, pa.string(), nullable=False), terms_column(rows["metadata"]))
 
 
 def scored(nearest: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Hits with cosine distances, as hits with `score`, best first and then by id.
+    """Return hits with cosine distances as hits with `score`, best first and then by id.
 
     They are cast to the schema: LanceDB forgets what is never null.
     """

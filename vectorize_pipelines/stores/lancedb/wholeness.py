@@ -1,4 +1,4 @@
-"""Checks that everything that a version of a LanceDB table needs is there. Called by `durability` and `catalogue`.
+"""A check that everything that a version of a LanceDB table needs is there. Called by `durability` and `catalogue`.
 
 It finds files that are missing, empty or cut off, and version files that are none; not what changed within a file.
 """
@@ -13,7 +13,7 @@ _MAGIC = b"LANC"
 
 
 def is_whole(folder: Path, version: int) -> bool:
-    """Whether a version can be read; `folder` is that of the table."""
+    """Return whether a version can be read; `folder` is that of the table."""
     import lance
 
     try:

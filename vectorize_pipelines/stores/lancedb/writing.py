@@ -12,7 +12,7 @@ from vectorize_pipelines.stores.base import Written
 
 
 class RowWriter:
-    """Writes of one store. `exclusive` says that every writer of its tables holds their locks."""
+    """The writes of one store. `exclusive` says that every writer of its tables holds their locks."""
 
     def __init__(self, exclusive: bool) -> None:
         self._exclusive = exclusive

@@ -1,7 +1,7 @@
-"""What a collection is in Qdrant: its vectors and indexes as the settings want them, its model, its bulk loads.
+"""The form of a collection in Qdrant: its vectors and indexes as the settings want them, its model, its bulk loads.
 
 Called by `store`. The model stands in the collection's own metadata, and so does `DEFERRED` while a bulk load goes
-on: the value that the indexing threshold had before, to be restored by the next maintenance, whoever it is of.
+on: the value that the indexing threshold had before, to be restored by the next maintenance, of whichever process.
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ INDEXED_TEXTS = ("source_id", "partition", "run_id", "modality")
 
 
 def creation(spec: EncoderSpec, physical: str, settings: "QdrantSettings") -> dict[str, Any]:
-    """The arguments of `create_collection`."""
+    """Return the arguments of `create_collection`."""
     from qdrant_client import models
 
     distances = {
@@ -78,7 +78,7 @@ def _quantization(settings: "QdrantSettings") -> Any:
 
 
 def payload_indexes(settings: "QdrantSettings") -> Mapping[str, Any]:
-    """Payload key -> index on it."""
+    """Return the indexes of a collection by their payload keys."""
     from qdrant_client import models
 
     indexes: dict[str, Any] = {
@@ -96,7 +96,7 @@ def payload_indexes(settings: "QdrantSettings") -> Mapping[str, Any]:
 
 
 def search_parameters(settings: "QdrantSettings") -> Any:
-    """`SearchParams` of every search."""
+    """Return the `SearchParams` of every search."""
     from qdrant_client import models
 
     quantization = None
@@ -106,12 +106,12 @@ def search_parameters(settings: "QdrantSettings") -> Any:
 
 
 def is_collection(info: Any) -> bool:
-    """Whether this project made the collection; a server may hold others."""
+    """Return whether this project made the collection; a server may hold others."""
     return MODEL in (info.config.metadata or {})
 
 
 def described(info: Any, name: str, kind: str, location: str) -> Collection:
-    """The collection, from what `get_collection` gives."""
+    """Return the collection that an answer of `get_collection` describes."""
     metadata = info.config.metadata
     return Collection(
         name=name,
@@ -124,7 +124,7 @@ def described(info: Any, name: str, kind: str, location: str) -> Collection:
 
 
 def deferral(info: Any) -> dict[str, Any] | None:
-    """The arguments of `update_collection` that put off indexing and note, in the same step, the threshold until then.
+    """Return the arguments of `update_collection` that put off indexing and note, in one step, the threshold so far.
 
     None where it has been put off already or is off for good, and where the server is indexing: it changes a collection
     only once that is done.
@@ -141,7 +141,7 @@ def deferral(info: Any) -> dict[str, Any] | None:
 
 
 def restoration(info: Any) -> dict[str, Any] | None:
-    """The arguments of `update_collection` that index again; None where nothing has been put off."""
+    """Return the arguments of `update_collection` that index again; None where nothing has been put off."""
     from qdrant_client import models
 
     threshold = info.config.metadata.get(DEFERRED)
@@ -154,7 +154,7 @@ def restoration(info: Any) -> dict[str, Any] | None:
 
 
 def check_optimizer(info: Any, name: str, location: str) -> None:
-    """Raises `StoreError` where the server has stopped to index and compact the collection."""
+    """Raise `StoreError` where the server has stopped to index and compact the collection."""
     error = getattr(info.optimizer_status, "error", None)
     if error:
         raise StoreError(

@@ -1,4 +1,4 @@
-"""Opens Qdrant, a server or the client's local mode, and calls it: retries, and failures that say what to do.
+"""Connections to Qdrant, a server or the client's local mode: retries, and failures that say what to do.
 
 Called by `store`. A call of a server that is away or overloaded is repeated after a pause that doubles, since every
 call that this project makes has the same effect twice. Local mode keeps a folder of SQLite files and everything in
@@ -60,7 +60,7 @@ class Connection:
     """
 
     def __init__(self, settings: "StoreSettings", home: Path):
-        """Raises `SettingsError` for a URL that is not for Qdrant or a certificate that cannot be read."""
+        """Raise `SettingsError` for a URL that is not for Qdrant or a certificate that cannot be read."""
         self._settings: QdrantSettings = settings.qdrant
         self._pauses = pauses(self._settings.retries, self._settings.retry_seconds)
         self._secret: str | None = None
@@ -84,7 +84,7 @@ class Connection:
             self._release.atexit = False  # `_close_all` does
 
     def call(self, method: str, **arguments: Any) -> Any:
-        """What the client's method returns. Raises what it raises once retries are used up, for `translate_errors`."""
+        """Call the client's method. Raises what it raises once retries are used up, for `translate_errors`."""
         function = getattr(self.client, method)
         if self.local:
             with _LOCAL_CLIENTS.lock:
@@ -92,7 +92,7 @@ class Connection:
         return self._repeated(partial(function, **arguments))
 
     def upsert(self, collection: str, points: Sequence[Any]) -> str:
-        """Writes points and waits until they are applied; gives the server's word for how far it got: `completed`.
+        """Write points and wait until they are applied; return the server's word for how far it got: `completed`.
 
         `points` are `models.PointStruct` in local mode and `grpc.PointStruct` for a server, whose messages take a
         vector's bytes as they are; the client's own method would take its components one by one.
@@ -111,7 +111,7 @@ class Connection:
         return retry(function, self._pauses, may_pass)
 
     def close(self) -> None:
-        """Ends the connection; a folder is released with the last store on it."""
+        """End the connection; a folder is released with the last store on it."""
         if self.local:
             self._release()
         else:
@@ -119,7 +119,7 @@ class Connection:
 
     @contextmanager
     def translate_errors(self, doing: str, state: str | Callable[[], str] = "") -> Iterator[None]:
-        """Translates the client's failures; what the project raised itself says enough already.
+        """Translate the client's failures; what the project raised itself says enough already.
 
         `state` says what has become of the data, at the time of the failure where it is a function.
         """
@@ -134,7 +134,7 @@ class Connection:
             raise self._failure(error, code, doing, state() if callable(state) else state) from None
 
     def _failure(self, error: BaseException, code: str | None, doing: str, state: str) -> StoreError:
-        """Without the client's own error as its cause, which may show the request's headers, and so the key."""
+        """Return the error, not caused by the client's own, which may show the request's headers, and so the key."""
         where = self.location if self.local else f"{self.location} (gRPC port {self._grpc_port})"
         advice = _ADVICE.get(code or "", "")
         kind = StoreUnavailableError if code in _PASSING else StoreError
@@ -174,23 +174,23 @@ class Connection:
 
 
 def is_not_found(error: BaseException) -> bool:
-    """Whether there is no collection or alias of the name that a call was for."""
+    """Return whether there is no collection or alias of the name that a call was for."""
     text = _reason(error)
     return _code(error) == "NOT_FOUND" or (isinstance(error, ValueError) and text.endswith(" not found"))
 
 
 def is_there_already(error: BaseException) -> bool:
-    """Whether what was to be created had been created by another in between."""
+    """Return whether what was to be created had been created by another in between."""
     return _code(error) in ("ALREADY_EXISTS", "INVALID_ARGUMENT") and "already exists" in _reason(error)
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether a failure may be gone when the call is tried again."""
+    """Return whether a failure may be gone when the call is tried again."""
     return _code(error) in _PASSING
 
 
 def _code(error: BaseException) -> str | None:
-    """The name of the gRPC status that the error stands for; None where it stands for none."""
+    """Return the name of the gRPC status that the error stands for; None where it stands for none."""
     import grpc
     from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
@@ -215,14 +215,14 @@ class _LocalClients:
         atexit.register(self._close_all)  # the client cannot close itself once the interpreter shuts down
 
     def take(self, folder: Path) -> Any:
-        """The folder's client, opened by the first that takes it."""
+        """Return the folder's client, opened by the first that takes it."""
         with self.lock:
             client, users = self._open.get(folder) or (_open_folder(folder), 0)
             self._open[folder] = client, users + 1
             return client
 
     def give_back(self, folder: Path) -> None:
-        """Called once for each `take`; the last one closes the client."""
+        """Release a folder's client, once for each `take`; the last one closes it."""
         with self.lock:
             client, users = self._open.pop(folder)
             if users > 1:

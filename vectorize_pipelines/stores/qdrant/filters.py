@@ -10,7 +10,7 @@ payload has (␟ is the separator U+001F):
                        the first twelve bytes of the partition, as two numbers that sort as the text does
 
 A filter on metadata is then a match of keywords, and a range of numbers a choice of prefixes. Two kinds of range have
-no exact condition: of texts other than the partition, and of integers beyond 2**53. For these `translated` gives a
+no exact condition: of texts other than the partition, and of integers beyond 2**53. For these `translated` returns a
 condition that holds for every row that matches and for others too, and says so; the store then reads those rows and
 asks `lets_through` of each.
 
@@ -88,7 +88,7 @@ class Translated:
 
 
 def translated(where: Filter | None, tenant_field: str | None = None) -> Translated:
-    """The filter for Qdrant; an equality of the tenant field is also asked of the field itself, which is indexed so.
+    """Return the filter for Qdrant; an equality of the tenant field is also asked of the field itself, as indexed.
 
     Raises `StoreError` for a field that no record has, a timestamp without a time zone or against metadata,
     and for And and Or nested more than 32 deep.
@@ -103,7 +103,7 @@ def translated(where: Filter | None, tenant_field: str | None = None) -> Transla
 
 
 def text_payload_key(field: str) -> str:
-    """The payload key that holds a text field, or the metadata.
+    """Return the payload key that holds a text field, or the metadata.
 
     Raises `StoreError` for a field that no record has or that holds no text.
     """
@@ -112,13 +112,13 @@ def text_payload_key(field: str) -> str:
 
 
 def text_value(field: str, payload: Mapping[str, Any]) -> str | None:
-    """The text that a row has in a field; None where it has none, or none that is a text."""
+    """Return the text that a row has in a field; None where it has none, or none that is a text."""
     value = value_of(_record(payload), field)
     return value if isinstance(value, str) else None
 
 
 def terms_of(metadata: str) -> list[str]:
-    """`metadata_terms` of a row; raises `StoreError` for metadata that is not a JSON object."""
+    """Return the `metadata_terms` of a row; raises `StoreError` for metadata that is not a JSON object."""
     terms: list[str] = []
     for name, value in entries_of(metadata).items():
         if (of_value := term(value)) is not None:
@@ -128,7 +128,7 @@ def terms_of(metadata: str) -> list[str]:
 
 
 def ordered_numbers(partition: str) -> tuple[int, int]:
-    """`partition_head` and `partition_tail`."""
+    """Return `partition_head` and `partition_tail`."""
     digits = partition.encode("utf-8", "surrogatepass")[: 2 * _BYTES_OF_A_NUMBER]
     return _number(digits[:_BYTES_OF_A_NUMBER]), _number(digits[_BYTES_OF_A_NUMBER:])
 
@@ -137,7 +137,7 @@ def ordered_numbers(partition: str) -> tuple[int, int]:
 
 
 class _Translator:
-    """Gives for a part of a filter a condition, and whether it matches those rows only."""
+    """The translator of a part of a filter: to a condition, and whether that matches those rows only."""
 
     def __init__(self, tenant_field: str | None):
         from qdrant_client import models
@@ -148,7 +148,7 @@ class _Translator:
         self._nothing = models.HasIdCondition(has_id=[])
 
     def condition(self, where: Filter, negated: bool, depth: int) -> tuple[Any, bool]:
-        """`Not` is pushed down to the comparisons: the opposite of what matches too much would miss rows."""
+        """Push `Not` down to the comparisons: the opposite of what matches too much would miss rows."""
         while isinstance(where, Not):
             negated, where = not negated, where.filter
         if isinstance(where, And | Or):
@@ -200,7 +200,7 @@ class _Translator:
         return self._joined(sides, conjunction=True)
 
     def _either(self, head: int, beyond: str, within: Any) -> Any:
-        """The partition's first bytes lie beyond the bound's, or they are the same and the others lie within it."""
+        """Return the condition that the first bytes lie beyond the bound's, or equal them and the others lie within."""
         same = self._joined([self._range(PARTITION_HEAD, gte=head, lte=head), within], conjunction=True)
         return self._joined([self._range(PARTITION_HEAD, **{beyond: head}), same], conjunction=False)
 
@@ -236,7 +236,7 @@ class _Translator:
         return self._any_of(column.name, whole), True
 
     def _metadata(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:
-        """What follows `metadata.` is one name."""
+        """Return the condition on one entry of the metadata; all that follows `metadata.` is its name."""
         key = f"{escape(where.field.removeprefix(METADATA))}{SEPARATOR}"
         match where:
             case Exists() | Range(at_least=None, below=None):
@@ -267,7 +267,7 @@ class _Translator:
         return self._joined([self._any_of(where.field, texts), found], conjunction=True)
 
     def _number_range(self, key: str, at_least: str, below: str) -> Any:
-        """The terms that start with the key, from one ordered number to before another; the empty text is no bound."""
+        """Return the condition for numbers from one ordered number to before another; the empty text is no bound."""
         sides = [self._prefix(METADATA_TERMS, key)]
         if at_least:
             beyond = [at_least, *_branches(at_least, above=True)]
@@ -320,7 +320,7 @@ def _is_short(bound: str) -> bool:
 
 
 def _number(digits: bytes) -> int:
-    """At most 257**6, which a double holds exactly. A missing byte counts less than any."""
+    """Return a number of at most 257**6, which a double holds exactly. A missing byte counts less than any."""
     number = 0
     for place in range(_BYTES_OF_A_NUMBER):
         number = number * 257 + (digits[place] + 1 if place < len(digits) else 0)
@@ -328,7 +328,7 @@ def _number(digits: bytes) -> int:
 
 
 def _branches(bound: str, above: bool) -> list[str]:
-    """The prefixes of the ordered numbers that leave the bound's text for a greater, or a smaller, character."""
+    """Return the prefixes of the ordered numbers that leave the bound's text for a greater, or a smaller, character."""
     return [
         bound[:place] + character
         for place, of_bound in enumerate(bound)
@@ -341,7 +341,7 @@ def _branches(bound: str, above: bool) -> list[str]:
 
 
 def lets_through(rest: Filter, payload: Mapping[str, Any]) -> bool:
-    """Whether a row matches what `Translated` left over; the payload has the keys that it names."""
+    """Return whether a row matches what `Translated` left over; the payload has the keys that it names."""
     return matches(rest, _record(payload))
 
 

@@ -59,7 +59,7 @@ class Points:
                 self._metadata[text] = (_native(entries_of(text), 0), terms_of(text))
 
     def pieces(self, rows: int) -> Iterator[tuple[list[str], npt.NDArray[np.float32], list[dict[str, Any]]]]:
-        """Ids, vectors (n, dimension) and payloads of `rows` points at a time."""
+        """Yield ids, vectors (n, dimension) and payloads of `rows` points at a time."""
         for first in range(0, self._records.num_rows, rows):
             piece = self._records.slice(first, rows).combine_chunks()
             payloads = [self._payload(fields) for fields in piece.select(list(RECORD_FIELDS)).to_pylist()]
@@ -81,13 +81,13 @@ class Points:
 
 
 def payload_keys(columns: Sequence[str]) -> list[str]:
-    """The payload keys that `rows` needs for these columns."""
+    """Return the payload keys that `rows` needs for these columns."""
     renamed = {"metadata": METADATA_JSON, "vector": LENGTH}
     return [renamed.get(column, column) for column in columns]
 
 
 def rows(points: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
-    """Points of the client, with the payload keys of `payload_keys`, as records of this schema."""
+    """Return points of the client, with the payload keys of `payload_keys`, as records of this schema."""
     payloads = [point.payload or {} for point in points]
     return pa.RecordBatch.from_arrays(
         [
@@ -99,7 +99,7 @@ def rows(points: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
 
 
 def found_rows(points: Sequence[Any], scores: npt.NDArray[np.float32], limit: int) -> pa.Table:
-    """Points that a search found, with the payload keys of `payload_keys`, as `contents.hits`.
+    """Return points that a search found, with the payload keys of `payload_keys`, as `contents.hits`.
 
     Raises `StoreError` for points that are none of this project's.
     """
@@ -131,7 +131,7 @@ def _vector_column(points: Sequence[Any], payloads: Sequence[Mapping[str, Any]],
 
 
 def _with_unit_length(vectors: npt.NDArray[np.float32], payloads: Sequence[dict[str, Any]]) -> npt.NDArray[np.float32]:
-    """The vectors scaled to length 1, but for those that have it and those without any; notes the lengths."""
+    """Return the vectors scaled to length 1, but for those that have it and those without any; notes the lengths."""
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
     others = np.flatnonzero((np.abs(lengths - 1) > _UNIT) & (lengths > 0))
     if not len(others):
@@ -144,7 +144,7 @@ def _with_unit_length(vectors: npt.NDArray[np.float32], payloads: Sequence[dict[
 
 
 def _native(value: Any, depth: int) -> Any:
-    """The value as a payload can hold it. What it cannot (see the module) comes as near as it can, or as a text."""
+    """Return the value as a payload can hold it; what it cannot (see the module) as near as it can, or as a text."""
     match value:
         case bool() | None:
             return value

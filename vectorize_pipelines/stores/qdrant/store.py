@@ -70,7 +70,7 @@ if TYPE_CHECKING:
 
 #: More values of a field than that are counted by reading rows, so that an answer stays small.
 MOST_FACETS = 50_000
-#: How long a search relies on what the server last said of a collection, in seconds. It asks anew where that fails.
+#: How long a search relies on what the server last said of a collection, in seconds. It asks again where that fails.
 DESCRIPTION_AGE = 1.0
 _ROWS_READ_TOGETHER = 4096
 _IDS_TOGETHER = 5_000
@@ -86,7 +86,7 @@ class QdrantStore(VectorStore):
 
     @classmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
-        """Connects to the server that `settings.url` names, or opens the folder, by default `home/qdrant`.
+        """Connect to the server that `settings.url` names, or open the folder, by default `home/qdrant`.
 
         Raises `SettingsError` for another kind of URL; `StoreError` where the server cannot be reached, refuses the
         key or is too old, and where another process has the folder open.
@@ -275,9 +275,9 @@ class QdrantStore(VectorStore):
             return self._connection.local or self._settings.exact or not info.indexed_vectors_count
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
-        """Indexes again what a bulk load has put off, be it one that died; a server compacts and indexes by itself.
+        """Index again what a bulk load has put off, be it one that died; a server compacts and indexes by itself.
 
-        Called at the end of a run and every few batches; a few requests, none of which waits for an index. Gives
+        Called at the end of a run and every few batches; a few requests, none of which waits for an index. Returns
         `rows`, `segments`, `indexed_rows`, `indexing` (1 while the server is at it), `restored` (1 where indexing had
         been put off) and `seconds`. Raises `StoreError` where the server's optimizer has failed.
         """
@@ -306,13 +306,13 @@ class QdrantStore(VectorStore):
     # ---- collections and their names
 
     def _names(self) -> tuple[set[str], dict[str, str]]:
-        """The physical collections, this project's and others, and the aliases."""
+        """Return the physical collections, this project's and others, and the aliases."""
         collections = self._connection.call("get_collections").collections
         aliases = self._connection.call("get_aliases").aliases
         return {one.name for one in collections}, {one.alias_name: one.collection_name for one in aliases}
 
     def _found(self, name: str, *, any_kind: bool = False) -> Any:
-        """What `get_collection` gives for an alias or a physical name; None where there is no such thing."""
+        """Return what `get_collection` does for an alias or a physical name; None where there is no such thing."""
         try:
             info = self._connection.call("get_collection", collection_name=name)
         except Exception as error:
@@ -341,7 +341,7 @@ class QdrantStore(VectorStore):
         return no_such_collection(name, self._connection.location, physicals | set(aliases))
 
     def _create(self, spec: EncoderSpec, physical: str) -> None:
-        """Another process may come first: then its collection stands."""
+        """Create a collection. Another process may come first: then its collection stands."""
         if self._found(physical) is not None:
             return
         try:
@@ -351,7 +351,7 @@ class QdrantStore(VectorStore):
                 raise
 
     def _index_payload(self, physical: str, info: Any) -> None:
-        """Creates the indexes that are missing, as after a process that died in between, or a new tenant field."""
+        """Create the indexes that are missing, as after a process that died in between, or a new tenant field."""
         if self._connection.local:
             return
         for key, index in payload_indexes(self._settings).items():
@@ -387,7 +387,7 @@ class QdrantStore(VectorStore):
         rows_together: int = _ROWS_READ_TOGETHER,
         with_vectors: bool = False,
     ) -> Iterator[list[Any]]:
-        """The points that match, with these payload keys, a number of them at a time."""
+        """Yield the points that match, with these payload keys, a number of them at a time."""
         keys = sorted({*payload, *condition.payload})
         offset: Any = None
         while True:
@@ -420,7 +420,7 @@ class QdrantStore(VectorStore):
                     yield rows(points, schema)
 
     def _nearest(self, name: str, query: list[float], limit: int, condition: Translated) -> list[Any]:
-        """Where the filter is not exact, more and more hits are taken until enough of them match."""
+        """Return the nearest points; where the filter is not exact, take more and more hits until enough match."""
         wanted = limit
         while True:
             points = self._connection.call(

@@ -30,11 +30,11 @@ class Upload:
         self._records = self._written = 0
 
     def state(self) -> str:
-        """How many points the store has confirmed, for the message of a failure."""
+        """Return how many points the store has confirmed, for the message of a failure."""
         return f"{self._written} of {self._records} records were written; to write all of them again does no harm"
 
     def write(self, points: Points) -> None:
-        """Writes all points; raises the first failure, once no request is under way any more."""
+        """Write all points; raises the first failure, once no request is under way any more."""
         self._records = len(points.ids)
         depth = 1 if self._connection.local else self._settings.concurrency
         with ThreadPoolExecutor(depth, "vectorize-qdrant") as pool:
@@ -81,7 +81,7 @@ class Upload:
 
 
 def _without_finished(under_way: set[Future[None]]) -> set[Future[None]]:
-    """Waits for at least one; raises what it raised."""
+    """Wait for at least one; raises what it raised."""
     done, others = wait(under_way, return_when=FIRST_COMPLETED)
     for one in done:
         one.result()

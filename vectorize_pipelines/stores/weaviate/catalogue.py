@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Catalogue:
-    """What the server has now: nothing that it says is remembered from one call to the next."""
+    """The collections that the server has now: nothing is remembered from one call to the next."""
 
     def __init__(
         self,
@@ -29,13 +29,13 @@ class Catalogue:
         settings: "WeaviateSettings",
         attempt: Callable[[Callable[[], Any]], Any],
     ) -> None:
-        """`place` is the server's address as users see it, `attempt` makes a call with its retries."""
+        """Take `place`, the server's address as users see it, and `attempt`, which makes a call with its retries."""
         self._client, self._place, self._own, self._attempt = client, place, settings, attempt
         # Making one takes the client as long as a tenth of a search; it holds names and no state of the server's.
         self._bound: dict[str, Native[Any, Any]] = {}
 
     def found(self, name: str) -> Described | None:
-        """What the server says of an alias or a physical name now; None where it knows none."""
+        """Return what the server says of an alias or a physical name now; None where it knows none."""
         native = collection_name(name)
         if native is None:
             return None
@@ -48,7 +48,7 @@ class Catalogue:
         return found
 
     def _configuration_when_ready(self, native: str) -> "CollectionConfig | None":
-        """A server that is starting says of every collection that there is none."""
+        """Return the configuration once the server is ready: one that is starting says that there is no collection."""
         config = self._configuration(native)
         if config is not None:
             return config
@@ -67,7 +67,7 @@ class Catalogue:
             return None
 
     def resolved(self, name: str) -> Described:
-        """The same; raises `CollectionNotFoundError` where the server knows none, and what `check_tenancy` raises."""
+        """Return what `found` does; raises `CollectionNotFoundError` where that is None, and as `check_tenancy`."""
         found = self.found(name)
         if found is None:
             known = {own.physical for own in self.all_described().values()} | self.aliases().keys()
@@ -76,14 +76,14 @@ class Catalogue:
         return found
 
     def physical(self, name: str) -> Described:
-        """`resolved` for a physical name alone: an alias is no collection that could be dropped or pointed at."""
+        """Resolve a physical name alone: an alias is no collection that could be dropped or pointed at."""
         found = self.resolved(name)
         if found.physical != name:
             raise no_such_collection(name, self._place, {own.physical for own in self.all_described().values()})
         return found
 
     def check_tenancy(self, name: str, found: Described) -> None:
-        """Raises `StoreError` where calls have to name a tenant and the settings do not, or the other way round."""
+        """Raise `StoreError` where calls have to name a tenant and the settings do not, or the other way round."""
         if found.multi_tenant != (self._own.tenant is not None):
             raise StoreError(
                 f"the collection {name!r} in {self._place} is multi-tenant: name the tenant in "
@@ -94,17 +94,17 @@ class Catalogue:
             )
 
     def all_described(self) -> dict[str, Described]:
-        """The collections of this project by their names in Weaviate."""
+        """Return the collections of this project by their names in Weaviate."""
         configs = self._attempt(lambda: self._client.collections.list_all(simple=False))
         return {native: own for native, config in configs.items() if (own := described(config)) is not None}
 
     def aliases(self) -> dict[str, str]:
-        """The aliases that may be this project's, with the names in Weaviate that they stand for."""
+        """Return the aliases that may be this project's, with the names in Weaviate that they stand for."""
         aliases = self._attempt(self._client.alias.list_all)
         return {name: one.collection for alias, one in aliases.items() if (name := own_name(alias)) is not None}
 
     def made(self, named: str, spec: EncoderSpec, physical: str) -> Described:
-        """The collection behind a name that stood for none; an older one without an alias is taken up again."""
+        """Return the collection behind a name that stood for none; an older one without an alias is taken up again."""
         found = self.found(physical)
         created = found is None
         if found is None:
@@ -124,7 +124,7 @@ class Catalogue:
         return standing
 
     def _create(self, physical: str, spec: EncoderSpec) -> None:
-        """Another process may come first: then its collection stands."""
+        """Create a collection. Another process may come first: then its collection stands."""
         from weaviate.exceptions import UnexpectedStatusCodeError
 
         try:
@@ -134,7 +134,7 @@ class Catalogue:
                 raise
 
     def _new_alias(self, name: str, native: str) -> bool:
-        """Makes the alias; False where it is there already."""
+        """Make the alias; False where it is there already."""
         from weaviate.exceptions import UnexpectedStatusCodeError
 
         alias = collection_name(name)
@@ -149,12 +149,12 @@ class Catalogue:
         return True
 
     def turn_alias(self, name: str, native: str) -> None:
-        """Points an alias at a collection by its name in Weaviate; makes it where it is missing."""
+        """Point an alias at a collection by its name in Weaviate; make it where it is missing."""
         if not self._new_alias(name, native):
             self._client.alias.update(alias_name=collection_name(name) or name, new_target_collection=native)
 
     def collection(self, name: str, found: Described) -> Collection:
-        """The collection as the protocol describes it."""
+        """Return the collection as the protocol describes it."""
         return Collection(
             name=name,
             physical=found.physical,
@@ -165,7 +165,7 @@ class Catalogue:
         )
 
     def ensure_tenant(self, found: Described) -> None:
-        """Makes the settings' tenant where the collection lacks it."""
+        """Make the settings' tenant where the collection lacks it."""
         if self._own.tenant is None or not found.multi_tenant:
             return
         tenants = self._client.collections.use(found.native).tenants
@@ -173,18 +173,18 @@ class Catalogue:
             tenants.create([self._own.tenant])
 
     def is_readable(self, found: Described) -> bool:
-        """Whether calls of this store's tenant, or without one, can go to the collection."""
+        """Return whether calls of this store's tenant, or without one, can go to the collection."""
         if found.multi_tenant != (self._own.tenant is not None):
             return False
         tenants = self._client.collections.use(found.native).tenants
         return self._own.tenant is None or bool(tenants.exists(self._own.tenant))
 
     def native(self, found: Described) -> "Native[Any, Any]":
-        """What calls on a collection go through."""
+        """Return what calls on a collection go through."""
         return self.bound(found.native)
 
     def bound(self, native: str) -> "Native[Any, Any]":
-        """The same for a collection's or an alias's name in Weaviate."""
+        """Return what calls go through for a collection's or an alias's name in Weaviate."""
         if native not in self._bound:
             self._bound[native] = self._newly_bound(native)
         return self._bound[native]

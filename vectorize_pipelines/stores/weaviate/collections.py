@@ -60,7 +60,7 @@ class Described:
     multi_tenant: bool
 
     def similarity(self, distance: float) -> float:
-        """The cosine similarity of normalised vectors at this distance."""
+        """Return the cosine similarity of normalised vectors at this distance."""
         match self.distance:
             case "cosine":
                 return 1.0 - distance
@@ -76,7 +76,7 @@ class Described:
 
 
 def described(config: "CollectionConfig") -> Described | None:
-    """What the server says of a collection; None where it is not one of this project's."""
+    """Return what the server says of a collection; None where it is not one of this project's."""
     from weaviate.collections.classes.config import _VectorIndexConfigFlat
 
     try:
@@ -103,14 +103,14 @@ def described(config: "CollectionConfig") -> Described | None:
 
 
 def _exact_rows(index: Any) -> int:
-    """A flat index compares every row; a dynamic one is HNSW with a flat one before it."""
+    """Return the rows compared exactly: a flat index compares all; a dynamic one is HNSW with a flat one before it."""
     hnsw = getattr(index, "hnsw", index)
     cutoff: int = getattr(hnsw, "flat_search_cutoff", _EVERY_ROW)
     return max(cutoff, _LEAST_EXACT_ROWS)
 
 
 def create(client: "WeaviateClient", physical: str, spec: EncoderSpec, settings: "WeaviateSettings") -> None:
-    """Makes the collection as the settings say. Raises what the client raises, also where it is there already."""
+    """Make the collection as the settings say. Raises what the client raises, also where it is there already."""
     from weaviate.classes.config import Configure
 
     native = collection_name(physical)
@@ -135,7 +135,7 @@ def create(client: "WeaviateClient", physical: str, spec: EncoderSpec, settings:
 
 
 def add_metadata_properties(client: "WeaviateClient", native: str, names: Sequence[str]) -> None:
-    """Makes the properties for terms of metadata, and `UNINDEXED`; another process may have made them before."""
+    """Make the properties for terms of metadata, and `UNINDEXED`; another process may have made them before."""
     from weaviate.classes.config import DataType
     from weaviate.exceptions import UnexpectedStatusCodeError, WeaviateInvalidInputError
 
@@ -161,7 +161,7 @@ def _properties() -> "list[Property]":
 
 
 def _text(name: str, data_type: Any, filterable: bool = True) -> "Property":
-    """A property that is compared as a whole."""
+    """Return a property that is compared as a whole."""
     from weaviate.classes.config import Property, Tokenization
 
     return Property(

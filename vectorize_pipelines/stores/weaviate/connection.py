@@ -1,6 +1,6 @@
-"""Opens Weaviate's client as the settings say, and says in words what it failed with. Called by the `weaviate` modules.
+"""Connections to Weaviate as the settings say, and its client's failures in words. Called by the `weaviate` modules.
 
-The client retries a gRPC call that found no server four times, for a minute, whatever it is told. Here calls wait for
+The client retries a gRPC call that found no server four times, for a minute, whatever its settings. Here calls wait for
 the server instead (`waitForReady`), as long as their time limit lasts, and `may_pass` says what is tried again.
 """
 
@@ -59,7 +59,7 @@ _ADVICE = (
 
 
 def connect(settings: "StoreSettings") -> "WeaviateClient":
-    """A connected client of a server that is recent enough.
+    """Return a connected client of a server that is recent enough.
 
     Raises `SettingsError` for a URL that cannot be one of Weaviate's, and otherwise what the client raises.
     """
@@ -100,7 +100,7 @@ def connect(settings: "StoreSettings") -> "WeaviateClient":
 
 
 class _RetryListener(logging.Handler):
-    """Notes where the client sends a request again by itself: it has no other way to tell than its log."""
+    """A listener for requests that the client sends again by itself: it has no other way to tell than its log."""
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.funcName == "with_exponential_backoff":
@@ -117,7 +117,7 @@ def requests_resent() -> int:
 
 
 def _listen_to_client() -> None:
-    """Only to its retries, and print nothing: the client logs every refused object with its content."""
+    """Listen only to the client's retries, and print nothing: it logs every refused object with its content."""
     client = logging.getLogger("weaviate-client")
     client.setLevel(logging.INFO)
     client.propagate = False
@@ -143,7 +143,7 @@ def _grpc_config(certificates_of_environment: bool) -> "GrpcConfig":
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """What Weaviate's client raises; anything else that comes out of the store's modules is a defect of them."""
+    """Return what Weaviate's client raises; anything else out of the store's modules is a defect of them."""
     import grpc
     import httpx
     from weaviate.exceptions import WeaviateBaseError
@@ -152,7 +152,7 @@ def failures() -> tuple[type[Exception], ...]:
 
 
 def may_pass(error: BaseException) -> bool:
-    """Whether the same call may succeed soon."""
+    """Return whether the same call may succeed soon."""
     import httpx
     from weaviate.exceptions import WeaviateConnectionError, WeaviateRetryError
 
@@ -164,7 +164,7 @@ def may_pass(error: BaseException) -> bool:
 
 
 def _has_waited(error: BaseException) -> bool:
-    """Whether a call waited for the server as long as it may."""
+    """Return whether a call waited for the server as long as it may."""
     import httpx
     from weaviate.exceptions import WeaviateTimeoutError
 
@@ -172,14 +172,14 @@ def _has_waited(error: BaseException) -> bool:
 
 
 def passing_reason(reason: str) -> bool:
-    """Whether this is the reason of a failure that may pass."""
+    """Return whether this is the reason of a failure that may pass."""
     lowered = reason.lower()
     return any(sign in lowered for sign in _PASSING)
 
 
 @contextmanager
 def translate_errors(place: str, secret: str | None, doing: str, state: str = "") -> Iterator[None]:
-    """Translates the client's failures to `StoreError`; what the project raised itself says enough already."""
+    """Translate the client's failures to `StoreError`; what the project raised itself says enough already."""
     try:
         yield
     except VectorizeError:
@@ -195,7 +195,7 @@ def translate_errors(place: str, secret: str | None, doing: str, state: str = ""
 
 
 def _reason(error: BaseException) -> str:
-    """What the error and those behind it say: of a connection the client's own often says nothing."""
+    """Return what the error and those behind it say: of a connection the client's own often says nothing."""
     said: list[str] = []
     behind: BaseException | None = error
     while behind is not None:

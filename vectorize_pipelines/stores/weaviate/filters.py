@@ -53,7 +53,7 @@ LARGEST_INTEGER = 2**53
 
 
 def condition(where: Filter, has_property: Callable[[str], bool]) -> "Condition":
-    """The filter as Weaviate's; `has_property` says whether the collection has a property, and so any such metadata.
+    """Return the filter as Weaviate's; `has_property` says whether the collection has a property, and so such metadata.
 
     Raises `StoreError` for a field that no record has, a timestamp without a time zone or against metadata,
     and for And and Or nested more than 32 deep.
@@ -62,7 +62,7 @@ def condition(where: Filter, has_property: Callable[[str], bool]) -> "Condition"
 
 
 def metadata_names(where: Filter) -> Iterator[str]:
-    """The names of metadata that the filter compares."""
+    """Yield the names of metadata that the filter compares."""
     while isinstance(where, Not):
         where = where.filter
     if isinstance(where, And | Or):
@@ -73,12 +73,12 @@ def metadata_names(where: Filter) -> Iterator[str]:
 
 
 def native_filter(matching: "Condition") -> "FilterReturn | None":
-    """The filter of a query for what can match, None where everything does."""
+    """Return the filter of a query for what can match, None where everything does."""
     return None if isinstance(matching, bool) else matching
 
 
 def conjunction(conditions: "list[Condition]") -> "Condition":
-    """What matches all of them."""
+    """Return the condition that all of them hold."""
     from weaviate.classes.query import Filter as Native
 
     if any(one is False for one in conditions):
@@ -90,13 +90,13 @@ def conjunction(conditions: "list[Condition]") -> "Condition":
 
 
 def text_property(field: str) -> str:
-    """The property of a field whose values are texts; raises `StoreError` for any other field."""
+    """Return the property of a field whose values are texts; raises `StoreError` for any other field."""
     check_text_field(field)
     return property_name(field.removeprefix(METADATA)) if field.startswith(METADATA) else property_of(field)
 
 
 def property_of(field: str) -> str:
-    """The property that holds a field of a record."""
+    """Return the property that holds a field of a record."""
     return ID_PROPERTY if field == "id" else field
 
 

@@ -1,8 +1,8 @@
-"""Reads what matches a filter out of a collection of Weaviate, page by page. Called by `store`.
+"""Reading of what matches a filter out of a collection of Weaviate, page by page. Called by `store`.
 
-Weaviate's cursor takes no filter, and a query with one gives 10,000 rows at most. So a larger result is read in pieces:
-ranges of the objects' UUIDs, which are spread evenly whatever the rows, each small enough for a page. Every row has one
-UUID for ever, so none comes twice and none that stays is missed, whatever others write meanwhile.
+Weaviate's cursor takes no filter, and a query with one returns 10,000 rows at most. So a larger result is read in
+pieces: ranges of the objects' UUIDs, which are spread evenly whatever the rows, each small enough for a page. Every row
+has one UUID for ever, so none comes twice and none that stays is missed, whatever others write meanwhile.
 """
 
 import itertools
@@ -33,12 +33,12 @@ _END = 16**8
 
 
 def page_rows(dimension: int, with_vector: bool, wanted: int) -> int:
-    """Rows of a page that stays well below the largest message of gRPC."""
+    """Return the rows of a page that stays well below the largest message of gRPC."""
     return max(1, min(wanted, MOST_ROWS, _PAGE_BYTES // (_ROW_BYTES + 4 * dimension * with_vector)))
 
 
 def count(native: "Native[Any, Any]", where: "Condition", attempt: Attempt) -> int:
-    """How many rows match."""
+    """Return how many rows match."""
     if where is False:
         return 0
     filters = native_filter(where)
@@ -62,7 +62,7 @@ class PageReader:
         self._rows = rows
 
     def pages(self) -> Iterator[list[Any]]:
-        """Every matching row once, whatever their number."""
+        """Yield every matching row once, whatever their number."""
         if self._where is False:
             return
         pages = self._all() if self._where is True else self._matching()
@@ -95,7 +95,7 @@ class PageReader:
                 waiting += [(middle, end), (start, middle)]
 
     def _queried(self, **restriction: Any) -> tuple[int, list[Any]]:
-        """A page, and how many rows it could have had: fewer each time that one is too large for a message."""
+        """Return a page, and how many rows it could have had: fewer each time that one is too large for a message."""
         while True:
             try:
                 found = self._attempt(
@@ -115,7 +115,7 @@ class PageReader:
 
 
 def between(start: int, end: int) -> "Condition":
-    """Objects whose UUID begins with a number in this range, of 16**8."""
+    """Return the condition that an object's UUID begins with a number in this range, of 16**8."""
     from weaviate.classes.query import Filter
 
     identity = Filter.by_property("_id")
@@ -126,6 +126,6 @@ def between(start: int, end: int) -> "Condition":
 
 
 def pieces(number: int) -> Iterator[tuple[int, int]]:
-    """So many ranges of UUIDs, for `between`, that together hold all."""
+    """Return so many ranges of UUIDs, for `between`, that together hold all."""
     bounds = [index * _END // number for index in range(number + 1)]
     return itertools.pairwise(bounds)

@@ -31,7 +31,7 @@ _FIELDS = [(field.name, property_of(field.name), field.type) for field in record
 
 
 def metadata_entries(records: pa.Table) -> list[Mapping[str, Any]]:
-    """The metadata of each record; raises `StoreError` for one whose metadata is not a JSON object."""
+    """Return the metadata of each record; raises `StoreError` for one whose metadata is not a JSON object."""
     known: dict[str, Mapping[str, Any]] = {}
     texts = records["metadata"].to_pylist()
     for text in texts:
@@ -41,7 +41,7 @@ def metadata_entries(records: pa.Table) -> list[Mapping[str, Any]]:
 
 
 def check_offsets(records: pa.Table) -> None:
-    """Raises `StoreError` for integers that Weaviate would round."""
+    """Raise `StoreError` for integers that Weaviate would round."""
     for name in ("start", "end"):
         ends = pc.min_max(records[name]).as_py()
         if max(-(ends["min"] or 0), ends["max"] or 0) > LARGEST_INTEGER:
@@ -51,7 +51,7 @@ def check_offsets(records: pa.Table) -> None:
 def objects(
     records: pa.Table, entries: Sequence[Mapping[str, Any]], indexed: Mapping[str, str]
 ) -> "list[DataObject[Any, None]]":
-    """The records as objects: `entries` is their metadata, `indexed` says which names of it have which property."""
+    """Return the records as objects: `entries` is their metadata, `indexed` which of its names have which property."""
     from weaviate.classes.data import DataObject
 
     columns = {property_of(name): _written_values(records[name]) for name in records.schema.names if name != "vector"}
@@ -93,7 +93,7 @@ def _metadata_properties(entries: Mapping[str, Any], indexed: Mapping[str, str])
 
 
 def record_batch(found: Sequence[Any], schema: pa.Schema) -> pa.RecordBatch:
-    """Objects that Weaviate found, with these columns of the record."""
+    """Return objects that Weaviate found, with these columns of the record."""
     return pa.RecordBatch.from_arrays([_column(found, field) for field in schema], schema=schema)
 
 
@@ -112,11 +112,11 @@ def _read_values(found: Sequence[Any], held: str, data_type: pa.DataType) -> Seq
 
 
 def result_table(found: Iterable[Sequence[Any]], schema: pa.Schema) -> pa.Table:
-    """Pages of objects, as one table."""
+    """Return pages of objects, as one table."""
     return pa.Table.from_batches([record_batch(page, schema) for page in found], schema=schema)
 
 
 def scored(found: Sequence[Any], similarities: Sequence[float], limit: int) -> pa.Table:
-    """Hits with `score`, best first and then by id, at most `limit` of them."""
+    """Return hits with `score`, best first and then by id, at most `limit` of them."""
     columns = {name: _read_values(found, held, data_type) for name, held, data_type in _FIELDS}
     return hits(columns, np.array(similarities, np.float32), limit)

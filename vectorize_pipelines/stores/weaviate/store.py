@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
     from vectorize_pipelines.stores.weaviate.filters import Condition
 
-#: How long a search relies on what the server last said of a collection, in seconds. It asks anew where that fails.
+#: How long a search relies on what the server last said of a collection, in seconds. It asks again where that fails.
 DESCRIPTION_AGE = 1.0
 #: The server's own grouping is slow for many values; from so many on they are read and counted here.
 GROUPS = 100
@@ -95,7 +95,7 @@ class WeaviateStore(VectorStore):
 
     @classmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
-        """Connects to `settings.url`, by default http://localhost:8080. `home` is not used.
+        """Connect to `settings.url`, by default http://localhost:8080. `home` is not used.
 
         Raises `SettingsError` for a URL that cannot be one of Weaviate's, `StoreError` where no server answers, the
         key is refused or the server is too old.
@@ -239,7 +239,7 @@ class WeaviateStore(VectorStore):
         """See `VectorStore.search`. Equal scores come in the order of their ids.
 
         The candidates come from the vector index, which is approximate, unless a filter leaves few rows. Where it
-        gives fewer than `limit` although more match, the rows are compared one by one. Raises `StoreError` for a
+        has fewer than `limit` although more match, the rows are compared one by one. Raises `StoreError` for a
         `limit` beyond the server's QUERY_MAXIMUM_RESULTS.
         """
         if limit < 1:
@@ -261,9 +261,9 @@ class WeaviateStore(VectorStore):
             return self._catalogue.resolved(name).exact
 
     def maintain(self, name: str) -> Mapping[str, int | float]:
-        """Weaviate compacts and indexes by itself; this tells how far it is. Cheap, and changes nothing.
+        """Return how far Weaviate is, which compacts and indexes by itself. Cheap, and changes nothing.
 
-        Gives `rows`, `shards`, `vectors_waiting` (to be indexed; 0 unless the server indexes asynchronously) and
+        Returns `rows`, `shards`, `vectors_waiting` (to be indexed; 0 unless the server indexes asynchronously) and
         `seconds`.
         """
         started = time.perf_counter()
@@ -342,14 +342,14 @@ class WeaviateStore(VectorStore):
         rows: int,
         exact_rows: int,
     ) -> list[Any]:
-        """The nearest of pieces that are small enough for the server to compare every row of them."""
+        """Return the nearest of pieces that are small enough for the server to compare every row of them."""
         hits: list[Any] = []
         for start, end in pieces(1 + 2 * rows // exact_rows):
             hits += self._nearest(native, query, limit, conjunction([matching, between(start, end)]))
         return hits
 
     def _grouped(self, found: Described, held: str, matching: "Condition") -> dict[str, int]:
-        """Rows by the property's value, as the server groups them; nothing where there are too many values."""
+        """Return rows by the property's value, as the server groups them; nothing where there are too many values."""
         from weaviate.classes.aggregate import GroupByAggregate
 
         native = self._catalogue.native(found)
@@ -394,7 +394,7 @@ class WeaviateStore(VectorStore):
         return matching
 
     def _check_indexed(self, found: Described, names: Sequence[str]) -> None:
-        """Raises `UnanswerableFilterError` where rows have metadata of these names that no index holds."""
+        """Raise `UnanswerableFilterError` where rows have metadata of these names that no index holds."""
         if not names or UNINDEXED not in found.properties:
             return
         from weaviate.classes.query import Filter as Native
@@ -414,7 +414,7 @@ class WeaviateStore(VectorStore):
         return Native.by_property(ID_PROPERTY).contains_any(written_column(rows["id"]).to_pylist())
 
     def _indexed(self, found: Described, entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-        """Names of metadata and the properties that hold them, made where there is room for more."""
+        """Return names of metadata with the properties that hold them, made where there is room for more."""
         names = dict.fromkeys(name for own in entries for name, value in own.items() if value is not None)
         held = {name: property_name(name) for name in names}
         missing = list(dict.fromkeys(one for one in held.values() if one not in found.properties))

@@ -47,7 +47,7 @@ _LONGEST_PROPERTY = 120
 
 
 def written(text: str) -> str:
-    """The text as it is written; the written texts sort, by code point, as the texts do."""
+    """Return the text as it is written; the written texts sort, by code point, as the texts do."""
     form = text.replace("\x00", "\x001")
     if not text or text[-1] in _SPACE_CHARACTERS:
         form += "\x000"
@@ -55,7 +55,7 @@ def written(text: str) -> str:
 
 
 def read(form: str) -> str:
-    """The text that was written so."""
+    """Return the text that was written so."""
     if "\x00" not in form and form[:1] not in _GUARDS:
         return form
     form = _WRITTEN_FIRST.get(form[:2], form[:2]) + form[2:]
@@ -63,13 +63,13 @@ def read(form: str) -> str:
 
 
 def read_all(forms: Sequence[str | None]) -> list[str | None]:
-    """The texts that were written so; None stays None."""
+    """Return the texts that were written so; None stays None."""
     # `read` is not called for what it would only look at: a search does this a hundred times.
     return [form if form is None or ("\x00" not in form and form[:1] not in _GUARDS) else read(form) for form in forms]
 
 
 def written_column(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A column of texts as it is written."""
+    """Return a column of texts as it is written."""
     affected = pc.fill_null(pc.match_substring_regex(texts, _NEEDS_WRITING), False)
     if not pc.any(affected).as_py():
         return texts
@@ -78,7 +78,7 @@ def written_column(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def after_prefix(prefix: str) -> str | None:
-    """The first text, by code point, after all that start with the prefix; None where every later one does."""
+    """Return the first text, by code point, after all that start with the prefix; None where every later one does."""
     while prefix:
         following = ord(prefix[-1]) + 1
         if following <= _LAST_CODE_POINT:
@@ -88,7 +88,7 @@ def after_prefix(prefix: str) -> str | None:
 
 
 def collection_name(name: str) -> str | None:
-    """Weaviate's name for a collection or alias of ours; None for a name that none of ours can have."""
+    """Return Weaviate's name for a collection or alias of ours; None for a name that none of ours can have."""
     if not _COLLECTION_NAME.fullmatch(name):
         return None
     escaped = name.replace("_", "__").replace("-", "_d")
@@ -96,14 +96,14 @@ def collection_name(name: str) -> str | None:
 
 
 def own_name(weaviate_name: str) -> str | None:
-    """The name that `collection_name` made this of; None where it made it of none."""
+    """Return the name that `collection_name` made this of; None where it made it of none."""
     lowered = weaviate_name[:1].lower() + weaviate_name[1:]
     name = re.sub("_([_d])", lambda match: "_" if match[1] == "_" else "-", lowered)
     return name if collection_name(name) == weaviate_name else None
 
 
 def property_name(metadata_name: str) -> str:
-    """The property that holds the terms of one name of metadata: `year` -> `metadata_year`."""
+    """Return the property that holds the terms of one name of metadata: `year` -> `metadata_year`."""
     escaped = re.sub("[^a-z0-9]", lambda match: "__" if match[0] == "_" else f"_x{ord(match[0]):x}_", metadata_name)
     if len(escaped) > _LONGEST_PROPERTY:
         # JSON may hold half of a surrogate pair.

@@ -1,4 +1,4 @@
-"""Writes objects into a collection of Weaviate and removes them, until all are, or names those that are not.
+"""Writing of objects into a collection of Weaviate and their removal, until all are done; those that are not are named.
 
 Called by `store`.
 """
@@ -100,7 +100,7 @@ def stored(
     settings: "WeaviateSettings",
     attempt: Callable[[Callable[[], Any]], Any],
 ) -> "list[DataObject[Any, None]]":
-    """The objects of these records that the server stores, whether or not any index has them.
+    """Return the objects of these records that the server stores, whether or not any index has them.
 
     Filters go through an index, by UUID too; the cursor reads the objects themselves, in the order of their UUIDs.
     """
@@ -120,7 +120,7 @@ def stored(
 
 
 def _displaced(item: "DataObject[Any, None]") -> "DataObject[Any, None]":
-    """The object with a vector of the same direction and another length; for one of length 0, with any other vector."""
+    """Return the object with a vector of the same direction and another length; for length 0, with any other vector."""
     vector = np.array(item.vector, dtype=np.float32)
     if vector.any():
         vector *= 1 + _DISPLACEMENT
@@ -132,7 +132,7 @@ def _displaced(item: "DataObject[Any, None]") -> "DataObject[Any, None]":
 def _split(
     items: "Sequence[DataObject[Any, None]]", most: int, concurrency: int
 ) -> "list[Sequence[DataObject[Any, None]]]":
-    """Requests of one size, so many that all threads end at about the same time."""
+    """Return requests of one size, so many that all threads end at about the same time."""
     number = math.ceil(len(items) / most)
     if number > concurrency:
         number = math.ceil(number / concurrency) * concurrency
@@ -170,7 +170,7 @@ def _inserted(
 
 
 def _refused(native: "Native[Any, Any]", request: "Sequence[DataObject[Any, None]]") -> Mapping[int, str]:
-    """The places of what the server refused of a request, with its reason."""
+    """Return the places of what the server refused of a request, with its reason."""
     from weaviate.exceptions import WeaviateInsertManyAllFailedError
 
     try:
@@ -181,7 +181,7 @@ def _refused(native: "Native[Any, Any]", request: "Sequence[DataObject[Any, None
 
 
 def remove(native: "Native[Any, Any]", matching: "Condition", pauses: Sequence[float]) -> int:
-    """Deletes what matches and gives how many that were; the server takes some thousands at a time.
+    """Delete what matches and return how many that were; the server takes some thousands at a time.
 
     Raises `StoreError` where the server goes on finding rows that it does not delete, and what the client raises: a
     call that fails is not tried again here, since nobody could count what it has deleted.

@@ -68,7 +68,7 @@ _Result = TypeVar("_Result")
 
 
 class OpenClipEngine(Engine):
-    """Runs what open_clip runs: names of OpenAI's CLIP, of open_clip's weights, repositories, folders."""
+    """The engine of open_clip: names of OpenAI's CLIP, of open_clip's weights, repositories, folders."""
 
     name = "open_clip"
     devices = frozenset({"cpu", "cuda", "mps"})
@@ -111,7 +111,7 @@ class OpenClipEngine(Engine):
         return None
 
     def load(self, request: LoadRequest, reason: str) -> Encoder:
-        """The model. On the CPU torch runs it where OpenVINO does not reproduce it, and the choice says so."""
+        """Return the model. On the CPU torch runs it where OpenVINO does not reproduce it, and the choice says so."""
         model = _located(request)
         spec = model.spec(request.cache_directory)
         towers: Towers
@@ -156,16 +156,16 @@ class Towers(ABC):
 
     @abstractmethod
     def run(self, tower: str, batch: "npt.NDArray[np.generic]") -> Vectors:
-        """Unit vectors (n, dimension), float32, of uint8 pixels (n, height, width, 3) for the tower `image`, of
+        """Return unit vectors (n, dimension), float32, of uint8 pixels (n, height, width, 3) for the tower `image`, of
         int64 token ids (n, length) for `text`. Called by several threads at once."""
 
     @abstractmethod
     def is_out_of_memory(self, error: Exception) -> bool:
-        """Whether `run` raised this because the batch was too large; frees what can be freed."""
+        """Return whether `run` raised this because the batch was too large; frees what can be freed."""
 
     @abstractmethod
     def close(self) -> None:
-        """Frees the weights."""
+        """Free the weights."""
 
 
 class OpenVinoTowers(Towers):
@@ -253,7 +253,7 @@ class TorchTowers(Towers):
 
 
 def _fastest_equal(model: ClipModel, loaded: Any, request: LoadRequest) -> tuple[str, dict[str, Any]]:
-    """The precision to run in, and the towers in it: the fastest whose vectors of the samples equal float32's.
+    """Return the precision to run in, and the towers in it: the fastest whose vectors of the samples equal float32's.
 
     Raises `EngineRefusedError` with the figures where the precision that was asked for is not equal.
     """
@@ -318,7 +318,7 @@ class OpenClipEncoder(Encoder):
         self._tokenizer: TextTokenizer | None = None
 
     def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
-        """As `Encoder.encode`; raises the error of the first image that cannot be decoded, naming the item."""
+        """Encode as `Encoder.encode`; raise the error of the first image that cannot be decoded, naming the item."""
         vectors, failures = self.encode_each(items, purpose)
         for position in sorted(failures):
             item, error = items[position], failures[position]
@@ -363,7 +363,7 @@ class OpenClipEncoder(Encoder):
         return self._tokenizer
 
     def _text_batches(self, texts: Mapping[int, str]) -> Iterator[_Batch]:
-        """Token ids, and where their texts stand among the items."""
+        """Yield token ids, and where their texts stand among the items."""
         if not texts:
             return
         positions, tokenize = list(texts), self._text_tokenizer().ids
@@ -374,7 +374,7 @@ class OpenClipEncoder(Encoder):
         return max(len(ids) for ids in batch.ids) if self._towers.short_texts else self._model.context_length
 
     def _image_batches(self, images: Mapping[int, Path | bytes], failures: dict[int, ItemError]) -> Iterator[_Batch]:
-        """Pixels, and where their images stand among the items. What cannot be decoded is put into `failures`."""
+        """Yield pixels, and where their images stand among the items. What cannot be decoded is put into `failures`."""
         import numpy as np
 
         share = -(-len(images) // self._towers.workers)  # few images are spread over the streams
@@ -399,7 +399,7 @@ class OpenClipEncoder(Encoder):
         return positions, self._halving(tower, budget, values)
 
     def _halving(self, tower: str, budget: TokenBudget, values: "npt.NDArray[np.generic]") -> Vectors:
-        """The batch's vectors; a batch that runs out of memory is split until its parts fit."""
+        """Return the batch's vectors; a batch that runs out of memory is split until its parts fit."""
         import numpy as np
 
         try:
@@ -418,7 +418,7 @@ class OpenClipEncoder(Encoder):
 def _ahead(
     submit: Callable[[_Argument], Future[_Result]], arguments: Iterable[_Argument], depth: int
 ) -> Iterator[Future[_Result]]:
-    """The futures of `submit` for each argument, in order, `depth` of them submitted before they are asked for."""
+    """Yield the futures of `submit` for each argument, in order, `depth` submitted before they are asked for."""
     waiting: deque[Future[_Result]] = deque()
     try:
         for argument in arguments:

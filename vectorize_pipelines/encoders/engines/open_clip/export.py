@@ -57,7 +57,7 @@ _TORCHSCRIPT_CONSTANTS = frozenset({"input_resolution", "context_length", "vocab
 
 
 def load_model(model: ClipModel, device: str = "cpu", precision: str = "fp32") -> Any:
-    """The torch model, by open_clip itself; `precision` as `open_clip.create_model` names it.
+    """Return the torch model, by open_clip itself; `precision` as `open_clip.create_model` names it.
 
     Raises `UnknownModelError` where configuration and weights do not fit or cannot be read.
     """
@@ -81,7 +81,7 @@ def load_model(model: ClipModel, device: str = "cpu", precision: str = "fp32") -
 
 
 def _config(model: ClipModel, folder: Path) -> dict[str, Any]:
-    """The model's configuration. A text tower of transformers is one that lies in `folder`, looked through."""
+    """Return the model's configuration. A text tower of transformers is one that lies in `folder`, looked through."""
     if not model.text_config.get("hf_model_name"):
         return dict(model.config)
     tower = folder / "text_tower"
@@ -91,7 +91,7 @@ def _config(model: ClipModel, folder: Path) -> dict[str, Any]:
 
 
 def _lay_weights(weights: Path, folder: Path) -> None:
-    """Puts the weights into `folder` under a name that open_clip takes, by a link where that is possible."""
+    """Put the weights into `folder` under a name that open_clip takes, by a link where that is possible."""
     if weights.suffix != SAFE_WEIGHTS and is_torchscript(weights):
         import torch
         from safetensors.torch import save_file
@@ -108,7 +108,7 @@ def _lay_weights(weights: Path, folder: Path) -> None:
 
 
 def tower_modules(loaded: Any, preprocessing: Preprocessing, precision: str = "fp32") -> dict[str, Any]:
-    """The two towers as modules: uint8 pixels (n, height, width, 3) or int64 token ids (n, length) to unit vectors.
+    """Return the two towers as modules: uint8 pixels (n, height, width, 3) or token ids (n, length) to unit vectors.
 
     Normalising the pixels is part of the image tower, so that bytes are what is copied to the device. `precision`
     is the one that the model was loaded in.
@@ -144,7 +144,7 @@ def tower_modules(loaded: Any, preprocessing: Preprocessing, precision: str = "f
 
 
 def takes_short_texts(loaded: Any) -> bool:
-    """Whether the text tower may be given fewer tokens than its context: nothing looks beyond the end token.
+    """Return whether the text tower may be given fewer tokens than its context: nothing looks beyond the end token.
 
     So in CLIP itself: causal attention, and the vector is taken at the end token. Most texts are short, and the
     padding of a short one costs more than the text.
@@ -155,7 +155,7 @@ def takes_short_texts(loaded: Any) -> bool:
 
 
 def _short_text(loaded: Any, ids: Any) -> Any:
-    """`CLIP.encode_text` of open_clip for any number of tokens up to its context."""
+    """Encode texts as `CLIP.encode_text` of open_clip, for any number of tokens up to its context."""
     import torch
 
     length = ids.shape[1]
@@ -170,12 +170,12 @@ def _short_text(loaded: Any, ids: Any) -> Any:
 
 
 def export_folder(revision: str, cache_directory: Path) -> MeasuredFolder:
-    """Where the export of the model of this revision lies, made or not."""
+    """Return where the export of the model of this revision lies, made or not."""
     return MeasuredFolder(cache_directory / "open_clip" / f"{revision}-{EXPORT_VERSION}", "openvino", "cpu")
 
 
 def make_export(model: ClipModel, revision: str, folder: MeasuredFolder) -> None:
-    """Makes the export unless it is there; other processes wait meanwhile.
+    """Make the export unless it is there; other processes wait meanwhile.
 
     Raises `UnknownModelError` where the model cannot be loaded, `EngineRefusedError` where OpenVINO cannot convert.
     """
@@ -189,7 +189,7 @@ def make_export(model: ClipModel, revision: str, folder: MeasuredFolder) -> None
 
 
 def _write_files(model: ClipModel, folder: Path) -> bool:
-    """The towers and the samples; returns whether the text tower takes texts without their padding."""
+    """Write the towers and the samples; return whether the text tower takes texts without their padding."""
     import numpy as np
 
     loaded = load_model(model)
@@ -215,7 +215,7 @@ def _write_files(model: ClipModel, folder: Path) -> bool:
 
 
 def _convert(module: Any, sample: Any, path: Path, dynamic: int) -> None:
-    """Writes the module's IR, its first `dynamic` dimensions open."""
+    """Write the module's IR, its first `dynamic` dimensions open."""
     import torch
 
     openvino = import_openvino()
@@ -231,7 +231,7 @@ def _convert(module: Any, sample: Any, path: Path, dynamic: int) -> None:
 
 @contextlib.contextmanager
 def _traceable_attention() -> Iterator[None]:
-    """torch's fused kernel for attention layers in evaluation mode cannot be converted."""
+    """Turn off torch's fused kernel for attention layers in evaluation mode, which cannot be converted."""
     import torch
 
     enabled = torch.backends.mha.get_fastpath_enabled()
@@ -243,7 +243,7 @@ def _traceable_attention() -> Iterator[None]:
 
 
 def reference_vectors(loaded: Any, tower: str, samples: Any, preprocessing: Preprocessing) -> Vectors:
-    """open_clip's own vectors of the samples, by the model as it is: neither its towers nor its texts cut short."""
+    """Return open_clip's own vectors of the samples, by the model as it is: neither towers nor texts cut short."""
     import numpy as np
     import torch
 
@@ -258,7 +258,7 @@ def reference_vectors(loaded: Any, tower: str, samples: Any, preprocessing: Prep
 
 
 def sample_pixels(preprocessing: Preprocessing) -> Pixels:
-    """Built-in pictures, always the same: sums of waves whose amplitude falls with their frequency, as in
+    """Return built-in pictures, always the same: sums of waves whose amplitude falls with their frequency, as in
     photographs, the last two with sharp edges; shape (`SAMPLE_IMAGES`, height, width, 3)."""
     import numpy as np
 
@@ -279,20 +279,20 @@ def sample_pixels(preprocessing: Preprocessing) -> Pixels:
 
 
 def sample_ids(model: ClipModel) -> Ids:
-    """Token ids of built-in texts, shape (n, context length), filled up with 0."""
+    """Return token ids of built-in texts, shape (n, context length), filled up with 0."""
     ids = clip_tokenizer(model).ids(sample_texts(model.context_length))
     return padded(TokenBatch(list(range(len(ids))), ids), model.context_length)
 
 
 def padded(batch: TokenBatch, length: int) -> Ids:
-    """Token ids as an array of shape (n, length), filled up with CLIP's padding, 0."""
+    """Return token ids as an array of shape (n, length), filled up with CLIP's padding, 0."""
     return batch.padded(padding=0, width=length)[0]
 
 
 def measured_precisions(folder: MeasuredFolder, wanted: str, compiled: Callable[[str, str], Any]) -> dict[str, str]:
-    """For each tower the precision to run it in: the fastest that is equal to float32 here, or the one that is wanted.
+    """Return each tower's precision: the fastest that is equal to float32 here, or the one that is wanted.
 
-    `compiled(tower, precision)` gives the compiled tower. Raises `EngineRefusedError` where none is equal.
+    `compiled(tower, precision)` returns the compiled tower. Raises `EngineRefusedError` where none is equal.
     """
 
     def agreement(tower: str, precision: str) -> Agreement:

@@ -1,6 +1,6 @@
 """Tokens of CLIP's text towers. Called by the engine `open_clip`.
 
-`ClipTokenizer` gives what open_clip's `SimpleTokenizer` gives, without importing torch;
+`ClipTokenizer` returns what open_clip's `SimpleTokenizer` does, without importing torch;
 models with a tokenizer of their own go through open_clip.
 """
 
@@ -27,10 +27,10 @@ _PATTERN = rf"{START}|{END}|'s|'t|'re|'ve|'m|'ll|'d|[\p{{L}}]+|[\p{{N}}]|[^\s\p{
 
 
 class TextTokenizer(Protocol):
-    """What the text side of a CLIP model needs."""
+    """The tokenizer that the text side of a CLIP model needs."""
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """For each text its token ids: truncated, special tokens included, padding left out where it is known."""
+        """Return each text's token ids: truncated, special tokens included, padding left out where it is known."""
 
 
 class ClipTokenizer:
@@ -44,7 +44,7 @@ class ClipTokenizer:
         self._context_length = context_length
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `TextTokenizer.ids`; where a text is cut, its last token is the end token."""
+        """Return ids as `TextTokenizer.ids`; where a text is cut, its last token is the end token."""
         return [self._ids(text) for text in texts]
 
     def _ids(self, text: str) -> list[int]:
@@ -73,7 +73,7 @@ class OwnTokenizer:
             raise UnknownModelError(f"the tokenizer of {model.name} cannot be loaded: {error}") from error
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """As `TextTokenizer.ids`, with padding: these models may look at it."""
+        """Return ids as `TextTokenizer.ids`, with padding: these models may look at it."""
         rows: list[list[int]] = self._tokenizer(list(texts)).tolist()
         return rows
 
@@ -98,12 +98,12 @@ def _own_tokenizer(model: ClipModel) -> Any:
 
 
 def clip_tokenizer(model: ClipModel) -> TextTokenizer:
-    """The tokenizer of a model; raises `UnknownModelError` where it cannot be loaded."""
+    """Return the tokenizer of a model; raises `UnknownModelError` where it cannot be loaded."""
     return ClipTokenizer(model.context_length) if model.has_clip_tokenizer else OwnTokenizer(model)
 
 
 def _clean(text: str) -> str:
-    """`_clean_lower` of open_clip."""
+    """Clean a text as `_clean_lower` of open_clip does."""
     import html
 
     import ftfy
@@ -113,14 +113,14 @@ def _clean(text: str) -> str:
 
 
 def _as_bytes(piece: str) -> str:
-    """UTF-8 in the printable alphabet of the vocabulary."""
+    """Return UTF-8 in the printable alphabet of the vocabulary."""
     alphabet = _alphabet()
     return "".join(alphabet[byte] for byte in piece.encode("utf-8"))
 
 
 @cache
 def _alphabet() -> tuple[str, ...]:
-    """A printable character for each byte, in the order of bytes; `bytes_to_unicode` of OpenAI's GPT-2."""
+    """Return a printable character for each byte, in the order of bytes; `bytes_to_unicode` of OpenAI's GPT-2."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     characters = {byte: chr(byte) for byte in printable}
@@ -130,7 +130,7 @@ def _alphabet() -> tuple[str, ...]:
 
 @cache
 def _byte_pairs() -> tuple[Any, dict[str, int]]:
-    """The encoding of one piece of text, and the ids of the special tokens."""
+    """Return the encoding of one piece of text, and the ids of the special tokens."""
     from tokenizers.models import BPE
 
     with gzip.open(vocabulary_file(), "rt", encoding="utf-8") as file:

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def build_graph(network: "Network[Array]", layout: ModelLayout) -> Any:
-    """The `openvino.Model`, pooling and normalisation included."""
+    """Return the `openvino.Model`, pooling and normalisation included."""
     return _Builder(network, layout).model()
 
 
 class _Builder:
-    """Puts operations together. A method takes and returns outputs of operations, of shape (texts, tokens, hidden)."""
+    """A builder that puts operations together. Methods take and return outputs of shape (texts, tokens, hidden)."""
 
     def __init__(self, network: "Network[Array]", layout: ModelLayout) -> None:
         import numpy as np
@@ -54,7 +54,7 @@ class _Builder:
         return self._openvino.Model([ops.result(vectors)], [self._ids, self._mask], "encoder")
 
     def _constant(self, value: Any) -> Any:
-        """Whole numbers as int64, others as float32."""
+        """Return whole numbers as int64, others as float32."""
         import numpy as np
 
         array = np.asarray(value)
@@ -65,7 +65,7 @@ class _Builder:
         return self._ops.gather(self._ops.shape_of(self._ids), self._constant(1), self._constant(0))
 
     def _places(self) -> Any:
-        """0, 1, 2, … for the tokens of a row."""
+        """Return 0, 1, 2, … for the tokens of a row."""
         return self._ops.range(self._constant(0), self._token_count(), self._constant(1), "i64")
 
     def _embedded(self) -> Any:
@@ -81,7 +81,7 @@ class _Builder:
         return self._normed(ops.add(words, positions), network.embedding_norm)
 
     def _attention_mask(self) -> Any:
-        """What scores of attention take: which keys are there, or MPNet's bias with -inf where there is none."""
+        """Return what scores of attention take: which keys are there, or MPNet's bias with -inf where there is none."""
         import numpy as np
 
         ops, bias = self._ops, self._network.bias
@@ -113,14 +113,14 @@ class _Builder:
         )
 
     def _by_head(self, hidden: Any, layer: "Linear[Array]") -> Any:
-        """(texts, heads, tokens, hidden / heads)"""
+        """Return the projection as (texts, heads, tokens, hidden / heads)."""
         heads = self._network.heads
         shape = self._constant([0, 0, heads, len(layer.weight) // heads])
         projected = self._ops.reshape(self._linear(hidden, layer), shape, special_zero=True)
         return self._ops.transpose(projected, self._constant([0, 2, 1, 3]))
 
     def _activated(self, values: Any) -> Any:
-        """By a value of `network.ACTIVATIONS`."""
+        """Apply the function for a value of `network.ACTIVATIONS`."""
         ops = self._ops
         made = {
             "gelu": lambda: ops.gelu(values, "erf"),
@@ -131,7 +131,7 @@ class _Builder:
         return made[self._network.activation]()
 
     def _pooled(self, hidden: Any, mode: str) -> Any:
-        """(texts, hidden)"""
+        """Return the pooled vectors, (texts, hidden)."""
         import numpy as np
 
         ops, tokens = self._ops, self._constant([1])

@@ -24,7 +24,7 @@ TRACEABLE_MODULES = frozenset({"Transformer", "Pooling", "Dense", "Normalize", "
 
 
 class OpenVinoEngine(Engine):
-    """Runs a model's whole graph, pooling and normalisation included, in OpenVINO."""
+    """The engine that runs a model's whole graph, pooling and normalisation included, in OpenVINO."""
 
     name = "openvino"
     devices = frozenset({"cpu"})

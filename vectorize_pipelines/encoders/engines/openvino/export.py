@@ -60,16 +60,16 @@ class Export:
 
     @property
     def weights_bytes(self) -> int:
-        """Size of the weights on disk, which are float32."""
+        """The size of the weights on disk, which are float32."""
         return (self.folder.directory / "model.bin").stat().st_size
 
     def __str__(self) -> str:
-        """What was measured, for people."""
+        """Return what was measured."""
         return f"Held against {self.folder.reference} on this CPU: {self.folder.account(PART, self.precision)}."
 
 
 def exported(request: LoadRequest) -> Export:
-    """The export of a model, made or measured now where that has not happened yet.
+    """Return the export of a model, made or measured now where that has not happened yet.
 
     Safe when several processes start at once: one works, the others wait for it. Raises `EngineRefusedError`
     where the model cannot be exported or its export does not give its vectors, and `UnknownModelError` where
@@ -95,7 +95,7 @@ def exported(request: LoadRequest) -> Export:
 
 
 def export_folder(request: LoadRequest) -> MeasuredFolder:
-    """Where the export of a model lies. The key is its content: the same weights under two names share an export.
+    """Return where the export of a model lies. The key is its content: the same weights under two names share one.
 
     One that was traced with sentence-transformers is preferred to one that was made without.
     """
@@ -106,13 +106,13 @@ def export_folder(request: LoadRequest) -> MeasuredFolder:
 
 
 def export_tokenizer(request: LoadRequest, directory: Path) -> ModelTokenizer:
-    """The tokenizer of an export; it needs no lower-casing of ours, which the exported one does itself."""
+    """Return the tokenizer of an export; it needs no lower-casing of ours, which the exported one does itself."""
     source = (directory / "tokenizer.json").read_text(encoding="utf-8")
     return ModelTokenizer(source, max_length=request.spec.max_length, prompt=request.spec.prompt)
 
 
 def _write_files_or_refuse(request: LoadRequest, directory: Path) -> dict[str, Any]:
-    """What description.json will say. That a graph cannot be exported is remembered; want of memory or disk is not."""
+    """Write the files; return description.json. A graph that cannot be exported is noted; want of space is not."""
     from vectorize_pipelines.encoders.engines.sentence_transformers_encoder import SentenceTransformersEncoder
 
     logger.info("exporting %s for OpenVINO; this happens once", request.name)
@@ -131,7 +131,7 @@ def _write_files_or_refuse(request: LoadRequest, directory: Path) -> dict[str, A
 
 
 def _build_files(request: LoadRequest, directory: Path) -> dict[str, Any]:
-    """The same without sentence-transformers."""
+    """Write the same files without sentence-transformers."""
     import numpy as np
 
     from vectorize_pipelines.encoders.engines.openvino.build import build_graph
@@ -159,13 +159,13 @@ def _raise_if_out_of_memory(error: Exception) -> None:
 
 
 def _no_graph(error: Exception) -> str:
-    """The refusal that is remembered of a graph that could not be made."""
+    """Return the refusal that is remembered of a graph that could not be made."""
     reason = str(error).strip().partition("\n")[0]
     return f"its graph cannot be exported ({type(error).__name__}: {reason})"
 
 
 def _write_files(encoder: "SentenceTransformersEncoder", directory: Path) -> int:
-    """The graph, the tokenizer and the reference; returns the token id that fills up shorter texts."""
+    """Write the graph, the tokenizer and the reference; return the token id that fills up shorter texts."""
     import numpy as np
 
     openvino = import_openvino()
@@ -178,7 +178,7 @@ def _write_files(encoder: "SentenceTransformersEncoder", directory: Path) -> int
 
 
 def _convert(encoder: "SentenceTransformersEncoder") -> Any:
-    """The OpenVINO graph of all of the model's modules, from token ids and attention mask to vectors."""
+    """Return the OpenVINO graph of all of the model's modules, from token ids and attention mask to vectors."""
     import numpy as np
     import torch
 
@@ -211,7 +211,7 @@ def _convert(encoder: "SentenceTransformersEncoder") -> Any:
 
 
 def _measured(request: LoadRequest, folder: MeasuredFolder, padding: int, precision: str) -> Agreement:
-    """How near the export's vectors of the sample come to the model's own in this precision, here."""
+    """Return how near the export's vectors of the sample come to the model's own in this precision, here."""
     import numpy as np
 
     tokenizer = export_tokenizer(request, folder.directory)

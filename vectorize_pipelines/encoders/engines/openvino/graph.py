@@ -28,7 +28,7 @@ from vectorize_pipelines.encoders.hardware.machine import physical_cores
 BATCH_TOKENS = 2048
 
 #: In bfloat16, batches of longer texts are made as wide as the next multiple of `WIDTH_STEP`. OpenVINO prepares its
-#: kernels anew for every shape, and its attention takes what is beyond a multiple of 16 one by one: on two cores with
+#: kernels again for every shape, and its attention takes what is beyond a multiple of 16 one by one: on two cores with
 #: AMX, passages of 155 tokens on average are 7 to 12 % faster so. Shorter texts gain nothing, and float32 loses.
 ROUNDED_FROM, WIDTH_STEP = 96, 16
 
@@ -87,7 +87,7 @@ class Graph:
             self._requests.put(graph.create_infer_request())
 
     def encode(self, texts: Sequence[str], tokenize: Tokenize) -> Vectors:
-        """Vectors of shape (n, dimension), float32, in the order given. `tokenize` is called as work proceeds."""
+        """Return vectors, (n, dimension), float32, in the order given. `tokenize` is called as work proceeds."""
         import numpy as np
 
         vectors = np.empty((len(texts), self._dimension), dtype=np.float32)
@@ -105,12 +105,12 @@ class Graph:
         return vectors
 
     def close(self) -> None:
-        """Frees the graph. Nothing may be encoding."""
+        """Free the graph. Nothing may be encoding."""
         self._requests = queue.LifoQueue()
 
     @contextmanager
     def _share(self) -> Iterator[int]:
-        """The streams over which a call is spread evenly: fewer beside others, which keep the rest busy.
+        """Take the streams over which a call is spread evenly: fewer beside others, which keep the rest busy.
 
         The fewer, the larger are the batches of a small call.
         """

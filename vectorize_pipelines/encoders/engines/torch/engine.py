@@ -32,7 +32,7 @@ LIBRARY_BYTES = 512 * 2**20
 
 
 class TorchEngine(Engine):
-    """Runs a model's forward pass, pooling and normalisation included, over packed tokens in torch."""
+    """The engine that runs a model's forward pass, pooling and normalisation included, over packed tokens in torch."""
 
     name = "torch"
     devices = frozenset({"cpu", "cuda", "mps"})

@@ -9,7 +9,7 @@ layer, layer norms and pooling are float32. Attention is computed in one of two 
   (texts, longest) grid, scaled dot-product attention masks what is empty, and the result is packed again. Texts in a
   batch are of nearly the same length, so little is wasted.
 
-That this gives the model's own vectors is shown in the tests for every architecture, and for every model by
+That this returns the model's own vectors is shown in the tests for every architecture, and for every model by
 `precision.py` before it is used. Made by the engine `torch`, called by `pipeline.py`.
 """
 
@@ -48,7 +48,7 @@ class PackedTokens:
 
     @property
     def ids(self) -> "torch.Tensor":
-        """Token ids, (tokens,)."""
+        """The token ids, (tokens,)."""
         return self.numbers[: self.tokens]
 
     @property
@@ -58,21 +58,21 @@ class PackedTokens:
 
     @property
     def places(self) -> "torch.Tensor":
-        """Where each token lies in a grid of (texts, longest), (tokens,)."""
+        """The place of each token in a grid of (texts, longest), (tokens,)."""
         return self.numbers[2 * self.tokens : 3 * self.tokens]
 
     @property
     def starts(self) -> "torch.Tensor":
-        """Where each text begins, and behind the last one, (texts + 1,)."""
+        """The place where each text begins, and behind the last one, (texts + 1,)."""
         return self.numbers[3 * self.tokens :]
 
     def on(self, numbers: "torch.Tensor") -> "PackedTokens":
-        """The same tokens with `numbers` on another device."""
+        """Return the same tokens with `numbers` on another device."""
         return replace(self, numbers=numbers)
 
 
 def pack(batch: TokenBatch, padding: int | None) -> PackedTokens:
-    """A batch in main memory. No text may be empty.
+    """Return a batch in main memory. No text may be empty.
 
     padding  as in `EncoderWeights`
     """
@@ -95,7 +95,7 @@ def pack(batch: TokenBatch, padding: int | None) -> PackedTokens:
 
 
 class PackedForward:
-    """From packed tokens to vectors, all on one device. Thread-safe.
+    """A forward pass from packed tokens to vectors, all on one device. Thread-safe.
 
     weights     on the device, in the precision to compute in
     pooling     some of `network.POOLING_MODES`; their results are put side by side
@@ -112,7 +112,7 @@ class PackedForward:
         self.attention = "varlen" if runs_varlen(weights) else "padded"
 
     def __call__(self, tokens: PackedTokens) -> "torch.Tensor":
-        """Vectors of shape (texts, dimension), float32, on the device of `tokens`."""
+        """Return vectors of shape (texts, dimension), float32, on the device of `tokens`."""
         import torch
         from torch.nn.functional import normalize
 
@@ -136,7 +136,7 @@ class PackedForward:
     def _layer(
         self, layer: Layer, hidden: "torch.Tensor", attend: "Callable[[torch.Tensor], torch.Tensor]"
     ) -> "torch.Tensor":
-        """`hidden` goes in and out in float32: summed in bfloat16 it would be off by three times as much."""
+        """Run a layer. `hidden` is float32 in and out: summed in bfloat16 it would be off by three times as much."""
         precision = self.weights.words.dtype
         attended = _linear(attend(_linear(hidden.to(precision), layer.attention_in)), layer.attention_out)
         hidden = _normed(attended + hidden, layer.attention_norm)
@@ -144,7 +144,7 @@ class PackedForward:
         return _normed(fed + hidden, layer.output_norm)
 
     def _attention(self, tokens: PackedTokens) -> "Callable[[torch.Tensor], torch.Tensor]":
-        """From query, key and value, (tokens, 3 hidden), to what was attended to, (tokens, hidden)."""
+        """Return the attention from query, key and value, (tokens, 3 hidden), to its result, (tokens, hidden)."""
         if self.attention == "varlen":
             return lambda projected: varlen_attention(projected, tokens, self.weights.heads)
         mask = attention_mask(tokens, self.weights)
@@ -152,7 +152,7 @@ class PackedForward:
 
 
 def packed_forward(layout: ModelLayout, weights: EncoderWeights, device: str, precision: str) -> PackedForward:
-    """The forward pass of the model that `layout` describes, on `device`; torch has a type named like `precision`."""
+    """Return the forward pass of the model that `layout` describes, on `device`; `precision` names a type of torch."""
     import torch
 
     return PackedForward(
@@ -164,7 +164,7 @@ def packed_forward(layout: ModelLayout, weights: EncoderWeights, device: str, pr
 
 
 def activation_bytes(shape: Shape, tokens: int, width: int) -> int:
-    """Bytes that a batch takes at its highest, in a layer's feed-forward or attention, `width` bytes a number.
+    """Return the bytes that a batch takes at its highest, in feed-forward or attention, `width` bytes a number.
 
     Attention counts as if its scores were held, which they are where torch has no fused kernel for it.
     """
@@ -175,7 +175,7 @@ def activation_bytes(shape: Shape, tokens: int, width: int) -> int:
 
 
 def activation(name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
-    """The function for a value of `network.ACTIVATIONS`."""
+    """Return the function for a value of `network.ACTIVATIONS`."""
     from torch.nn.functional import gelu, relu, silu
 
     functions: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -188,7 +188,7 @@ def activation(name: str) -> "Callable[[torch.Tensor], torch.Tensor]":
 
 
 def runs_varlen(weights: EncoderWeights) -> bool:
-    """Whether torch's variable-length attention takes these weights on their device."""
+    """Return whether torch's variable-length attention takes these weights on their device."""
     import torch
 
     words = weights.words
@@ -206,14 +206,14 @@ def runs_varlen(weights: EncoderWeights) -> bool:
 
 
 def _has_varlen() -> bool:
-    """torch has it from 2.10 on."""
+    """Return whether torch has it, as from 2.10 on."""
     from importlib.util import find_spec
 
     return find_spec("torch.nn.attention.varlen") is not None
 
 
 def varlen_attention(projected: "torch.Tensor", tokens: PackedTokens, heads: int) -> "torch.Tensor":
-    """Each text attends to itself alone, by its start in the packed tokens."""
+    """Let each text attend to itself alone, by its start in the packed tokens."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.attention.varlen import varlen_attn
 
@@ -228,7 +228,7 @@ def varlen_attention(projected: "torch.Tensor", tokens: PackedTokens, heads: int
 def padded_attention(
     projected: "torch.Tensor", tokens: PackedTokens, heads: int, mask: "torch.Tensor | None"
 ) -> "torch.Tensor":
-    """The same on a grid of (texts, longest); `mask` keeps attention from what is empty."""
+    """Let each text attend on a grid of (texts, longest); `mask` keeps attention from what is empty."""
     from torch.nn.functional import scaled_dot_product_attention
 
     places = tokens.places
@@ -241,7 +241,7 @@ def padded_attention(
 
 
 def attention_mask(tokens: PackedTokens, weights: EncoderWeights) -> "torch.Tensor | None":
-    """Added to the attention's scores: (texts, 1 or heads, 1 or longest, longest); None where it would be zero."""
+    """Return what is added to the scores: (texts, 1 or heads, 1 or longest, longest); None where it would be zero."""
     import torch
 
     full = tokens.tokens == tokens.texts * tokens.longest
@@ -255,7 +255,7 @@ def attention_mask(tokens: PackedTokens, weights: EncoderWeights) -> "torch.Tens
 
 
 def distance_bias(bias: "torch.Tensor", longest: int) -> "torch.Tensor":
-    """MPNet's bias by distance: (1, heads, longest, longest). As `MPNetEncoder.compute_position_bias`."""
+    """Return MPNet's bias by distance: (1, heads, longest, longest). As `MPNetEncoder.compute_position_bias`."""
     import math
 
     import torch
@@ -271,13 +271,13 @@ def distance_bias(bias: "torch.Tensor", longest: int) -> "torch.Tensor":
 
 
 def _spread(packed: "torch.Tensor", tokens: PackedTokens) -> "torch.Tensor":
-    """(tokens, width) -> (texts * longest, width), zero where there is no token."""
+    """Spread (tokens, width) to (texts * longest, width), zero where there is no token."""
     grid = packed.new_zeros(tokens.texts * tokens.longest, packed.shape[1])
     return grid.index_copy_(0, tokens.places.long(), packed)
 
 
 def _pooled(hidden: "torch.Tensor", tokens: PackedTokens, mode: str) -> "torch.Tensor":
-    """One row for each text, float32: (texts, hidden)."""
+    """Return one row for each text, float32: (texts, hidden)."""
     if mode == "cls":
         return hidden.index_select(0, tokens.starts[:-1])
     rows = (tokens.places // tokens.longest).long()

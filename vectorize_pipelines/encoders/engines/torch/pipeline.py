@@ -1,4 +1,4 @@
-"""From texts to vectors on one device: tokenizing, copying, computing and reading back go on side by side.
+"""The way from texts to vectors on one device: tokenizing, copying, computing and reading back go on side by side.
 
     thread `tokenize`   texts -> batches -> packed tokens in pinned memory        at most `AHEAD` batches ahead
     calling thread      copies tokens, starts the forward pass, starts to copy its vectors back,
@@ -39,7 +39,7 @@ IN_FLIGHT = 1
 
 
 class TorchPipeline:
-    """Runs a forward pass over any number of texts. Thread-safe: calls take turns on the device, batch by batch.
+    """The forward pass over any number of texts. Thread-safe: calls take turns on the device, batch by batch.
 
     forward    may raise what `batching.out_of_memory` recognises: the batch is then split, and `budget` halved
     device     where `forward` computes
@@ -60,7 +60,7 @@ class TorchPipeline:
         self._turn = threading.Lock()
 
     def encode(self, texts: Sequence[str], tokenize: Tokenize) -> Vectors:
-        """Vectors of shape (n, dimension), float32, in the order given. `tokenize` is called by another thread.
+        """Return vectors of shape (n, dimension), float32, in the order given. `tokenize` is called by another thread.
 
         Raises `DeviceMemoryError` where a single text does not fit into memory.
         """
@@ -73,7 +73,7 @@ class TorchPipeline:
         return results.finished()
 
     def close(self) -> None:
-        """Lets go of the forward pass and its memory. Nothing may be encoding."""
+        """Let go of the forward pass and its memory. Nothing may be encoding."""
         del self._forward
         self._transfers.release()
 
@@ -108,7 +108,7 @@ class TorchPipeline:
             self._compute(self._prepare(half), results)
 
     def _vectors(self, batch: "_Batch") -> "torch.Tensor | None":
-        """On the device; None where memory ran out: an error kept would keep, by its traceback, what was computed."""
+        """Return vectors on the device; None where memory ran out: an error kept would keep what was computed."""
         try:
             with self._turn:
                 return self._forward(self._transfers.uploaded(batch.tokens))
@@ -140,25 +140,25 @@ class _Batch:
 
 
 class _Results:
-    """Gathers vectors, and waits for those of a batch only when `IN_FLIGHT` later ones have been started."""
+    """The vectors so far; those of a batch are waited for only when `IN_FLIGHT` later ones have been started."""
 
     def __init__(self, vectors: Vectors) -> None:
         self._vectors = vectors
         self._coming: deque[tuple[list[int], Callable[[], Vectors]]] = deque()
 
     def add(self, positions: list[int], read: Callable[[], Vectors]) -> None:
-        """`read` waits for the vectors of the texts at `positions`."""
+        """Add a batch; `read` waits for the vectors of the texts at `positions`."""
         self._coming.append((positions, read))
         if len(self._coming) > IN_FLIGHT:
             self._take()
 
     def wait(self) -> None:
-        """Until nothing is being computed."""
+        """Wait until nothing is being computed."""
         while self._coming:
             self._take()
 
     def finished(self) -> Vectors:
-        """All vectors."""
+        """Return all vectors."""
         self.wait()
         return self._vectors
 
@@ -180,7 +180,7 @@ class Transfers:
             self._up, self._down = stream(self._device), stream(self._device)
 
     def pinned(self, tokens: PackedTokens) -> PackedTokens:
-        """In memory that the device can read by itself; on other devices the tokens as they are."""
+        """Return the tokens in memory that the device can read by itself; on other devices the tokens as they are."""
         if not self._cuda:
             return tokens
         import torch
@@ -189,7 +189,7 @@ class Transfers:
             return tokens.on(tokens.numbers.pin_memory())
 
     def uploaded(self, tokens: PackedTokens) -> PackedTokens:
-        """On the device, once what is computed there next needs them."""
+        """Return the tokens on the device, once what is computed there next needs them."""
         if not self._cuda:
             return tokens.on(tokens.numbers.to(self._device))
         import torch
@@ -202,7 +202,7 @@ class Transfers:
         return tokens.on(numbers)
 
     def reading(self, vectors: "torch.Tensor") -> Callable[[], Vectors]:
-        """Starts to copy vectors to main memory; what it returns waits for them."""
+        """Start to copy vectors to main memory; what it returns waits for them."""
         if not self._cuda:
             return lambda: vectors.cpu().numpy()
         import torch
@@ -222,7 +222,7 @@ class Transfers:
         return read
 
     def release(self) -> None:
-        """Gives memory that torch keeps for later back to the device."""
+        """Return memory that torch keeps for later to the device."""
         import torch
 
         if self._cuda:

@@ -1,4 +1,4 @@
-"""In which precision the engine `torch` may compute a model here: measured once on each chip, and kept.
+"""The precision in which the engine `torch` may compute a model here: measured once on each chip, and kept.
 
 A `MeasuredFolder` in `<cache directory>/torch/` holds, beside its own files:
 
@@ -37,7 +37,7 @@ PART = "text"
 
 
 def measured_folder(request: LoadRequest) -> MeasuredFolder:
-    """Where what is measured of a model lies. The key is its content: the same weights under two names share it."""
+    """Return where what is measured of a model lies. The key is its content: two names of the same weights share it."""
     spec = request.spec
     decisive = f"{FORWARD_VERSION} {spec.max_length} {spec.dimension} {spec.pooling} {spec.normalized}"
     key = f"{spec.revision}-{hashlib.blake2b(decisive.encode(), digest_size=4).hexdigest()}"
@@ -45,10 +45,10 @@ def measured_folder(request: LoadRequest) -> MeasuredFolder:
 
 
 def fastest_equal(request: LoadRequest, encode: Callable[[str, list[str]], Vectors]) -> str:
-    """The precision to compute in, measured now where it never was on this chip.
+    """Return the precision to compute in, measured now where it never was on this chip.
 
-    `encode(precision, texts)` gives vectors in a precision. Safe when several processes start at once. Raises
-    `EngineRefusedError` where no precision that is wanted gives the model's vectors, or nothing can be kept, and
+    `encode(precision, texts)` returns vectors in a precision. Safe when several processes start at once. Raises
+    `EngineRefusedError` where no precision that is wanted makes the model's vectors, or nothing can be kept, and
     `UnknownModelError` where the model cannot be loaded at all.
     """
     folder = measured_folder(request)

@@ -16,32 +16,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """weight (out, in), bias (out,)"""
+    """A linear layer: weight (out, in), bias (out,)."""
 
     weight: "torch.Tensor"
     bias: "torch.Tensor"
 
     def to(self, device: str, dtype: "torch.dtype") -> "Linear":
-        """The same on a device, in a precision."""
+        """Return the same on a device, in a precision."""
         return Linear(self.weight.to(device, dtype), self.bias.to(device, dtype))
 
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """weight and bias (hidden,)"""
+    """A norm: weight and bias (hidden,)."""
 
     weight: "torch.Tensor"
     bias: "torch.Tensor"
     eps: float
 
     def to(self, device: str) -> "Norm":
-        """The same on a device, in float32."""
+        """Return the same on a device, in float32."""
         return Norm(self.weight.to(device), self.bias.to(device), self.eps)
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """query, key and value are one matrix: (3 hidden, hidden)"""
+    """A layer, in which query, key and value are one matrix: (3 hidden, hidden)."""
 
     attention_in: Linear
     attention_out: Linear
@@ -51,7 +51,7 @@ class Layer:
     output_norm: Norm
 
     def to(self, device: str, dtype: "torch.dtype") -> "Layer":
-        """The same on a device, linear layers in a precision."""
+        """Return the same on a device, linear layers in a precision."""
         return Layer(
             attention_in=self.attention_in.to(device, dtype),
             attention_out=self.attention_out.to(device, dtype),
@@ -84,7 +84,7 @@ class EncoderWeights:
     bias: "torch.Tensor | None"
 
     def to(self, device: str, dtype: "torch.dtype") -> "EncoderWeights":
-        """The same on a device; positions and norms, which are small, stay float32. What is there is not copied."""
+        """Return the same on a device; positions and norms, being small, stay float32. What is there is not copied."""
         return EncoderWeights(
             words=self.words.to(device, dtype),
             positions=self.positions.to(device),
@@ -98,12 +98,12 @@ class EncoderWeights:
 
     @property
     def memory_bytes(self) -> int:
-        """What the weights take."""
+        """The bytes that the weights take."""
         return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(self))
 
 
 def read_weights(directory: Path) -> EncoderWeights:
-    """The encoder in `directory`, float32, in main memory.
+    """Return the encoder in `directory`, float32, in main memory.
 
     Raises `safetensors.SafetensorError` or `OSError` for a file that is damaged, and `KeyError` naming what is missing.
     """
