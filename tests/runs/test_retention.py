@@ -68,6 +68,7 @@ def test_the_clean_up_says_what_it_removed(
         "requests": 1,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
     }
     assert {each.request_id for each in ledger.page().rows} == {"recent", "waits"}
@@ -85,6 +86,7 @@ def test_the_clean_up_says_what_it_removed(
         "requests": 0,
         "callbacks": 0,
         "deaths": 0,
+        "provider_calls": 0,
         "lost_requests": 0,
         "deletions": 1,
         "runs": 0,
