@@ -63,5 +63,5 @@ def test_a_home_of_an_earlier_version_goes_on(earlier: tuple[Path, Path]) -> Non
     with open_instance(settings) as instance:
         assert [run.status for run in instance.get_runs()] == [dg.DagsterRunStatus.SUCCESS] * 2
         assert instance.get_run_by_id(RUN_OF_THEN) is not None
-    assert [left_aside(folder) for folder in put_aside_in(settings)] == [[], []]
+    assert [left_aside(folder) for folder in put_aside_in(settings)] == [[], [], []]
     assert_every_row(settings)

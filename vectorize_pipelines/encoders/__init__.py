@@ -127,13 +127,8 @@ def lease_encoder(
     Dimensions of one model share what is loaded. The limits are those of `encoder_cache()`.
     """
     request = _request(model, device, engine, options)
-    spec = describe_model(
-        model,
-        engine=engine,
-        cache_directory=request.cache_directory,
-        pickled_weights=request.pickled_weights,
-        settings=request.settings,
-    )
+    found, describing = _describing(model, engine, options)
+    spec = found.describe(describing)
     truncated_spec(spec, dimension)  # refuse one that the model has not before loading
     key = EncoderKey(
         spec.fingerprint,
@@ -143,6 +138,7 @@ def lease_encoder(
         request.token_budget,
         request.image_limits,
         request.decoding_threads,
+        found.access(request),
     )
     cache = encoder_cache()
 

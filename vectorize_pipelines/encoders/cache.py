@@ -25,7 +25,10 @@ MAX_LOADED = 3
 
 
 class EncoderKey(NamedTuple):
-    """The key of loads that have the same encoder; `engine` and `precision` as they were asked for."""
+    """The key of loads that have the same encoder; `engine` and `precision` as they were asked for.
+
+    `access`: what `Engine.access` says.
+    """
 
     fingerprint: str
     engine: str
@@ -34,6 +37,7 @@ class EncoderKey(NamedTuple):
     token_budget: int | None = None
     image_limits: ImageLimits = DEFAULT_LIMITS
     decoding_threads: int | None = None
+    access: str = ""
 
 
 @dataclass

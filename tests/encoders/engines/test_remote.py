@@ -258,3 +258,17 @@ def test_documents_are_cut_by_estimated_tokens(home: Path, provider: ProviderSer
         [(0, 1), (2, 6), (6, 10), (10, 12), (13, 14), (14, 15), (15, 16)]
     ]
     assert provider.report().requests == 0
+
+
+def test_other_settings_have_another_connection(home: Path, provider: ProviderServer) -> None:
+    """What a process keeps loaded is used for those alone who reach the provider in the same way."""
+    serve_keys(provider)
+    one = installed(home, provider)
+    other = installed(home, provider, max_embedding_batch=1)
+    with lease_encoder(MODEL, "cpu", **load_options(one)) as encoder:
+        with lease_encoder(MODEL, "cpu", **load_options(installed(home, provider))) as same:
+            assert same is encoder
+        with lease_encoder(MODEL, "cpu", **load_options(other)) as another:
+            assert another is not encoder
+            another.encode(["a", "b"])
+    assert provider.report().requests == 1 + 2

@@ -119,6 +119,10 @@ class Engine(ABC):
         """Return the folder of what a load makes of the model and measures, made or not; None where it does not."""
         return None
 
+    def access(self, request: LoadRequest) -> str:
+        """Return a name for the way in which the model is reached, where that is no matter of this machine alone."""
+        return ""
+
     @abstractmethod
     def refusal(self, request: LoadRequest) -> str | None:
         """Return why this engine cannot run the model, as its configuration shows; None if it may. Loads no weights."""

@@ -57,6 +57,13 @@ class RemoteEngine(Engine):
         """As in `Engine`: next to nothing."""
         return 0
 
+    def access(self, request: LoadRequest) -> str:
+        """As in `Engine`: providers, keys and their state, without anything secret."""
+        settings = _settings(request)
+        redis = None if settings.redis.url is None else settings.redis.url.get_secret_value()
+        asked = f"{settings.home} {redis} {settings.providers.model_dump_json()}"
+        return hashlib.blake2b(asked.encode(), digest_size=8).hexdigest()
+
     def refusal(self, request: LoadRequest) -> str | None:
         """As in `Engine`."""
         return None if self.recognises(request.name) else _other_model(request.name)
