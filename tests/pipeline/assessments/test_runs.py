@@ -170,8 +170,8 @@ def test_results_do_not_wait_for_a_slow_one_before_them_and_are_not_told_twice(i
         signal.raise_signal(signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
     with installation.open_drain(once=False, idle_seconds=120) as run, pytest.raises(KeyboardInterrupt):
-        interrupting.start()
         run.run()
     interrupting.join()
     assert {each.task_id for each in installation.results()} == {f"task-{n}" for n in range(1, 20)}
