@@ -34,10 +34,9 @@ LEAST_SHARE = 0.9
 MEMORY_GROWTH = 1.1
 
 
-def run(place: Path) -> list[Figure]:
+def run(place: Path, server: Server) -> list[Figure]:
     """Throughput beside the bare client's, and memory."""
-    with Server(place / "kafka", heap="1g", compiling=()) as server:
-        return [*throughput(place, server), memory(place, server)]
+    return [*throughput(place, server), memory(place, server)]
 
 
 def throughput(place: Path, server: Server) -> list[Figure]:

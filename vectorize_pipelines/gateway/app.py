@@ -26,6 +26,7 @@ from vectorize_pipelines.gateway.routes import (
     live,
     metrics,
     pages,
+    risk,
     search,
     signin,
     task_views,
@@ -65,6 +66,7 @@ def create_app(
     async def beside(services: Services) -> AsyncIterator[None]:
         if ending is not None:
             ending.callback(services.live.end)
+            ending.callback(services.risks.end)
         async with metrics.serve_metrics(metrics_port, services, figures, behind_the_door):
             yield
 
@@ -100,7 +102,7 @@ def create_routes(
     # request for ten of them. The id of a task may hold slashes: the routes that ask for one task come after those with
     # something behind it.
     app.include_router(tasks.submitting)
-    for part in (embeddings, search, dagster_routes, health, pages, live, metrics, task_views):
+    for part in (embeddings, search, dagster_routes, health, pages, live, risk, metrics, task_views):
         app.include_router(part.router)
     app.include_router(tasks.cancelling)
     check_dependencies(app)

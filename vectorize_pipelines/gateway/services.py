@@ -15,6 +15,7 @@ from vectorize_pipelines.gateway.encoding.served_models import ServedModels
 from vectorize_pipelines.gateway.live.events import LiveEvents
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthChecks
 from vectorize_pipelines.gateway.monitoring.figures import LedgerFigures
+from vectorize_pipelines.gateway.risk.feed import LiveRisks
 from vectorize_pipelines.gateway.stored.opened_store import OpenedStore
 from vectorize_pipelines.gateway.stored.thumbnails import Thumbnails
 from vectorize_pipelines.gateway.tasks.submitting import Submissions
@@ -35,6 +36,7 @@ class Services:
     encoding       encodes texts and images, for all requests together
     submissions    takes requests in, finds them, and cancels them
     live           changes of state, for streams
+    risks          what cameras are assessed to show, for WebSockets
     health         whether everything is there
     dagster        GraphQL of Dagster's web server
     dagster_proxy  the same server, for what clients send to it
@@ -49,6 +51,7 @@ class Services:
     encoding: EncodingQueue
     submissions: Submissions
     live: LiveEvents
+    risks: LiveRisks
     health: HealthChecks
     dagster: DagsterClient
     dagster_proxy: DagsterProxy
@@ -78,6 +81,7 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
                 Submissions(settings, ledger, client, figures.seconds_behind_all)
             ),
             live=await stack.enter_async_context(LiveEvents(settings, ledger)),
+            risks=await stack.enter_async_context(LiveRisks(settings)),
             health=await stack.enter_async_context(HealthChecks(settings, totals, client)),
             dagster=client,
             dagster_proxy=await stack.enter_async_context(DagsterProxy(dagster, settings.gateway)),

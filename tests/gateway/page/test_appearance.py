@@ -61,26 +61,26 @@ def test_it_can_be_read_and_has_no_scroll_bar_below(visiting: Visiting, theme: T
     visit.search("when do the boats land at the lighthouse?")
     visit.hits.first.get_by_text("Where it comes from").click()
     page.get_by_text("How to write a filter").click()
-    colours = [_looked_at(page, f"search-{name}")]
+    colours = [looked_at(page, f"search-{name}")]
     page.get_by_label("Filter").fill("language")
     visit.search("boat")
-    colours.append(_looked_at(page, f"problem-{name}"))
+    colours.append(looked_at(page, f"problem-{name}"))
     page.get_by_label("Filter").fill("")
     visit.search("hostile", collection="hostile")
-    colours.append(_looked_at(page, f"hostile-{name}"))
+    colours.append(looked_at(page, f"hostile-{name}"))
     visit.search("boats at sea", collection="gallery")
-    colours.append(_looked_at(page, f"images-{name}"))
+    colours.append(looked_at(page, f"images-{name}"))
     visit.open("/?tab=requests")
     expect(page.locator("#connection")).to_have_text("Live")
-    colours.append(_looked_at(page, f"requests-{name}"))
+    colours.append(looked_at(page, f"requests-{name}"))
     page.get_by_role("button", name="Cancel order-505").click()
-    _looked_at(page, f"cancel-{name}")
+    looked_at(page, f"cancel-{name}")
     visit.open("/signin?next=/")
-    colours.append(_looked_at(page, f"signin-{name}"))
+    colours.append(looked_at(page, f"signin-{name}"))
     assert all(brightness > 160 if theme == "light" else brightness < 80 for brightness in colours), colours
 
 
-def _looked_at(page: Page, name: str) -> float:
+def looked_at(page: Page, name: str) -> float:
     """How bright a screenshot is, of a page whose texts can be read and that is not wider than the window."""
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), name
     assert page.evaluate(CONTRASTS) == [], name

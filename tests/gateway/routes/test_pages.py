@@ -70,14 +70,14 @@ def test_the_scopes_include_those_below() -> None:
     assert said["caller"] == {"name": "operator", "scopes": ["read", "submit", "admin"]}
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/cameras", "/docs"])
 def test_who_may_not_read_gets_no_page(path: str) -> None:
     answer = ask(path, caller=Caller.of("nobody"), headers={"Accept": BROWSER})
     assert answer.status_code == 403
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize("path", ["/", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/cameras", "/docs"])
 def test_no_script_or_style_of_another_origin_or_in_the_page_is_let_in(path: str) -> None:
     answer = ask(path, headers={"Accept": BROWSER})
     policy = dict(part.strip().partition(" ")[::2] for part in answer.headers["content-security-policy"].split(";"))
@@ -88,7 +88,7 @@ def test_no_script_or_style_of_another_origin_or_in_the_page_is_let_in(path: str
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-@pytest.mark.parametrize("name", ["index.html", "signin.html", "docs.html"])
+@pytest.mark.parametrize("name", ["index.html", "cameras.html", "signin.html", "docs.html"])
 def test_a_page_names_only_files_that_there_are(name: str) -> None:
     found = _Resources()
     found.feed((files(page) / name).read_text("utf-8"))

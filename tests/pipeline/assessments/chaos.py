@@ -93,8 +93,18 @@ class Runs:
             raise RuntimeError(f"a run ended with {status}: {self._log.read_text(errors='replace')[-4000:]}")
 
 
-def kill_runs(tree: dict[str, Any], provider: ProviderServer, detections: int, kills: int, seed: int) -> list[Check]:
-    """Send detections in portions, kill runs over both topics meanwhile, let the last ones end; return the count."""
+def kill_runs(
+    tree: dict[str, Any],
+    provider: ProviderServer,
+    detections: int,
+    kills: int,
+    seed: int,
+    seconds: float = TIMER_SECONDS,
+) -> list[Check]:
+    """Send detections in portions, kill runs over both topics meanwhile, let the last ones end; return the count.
+
+    A run is killed `seconds` at most after it was opened.
+    """
     chance, settings = random.Random(seed), load_settings(**tree)
     create_topics(settings.kafka, (Family.ASSESSMENTS,))
     traffic = Traffic(settings.kafka, seed)
@@ -102,7 +112,7 @@ def kill_runs(tree: dict[str, Any], provider: ProviderServer, detections: int, k
     killed = 0
     for number in range(kills):
         traffic.send(detections // kills + (number < detections % kills))
-        delays = {name: chance.uniform(0, TIMER_SECONDS) for name in runs}
+        delays = {name: chance.uniform(0, seconds) for name in runs}
         threads = [threading.Thread(target=each.kill_one, args=(delays[name],)) for name, each in runs.items()]
         for thread in threads:
             thread.start()

@@ -6,8 +6,8 @@ from tests.pipeline.assessments.chaos import KEYS, kill_runs, tree_of
 from tests.servers.provider import Fault, serving_provider
 from vectorize_pipelines.settings import KafkaSettings
 
-DETECTIONS = 120
-KILLS = 2
+DETECTIONS = 100
+KILLS = 1
 
 
 def test_killed_runs_lose_nothing_and_answer_nothing_twice(home: Path, kafka_settings: KafkaSettings) -> None:
@@ -16,6 +16,6 @@ def test_killed_runs_lose_nothing_and_answer_nothing_twice(home: Path, kafka_set
     faults = [Fault("rate_limited", count=None, every=31, seconds=0.05), Fault("refused", count=None, every=47)]
     with serving_provider(KEYS, answer_seconds=0.1, faults=faults) as provider:
         tree = tree_of(home, servers, provider, None, kafka_settings.topic_prefix)
-        checks = kill_runs(tree, provider, DETECTIONS, KILLS, seed=0)
+        checks = kill_runs(tree, provider, DETECTIONS, KILLS, seed=0, seconds=1.0)
         assert provider.report().violations == 0
     assert all(check.is_right for check in checks), "\n" + "\n".join(map(str, checks))

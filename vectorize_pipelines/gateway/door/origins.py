@@ -51,7 +51,7 @@ _UI_PAGES = frozenset(
 _NOTEBOOK = re.compile(r"/*(dagit/+)?notebook[/\s]*", re.IGNORECASE)
 
 #: The pages of the gateway itself.
-_PAGES = frozenset(("/", "/docs", "/signin"))
+_PAGES = frozenset(("/", "/cameras", "/docs", "/signin"))
 #: Take a form, and are guarded by the origin of its page.
 FORMS = frozenset(("/signin", "/signout"))
 _METHODS = ("GET", "HEAD", "POST", "DELETE", "OPTIONS")

@@ -8,25 +8,22 @@ only while somebody listens.
 
 import asyncio
 import logging
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import anyio.to_thread
 
 from vectorize_pipelines.core.request_state import FINAL_STATES, RequestState
-from vectorize_pipelines.core.retrying import growing_pauses
-from vectorize_pipelines.errors import LedgerError, VectorizeError
+from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.gateway.live.following import TopicFollower
 from vectorize_pipelines.gateway.live.history import Change
 from vectorize_pipelines.gateway.live.hub import Hub
 from vectorize_pipelines.gateway.live.order import EventOrder
-from vectorize_pipelines.kafka.partitions import offsets, partitions_of
-from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.settings import KafkaSettings
@@ -37,12 +34,6 @@ logger = logging.getLogger(__name__)
 
 #: How long one look into the topic waits for messages: so much later, at most, a change is seen.
 _SLICE_SECONDS = 0.1
-#: Limit for a request to the brokers: the reader asks again, and a server that ends does not wait long.
-_REQUEST_SECONDS = 5.0
-_FIRST_PAUSE_SECONDS = 0.5
-_LONGEST_PAUSE_SECONDS = 5.0
-#: How long the end of the server waits for the reader to close its connections.
-_CLOSE_SECONDS = 2.0
 
 #: Between two looks into the ledger, but at least so many times as long as the last one took; and where it cannot be
 #: asked.
@@ -54,96 +45,41 @@ UNDER_WAY = 20_000
 ENDED = 200
 
 
-class ResultsReader:
-    """Reads the results topic in a thread of its own, and hands what it says to the hub, on the event loop.
-
-    Brokers may be away, also at the start: it tries again, and goes on from where it was.
-    """
+class ResultsReader(TopicFollower):
+    """Reads the results topic, and hands what it says to the hub."""
 
     def __init__(self, settings: KafkaSettings, hub: Hub, loop: asyncio.AbstractEventLoop) -> None:
-        seconds = min(settings.request_seconds, _REQUEST_SECONDS)
-        self._settings = settings.model_copy(update={"request_seconds": seconds})
-        self._topic = TopicNames(settings.topic_prefix).results
+        topic = TopicNames(settings.topic_prefix).results
+        super().__init__(settings, topic, loop, what="changes of requests", slice_seconds=_SLICE_SECONDS)
         self._hub = hub
-        self._loop = loop
-        self._closing = threading.Event()
-        #: Partition -> offset of the next message; None until the topic's end has been found.
-        self._positions: dict[int, int] | None = None
         self._order = EventOrder()
-        self._thread = threading.Thread(target=self._run, name="results-reader", daemon=True)
 
-    def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
+    def first_positions(self, ends: Mapping[int, int]) -> dict[int, int]:
+        """Begin where the topic ends."""
+        return dict(ends)
 
-    def close(self) -> None:
-        """Stop reading. Blocks until the connections are closed, though not for long where brokers are silent."""
-        self._closing.set()
-        self._thread.join(_CLOSE_SECONDS)
+    def begun(self, positions: Mapping[int, int]) -> None:
+        """Tell the hub."""
+        self._hub.begin(self.topic, positions)
 
-    def _run(self) -> None:
-        pauses = growing_pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-        while not self._closing.is_set():
-            before = self._positions
-            try:
-                self._read()
-            except VectorizeError as error:
-                logger.warning("changes of requests do not come at the moment, and are read later: %s", error)
-            except Exception:
-                logger.exception("reading %s failed, and is tried again", self._topic)
-            if self._positions != before:  # it went well for a while
-                pauses = growing_pauses(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
-            self._closing.wait(next(pauses))
-
-    def _read(self) -> None:
-        """Read until the server ends. Raises `KafkaError`, also where the topic is missing."""
-        if self._positions is None:
-            found = offsets(self._settings, partitions_of(self._settings, [self._topic]), latest=True)
-            begin = {number: offset for (_, number), offset in found.items()}
-            self._call(lambda: self._hub.begin(self._topic, begin))
-            self._positions = begin
-        with TopicReader(self._settings, self._topic, self._positions) as reader:
-            while not self._closing.is_set():
-                messages = reader.available(_SLICE_SECONDS)
-                if messages:
-                    self._hand_on(messages)
-
-    def _hand_on(self, messages: Iterable[Any]) -> None:
-        changes, positions = [], dict(self._positions or {})
+    def taken(self, messages: Sequence[Any]) -> Callable[[], None]:
+        """Return what has the hub publish the changes that these messages are."""
+        changes = []
         for message in messages:
-            number, offset = message.partition(), message.offset()
-            positions[number] = offset + 1
             event = self._event(message)
             if event is not None and self._order.admits(event):
-                changes.append(Change.of(number, offset, event))
-        self._call(lambda: self._hub.publish(changes))
-        self._positions = positions
+                changes.append(Change.of(message.partition(), message.offset(), event))
+        return partial(self._hub.publish, changes)
 
     def _event(self, message: Any) -> ResultEvent | None:
         try:
             event = ResultEvent.from_json(message.value() or b"")
         except ValueError as error:
-            logger.warning("a message of %s is passed over: %s", self._topic, error)
+            logger.warning("a message of %s is passed over: %s", self.topic, error)
             return None
         if event.timestamp.tzinfo is None:
             return replace(event, timestamp=event.timestamp.replace(tzinfo=UTC))
         return event
-
-    def _call(self, function: Callable[[], None]) -> None:
-        """Have the event loop call a function, and wait until it has: who reads faster than it hands on piles up."""
-        done = threading.Event()
-
-        def call() -> None:
-            try:
-                function()
-            finally:
-                done.set()
-
-        if self._closing.is_set():
-            return
-        self._loop.call_soon_threadsafe(call)
-        while not done.wait(_CLOSE_SECONDS) and not self._closing.is_set():
-            logger.warning("the server is too busy to hand on changes of requests")
 
 
 class Known(NamedTuple):

@@ -19,8 +19,11 @@ from starlette.responses import HTMLResponse, Response
 #: Names of files below `/static`; those in `swagger/` are of the package `swagger_ui_bundle`.
 STATIC = frozenset(
     (
+        "cameras.css",
+        "cameras.js",
         "docs.js",
         "icon.svg",
+        "parts.js",
         "script.js",
         "style.css",
         "swagger/swagger-ui-bundle.js",

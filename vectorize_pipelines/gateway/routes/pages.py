@@ -1,4 +1,4 @@
-"""Routes for people: what the server is, the page for a browser, its files, and the API's description at `/docs`.
+"""Routes for people: what the server is, the pages for a browser, their files, and the API's description at `/docs`.
 
 `gateway.app` mounts the router. Everything works without a network: Swagger UI comes from a package.
 """
@@ -24,6 +24,7 @@ _HTML: dict[int | str, dict[str, Any]] = {
 _WEIGHT = re.compile(r"q=([01](?:\.\d{0,3})?)")
 _LINKS = {
     "page": "/",
+    "cameras": "/cameras",
     "docs": "/docs",
     "openapi": "/openapi.json",
     "tasks": "/tasks",
@@ -83,6 +84,13 @@ def root(request: Request) -> Response:
 def docs(request: Request) -> Response:
     """Return the page that shows the API's description."""
     return answer_file(request, "docs.html")
+
+
+@router.head("/cameras", include_in_schema=False, dependencies=_READERS)
+@router.get("/cameras", include_in_schema=False, dependencies=_READERS)
+def cameras(request: Request) -> Response:
+    """Return the page that shows cameras and what they are assessed to show."""
+    return answer_file(request, "cameras.html")
 
 
 @router.head("/static/{name:path}", include_in_schema=False)
