@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from tests.messaging.brokers import read, send
+from tests.messaging.brokers import read, send, settle
 from tests.messaging.detections import detection
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.partitions import today
@@ -31,6 +31,12 @@ def run(instance: dg.DagsterInstance, partition: str, **config: object) -> dg.Ex
     return job.execute_in_process(instance=instance, partition_key=partition, run_config=run_config)
 
 
+def tasks(kafka_settings: KafkaSettings) -> int:
+    """The number of tasks that are committed."""
+    settle(kafka_settings, kafka_settings.assessment_tasks_topic)
+    return len(read(kafka_settings, kafka_settings.assessment_tasks_topic))
+
+
 def test_a_run_shows_the_figures_of_its_days(instance: dg.DagsterInstance, kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings, (Family.ASSESSMENTS,))
     now = datetime.now(UTC)
@@ -38,6 +44,7 @@ def test_a_run_shows_the_figures_of_its_days(instance: dg.DagsterInstance, kafka
     at, own_day = round(now.timestamp() * 1000), today()
     messages = ({"value": each, "timestamp": at} for each in (value, b"no JSON"))
     send(kafka_settings, kafka_settings.detections_topic, *messages)
+    settle(kafka_settings, kafka_settings.detections_topic)
     drained = run(instance, own_day, mode="drain", once=True)
     assert drained.success
     shown = {
@@ -47,11 +54,11 @@ def test_a_run_shows_the_figures_of_its_days(instance: dg.DagsterInstance, kafka
     day = now.date().isoformat()
     assert (shown[day]["messages"], shown[day]["tasks"], shown[day]["dead_letters"]) == (2, 2, 1)
     assert "lag" in shown[own_day], "figures of the run stand with its own day"
-    assert len(read(kafka_settings, kafka_settings.assessment_tasks_topic)) == 2
+    assert tasks(kafka_settings) == 2
 
     replayed = run(instance, day)
     assert replayed.success
-    assert len(read(kafka_settings, kafka_settings.assessment_tasks_topic)) == 4
+    assert tasks(kafka_settings) == 4
     before = run(instance, (now - YESTERDAY).date().isoformat())
     (empty,) = before.asset_materializations_for_node("assessment_tasks")
     assert empty.metadata["messages"].value == 0

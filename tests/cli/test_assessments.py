@@ -3,7 +3,7 @@
 import json
 
 from tests.commands import Vectorize
-from tests.messaging.brokers import read, send
+from tests.messaging.brokers import read, send, settle
 from tests.messaging.detections import detection
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.settings import KafkaSettings
@@ -16,6 +16,7 @@ def test_detections_are_drained_once_and_dead_letters_replayed(
     contents = [detection(message_id=f"m-{n}", groups=2) for n in range(3)]
     values = [*(json.dumps(each).encode() for each in contents), b"no JSON"]
     send(kafka_settings, kafka_settings.detections_topic, *({"value": value, "partition": 0} for value in values))
+    settle(kafka_settings, kafka_settings.detections_topic)
     waiting = vectorize_here("lag", "detections", "--json").json
     assert waiting["lag"] == 5, "four messages, and the mark of their transaction"
 
@@ -27,6 +28,7 @@ def test_detections_are_drained_once_and_dead_letters_replayed(
     assert [each["error"] for each in done.json["failures"]] == ["InvalidMessageError"]
     (figures,) = done.json["by_day"].values()
     assert (figures["messages"], figures["left_out/alike"]) == (4, 0)
+    settle(kafka_settings, kafka_settings.assessment_tasks_topic, kafka_settings.assessment_dead_letter_topic)
     assert len(read(kafka_settings, kafka_settings.assessment_tasks_topic)) == 6
 
     (letter,) = vectorize_here("dead-letters", "list", "--json").json
@@ -36,9 +38,11 @@ def test_detections_are_drained_once_and_dead_letters_replayed(
     assert shown["value"] == "no JSON"
     assert vectorize_here("dead-letters", "replay", "--id", letter["id"], "--json").json["replayed"] == 1
     assert vectorize_here("dead-letters", "list", "--json").json == []
+    settle(kafka_settings, kafka_settings.detections_topic)
     again = vectorize_here("drain", "detections", "--once")
     assert again.code == 6
     assert again.out.startswith("detections: 1 messages, 0 tasks, 0 left out, 1 dead letters")
+    settle(kafka_settings, kafka_settings.assessment_dead_letter_topic)
     (letter,) = vectorize_here("dead-letters", "list", "--json").json
     assert letter["attempts"] == 2
 

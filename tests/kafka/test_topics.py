@@ -3,11 +3,20 @@
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError, KafkaNotConfiguredError, SettingsError
 from vectorize_pipelines.kafka.config_file import RESERVED
-from vectorize_pipelines.kafka.topics import TopicNames, check_topics, create_topics, describe_topics
+from vectorize_pipelines.kafka.followed import followed_topic
+from vectorize_pipelines.kafka.topics import (
+    Family,
+    TopicNames,
+    check_topics,
+    compression_of,
+    create_topics,
+    describe_topics,
+)
 from vectorize_pipelines.settings import PROJECT_ROOT, KafkaSettings
 
 ROLES = ("text.priority", "text", "image.priority", "image", "document.priority", "document")
@@ -43,6 +52,36 @@ def test_what_differs_is_said_in_words(kafka_settings: KafkaSettings, tmp_path: 
     name = f"{kafka_settings.topic_prefix}.text"
     assert f"{name} has 6 partitions, the configuration says 3" in problems
     assert f"{name} has retention.ms=2592000000, the configuration says -1" in problems
+
+
+def test_topics_of_assessments_are_made_when_wanted_and_missed_when_some_are_there(
+    kafka_settings: KafkaSettings, tmp_path: Path
+) -> None:
+    create_topics(kafka_settings)
+    assert check_topics(kafka_settings) == [], "an installation need not assess anything"
+    made = create_topics(kafka_settings, (Family.ASSESSMENTS,))
+    assert made == [followed_topic(kafka_settings, "detections").topic, *made[1:]]
+    states = {state.name: state for state in describe_topics(kafka_settings) if state.name in made}
+    assert [states[name].partitions for name in made] == [16, 32, 16, 6]
+    assert [states[name].config["retention.ms"] for name in made[:3]] == ["3600000", "7200000", "86400000"]
+    assert {state.config["compression.type"] for state in states.values()} == {"snappy"}
+    assert check_topics(kafka_settings) == []
+    assert compression_of(kafka_settings, Family.ASSESSMENTS) == {"compression.type": "snappy"}
+    assert compression_of(kafka_settings, Family.REQUESTS) == {}
+    renamed = kafka_settings.model_copy(update={"risk_results_topic": f"{kafka_settings.topic_prefix}.absent"})
+    (problem,) = check_topics(renamed)
+    assert problem.startswith(f"{renamed.risk_results_topic} is missing")
+
+
+def test_what_runs_follow() -> None:
+    settings = KafkaSettings(topic_prefix="p", detections_topic="seen")
+    assert followed_topic(settings, "text").lanes == ("p.text.priority", "p.text")
+    assert followed_topic(settings, "detections").lanes == ("seen",)
+    assert followed_topic(settings, "assessments").topic == "assessment-tasks-topic"
+    with pytest.raises(SettingsError, match="no run follows 'results'; there are text, image, document, detections"):
+        followed_topic(settings, "results")
+    with pytest.raises(ValidationError, match="must differ: seen stands there twice"):
+        KafkaSettings(detections_topic="seen", risk_results_topic="seen")
 
 
 def test_a_topic_that_the_cluster_refuses_is_named(kafka_settings: KafkaSettings, tmp_path: Path) -> None:

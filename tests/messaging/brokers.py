@@ -8,6 +8,7 @@ from confluent_kafka.cimpl import NewTopic
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.kafka.clients import admin, produce, producer
+from vectorize_pipelines.kafka.partitions import offsets, partitions_of
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
@@ -17,6 +18,7 @@ from vectorize_pipelines.settings import KafkaSettings
 
 #: An hour ago: what is older than its topic's retention may be deleted at any moment.
 SOME_TIME_MS = time.time_ns() // 1_000_000 - 3_600_000
+SETTLED_SECONDS = 60.0
 
 
 def send(settings: KafkaSettings, topic: str, *messages: dict[str, Any]) -> None:
@@ -33,6 +35,18 @@ def read(settings: KafkaSettings, topic: str) -> list[Any]:
     """Every committed message of a topic."""
     with TopicReader(settings, topic) as reader:
         return list(reader.to_end())
+
+
+def settle(settings: KafkaSettings, *topics: str) -> None:
+    """Wait until readers of committed messages get all that was written to the topics.
+
+    A transaction counts as committed a moment before its marks are written, which is what readers go by.
+    """
+    places = partitions_of(settings, list(topics))
+    deadline = time.monotonic() + SETTLED_SECONDS
+    while offsets(settings, places, latest=True) != offsets(settings, places, latest=True, with_open=True):
+        assert time.monotonic() < deadline, "a transaction stays open"
+        time.sleep(0.02)
 
 
 def finish(settings: KafkaSettings, *task_ids: str, state: RequestState = RequestState.COMPLETED) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from tests.messaging.brokers import send
+from tests.messaging.brokers import send, settle
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.runs.tags import SHARD_TAG, TOPIC_TAG
 from vectorize_pipelines.sensors import following
@@ -46,6 +46,7 @@ def test_lag_launches_a_run_of_its_asset(
     assert nothing.skip_message == "Nothing waits."
     topic = getattr(kafka_settings, role)
     send(kafka_settings, topic, {"value": b"{}"})
+    settle(kafka_settings, topic)
     launched = tick(instance, name)
     assert isinstance(launched, dg.SensorResult)
     (request,) = launched.run_requests or []

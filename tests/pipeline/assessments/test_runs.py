@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import threading
 import time
 from collections import Counter
@@ -161,17 +162,16 @@ def test_what_was_judged_before_a_failure_is_told_by_the_next_run_and_not_asked_
 def test_results_do_not_wait_for_a_slow_one_before_them_and_are_not_told_twice(installation: Installation) -> None:
     installation.provider.change(faults=[Fault("stall", contains="[0, 0, 1000", seconds=600, count=None)])
     installation.send(*tasks(20), partition=0)
-    run = installation.open_drain(once=False, idle_seconds=60)
 
     def interrupt() -> None:
         deadline = time.monotonic() + 60
         while len(installation.results()) < 19 and time.monotonic() < deadline:
             time.sleep(0.05)
-        run.close()
+        signal.raise_signal(signal.SIGINT)
 
     interrupting = threading.Thread(target=interrupt)
-    with run:
-        interrupting.start()
+    interrupting.start()
+    with installation.open_drain(once=False, idle_seconds=120) as run, pytest.raises(KeyboardInterrupt):
         run.run()
     interrupting.join()
     assert {each.task_id for each in installation.results()} == {f"task-{n}" for n in range(1, 20)}
@@ -186,8 +186,8 @@ def test_results_do_not_wait_for_a_slow_one_before_them_and_are_not_told_twice(i
 
 
 def test_a_provider_that_is_away_for_a_while_is_waited_for(make_installation: MakeInstallation) -> None:
-    installation = make_installation(providers={"deadline_seconds": 0.2}, pipeline={"store_outage_seconds": 60})
-    installation.provider.change(faults=[Fault("server_error", count=8)])
+    installation = make_installation(providers={"deadline_seconds": 1.0}, pipeline={"store_outage_seconds": 120})
+    installation.provider.change(faults=[Fault("server_error", count=40)])
     installation.send(*tasks(10))
     installation.drain()
     assert len(installation.results()) == 10

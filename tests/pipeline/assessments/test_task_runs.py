@@ -12,7 +12,7 @@ import pytest
 
 from tests.forks import Fork
 from tests.images.pictures import encoded, photo
-from tests.messaging.brokers import make_topic, read, send
+from tests.messaging.brokers import make_topic, read, send, settle
 from tests.messaging.detections import SOME_TIME, detection, noise
 from tests.pipeline.assessments.killed_tasks import drain as drain_and_die
 from vectorize_pipelines.kafka.followed import followed_topic
@@ -39,6 +39,7 @@ def detect(kafka: KafkaSettings, *contents: Mapping[str, Any] | bytes | None, **
     """Send detections, or what is none."""
     values = [json.dumps(each).encode() if isinstance(each, Mapping) else each for each in contents]
     send(kafka, kafka.detections_topic, *({"key": b"cam", "value": value, **message} for value in values))
+    settle(kafka, kafka.detections_topic)
 
 
 def drain(settings: Settings | None = None) -> TaskRun:
@@ -50,6 +51,7 @@ def drain(settings: Settings | None = None) -> TaskRun:
 
 def tasks(kafka: KafkaSettings) -> list[AssessmentTaskMessage]:
     """All tasks that are committed."""
+    settle(kafka, kafka.assessment_tasks_topic)
     found = read(kafka, kafka.assessment_tasks_topic)
     assert all(each.key() == b"cam-1" for each in found)
     return [AssessmentTaskMessage.from_json(each.value()) for each in found]
@@ -57,6 +59,7 @@ def tasks(kafka: KafkaSettings) -> list[AssessmentTaskMessage]:
 
 def letters(kafka: KafkaSettings) -> list[Any]:
     """All dead letters, as messages."""
+    settle(kafka, kafka.assessment_dead_letter_topic)
     return read(kafka, kafka.assessment_dead_letter_topic)
 
 

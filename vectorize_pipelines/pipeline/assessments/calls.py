@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from typing import TypeAlias
 
 from vectorize_pipelines.pipeline.assessments.assessing import TRANSIENT, Judge
@@ -107,11 +108,15 @@ class Calls:
                 return
             call = asyncio.create_task(self._call(model, pending))
             self._running.add(call)
-            call.add_done_callback(self._leave)
+            call.add_done_callback(partial(self._follow, model))
 
-    def _leave(self, call: "asyncio.Task[None]") -> None:
+    def _follow(self, model: ChatModel, call: "asyncio.Task[None]") -> None:
+        """Let other calls take the place of one that has ended."""
         self._running.discard(call)
-        self._wake.set()
+        if self._window.stopped:
+            self._wake.set()
+        else:
+            self._fill(model)
 
     async def _call(self, model: ChatModel, pending: PendingTask) -> None:
         try:
