@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.encoders.texts import ODD, passages
-from vectorize_pipelines.encoders import load_tokenizer
+from tests.encoders.tokenizers import local_tokenizer
 from vectorize_pipelines.encoders.models.tokenizer import ModelTokenizer
 from vectorize_pipelines.errors import UnknownModelError
 
@@ -22,7 +22,7 @@ def tokenizers(plain_model: Callable[[str], Path], cache_directory: Path) -> dic
     """One of each kind: word pieces, byte-level pairs, unigrams, and the bundled model's."""
     models = {kind: str(plain_model(kind)) for kind in ("bert", "roberta", "xlm-roberta")}
     models["bundled"] = BUNDLED
-    return {kind: load_tokenizer(model, cache_directory=cache_directory) for kind, model in models.items()}
+    return {kind: local_tokenizer(model, cache_directory=cache_directory) for kind, model in models.items()}
 
 
 def test_offsets_are_characters_not_bytes(tokenizers: dict[str, ModelTokenizer]) -> None:
@@ -69,10 +69,10 @@ def test_offsets_are_not_truncated(tokenizers: dict[str, ModelTokenizer]) -> Non
 
 def test_prompt_counts_as_tokens_around_every_text(sentence_model: Callable[..., Path], cache_directory: Path) -> None:
     general = {"prompts": {"document": "the northern harbour: ", "query": "before "}}
-    prompted = load_tokenizer(
+    prompted = local_tokenizer(
         str(sentence_model("bert", "prompted-tokens", general=general)), cache_directory=cache_directory
     )
-    plain = load_tokenizer(str(sentence_model("bert")), cache_directory=cache_directory)
+    plain = local_tokenizer(str(sentence_model("bert")), cache_directory=cache_directory)
     extra = prompted.special_tokens - plain.special_tokens
     assert extra == len(plain.offsets(["the northern harbour: "])[0]) > 0
     assert prompted.offsets(["a storm"]) == plain.offsets(["a storm"])
@@ -89,15 +89,15 @@ def test_model_without_tokenizer_json_is_converted_once(
     for path in source.iterdir():
         if path.name != "tokenizer.json":
             (model / path.name).write_bytes(path.read_bytes())
-    whole = load_tokenizer(str(source), cache_directory=tmp_path)
+    whole = local_tokenizer(str(source), cache_directory=tmp_path)
     vocabulary = whole._tokenizer.get_vocab()
     (model / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=lambda piece: vocabulary[piece])))
     texts = passages(20)
-    assert load_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
+    assert local_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
     monkeypatch.setattr(
         "vectorize_pipelines.encoders.models.tokenizer._convert", lambda directory: pytest.fail("converted")
     )
-    assert load_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
+    assert local_tokenizer(str(model), cache_directory=tmp_path).ids(texts) == whole.ids(texts)
 
 
 def test_broken_tokenizer_is_the_models_fault() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vectorize_pipelines.encoders import load_tokenizer
+from tests.encoders.tokenizers import local_tokenizer
 from vectorize_pipelines.encoders.engines.equality import compare, sample_texts
 from vectorize_pipelines.encoders.hardware import machine
 
@@ -49,7 +49,7 @@ def test_sample_reaches_every_length(max_length: int | None) -> None:
 
 
 def test_sample_is_truncated_somewhere_and_covers_scripts(cache_directory: Path) -> None:
-    tokenizer = load_tokenizer("all-MiniLM-L6-v2", cache_directory=cache_directory)
+    tokenizer = local_tokenizer("all-MiniLM-L6-v2", cache_directory=cache_directory)
     counts = [len(ids) for ids in tokenizer.ids(sample_texts(256))]
     assert min(counts) == 2
     assert max(counts) == 256

@@ -9,7 +9,8 @@ import pytest
 
 from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_models import WIDTH
-from vectorize_pipelines.encoders import load_encoder, load_tokenizer
+from tests.encoders.tokenizers import local_tokenizer
+from vectorize_pipelines.encoders import load_encoder
 from vectorize_pipelines.encoders.models.locate import locate_model
 from vectorize_pipelines.errors import ItemError
 
@@ -37,7 +38,7 @@ def test_architectures(tiny_model: Path, cache_directory: Path) -> None:
     assert spec.max_length == (64 if modules else 96)
     assert spec.normalized == modules == bool(np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-4))
     assert spec.pooling == "mean"
-    ids = load_tokenizer(str(tiny_model), cache_directory=cache_directory).ids(TEXTS)
+    ids = local_tokenizer(str(tiny_model), cache_directory=cache_directory).ids(TEXTS)
     assert ids == [reference.preprocess([text])["input_ids"][0].tolist() for text in TEXTS]
 
 
@@ -77,7 +78,7 @@ def test_lower_casing_and_truncated_dimension(sentence_model: Callable[..., Path
     encoder, reference = load(model, cache_directory), by_hand(model)
     assert (encoder.spec.dimension, encoder.spec.normalized) == (20, False)
     np.testing.assert_allclose(encoder.encode(TEXTS), reference.encode(TEXTS), atol=1e-5)
-    tokenizer = load_tokenizer(str(model), cache_directory=cache_directory)
+    tokenizer = local_tokenizer(str(model), cache_directory=cache_directory)
     assert tokenizer.ids(["The TIDE"]) == tokenizer.ids(["the tide"])
 
 

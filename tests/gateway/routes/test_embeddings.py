@@ -21,11 +21,12 @@ import pytest
 
 from tests.encoders.texts import ODD, passages
 from tests.encoders.tiny_models import add_modules, build_encoder
+from tests.encoders.tokenizers import local_tokenizer
 from tests.gateway.encoding.held_encoder import SECONDS, HeldEncoder, vector_of
 from tests.gateway.running import as_caller, running
 from tests.servers.dev import until
 from vectorize_pipelines.core.items import Modality
-from vectorize_pipelines.encoders import load_encoder, load_tokenizer
+from vectorize_pipelines.encoders import load_encoder
 from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Vectors
 from vectorize_pipelines.encoders.configured import describe_options, lease_configured, load_options
 from vectorize_pipelines.gateway import services
@@ -102,7 +103,7 @@ def test_vectors_are_those_of_encode(client: openai.OpenAI, settings: Settings, 
         vectors = vectors_in(answer)
     assert same(vectors, encoded(settings, TEXTS))
     assert answer.model == MODEL
-    counts = [len(ids) for ids in load_tokenizer(MODEL, **describe_options(settings)).ids(TEXTS)]
+    counts = [len(ids) for ids in local_tokenizer(MODEL, **describe_options(settings)).ids(TEXTS)]
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(counts)
     assert max(counts) == 256, "one text is truncated"
 
@@ -151,7 +152,7 @@ def test_queries_have_the_prompt_of_queries(home: Path, tmp_path: Path) -> None:
     assert same(vectors_in(documents), encoder.encode(texts))
     assert same(vectors_in(queries), encoder.encode(texts, "query"))
     assert not same(vectors_in(queries), vectors_in(documents))
-    tokenizer = load_tokenizer(str(folder), **describe_options(settings))
+    tokenizer = local_tokenizer(str(folder), **describe_options(settings))
     for answer, prompt in ((documents, "the harbour "), (queries, "storm before ")):
         assert answer.usage.total_tokens == sum(len(ids) for ids in tokenizer.ids(texts, prompt))
     encoder.close()
