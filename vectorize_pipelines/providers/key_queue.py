@@ -22,7 +22,7 @@ AGAIN_SECONDS = 0.25
 
 
 #: A call that begins later than this after its key was lent is counted anew; less than the least margin of `Windows`.
-LATE_SECONDS = 0.012
+LATE_SECONDS = 0.01
 #: A process that is kept waiting for longer begins its call nevertheless.
 _LATEST_SECONDS = 2.0
 

@@ -1,13 +1,13 @@
 -- Lends one key within all of its limits, or takes a place in the queue. Times are microseconds of the server's clock.
--- KEYS: salt, counter of tickets and turns, queue (hash), and hashes by key: reasons of disabled keys, end of cooling,
--- turn of the latest loan, tokens of the last minute, calls. Of one key: <prefix>uses:ID (calls of the last minute,
--- `lease:tokens` by time), <prefix>leases:ID (loans by their end).
--- ARGV: see `arguments`; then ids of keys, then as many limits: seven numbers each, read where a key is looked at.
-local arguments = 13
-local strategy, prefix, need, lease = ARGV[2], ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local lease_time, ticket, long = tonumber(ARGV[6]), ARGV[7], tonumber(ARGV[8])
-local longest, unknown, grace = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local ahead, count = tonumber(ARGV[12]), tonumber(ARGV[13])
+-- KEYS: the salt; everything else lies under the same prefix and thus on the same node of a cluster. Hashes by key:
+-- disabled (reasons), cooling (its end), turn (of the latest loan), tokens (of the last minute), calls. Of one key: uses:ID
+-- (calls of the last minute, `lease:tokens` by time), leases:ID (loans by their end). `queue`: places by ticket.
+-- ARGV: salt, strategy, tokens, lease, ticket, times, ids of the keys, their limits. Many numbers stand in one argument:
+-- packing many arguments takes the client longer than all of this takes the server.
+local id_length, limits_length = 32, 48
+local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
+local strategy, need, lease, ticket, all_ids, all_limits = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[7], ARGV[8]
+local lease_time, long, longest, unknown, grace, ahead = struct.unpack('>dddddd', ARGV[6])
 
 local salt = redis.call('GET', KEYS[1])
 if not salt then
@@ -18,18 +18,19 @@ end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local soon = now + ahead -- what has room by then is lent for then
-local ids = {unpack(ARGV, arguments + 1, arguments + count)}
+local ids = {}
+for i = 1, #all_ids / id_length do ids[i] = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length) end
 
 -- Callers that have waited for longer, and want keys that this one wants. Those that ask no more are forgotten.
 local older, number, most = 0, nil, need
-if redis.call('HLEN', KEYS[3]) > 0 then
-  local waiting, queue = redis.call('HGETALL', KEYS[3]), {}
+if redis.call('HLEN', prefix .. 'queue') > 0 then
+  local waiting, queue = redis.call('HGETALL', prefix .. 'queue'), {}
   for i = 1, #waiting, 2 do
     local place = cmsgpack.unpack(waiting[i + 1]) -- number, until, tokens, ids
     if waiting[i] == ticket then
       number = place[1]
     elseif place[2] < now then
-      redis.call('HDEL', KEYS[3], waiting[i])
+      redis.call('HDEL', prefix .. 'queue', waiting[i])
     else
       queue[#queue + 1] = place
     end
@@ -51,7 +52,7 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
   if key.uses then return end
   key.uses, key.leases = prefix .. 'uses:' .. key.id, prefix .. 'leases:' .. key.id
   key.priority, key.qps, key.rpm, key.tpm, key.concurrency, key.second =
-    struct.unpack('>dddddd', ARGV[arguments + count + key.place])
+    struct.unpack('>dddddd', all_limits, (key.place - 1) * limits_length + 1)
   if key.concurrency >= 0 or strategy == 'least_loaded' then
     redis.call('ZREMRANGEBYSCORE', key.leases, '-inf', now)
     key.in_use = redis.call('ZCARD', key.leases)
@@ -63,7 +64,7 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
       tokens = tokens + tonumber(string.match(use, '%d+$'))
     end
     redis.call('ZREMRANGEBYSCORE', key.uses, '-inf', now - long)
-    if tokens > 0 then key.tokens = redis.call('HINCRBY', KEYS[7], key.id, -tokens) end
+    if tokens > 0 then key.tokens = redis.call('HINCRBY', prefix .. 'tokens', key.id, -tokens) end
   end
 end
 
@@ -109,10 +110,10 @@ local function room(key) -- for how many calls there is, at once
   return room
 end
 
-local disabled, cooling = redis.call('HMGET', KEYS[4], unpack(ids)), redis.call('HMGET', KEYS[5], unpack(ids))
-local turns, tokens = redis.call('HMGET', KEYS[6], unpack(ids)), redis.call('HMGET', KEYS[7], unpack(ids))
+local disabled, cooling = redis.call('HMGET', prefix .. 'disabled', unpack(ids)), redis.call('HMGET', prefix .. 'cooling', unpack(ids))
+local turns, tokens = redis.call('HMGET', prefix .. 'turn', unpack(ids)), redis.call('HMGET', prefix .. 'tokens', unpack(ids))
 local keys = {}
-for i = 1, count do
+for i = 1, #ids do
   if not disabled[i] then
     local key = {
       id = ids[i], place = i, rank = 0,
@@ -158,20 +159,20 @@ if free > older then
   -- A client that has lost the answer asks once more for the same loan.
   local is_new = redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need) == 1
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
-  redis.call('HSET', KEYS[6], id, redis.call('INCR', KEYS[2]))
-  if is_new then redis.call('HINCRBY', KEYS[8], id, 1) end
-  if is_new and need > 0 then redis.call('HINCRBY', KEYS[7], id, need) end
-  if number then redis.call('HDEL', KEYS[3], ticket) end
+  redis.call('HSET', prefix .. 'turn', id, redis.call('INCR', prefix .. 'counter'))
+  if is_new then redis.call('HINCRBY', prefix .. 'calls', id, 1) end
+  if is_new and need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, need) end
+  if number then redis.call('HDEL', prefix .. 'queue', ticket) end
   return {'key', id, now, chosen.at}
 end
 
 if enabled == 0 then
-  if number then redis.call('HDEL', KEYS[3], ticket) end
+  if number then redis.call('HDEL', prefix .. 'queue', ticket) end
   return {'none'}
 end
 table.sort(later)
 local turn = math.min(older - free + 1, #later) -- as many keys have to become free
 local pause = free > 0 and unknown or math.min(math.max(later[turn] - now, 500), longest)
-number = number or redis.call('INCR', KEYS[2])
-redis.call('HSET', KEYS[3], ticket, cmsgpack.pack({number, now + pause + grace, need, table.concat(ids, ',')}))
+number = number or redis.call('INCR', prefix .. 'counter')
+redis.call('HSET', prefix .. 'queue', ticket, cmsgpack.pack({number, now + pause + grace, need, all_ids}))
 return {'wait', pause, free > 0 and 0 or later[1] + ahead - now, for_release and 1 or 0}

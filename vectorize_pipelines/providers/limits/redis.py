@@ -36,15 +36,9 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 PREFIX = "{vectorize:keys}:"
-#: As the scripts number them, from 1.
-_KEYS = [
-    PREFIX + name
-    for name in (
-        *("salt", "counter", "queue", "disabled", "cooling", "turn", "tokens", "calls"),
-        *("failures", "limited", "latest_limited", "limited_in_a_row"),
-    )
-]
-_SALT, _QUEUE = _KEYS[0], _KEYS[2]
+#: The one key that the scripts are given; they make the other names of its prefix.
+_SALT = f"{PREFIX}salt"
+_QUEUE = f"{PREFIX}queue"
 _NO_LIMIT = -1.0
 #: As many sets of keys (by provider and model) are kept in the form that the scripts read.
 _SETS = 100
@@ -62,7 +56,7 @@ class RedisUse:
         self._redis = open_async_redis(settings)
         names = ("acquire", "begin", "release", "use", "change")
         self._acquire, self._begin, self._release, self._use, self._change = map(self._script, names)
-        self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, ...]]] = {}
+        self._made: dict[int, tuple[Sequence[KeyLimits], tuple[bytes, bytes]]] = {}
 
     async def open(self) -> bytes:
         """As in `SharedUse`."""
@@ -75,21 +69,11 @@ class RedisUse:
 
     async def acquire(self, request: Request) -> Grant | Wait:
         """As in `SharedUse`."""
+        ids, limits = self._packed(request.keys)
+        times = self._times(request.lease_seconds)
         arguments = (
-            self.salt,
-            request.strategy,
-            PREFIX,
-            request.tokens,
-            request.lease,
-            _us(request.lease_seconds),
-            request.ticket,
-            _us(self._windows.long),
-            _us(LONGEST_WAIT),
-            _us(UNKNOWN_WAIT),
-            _us(TICKET_GRACE),
-            _us(AHEAD),
-            len(request.keys),
-            *self._packed(request.keys),
+            *(self.salt, request.strategy, request.tokens, request.lease, request.ticket),
+            *(times, ids, limits),
         )
         answer = await self._call(self._acquire, arguments)
         match answer:
@@ -102,7 +86,7 @@ class RedisUse:
 
     async def begin(self, lease: Lease, within: float) -> float:
         """As in `SharedUse`."""
-        arguments = (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens, _us(within))
+        arguments = (self.salt, lease.key_id, lease.id, lease.tokens, _us(within))
         return float(await self._call(self._begin, arguments)) / 1e6
 
     async def leave(self, ticket: str) -> None:
@@ -118,12 +102,12 @@ class RedisUse:
                 said[name] = getattr(outcome, name)
         if outcome.pause is not None:
             said["pause"] = _pause(outcome.pause)
-        arguments = (self.salt, PREFIX, lease.key_id, lease.id, lease.tokens, json.dumps(said))
+        arguments = (self.salt, lease.key_id, lease.id, lease.tokens, json.dumps(said))
         return bool(await self._call(self._release, arguments))
 
     async def use(self, keys: Sequence[KeyLimits]) -> Mapping[str, KeyUse]:
         """As in `SharedUse`."""
-        arguments = (self.salt, PREFIX, _us(self._windows.long), len(keys), *self._packed(keys))
+        arguments = (self.salt, _us(self._windows.long), *self._packed(keys))
         answer = await self._call(self._use, arguments)
         found = {}
         for key, text in zip(keys, answer[1:], strict=True):
@@ -164,7 +148,7 @@ class RedisUse:
 
     async def _call(self, script: "AsyncScript", arguments: Sequence[Any]) -> Any:
         with self._errors():
-            answer = await script(keys=_KEYS, args=arguments)
+            answer = await script(keys=(_SALT,), args=arguments)
         if isinstance(answer, list) and answer and answer[0] == b"salt":
             raise SaltChangedError(answer[1])
         return answer
@@ -177,13 +161,17 @@ class RedisUse:
         except RedisUnavailableError as error:
             raise KeysError(f"the state of the API keys cannot be used: {error}") from None
 
-    def _packed(self, keys: Sequence[KeyLimits]) -> tuple[bytes, ...]:
+    def _times(self, lease_seconds: float) -> bytes:
+        times = (lease_seconds, self._windows.long, LONGEST_WAIT, UNKNOWN_WAIT, TICKET_GRACE, AHEAD)
+        return struct.pack(">6d", *map(_us, times))
+
+    def _packed(self, keys: Sequence[KeyLimits]) -> tuple[bytes, bytes]:
         """Return ids and limits as the scripts read them: made once for what is asked for again and again."""
         made = self._made.get(id(keys))
         if made is None or made[0] is not keys:
             if len(self._made) >= _SETS:
                 self._made.clear()
-            packed = (*(key.id.encode() for key in keys), *map(_limits, keys))
+            packed = ("".join(key.id for key in keys).encode(), b"".join(map(_limits, keys)))
             self._made[id(keys)] = made = (keys, packed)
         return made[1]
 

@@ -1,8 +1,10 @@
 -- Ends a loan and notes what became of the call. Returns 1 where this disabled the key. Times are microseconds of the
--- server's clock. KEYS: as in acquire.lua; then hashes by key: failures, answers 429, time of the latest one that counts,
--- such in a row. ARGV: salt, prefix, id of the key, lease, tokens that were expected, the outcome as JSON.
-local prefix, id, lease = ARGV[2], ARGV[3], ARGV[4]
-local expected, outcome = tonumber(ARGV[5]), cjson.decode(ARGV[6])
+-- server's clock. KEYS: as in acquire.lua; there are further hashes by key: failures, limited (answers 429),
+-- latest_limited (time of the latest one that counts), limited_in_a_row. ARGV: salt, id of the key, lease, tokens that
+-- were expected, the outcome as JSON.
+local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
+local id, lease = ARGV[2], ARGV[3]
+local expected, outcome = tonumber(ARGV[4]), cjson.decode(ARGV[5])
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end -- the state was begun again: it knows of no loan
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -14,15 +16,15 @@ local began = redis.call('ZSCORE', uses, use)
 if outcome.unused then
   if began then
     redis.call('ZREM', uses, use)
-    redis.call('HINCRBY', KEYS[8], id, -1)
-    if expected > 0 then redis.call('HINCRBY', KEYS[7], id, -expected) end
+    redis.call('HINCRBY', prefix .. 'calls', id, -1)
+    if expected > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, -expected) end
   end
   return 0
 end
 if began and outcome.tokens and outcome.tokens ~= expected then
   redis.call('ZREM', uses, use)
   redis.call('ZADD', uses, began, lease .. ':' .. outcome.tokens)
-  redis.call('HINCRBY', KEYS[7], id, outcome.tokens - expected)
+  redis.call('HINCRBY', prefix .. 'tokens', id, outcome.tokens - expected)
 end
 
 local provider = prefix .. 'provider:' .. outcome.provider
@@ -34,22 +36,22 @@ if outcome.failed then
 end
 redis.call('HDEL', provider, 'in_a_row') -- it answers, whatever it says
 
-local latest = redis.call('HGET', KEYS[11], id) -- 429
+local latest = redis.call('HGET', prefix .. 'latest_limited', id) -- 429
 local later = not latest or (began and tonumber(began) >= tonumber(latest))
 if outcome.success then
-  if latest and later then redis.call('HDEL', KEYS[11], id) redis.call('HDEL', KEYS[12], id) end
+  if latest and later then redis.call('HDEL', prefix .. 'latest_limited', id) redis.call('HDEL', prefix .. 'limited_in_a_row', id) end
   return 0
 end
-redis.call('HINCRBY', KEYS[9], id, 1)
+redis.call('HINCRBY', prefix .. 'failures', id, 1)
 if outcome.pause then
-  redis.call('HINCRBY', KEYS[10], id, 1)
+  redis.call('HINCRBY', prefix .. 'limited', id, 1)
   -- Calls that were under way together are answered together: one refusal.
-  local row = later and redis.call('HINCRBY', KEYS[12], id, 1) or tonumber(redis.call('HGET', KEYS[12], id) or 1)
+  local row = later and redis.call('HINCRBY', prefix .. 'limited_in_a_row', id, 1) or tonumber(redis.call('HGET', prefix .. 'limited_in_a_row', id) or 1)
   local pause = outcome.pause.asked or outcome.pause.default * 2 ^ (row - 1)
   local ends = now + math.min(pause, outcome.pause.most)
-  if ends > tonumber(redis.call('HGET', KEYS[5], id) or 0) then redis.call('HSET', KEYS[5], id, ends) end
-  redis.call('HSET', KEYS[11], id, now)
+  if ends > tonumber(redis.call('HGET', prefix .. 'cooling', id) or 0) then redis.call('HSET', prefix .. 'cooling', id, ends) end
+  redis.call('HSET', prefix .. 'latest_limited', id, now)
 elseif outcome.refused then
-  return redis.call('HSETNX', KEYS[4], id, outcome.refused)
+  return redis.call('HSETNX', prefix .. 'disabled', id, outcome.refused)
 end
 return 0

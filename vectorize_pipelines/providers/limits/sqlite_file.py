@@ -26,6 +26,8 @@ BUSY_SECONDS = 10.0
 LOOK_SECONDS = (0.00005, 0.0004)
 #: Transactions of this process that are made one: each waits for no more than the others' statements.
 TOGETHER = 64
+#: So many transactions of a process lie in the log at most before it writes it back, a few pages each.
+LOGGED = 500
 _FORMAT = 1
 _SCHEMA = """
 create table if not exists salt (one integer primary key check (one = 1), salt blob not null);
@@ -61,7 +63,11 @@ class _Job:
 
 
 class KeyUseFile:
-    """Transactions on the file, one after another, in a thread of its own; it belongs to one event loop."""
+    """Transactions on the file, one after another; it belongs to one event loop.
+
+    One that needs to wait for nobody is made at once, since to hand it to a thread takes longer than the transaction
+    itself. The thread waits for other processes, and writes the log back into the file, which waits for the disk.
+    """
 
     def __init__(self, file: Path):
         self.salt = b""
@@ -70,6 +76,7 @@ class KeyUseFile:
         self._inode = 0
         self._jobs: list[_Job] = []
         self._working = False
+        self._written = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="key-use")
 
     async def open(self) -> bytes:
@@ -82,6 +89,11 @@ class KeyUseFile:
 
         What is asked for while a transaction is under way is done in the next one, together.
         """
+        if not self._working and self._written < LOGGED and self._is_open():
+            results = self._transaction([body], wait=False)
+            if results is not None:
+                found: T = results[0]
+                return found
         loop = asyncio.get_running_loop()
         job = _Job(body, loop.create_future())
         self._jobs.append(job)
@@ -103,16 +115,17 @@ class KeyUseFile:
     def _work(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction, in the thread."""
         error: Exception | None = None
-        results: list[Any] = []
+        results: list[Any] | None = None
         try:
-            results = self._transaction([job.body for job in jobs])
+            results = self._transaction([job.body for job in jobs], wait=True)
+            self._write_back()
         except Exception as failure:  # noqa: BLE001 (raised again by each of those who wait)
             error = failure
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
             loop.call_soon_threadsafe(self._done, loop, jobs, results, error)
 
     def _done(
-        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any], error: Exception | None
+        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any] | None, error: Exception | None
     ) -> None:
         """Hand over the results, in the loop."""
         if self._jobs:
@@ -122,15 +135,17 @@ class KeyUseFile:
         for number, job in enumerate(jobs):
             if job.future.done():
                 continue  # cancelled
-            if error is None:
+            if results is not None:
                 job.future.set_result(results[number])
-            else:
+            elif error is not None:
                 job.future.set_exception(error)
 
-    def _transaction(self, bodies: list[Callable[[sqlite3.Connection], Any]]) -> list[Any]:
+    def _transaction(self, bodies: list[Callable[[sqlite3.Connection], Any]], *, wait: bool) -> list[Any] | None:
+        """Return what the bodies return in one transaction; None where another process is at it, and not to `wait`."""
         try:
             connection = self._current()
-            _begin_immediate(connection)
+            if not _begin_immediate(connection, BUSY_SECONDS if wait else 0):
+                return None
             try:
                 results = [body(connection) for body in bodies]
                 connection.execute("commit")
@@ -140,15 +155,24 @@ class KeyUseFile:
                 raise
         except (sqlite3.Error, OSError) as error:
             raise self._failure(error) from None
+        self._written += 1
         return results
+
+    def _write_back(self) -> None:
+        if self._written >= LOGGED and self._connection is not None:
+            self._written = 0
+            self._connection.execute("pragma wal_checkpoint(passive)").fetchall()
+
+    def _is_open(self) -> bool:
+        """Return whether the connection is one to the file that lies there now."""
+        try:
+            return self._connection is not None and self._file.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
 
     def _current(self) -> sqlite3.Connection:
         """Return the connection; one to the new file where somebody has removed or replaced it."""
-        try:
-            inode = self._file.stat().st_ino
-        except FileNotFoundError:
-            inode = 0
-        if self._connection is None or inode != self._inode:
+        if not self._is_open():
             salt = self._open()
             if salt != self.salt:
                 raise SaltChangedError(salt)
@@ -184,26 +208,30 @@ class KeyUseFile:
         return KeysError(f"the state of the API keys cannot be used: {reason}")
 
 
-def _begin_immediate(connection: sqlite3.Connection) -> None:
-    """Begin a transaction that writes, after that of another process.
+def _begin_immediate(connection: sqlite3.Connection, seconds: float) -> bool:
+    """Begin a transaction that writes, after that of another process. Return false where that may not be waited for.
 
     SQLite's own waiting sleeps for up to 100 ms between two looks.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + seconds
     while True:
         try:
             connection.execute("begin immediate")
         except sqlite3.OperationalError as error:
-            if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if (error.sqlite_errorcode & 0xFF) != sqlite3.SQLITE_BUSY:
+                raise
+            if not seconds:
+                return False
+            if time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(*LOOK_SECONDS))
         else:
-            return
+            return True
 
 
 def _connect(file: Path) -> sqlite3.Connection:
     """Return a connection. Raises `sqlite3.DatabaseError`, with the connection closed."""
-    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+    connection = sqlite3.connect(file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.execute("pragma journal_mode = wal")
         connection.execute("pragma synchronous = normal")
@@ -217,6 +245,7 @@ def _connect(file: Path) -> sqlite3.Connection:
         connection.execute(f"pragma user_version = {_FORMAT}")
         connection.execute("commit")
         connection.execute("pragma busy_timeout = 0")
+        connection.execute("pragma wal_autocheckpoint = 0")
     except sqlite3.DatabaseError:
         connection.close()
         raise

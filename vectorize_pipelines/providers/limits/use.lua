@@ -1,6 +1,8 @@
--- Returns the use of keys, as JSON. Changes nothing. KEYS: as in release.lua. ARGV: salt, prefix, length of the long
--- window, number of keys, their ids, as many limits.
-local arguments, prefix, long, count = 4, ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Returns the use of keys, as JSON. Changes nothing. KEYS: as in acquire.lua. ARGV: salt, length of the long window, ids
+-- of keys and their limits as in acquire.lua.
+local id_length, limits_length = 32, 48
+local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
+local long, all_ids, all_limits = tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local salt = redis.call('GET', KEYS[1])
 if salt and salt ~= ARGV[1] then return {'salt', salt} end
 local time = redis.call('TIME')
@@ -23,16 +25,16 @@ local function tokens_ripe(uses, tokens, limit) -- when one more token fits
   return now
 end
 
-local function field(number, id) return tonumber(redis.call('HGET', KEYS[number], id) or 0) end
+local function field(name, id) return tonumber(redis.call('HGET', prefix .. name, id) or 0) end
 
 local found = {}
-for i = 1, count do
-  local id = ARGV[arguments + i]
-  local _, qps, rpm, tpm, concurrency, second = struct.unpack('>dddddd', ARGV[arguments + count + i])
+for i = 1, #all_ids / id_length do
+  local id = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length)
+  local _, qps, rpm, tpm, concurrency, second = struct.unpack('>dddddd', all_limits, (i - 1) * limits_length + 1)
   local uses, leases = prefix .. 'uses:' .. id, prefix .. 'leases:' .. id
   local in_use = redis.call('ZCOUNT', leases, since(now), '+inf')
   local recent = redis.call('ZRANGEBYSCORE', uses, since(now - long), '+inf', 'WITHSCORES')
-  local tokens, cooling = 0, field(5, id)
+  local tokens, cooling = 0, field('cooling', id)
   for j = 1, #recent, 2 do tokens = tokens + tonumber(string.match(recent[j], '%d+$')) end
   local at = math.max(
     cooling, ripe(uses, qps, second), ripe(uses, rpm, long), tokens_ripe(recent, tokens, tpm), now
@@ -41,16 +43,16 @@ for i = 1, count do
     at = math.max(at, redis.call('ZRANGEBYSCORE', leases, since(now), '+inf', 'WITHSCORES', 'LIMIT', 0, 1)[2])
   end
   found[i] = cjson.encode({
-    disabled = redis.call('HGET', KEYS[4], id) or cjson.null,
+    disabled = redis.call('HGET', prefix .. 'disabled', id) or cjson.null,
     cooling = math.max(cooling - now, 0),
     in_use = in_use,
     requests_second = redis.call('ZCOUNT', uses, since(now - second), '+inf'),
     requests_minute = #recent / 2,
     tokens_minute = tokens,
     next_available = at - now,
-    calls = field(8, id),
-    failures = field(9, id),
-    rate_limited = field(10, id),
+    calls = field('calls', id),
+    failures = field('failures', id),
+    rate_limited = field('limited', id),
   })
 end
 return {'use', unpack(found)}
