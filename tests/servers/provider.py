@@ -19,8 +19,8 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 from tests.paths import CHECKOUT
-from tests.servers.provider_app import Fault, Plan, plan_as_json
 from tests.servers.provider_limits import KeyLimits
+from tests.servers.provider_plan import Fault, Plan, plan_as_json
 
 __all__ = ["Fault", "KeyLimits", "KeyReport", "Plan", "ProviderServer", "Report", "serving_provider"]
 
