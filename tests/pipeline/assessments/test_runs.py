@@ -187,7 +187,7 @@ def test_results_do_not_wait_for_a_slow_one_before_them_and_are_not_told_twice(i
 
 def test_a_provider_that_is_away_for_a_while_is_waited_for(make_installation: MakeInstallation) -> None:
     installation = make_installation(providers={"deadline_seconds": 1.0}, pipeline={"store_outage_seconds": 120})
-    installation.provider.change(faults=[Fault("server_error", count=40)])
+    installation.provider.change(faults=[Fault("server_error", count=16)])
     installation.send(*tasks(10))
     installation.drain()
     assert len(installation.results()) == 10
