@@ -156,7 +156,10 @@ def test_cameras_are_seen_live(visiting: Visiting, shift: Shift) -> None:
             for detection in range(2):
                 shift.assess(camera, detection, risk_level="low", risk_score=score / 3)
             shift.assess(camera, 2, groups=2, image=scene(number), **said, risk_level=level, risk_score=score)
-        failed = {"error": {"class": "InvalidAnswerError", "message": "it is no JSON"}, "risk_level": None}
+        failed: dict[str, Any] = {
+            "error": {"class": "InvalidAnswerError", "message": "it is no JSON"},
+            "risk_level": None,
+        }
         shift.assess("Yard", 0, risk_score=None, **failed)
         shift.send()
         expect(page.locator(".camera")).to_have_count(len(JUDGED) + 1)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,7 +77,11 @@ def test_what_does_not_come_in_time_is_named() -> None:
 
 
 def test_groups_that_could_not_be_assessed_count_as_results() -> None:
-    failed = {"error": {"class": "InvalidAnswerError", "message": "no JSON"}, "risk_level": None, "risk_score": None}
+    failed: dict[str, Any] = {
+        "error": {"class": "InvalidAnswerError", "message": "no JSON"},
+        "risk_level": None,
+        "risk_score": None,
+    }
     gathered = gathering()
     gathered.add(result("north", 1, 0, 2, **failed), 0)
     (released,) = gathered.add(result("north", 1, 1, 2), 0)
