@@ -59,7 +59,7 @@ def command(host: str | None, port: int | None, metrics_port: int | None, with_d
         home.use_dagster_home(settings)
         url = _url(settings.gateway, bound)
         held = () if settings.gateway.dagster_url else (stack.enter_context(_only_one(settings, url)),)
-        click.echo(_greeting(settings, tokens, url))
+        click.echo(_greeting(settings, tokens, url, with_daemon=with_daemon))
         # Nobody else can enter it, so nobody else can speak to the code server and to Dagster's web server.
         folder = Path(tempfile.mkdtemp(prefix=home.server_folder_prefix(settings)))
         services = _services(settings.gateway, folder, bound, metrics, with_daemon=with_daemon)
@@ -140,7 +140,7 @@ def _url(gateway: GatewaySettings, bound: socket.socket) -> str:
     return f"{scheme}://localhost:{bound.getsockname()[1]}"
 
 
-def _greeting(settings: Settings, tokens: Tokens, url: str) -> str:
+def _greeting(settings: Settings, tokens: Tokens, url: str, *, with_daemon: bool) -> str:
     if tokens.current():
         who = f"Browsers sign in with a token at {url}/signin; programs send it as `Authorization: Bearer …`."
     else:
@@ -148,11 +148,15 @@ def _greeting(settings: Settings, tokens: Tokens, url: str) -> str:
             "No token is asked for: whoever reaches this address of the machine may do everything "
             "(`vectorize tokens create` makes the first)."
         )
-    return (
-        f"Serving {url}  (state in {os.environ['DAGSTER_HOME']}; Ctrl-C ends it)\n"
-        f"Dagster's UI: {url}{PATH_PREFIX}\n"
-        f"{who}"
-    )
+    lines = [
+        f"Serving {url}  (state in {os.environ['DAGSTER_HOME']}; Ctrl-C ends it)",
+        f"Dagster's UI: {url}{PATH_PREFIX}",
+        who,
+    ]
+    if not with_daemon:
+        what = "runs" if settings.kafka.bootstrap_servers else "requests, which become runs without Kafka,"
+        lines.append(f"Dagster's daemon is not started here: queued {what} wait for one (--with-daemon starts it).")
+    return "\n".join(lines)
 
 
 @contextmanager

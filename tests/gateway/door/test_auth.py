@@ -113,6 +113,17 @@ def test_a_scope_includes_those_before_it(door: ASGIApp, file: TokensFile) -> No
                 assert answer.problem() == f"the token {scope.value!r} lacks the scope {route}"
 
 
+def test_clients_of_openai_are_told_in_their_own_form(door: ASGIApp, file: TokensFile) -> None:
+    file.add("alice", [Scope.READ])
+    answer = ask(door, "/v1/embeddings", [bearer(UNKNOWN)])
+    assert answer.status == 401
+    assert answer.json["error"] == {
+        **{"message": answer.problem(), "type": "invalid_request_error"},
+        **{"param": None, "code": "invalid_api_key"},
+    }
+    assert "error" not in ask(door, "/read", [bearer(UNKNOWN)]).json
+
+
 def test_several_scopes_are_as_much_as_the_highest(door: ASGIApp, file: TokensFile) -> None:
     token = file.add("both", [Scope.READ, Scope.ADMIN])
     assert ask(door, "/submit", [bearer(token)]).status == 200

@@ -73,6 +73,11 @@ def test_each_request_becomes_a_run(http: httpx2.Client) -> None:
 
     # One run at a time has the pool's place, so that the others are still in the queue.
     assert _cancel(http, "cancelled") == "cancelled"
+    never_begun = noted("cancelled")
+    assert never_begun is not None
+    assert (never_begun.state, never_begun.started_at) == (RequestState.CANCELLED, None)
+    twice = http.delete("/tasks/cancelled")
+    assert (twice.status_code, twice.json()["task_status"]) == (409, "cancelled")
     assert http.delete("/tasks/nobody").status_code == 404
     until("the end of the first", lambda: in_state("boat", RequestState.COMPLETED), SECONDS)
     late = http.delete("/tasks/boat")
@@ -81,7 +86,6 @@ def test_each_request_becomes_a_run(http: httpx2.Client) -> None:
     assert _cancel(http, "long") == "cancelling"
     until("its end", lambda: in_state("long", RequestState.CANCELLED), SECONDS)
     until("the one that waited", lambda: in_state("waits", RequestState.COMPLETED), SECONDS)
-    until("a note of the one in the queue", lambda: in_state("cancelled", RequestState.CANCELLED), SECONDS)
 
     store = open_store(load_settings().store, load_settings().home)
     stored = {each for found in store.scan("texts", ("source_id",)) for each in found["source_id"].to_pylist()}

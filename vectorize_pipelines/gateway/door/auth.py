@@ -31,6 +31,7 @@ __all__ = ["Access", "Caller", "Door", "Scope", "caller_of", "is_open", "local_p
 #: Paths for everybody; below `_STATIC` lie the files of the pages.
 _OPEN = frozenset(("/livez", "/signin"))
 _STATIC = "/static/"
+_OPENAI = "/v1/"
 #: A request by one of these changes nothing.
 _READING = frozenset(("GET", "HEAD", "OPTIONS"))
 #: How long a `next` may be; a longer one is not worth the way back.
@@ -163,6 +164,12 @@ def _check_own_page(connection: HTTPConnection) -> None:
         raise Problem(HTTPStatus.FORBIDDEN, "with a cookie, changes are taken from pages of this server only (Origin)")
 
 
+def _as_openai_says_it(problem: Problem) -> dict[str, str | None]:
+    """Return what OpenAI's clients look for in an error; they show no other member."""
+    code = "invalid_api_key" if problem.status is HTTPStatus.UNAUTHORIZED else None
+    return {"message": problem.detail, "type": "invalid_request_error", "param": None, "code": code}
+
+
 def _unauthorized(detail: str) -> Problem:
     return Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"WWW-Authenticate": "Bearer"})
 
@@ -194,6 +201,8 @@ class Door:
         try:
             admission = self._access.admit(connection)
         except Problem as problem:
+            if scope["path"].startswith(_OPENAI):
+                problem.members["error"] = _as_openai_says_it(problem)
             await refuse(_way_to_sign_in(connection, problem) or problem.response, scope, receive, send)
             return
         scope.setdefault("state", {})["caller"] = admission.caller

@@ -101,8 +101,12 @@ def _request_schema() -> dict[str, Any]:
     return schema
 
 
-def _body(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
+    content = {"application/json": {"schema": schema, "example": example}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+_EXAMPLE = {"task_type": "text_vectorization", "data": "a boat at sea", "collection": "notes"}
 
 
 _REQUEST = _request_schema()
@@ -151,10 +155,12 @@ cancelling = APIRouter(prefix="/tasks", tags=["tasks"], dependencies=[Depends(re
     summary="Submit a request",
     response_model=Submitted,
     responses=_SUBMIT_PROBLEMS,
-    openapi_extra=_body(_REQUEST),
+    openapi_extra=_body(_REQUEST, _EXAMPLE),
 )
 async def submit(request: Request) -> Response:
     """Accept one request: its message is in its topic and confirmed by the brokers when this answers.
+
+    Without Kafka it has become a run of Dagster then, which a daemon starts.
 
     One that is sent again under a `task_id` is a newer version of it, which replaces the earlier one.
     """
@@ -169,7 +175,7 @@ async def submit(request: Request) -> Response:
     summary="Submit many requests",
     response_model=SubmittedBatch,
     responses=_SUBMIT_PROBLEMS,
-    openapi_extra=_body(_BATCH),
+    openapi_extra=_body(_BATCH, [_EXAMPLE, {**_EXAMPLE, "data": "a lamp on the shore"}]),
 )
 async def submit_batch(request: Request) -> Response:
     """Accept 1 to 10,000 requests, as a list or as `tasks` of an object.

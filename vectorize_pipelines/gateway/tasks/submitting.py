@@ -9,7 +9,8 @@ is not in the topic.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from types import TracebackType
@@ -18,6 +19,7 @@ from typing import Any, Self, TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import KafkaNotConfiguredError
 from vectorize_pipelines.gateway.dagster.client import DagsterClient
 from vectorize_pipelines.gateway.problems import FieldProblem, Problem, invalid_fields
@@ -122,7 +124,11 @@ class Submissions:
         Raises `Problem` where it is too late, `KafkaError` and `DagsterUnavailableError`.
         """
         if not row.topic and row.run_id is not None:
-            return await self._runs.terminate(row.request_id, row.run_id)
+            told = await self._runs.terminate(row.request_id, row.run_id)
+            if told == RequestState.CANCELLED.value and row.started_at is None:
+                # A run that was still queued notes nothing, and the sensor for it may have no daemon to run in.
+                await self._noted([replace(row, state=RequestState.CANCELLED, finished_at=datetime.now(UTC))])
+            return told
         producer = self._producer
         if producer is None:
             raise KafkaNotConfiguredError(
@@ -131,9 +137,9 @@ class Submissions:
             )
         await producer.check_topics([self._names.control])
         key, value = cancellation(row.request_id, row.timestamp_ms)
-        told: asyncio.Future[Sequence[Delivery]] = asyncio.get_running_loop().create_future()
-        producer.produce([(self._names.control, key, value)], partial(_resolve, told))
-        (delivery,) = await told
+        delivered: asyncio.Future[Sequence[Delivery]] = asyncio.get_running_loop().create_future()
+        producer.produce([(self._names.control, key, value)], partial(_resolve, delivered))
+        (delivery,) = await delivered
         if delivery.error is not None:
             self._failed(producer, delivery.error)
             raise clients.kafka_error(self._settings.kafka, "cancelling", delivery.error)
@@ -155,12 +161,15 @@ class Submissions:
             )
             raise invalid_fields([FieldProblem(field="tasks", problem=problem)])
         outcomes = await self._runs.launch(requests)
-        rows = [each for each in outcomes if isinstance(each, RequestRow)]
+        await self._noted([each for each in outcomes if isinstance(each, RequestRow)])
+        return outcomes
+
+    async def _noted(self, rows: Sequence[RequestRow]) -> None:
+        """Return once the rows are noted, or when that takes too long to wait for."""
         if rows:
             noted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._notes.add(rows, partial(_resolve, noted, None))
             await noted
-        return outcomes
 
     async def _send(
         self, producer: LoopProducer, requests: Sequence[OutgoingRequest]
