@@ -11,7 +11,7 @@ from typing import Any
 from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
 from vectorize_pipelines.providers.key_set import lease_of
 from vectorize_pipelines.providers.keys import APIKeyInfo
-from vectorize_pipelines.providers.limits import Grant, Lease, Outcome, Request, SaltChangedError, Wait
+from vectorize_pipelines.providers.limits import Grant, KeyLimits, Lease, Outcome, Request, SaltChangedError, Wait
 from vectorize_pipelines.providers.shared_keys import SharedKeys
 from vectorize_pipelines.providers.state_clock import StateClock
 
@@ -32,6 +32,7 @@ class _Loan:
     """A key that was lent for a call that begins at `starts`, by the clock of the state."""
 
     key: APIKeyInfo
+    limits: KeyLimits
     starts: float
 
 
@@ -78,9 +79,11 @@ class KeyQueue:
         line.callers += 1
         try:
             async with asyncio.timeout(deadline_seconds):
-                async with line.turn:
-                    loan = await self._ask_until_lent(line, tokens)
-                return await self._begin(loan)
+                while True:
+                    async with line.turn:
+                        loan = await self._ask_until_lent(line, tokens)
+                    if await self._begin(loan):
+                        return loan.key
         except TimeoutError:
             if line.failure is not None:
                 raise line.failure from None
@@ -145,7 +148,8 @@ class KeyQueue:
                 await self._keys.begin_again(changed.salt)
                 continue
             if isinstance(answer, Grant):
-                return _Loan(keys.lent(answer.key_id, lease, tokens), answer.starts)
+                lent = keys.lent(answer.key_id, lease, tokens)
+                return _Loan(lent, keys.limits_of(answer.key_id), answer.starts)
             if answer.next_available is None:
                 raise NoKeyAvailableError(keys.all_disabled(wanted, place))
             return answer
@@ -169,10 +173,11 @@ class KeyQueue:
             lease = Lease(request.lease, answer.key_id, request.tokens)
             await self._keys.use.release(lease, Outcome("", unused=True))
 
-    async def _begin(self, loan: _Loan) -> APIKeyInfo:
-        """Return the key when the call may begin; where that is late, only once the call counts from no earlier.
+    async def _begin(self, loan: _Loan) -> bool:
+        """Wait until the call may begin; where that is late, until it counts from no earlier.
 
-        A busy machine may let a process wait for longer than the margins of `Windows` allow for.
+        A busy machine may let a process wait for longer than the margins of `Windows` allow for. Return false where the
+        loan has come to nothing, since its windows have no room for a call that late, or since the state is away.
         """
         lease = lease_of(loan.key)
         try:
@@ -183,17 +188,20 @@ class KeyQueue:
             while _now() - earliest > LATE_SECONDS and within < _LATEST_SECONDS:
                 within *= 2  # as long as it may take to say so, and to be heard
                 asked = _now()
-                said = await self._keys.use.begin(lease, within)
+                said = await self._keys.use.begin(lease, loan.limits, within)
+                if said is None:
+                    return False
                 self._clock.observe(asked, said, _now())
                 earliest, _ = self._clock.here(said + within)
         except asyncio.CancelledError:
             self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
             raise
         except SaltChangedError:  # the state was begun again, and knows of no call
-            return loan.key
-        except KeysError as error:
-            logger.warning("the use of the API key %s counts from somewhat too early: %s", loan.key.name, error)
-        return loan.key
+            return False
+        except KeysError:
+            self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
+            return False
+        return True
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)

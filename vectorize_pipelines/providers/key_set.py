@@ -30,7 +30,8 @@ class KeySet:
     def __init__(self, config: KeyConfig, salt: bytes, windows: Windows):
         self.config = config
         self._entries = {_id(salt, entry): entry for entry in config.keys}
-        self.limits = [_limits(id_, entry, windows) for id_, entry in self._entries.items()]
+        self._limits = {id_: _limits(id_, entry, windows) for id_, entry in self._entries.items()}
+        self.limits = list(self._limits.values())
         self._wanted: dict[tuple[str | None, str | None, frozenset[str]], Wanted] = {}
 
     @property
@@ -58,6 +59,10 @@ class KeySet:
     def entry(self, id_: str) -> KeyEntry:
         """Return what the file says of a key."""
         return self._entries[id_]
+
+    def limits_of(self, id_: str) -> KeyLimits:
+        """Return the limits of a key."""
+        return self._limits[id_]
 
     def wanted(
         self, provider: str | None, model: str | None, exclude: frozenset[str], tokens: int, place: str

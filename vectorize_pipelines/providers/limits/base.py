@@ -186,10 +186,11 @@ class SharedUse(Protocol):
         A call that came later gets none as long as those before it need what is free.
         """
 
-    async def begin(self, lease: Lease, within: float) -> float:
+    async def begin(self, lease: Lease, limits: KeyLimits, within: float) -> float | None:
         """Count the call from `within` seconds from now, since it begins by then, and later than its key was lent.
 
-        Return what the clock of the state says now.
+        Return what the clock of the state says now; None, with the loan taken back, where the windows of the key's
+        `limits` have no room for the call then, or the loan has ended.
         """
 
     async def leave(self, ticket: str) -> None:
