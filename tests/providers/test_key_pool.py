@@ -326,6 +326,18 @@ def test_when_all_keys_are_disabled_nobody_waits(shared: Settings) -> None:
     asyncio.run(go())
 
 
+def test_a_key_that_the_file_disables_is_not_lent(shared: Settings) -> None:
+    async def go() -> None:
+        config = keys(2)
+        config["keys"][0]["enabled"] = False
+        async with pool_of(shared, config) as pool:
+            assert {key.name for key in await borrow(pool, 3)} == {"b"}
+            with pytest.raises(NoKeyAvailableError, match=r"every API key is disabled \(a\)"):
+                await pool.acquire_key(exclude=["b"])
+
+    asyncio.run(go())
+
+
 def test_a_caller_that_waits_sees_that_its_key_was_disabled_or_enabled(shared: Settings) -> None:
     async def go() -> None:
         async with pool_of(shared, keys(1, max_concurrency=1)) as pool, pool_of(shared, keys(1)) as by_hand:

@@ -101,6 +101,22 @@ def test_a_redis_that_lost_everything_is_begun_again_for_all(tmp_path: Path, hom
         asyncio.run(go())
 
 
+def test_what_the_file_disables_stays_disabled_when_redis_lost_everything(tmp_path: Path, home: Path) -> None:
+    config = keys(2)
+    config["keys"][0]["enabled"] = False
+    with redis_servers.running() as server:
+
+        async def go() -> None:
+            settings = load_settings({}, tmp_path, home=home, redis={"url": server.url})
+            async with pool_of(settings, config) as pool:
+                assert (await pool.acquire_key()).name == "b"
+                server.empty()
+                assert {(await pool.acquire_key()).name for _ in range(3)} == {"b"}
+                assert (await pool.health_check())["a"]["state"] == "disabled"
+
+        asyncio.run(go())
+
+
 def test_while_redis_is_away_callers_wait_until_their_deadline(
     home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ class Wanted:
     """The keys that serve calls of a provider and a model: the same object for every such call."""
 
     what: str
+    names: Sequence[str]
     limits: Sequence[KeyLimits]
 
 
@@ -67,7 +68,7 @@ class KeySet:
     def wanted(
         self, provider: str | None, model: str | None, exclude: frozenset[str], tokens: int, place: str
     ) -> Wanted:
-        """Return the keys that can serve a call, but for those named in `exclude`.
+        """Return the keys that can serve a call, but for those that the file disables, and those named in `exclude`.
 
         Raises `NoKeyAvailableError` where there is none.
         """
@@ -79,16 +80,20 @@ class KeySet:
                     *(() if model is None else (f"for the model {model}",)),
                 )
             )
-            serving = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
+            serving = {id_: entry for id_, entry in self._entries.items() if _serves(entry, provider, model)}
             if not serving:
                 raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip())
-            limits = [each for each in serving if self._entries[each.id].name not in exclude]
-            if not limits:
+            serving = {id_: entry for id_, entry in serving.items() if entry.name not in exclude}
+            if not serving:
                 others = ", ".join(sorted(exclude))
                 raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip() + f" but {others}")
             if len(self._wanted) >= _SETS:
                 self._wanted.clear()
-            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, limits)
+            names = [entry.name for entry in serving.values()]
+            limits = [self._limits[id_] for id_, entry in serving.items() if entry.enabled]
+            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, names, limits)
+        if not wanted.limits:
+            raise NoKeyAvailableError(self.all_disabled(wanted, place))
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
             raise NoKeyAvailableError(
@@ -98,9 +103,8 @@ class KeySet:
 
     def all_disabled(self, wanted: Wanted, place: str) -> str:
         """Return the message for a call whose keys are all disabled."""
-        names = ", ".join(self._entries[each.id].name for each in wanted.limits)
         what = f" {wanted.what}" if wanted.what else ""
-        return f"every API key{what} is disabled ({names}): see `vectorize keys list`, and {place}"
+        return f"every API key{what} is disabled ({', '.join(wanted.names)}): see `vectorize keys list`, and {place}"
 
     def lent(self, id_: str, lease: str, tokens: int) -> APIKeyInfo:
         """Return a key as its borrower gets it."""

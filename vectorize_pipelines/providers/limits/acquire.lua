@@ -10,8 +10,9 @@ local strategy, need, lease, ticket, all_ids, all_limits = ARGV[2], tonumber(ARG
 local lease_time, long, longest, unknown, grace, ahead = struct.unpack('>dddddd', ARGV[6])
 
 local salt = redis.call('GET', KEYS[1])
-if not salt then
+if not salt then -- the state was lost: it knows of no key that the file disables
   redis.call('SET', KEYS[1], ARGV[1])
+  return {'salt', ARGV[1]}
 elseif salt ~= ARGV[1] then
   return {'salt', salt}
 end
