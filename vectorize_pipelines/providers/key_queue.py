@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
-from vectorize_pipelines.providers.key_set import lease_of
+from vectorize_pipelines.providers.key_set import KeySet, lease_of
 from vectorize_pipelines.providers.keys import APIKeyInfo
 from vectorize_pipelines.providers.limits import Grant, KeyLimits, Lease, Outcome, Request, SaltChangedError, Wait
 from vectorize_pipelines.providers.shared_keys import SharedKeys
@@ -136,23 +136,21 @@ class KeyQueue:
 
     async def _ask(self, line: _Line, tokens: int) -> _Loan | Wait:
         """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
-        while True:
-            keys = await self._keys.current()
+
+        async def ask(keys: KeySet) -> _Loan | Wait:
             place = self._keys.source.place
             wanted = keys.wanted(line.provider, line.model, line.exclude, tokens, place)
             lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
-            try:
-                answer = await self._request(request)
-            except SaltChangedError as changed:
-                await self._keys.begin_again(changed.salt)
-                continue
+            answer = await self._request(request)
             if isinstance(answer, Grant):
                 lent = keys.lent(answer.key_id, lease, tokens)
                 return _Loan(lent, keys.limits_of(answer.key_id), answer.starts)
             if answer.next_available is None:
                 raise NoKeyAvailableError(keys.all_disabled(wanted, place))
             return answer
+
+        return await self._keys.do(ask)
 
     async def _request(self, request: Request) -> Grant | Wait:
         """Return the answer to a request. A key that is lent after the caller has gone is given back."""

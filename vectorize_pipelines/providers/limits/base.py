@@ -162,7 +162,7 @@ class ProviderUse:
 
 
 class SaltChangedError(Exception):
-    """The state was lost and begun again: every id is to be made with `salt`, and what the file disables is to be said."""
+    """The state was lost and begun again: ids are to be made with `salt`; it knows not what the file disables."""
 
     def __init__(self, salt: bytes):
         super().__init__("the salt of the ids of keys has changed")
@@ -172,8 +172,8 @@ class SaltChangedError(Exception):
 class SharedUse(Protocol):
     """The use of keys by all processes. Every method is atomic, and raises `KeysError` where the state is away.
 
-    Those that take ids raise `SaltChangedError` where these were made with another salt than the state has, `acquire` also
-    where the state was lost and has the same one again.
+    Those that take ids raise `SaltChangedError` where these were made with another salt than the state has; `acquire`
+    also where the state was lost and has the same one again.
     """
 
     salt: bytes
