@@ -12,7 +12,7 @@ from tests.servers import redis as redis_servers
 from vectorize_pipelines.errors import KeysError, NoKeyAvailableError, SettingsError
 from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_pool import APIKeyPool, KeyRefused, create_key_pool_from_config
-from vectorize_pipelines.providers.limits import SaltChangedError
+from vectorize_pipelines.providers.limits import Grant, Request, SaltChangedError, Wait, open_shared_use
 from vectorize_pipelines.providers.limits.sqlite import SQLiteUse
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.home import key_use_file
@@ -208,6 +208,32 @@ def test_while_redis_is_away_callers_wait_until_their_deadline(
                 assert "the API key a was not given back" in caplog.text
 
         asyncio.run(go())
+
+
+def test_a_loan_is_not_lost_with_the_answer_that_tells_of_it(shared: Settings) -> None:
+    async def go() -> None:
+        use = open_shared_use(shared, LONG)
+        acquire = use.acquire
+        lost: list[Grant | Wait] = []
+
+        async def lose_the_first(request: Request) -> Grant | Wait:
+            answer = await acquire(request)
+            if lost:
+                return answer
+            lost.append(answer)
+            raise KeysError("the connection was closed")
+
+        use.acquire = lose_the_first  # type: ignore[method-assign]
+        pool = APIKeyPool(KeySource(keys(2)), use, windows=LONG, lease_seconds=60.0)
+        key = await pool.acquire_key(tokens=3, deadline_seconds=LATE)
+        shown = list((await pool.health_check()).values())
+        assert sum(each["in_use"] for each in shown) == sum(each["calls"] for each in shown) == 1
+        assert sum(each["tokens_last_minute"] for each in shown) == 3
+        await pool.release_key(key)
+        assert sum(each["in_use"] for each in (await pool.health_check()).values()) == 0
+        await pool.close()
+
+    asyncio.run(go())
 
 
 def test_a_wrong_password_is_said_without_it(tmp_path: Path) -> None:

@@ -113,11 +113,12 @@ class KeyQueue:
     async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
         """Return a key that is lent. While the state is away, go on asking."""
         in_queue = False
+        lease = f"{self._owner}-{next(self._numbers)}"
         try:
             while True:
                 released = self._released
                 try:
-                    answer = await self._ask(line, tokens)
+                    answer = await self._ask(line, tokens, lease)
                 except NoKeyAvailableError:
                     raise
                 except KeysError as error:
@@ -134,13 +135,12 @@ class KeyQueue:
             if in_queue:
                 self._in_background(self._keys.use.leave(line.ticket))
 
-    async def _ask(self, line: _Line, tokens: int) -> _Loan | Wait:
+    async def _ask(self, line: _Line, tokens: int, lease: str) -> _Loan | Wait:
         """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
 
         async def ask(keys: KeySet) -> _Loan | Wait:
             place = self._keys.source.place
             wanted = keys.wanted(line.provider, line.model, line.exclude, tokens, place)
-            lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
             answer = await self._request(request)
             if isinstance(answer, Grant):

@@ -184,7 +184,8 @@ class SharedUse(Protocol):
     async def acquire(self, request: Request) -> Grant | Wait:
         """Lend the first key, by the strategy, that has room in every limit, and count the call; else queue.
 
-        A call that came later gets none as long as those before it need what is free.
+        A call that came later gets none as long as those before it need what is free. Whoever asks once more for the
+        same lease, since the answer was lost, gets the key that it has already.
         """
 
     async def begin(self, lease: Lease, limits: KeyLimits, within: float) -> float | None:

@@ -39,6 +39,7 @@ if counted and ends and tonumber(ends) > now
   return now
 end
 redis.call('ZREM', leases, lease)
+redis.call('DEL', prefix .. 'loan:' .. lease)
 if counted then
   redis.call('HINCRBY', prefix .. 'calls', id, -1)
   if need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, -need) end

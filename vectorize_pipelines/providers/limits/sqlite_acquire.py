@@ -24,6 +24,11 @@ _FUTURE = 1.0
 def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) -> Grant | Wait:
     """Lend the first key that has room in every limit, or take a place in the queue."""
     now = time.monotonic()
+    had = connection.execute(
+        "select key, at from leases join uses using (key, number) where lease = ? and until > ?", (request.lease, now)
+    ).fetchone()
+    if had is not None:  # the caller has not heard that it has a key, and asks once more
+        return Grant(had[0], now, had[1])
     place, older, most = _queue(connection, request, now)
     keys = _keys(connection, request, now)
     use = Use(connection, now, most, windows.long)
