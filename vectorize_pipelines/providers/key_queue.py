@@ -40,7 +40,8 @@ class _Loan:
 class _Line:
     """The callers that want the same keys. What the first of them was told last is for all of them.
 
-    `exclude`: the names of keys that they do not want. A line is there as long as it has callers.
+    `exclude`: the names of keys that they do not want. A line is there as long as it has `callers`. All of those that
+    are `waiting` stand behind its one place in the queue of all processes.
     """
 
     provider: str | None
@@ -48,6 +49,8 @@ class _Line:
     exclude: frozenset[str]
     ticket: str
     callers: int = 0
+    waiting: int = 0
+    in_queue: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: Wait | None = None
     failure: KeysError | None = None
@@ -80,8 +83,7 @@ class KeyQueue:
         try:
             async with asyncio.timeout(deadline_seconds):
                 while True:
-                    async with line.turn:
-                        loan = await self._ask_until_lent(line, tokens)
+                    loan = await self._wait_in_line(line, tokens)
                     if await self._begin(loan):
                         return loan.key
         except TimeoutError:
@@ -106,34 +108,44 @@ class KeyQueue:
     def _line(self, provider: str | None, model: str | None, exclude: frozenset[str]) -> _Line:
         line = self._lines.get((provider, model, exclude))
         if line is None:
-            ticket = f"{self._owner}-{next(self._numbers)}"
-            line = self._lines[(provider, model, exclude)] = _Line(provider, model, exclude, ticket)
+            line = self._lines[(provider, model, exclude)] = _Line(provider, model, exclude, self._new_id())
         return line
+
+    def _new_id(self) -> str:
+        return f"{self._owner}-{next(self._numbers)}"
+
+    async def _wait_in_line(self, line: _Line, tokens: int) -> _Loan:
+        """Return a key that is lent, after those who came before. The last one to go gives up the place of the line."""
+        line.waiting += 1
+        try:
+            async with line.turn:
+                return await self._ask_until_lent(line, tokens)
+        finally:
+            line.waiting -= 1
+            if line.in_queue and not line.waiting:
+                line.in_queue = False
+                self._in_background(self._keys.use.leave(line.ticket))
+                line.ticket = self._new_id()  # for whoever comes before that place is given up
 
     async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
         """Return a key that is lent. While the state is away, go on asking."""
-        in_queue = False
-        lease = f"{self._owner}-{next(self._numbers)}"
-        try:
-            while True:
-                released = self._released
-                try:
-                    answer = await self._ask(line, tokens, lease)
-                except NoKeyAvailableError:
-                    raise
-                except KeysError as error:
-                    line.failure = error
-                    await asyncio.sleep(AGAIN_SECONDS)
-                    continue
-                line.failure = None
-                in_queue = isinstance(answer, Wait)
-                if not isinstance(answer, Wait):
-                    return answer
-                line.told = answer
-                await _pause(answer, released)
-        finally:
-            if in_queue:
-                self._in_background(self._keys.use.leave(line.ticket))
+        lease = self._new_id()
+        while True:
+            released = self._released
+            try:
+                answer = await self._ask(line, tokens, lease)
+            except NoKeyAvailableError:
+                raise
+            except KeysError as error:
+                line.failure = error
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            line.failure = None
+            line.in_queue = isinstance(answer, Wait)
+            if not isinstance(answer, Wait):
+                return answer
+            line.told = answer
+            await _pause(answer, released)
 
     async def _ask(self, line: _Line, tokens: int, lease: str) -> _Loan | Wait:
         """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
