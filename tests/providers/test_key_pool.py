@@ -230,6 +230,22 @@ def test_who_needs_many_tokens_is_not_passed_by_those_who_need_few(shared: Setti
     asyncio.run(go())
 
 
+def test_who_needs_more_tokens_than_a_key_has_does_not_keep_others_from_it(shared: Settings) -> None:
+    async def go() -> None:
+        config = keys(2, tpm_limit=1000, max_concurrency=2)
+        config["keys"][1] |= {"tpm_limit": 100_000}
+        async with pool_of(shared, config) as one, pool_of(shared, config) as other:
+            held = await one.acquire_key(tokens=90_000)
+            many = asyncio.create_task(one.acquire_key(tokens=50_000))
+            await until(lambda: _are_waiting(shared, 1))
+            assert {key.name for key in await borrow(other, 2, tokens=10)} == {"a"}
+            await none_is_free(other, tokens=10)
+            await one.release_key(held, tokens=10_000)
+            assert (await many).name == "b"
+
+    asyncio.run(go())
+
+
 def test_a_caller_that_gives_up_takes_nothing(shared: Settings) -> None:
     async def go() -> None:
         async with pool_of(shared, keys(1, max_concurrency=1, rpm_limit=100)) as pool:

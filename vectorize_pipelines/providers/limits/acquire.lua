@@ -28,8 +28,8 @@ local soon = now + ahead -- what has room by then is lent for then
 local ids = {}
 for i = 1, #all_ids / id_length do ids[i] = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length) end
 
--- Callers that have waited for longer, and want keys that this one wants. Those that ask no more are forgotten.
-local older, number, most = 0, nil, need
+-- Callers that have waited for longer. Those that ask no more are forgotten.
+local before, number = {}, nil
 if redis.call('HLEN', prefix .. 'queue') > 0 then
   local waiting, queue = redis.call('HGETALL', prefix .. 'queue'), {}
   for i = 1, #waiting, 2 do
@@ -44,22 +44,25 @@ if redis.call('HLEN', prefix .. 'queue') > 0 then
   end
   for _, place in ipairs(queue) do
     if not number or place[1] < number then
-      for _, id in ipairs(ids) do
-        if string.find(place[4], id, 1, true) then
-          older = older + 1
-          most = math.max(most, place[3])
-          break
-        end
-      end
+      before[#before + 1] = {tokens = place[3], ids = place[4]}
     end
   end
 end
 
+local older = 0 -- callers of `before` that could use one of the keys that have been looked at
 local function look_at(key) -- reads the limits of a key, and forgets what is too old to count
   if key.uses then return end
   key.uses, key.leases = prefix .. 'uses:' .. key.id, prefix .. 'leases:' .. key.id
   key.priority, key.qps, key.rpm, key.tpm, key.concurrency, key.second =
     struct.unpack('>dddddd', all_limits, (key.place - 1) * limits_length + 1)
+  key.older, key.most = 0, need
+  for _, caller in ipairs(before) do
+    if (key.tpm < 0 or caller.tokens <= key.tpm) and (caller.ids == all_ids or string.find(caller.ids, key.id, 1, true)) then
+      key.older, key.most = key.older + 1, math.max(key.most, caller.tokens)
+      if not caller.counts then older = older + 1 end
+      caller.counts = true
+    end
+  end
   if key.concurrency >= 0 or strategy == 'least_loaded' then
     redis.call('ZREMRANGEBYSCORE', key.leases, '-inf', now)
     key.in_use = redis.call('ZCARD', key.leases)
@@ -82,13 +85,13 @@ local function ripe(key, limit, window) -- when the use grows old that has to, b
 end
 
 local function tokens_ripe(key)
-  if key.tpm < 0 or key.tokens + most <= key.tpm then return 0 end
+  if key.tpm < 0 or key.tokens + key.most <= key.tpm then return 0 end
   local freed, start = 0, 0
   repeat
     local uses = redis.call('ZRANGE', key.uses, start, start + 99, 'WITHSCORES')
     for i = 1, #uses, 2 do
       freed = freed + tonumber(string.match(uses[i], '%d+$'))
-      if key.tokens - freed + most <= key.tpm then return uses[i + 1] + long end
+      if key.tokens - freed + key.most <= key.tpm then return uses[i + 1] + long end
     end
     start = start + 100
   until #uses == 0
@@ -106,10 +109,10 @@ local function free_at(key)
 end
 
 local function room(key) -- for how many calls there is, at once
-  local room = older + 1
+  local room = key.older + 1
   if key.concurrency >= 0 then room = math.min(room, key.concurrency - key.in_use) end
   if key.rpm >= 0 then room = math.min(room, key.rpm - redis.call('ZCARD', key.uses)) end
-  if key.tpm >= 0 and most > 0 then room = math.min(room, math.floor((key.tpm - key.tokens) / most)) end
+  if key.tpm >= 0 and key.most > 0 then room = math.min(room, math.floor((key.tpm - key.tokens) / key.most)) end
   if key.qps >= 0 then
     local recent = redis.call('ZCOUNT', key.uses, string.format('(%.0f', soon - key.second), '+inf')
     room = math.min(room, key.qps - recent)
@@ -147,8 +150,8 @@ local function first() -- takes the first key, in the order of the strategy
   return key
 end
 
-local free, chosen, later = 0, nil, {}
-while #keys > 0 and free <= older do
+local free, chosen, later, has_room = 0, nil, {}, false
+while #keys > 0 and not has_room do
   local key = first()
   look_at(key)
   local at = free_at(key)
@@ -156,12 +159,13 @@ while #keys > 0 and free <= older do
     later[#later + 1] = at - ahead
   else
     key.at = math.max(at, now)
-    chosen = chosen or key
-    free = free + (older == 0 and 1 or room(key))
+    if not chosen or key.older < chosen.older then chosen = key end
+    if key.older > 0 then free = free + room(key) end
+    has_room = key.older == 0 or free > older
   end
 end
 
-if free > older then
+if has_room then
   local id = chosen.id
   redis.call('SET', prefix .. 'loan:' .. lease, cmsgpack.pack({id, chosen.at}), 'PX', math.ceil(lease_time / 1000))
   redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
