@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.providers.pools import LATE, LONG, SOON, keys, places, pool_of, until
-from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from vectorize_pipelines.errors import NoKeyAvailableError, UnknownKeyError
 from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_pool import (
     APIKeyInfo,
@@ -392,7 +392,7 @@ def test_when_all_keys_are_disabled_nobody_waits(shared: Settings) -> None:
                 await pool.disable(name, "not needed")
             with pytest.raises(NoKeyAvailableError, match=r"every API key is disabled \(a, b\)"):
                 await pool.acquire_key()
-            with pytest.raises(KeysError, match="no API key with the name c; it has: a, b"):
+            with pytest.raises(UnknownKeyError, match="no API key with the name c; it has: a, b"):
                 await pool.enable("c")
 
     asyncio.run(go())
