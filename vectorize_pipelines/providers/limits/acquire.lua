@@ -6,6 +6,7 @@
 -- ARGV: salt, strategy, tokens, lease, ticket, times, ids of the keys, their limits. Many numbers stand in one argument:
 -- packing many arguments takes the client longer than all of this takes the server.
 local id_length, limits_length = 32, 48
+local spare_ms = 10000 -- what is not used any more is removed later than it counts by this
 local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
 local strategy, need, lease, ticket, all_ids, all_limits = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[7], ARGV[8]
 local lease_time, long, longest, unknown, grace, ahead = struct.unpack('>dddddd', ARGV[6])
@@ -75,6 +76,10 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
     end
     redis.call('ZREMRANGEBYSCORE', key.uses, '-inf', now - long)
     if tokens > 0 then key.tokens = redis.call('HINCRBY', prefix .. 'tokens', key.id, -tokens) end
+  end
+  if key.tokens > 0 and redis.call('EXISTS', key.uses) == 0 then -- all of its calls are too old
+    key.tokens = 0
+    redis.call('HDEL', prefix .. 'tokens', key.id)
   end
 end
 
@@ -169,7 +174,11 @@ if has_room then
   local id = chosen.id
   redis.call('SET', prefix .. 'loan:' .. lease, cmsgpack.pack({id, chosen.at}), 'PX', math.ceil(lease_time / 1000))
   redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
+  redis.call('PEXPIRE', chosen.uses, math.ceil(long / 1000) + spare_ms)
+  redis.call('ZREMRANGEBYSCORE', chosen.leases, '-inf', now)
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
+  local lasts = math.ceil(lease_time / 1000) + spare_ms
+  redis.call('PEXPIRE', chosen.leases, math.max(lasts, redis.call('PTTL', chosen.leases)))
   redis.call('HSET', prefix .. 'turn', id, redis.call('INCR', prefix .. 'counter'))
   redis.call('HINCRBY', prefix .. 'calls', id, 1)
   if need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, need) end
