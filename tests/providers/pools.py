@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from typing import Any, TypeVar
 
-from vectorize_pipelines.providers.key_pool import APIKeyPool, Windows, create_key_pool_from_config
+import pytest
+
+from vectorize_pipelines.errors import NoKeyAvailableError
+from vectorize_pipelines.providers.key_pool import APIKeyInfo, APIKeyPool, Windows, create_key_pool_from_config
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.home import key_use_file
 from vectorize_pipelines.state.redis_connection import open_redis
@@ -50,6 +53,18 @@ def places(settings: Settings) -> int:
             return int(number)
     with closing(open_redis(settings)) as client:
         return int(client.hlen("{vectorize:keys}:queue"))  # type: ignore[arg-type]
+
+
+async def borrow(pool: APIKeyPool, count: int, **wanted: object) -> list[APIKeyInfo]:
+    """Borrow so many keys, all of which are free."""
+    return [await pool.acquire_key(deadline_seconds=LATE, **wanted) for _ in range(count)]  # type: ignore[arg-type]
+
+
+async def none_is_free(pool: APIKeyPool, **wanted: object) -> NoKeyAvailableError:
+    """Look that no key is had within a moment; return what is said."""
+    with pytest.raises(NoKeyAvailableError) as refused:
+        await pool.acquire_key(deadline_seconds=SOON, **wanted)  # type: ignore[arg-type]
+    return refused.value
 
 
 async def until(look: Callable[[], Awaitable[T | None]]) -> T:
