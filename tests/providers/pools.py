@@ -52,7 +52,7 @@ def places(settings: Settings) -> int:
             (number,) = connection.execute("select count(*) from queue").fetchone()
             return int(number)
     with closing(open_redis(settings)) as client:
-        return int(client.hlen("{vectorize:keys}:queue"))  # type: ignore[arg-type]
+        return int(client.hlen("{vectorize:keys}:queue"))
 
 
 async def borrow(pool: APIKeyPool, count: int, **wanted: object) -> list[APIKeyInfo]:
