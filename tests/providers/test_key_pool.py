@@ -1,34 +1,16 @@
-"""Borrowing keys: limits, strategies, waiting in order, and what failures do. In SQLite and in Redis alike."""
+"""Borrowing keys: limits, strategies, and which keys serve a call. In SQLite and in Redis alike."""
 
 import asyncio
 import json
-import logging
 
 import pytest
 
-from tests.providers.pools import LATE, LONG, SOON, keys, pool_of, until
-from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from tests.providers.pools import LONG, borrow, keys, none_is_free, pool_of
+from vectorize_pipelines.errors import NoKeyAvailableError
 from vectorize_pipelines.providers.key_pool import (
-    APIKeyInfo,
-    APIKeyPool,
-    KeyRefused,
-    ProviderFailed,
-    RateLimited,
     Windows,
 )
 from vectorize_pipelines.settings import Settings
-
-
-async def borrow(pool: APIKeyPool, count: int, **wanted: object) -> list[APIKeyInfo]:
-    """Borrow so many keys, all of which are free."""
-    return [await pool.acquire_key(deadline_seconds=LATE, **wanted) for _ in range(count)]  # type: ignore[arg-type]
-
-
-async def none_is_free(pool: APIKeyPool, **wanted: object) -> NoKeyAvailableError:
-    """Look that no key is had within a moment; return what is said."""
-    with pytest.raises(NoKeyAvailableError) as refused:
-        await pool.acquire_key(deadline_seconds=SOON, **wanted)  # type: ignore[arg-type]
-    return refused.value
 
 
 def test_a_key_is_lent_and_given_back(shared: Settings) -> None:
@@ -102,100 +84,6 @@ def test_a_call_that_no_key_could_ever_serve_is_refused_at_once(shared: Settings
     asyncio.run(go())
 
 
-def test_calls_side_by_side_are_limited_and_callers_wait_in_order(shared: Settings) -> None:
-    async def go() -> None:
-        served: list[int] = []
-        async with pool_of(shared, keys(1, max_concurrency=2)) as pool:
-            held = await borrow(pool, 2)
-
-            async def call(number: int) -> None:
-                key = await pool.acquire_key(deadline_seconds=LATE)
-                served.append(number)
-                await pool.release_key(key)
-
-            waiting = []
-            for number in range(6):
-                waiting.append(asyncio.create_task(call(number)))
-                await asyncio.sleep(0)
-            await none_is_free(pool)
-            assert served == []
-            for key in held:
-                await pool.release_key(key)
-            await asyncio.gather(*waiting)
-        assert served == sorted(served)
-
-    asyncio.run(go())
-
-
-def test_who_waits_in_another_process_gets_a_key_before_whoever_comes_later(shared: Settings) -> None:
-    async def go() -> None:
-        config = keys(1, max_concurrency=1)
-        async with pool_of(shared, config) as one, pool_of(shared, config) as other, pool_of(shared, config) as third:
-            (held,) = await borrow(one, 1)
-            first = asyncio.create_task(borrow(other, 1))
-            await until(lambda: _has_queue(first))
-            latecomers = [asyncio.create_task(borrow(third, 1)) for _ in range(3)]
-            await none_is_free(one)
-            await one.release_key(held)
-            (key,) = await first
-            assert not any(each.done() for each in latecomers)
-            await other.release_key(key)
-            for each in latecomers:
-                (key,) = await each
-                await third.release_key(key)
-
-    async def _has_queue(task: "asyncio.Task[object]") -> bool:
-        await asyncio.sleep(0.3)
-        return not task.done()
-
-    asyncio.run(go())
-
-
-def test_who_needs_many_tokens_is_not_passed_by_those_who_need_few(shared: Settings) -> None:
-    async def go() -> None:
-        config = keys(1, tpm_limit=1000)
-        async with pool_of(shared, config) as one, pool_of(shared, config) as other:
-            await one.acquire_key(tokens=500)
-            many = asyncio.create_task(one.acquire_key(tokens=800))
-            while not (await _refused(other, tokens=10)):
-                await asyncio.sleep(0.02)
-            many.cancel()
-            await other.acquire_key(tokens=10, deadline_seconds=LATE)
-
-    async def _refused(pool: APIKeyPool, tokens: int) -> bool:
-        try:
-            await pool.release_key(await pool.acquire_key(tokens=tokens, deadline_seconds=SOON), tokens=0)
-        except NoKeyAvailableError:
-            return True
-        return False
-
-    asyncio.run(go())
-
-
-def test_a_caller_that_gives_up_takes_nothing(shared: Settings) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(1, max_concurrency=1, rpm_limit=100)) as pool:
-            (held,) = await borrow(pool, 1)
-            waiting = [asyncio.create_task(pool.acquire_key()) for _ in range(3)]
-            await none_is_free(pool)
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
-            await pool.release_key(held)
-            for moment in range(20):  # cancelled while it is being lent
-                task = asyncio.create_task(pool.acquire_key())
-                for _ in range(moment):
-                    await asyncio.sleep(0)
-                task.cancel()
-                (key,) = await asyncio.gather(task, return_exceptions=True)
-                if isinstance(key, APIKeyInfo):
-                    await pool.release_key(key)
-            (key,) = await borrow(pool, 1)
-            assert (await pool.health_check())["a"]["in_use"] == 1
-
-    asyncio.run(go())
-
-
 def test_round_robin_takes_the_key_that_has_rested_longest(shared: Settings) -> None:
     async def go() -> list[str]:
         async with pool_of(shared, {"strategy": "round_robin", **keys(3)}) as pool:
@@ -241,127 +129,12 @@ def test_only_keys_of_the_provider_and_the_model_are_lent(shared: Settings) -> N
     asyncio.run(go())
 
 
-def test_a_key_cools_for_as_long_as_the_provider_says(shared: Settings) -> None:
+def test_keys_that_a_caller_does_not_want_are_left_out(shared: Settings) -> None:
     async def go() -> None:
-        async with pool_of(shared, keys(2)) as pool:
-            (key,) = await borrow(pool, 1)
-            await pool.release_key(key, success=False, failure=RateLimited(300.0))
-            shown = (await pool.health_check())[key.name]
-            assert (shown["state"], shown["rate_limited"]) == ("cooling", 1)
-            assert 290 < shown["next_available_seconds"] <= 300
-            assert key.name not in {other.name for other in await borrow(pool, 4)}
-
-    asyncio.run(go())
-
-
-def test_cooling_doubles_while_it_goes_on_and_is_bounded(shared: Settings) -> None:
-    async def go() -> list[float]:
-        cooled = []
-        config = keys(1) | {"default_cooldown": 0.05, "max_cooldown": 0.15}
-        async with pool_of(shared, config) as pool:
-            for _ in range(4):
-                (key,) = await borrow(pool, 1)
-                await pool.release_key(key, success=False, failure=RateLimited())
-                cooled.append((await pool.health_check())["a"]["cooling_seconds"])
-            await pool.release_key(await pool.acquire_key())
-            (key,) = await borrow(pool, 1)
-            await pool.release_key(key, success=False, failure=RateLimited())
-            cooled.append((await pool.health_check())["a"]["cooling_seconds"])
-        return cooled
-
-    first, second, third, fourth, after_success = asyncio.run(go())
-    assert first <= 0.05
-    assert second <= 0.1
-    assert third <= 0.15
-    assert fourth <= 0.15
-    assert after_success <= 0.05
-
-
-def test_calls_that_are_refused_together_double_nothing(shared: Settings) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(1) | {"default_cooldown": 100.0}) as pool:
-            for key in await borrow(pool, 5):
-                await pool.release_key(key, success=False, failure=RateLimited())
-            shown = (await pool.health_check())["a"]
-            assert shown["rate_limited"] == 5
-            assert shown["cooling_seconds"] <= 100
-
-    asyncio.run(go())
-
-
-def test_a_refused_key_is_disabled_and_said_once(shared: Settings, caplog: pytest.LogCaptureFixture) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(2)) as pool, pool_of(shared, keys(2)) as other:
-            both = {key.name: key for key in await borrow(pool, 2)}
-            (again,) = [key for key in await borrow(pool, 2) if key.name == "a"]
-            said = f"the key {again.api_key.get_secret_value()} is not valid"
-            with caplog.at_level(logging.WARNING):
-                await pool.release_key(both["a"], success=False, failure=KeyRefused(401, said))
-                await other.release_key(again, success=False, failure=KeyRefused(401, said))
-            shown = (await other.health_check())["a"]
-            assert (shown["state"], shown["next_available_seconds"]) == ("disabled", None)
-            assert shown["disabled_reason"] == "refused it: 401 the key *** is not valid"
-            assert {key.name for key in await borrow(other, 3)} == {"b"}
-            await pool.enable("a")
-            assert "a" in {key.name for key in await borrow(other, 2)}
-
-    asyncio.run(go())
-    (line,) = [record.message for record in caplog.records if "is disabled" in record.message]
-    assert "the API key a is disabled" in line
-    assert "secret" not in caplog.text
-
-
-def test_when_all_keys_are_disabled_nobody_waits(shared: Settings) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(2)) as pool:
-            for name in ("a", "b"):
-                await pool.disable(name, "not needed")
-            with pytest.raises(NoKeyAvailableError, match=r"every API key is disabled \(a, b\)"):
-                await pool.acquire_key()
-            with pytest.raises(KeysError, match="no API key with the name c; it has: a, b"):
-                await pool.enable("c")
-
-    asyncio.run(go())
-
-
-def test_a_caller_that_waits_sees_that_its_key_was_disabled_or_enabled(shared: Settings) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(1, max_concurrency=1)) as pool, pool_of(shared, keys(1)) as by_hand:
-            await borrow(pool, 1)
-            waiting = asyncio.create_task(pool.acquire_key(deadline_seconds=LATE))
-            await none_is_free(pool)
-            await by_hand.disable("a", "by hand")
-            with pytest.raises(NoKeyAvailableError, match="disabled"):
-                await waiting
-
-    asyncio.run(go())
-
-
-def test_failures_of_the_provider_are_not_the_keys(shared: Settings) -> None:
-    async def go() -> None:
-        async with pool_of(shared, keys(1)) as pool:
-            for reason in ("500", "no answer within 60 s"):
-                (key,) = await borrow(pool, 1)
-                await pool.release_key(key, success=False, failure=ProviderFailed(reason))
-            shown = (await pool.health_check())["a"]
-            assert (shown["state"], shown["failures"]) == ("available", 0)
-            assert (shown["provider_failures"], shown["provider_failures_in_a_row"]) == (2, 2)
-            assert shown["provider_latest_failure"] == "no answer within 60 s"
-            await pool.release_key(await pool.acquire_key())
-            shown = (await pool.health_check())["a"]
-            assert (shown["provider_failures"], shown["provider_failures_in_a_row"]) == (2, 0)
-
-    asyncio.run(go())
-
-
-def test_a_loan_that_is_never_given_back_ends_by_itself(shared: Settings) -> None:
-    async def go() -> None:
-        config = keys(1, max_concurrency=1)
-        async with pool_of(shared, config, lease_seconds=0.3) as pool:
-            (lost,) = await borrow(pool, 1)
-            (key,) = await borrow(pool, 1)
-            await pool.release_key(lost)  # too late: it is another's now
-            assert (await pool.health_check())["a"]["in_use"] == 1
-            await pool.release_key(key)
+        async with pool_of(shared, keys(3)) as pool:
+            assert {key.name for key in await borrow(pool, 4, exclude=["a"])} == {"b", "c"}
+            assert {key.name for key in await borrow(pool, 2, exclude={"a", "c"})} == {"b"}
+            with pytest.raises(NoKeyAvailableError, match="has no API key but a, b, c"):
+                await pool.acquire_key(exclude=("a", "b", "c"))
 
     asyncio.run(go())

@@ -12,17 +12,18 @@ else:
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from vectorize_pipelines.core.urls import without_secrets
-from vectorize_pipelines.errors import KeysError
+from vectorize_pipelines.errors import KeysError, SettingsError
 from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_queue import AGAIN_SECONDS, KeyQueue
-from vectorize_pipelines.providers.key_set import lease_of
+from vectorize_pipelines.providers.key_set import KeySet, lease_of
 from vectorize_pipelines.providers.keys import (
     APIKeyInfo,
+    Cancelled,
     KeyFailure,
     KeyRefused,
     KeyState,
@@ -44,6 +45,7 @@ from vectorize_pipelines.settings import Settings, load_settings
 __all__ = [
     "APIKeyInfo",
     "APIKeyPool",
+    "Cancelled",
     "KeyFailure",
     "KeyRefused",
     "KeyState",
@@ -93,14 +95,15 @@ class APIKeyPool:
         model: str | None = None,
         tokens: int = 0,
         deadline_seconds: float | None = None,
+        exclude: Collection[str] = (),
     ) -> APIKeyInfo:
         """Return a key for one call; wait for it in the order of the callers, at most `deadline_seconds` (None: ever).
 
         `provider`: None is any; `model`: only keys that may be used for it; `tokens`: those that the call is expected
-        to take. Raises `NoKeyAvailableError`, at once where no key could ever serve the call, and `KeysError` where
-        the state of the keys is away for as long.
+        to take; `exclude`: names of keys that this caller does not want. Raises `NoKeyAvailableError`, at once where no
+        key (but those) could ever serve the call, and `KeysError` where the state of the keys is away for as long.
         """
-        return await self._queue.get(provider, model, tokens, deadline_seconds)
+        return await self._queue.get(provider, model, tokens, deadline_seconds, frozenset(exclude))
 
     async def release_key(
         self,
@@ -109,12 +112,15 @@ class APIKeyPool:
         *,
         tokens: int | None = None,
         failure: KeyFailure | None = None,
+        unused: bool = False,
     ) -> None:
         """Give a key back. `tokens`: those that the call really took, where that is known.
 
+        `unused`: no call was made with it; it counts for nothing then, and nothing is noted.
+
         Where the state is away for long, that is logged, and the loan ends by itself.
         """
-        outcome = self._outcome(key, success, tokens, failure)
+        outcome = Outcome(key.provider, unused=True) if unused else self._outcome(key, success, tokens, failure)
         try:
             disabled = await self._end(lease_of(key), outcome)
         except KeysError as error:
@@ -134,28 +140,36 @@ class APIKeyPool:
 
         Raises `KeysError`.
         """
-        while True:
-            keys = await self._keys.current()
-            try:
-                used = await self._use.use(keys.limits)
-                failures = await self._use.providers(keys.providers)
-            except SaltChangedError as changed:
-                await self._keys.begin_again(changed.salt)
-            else:
-                return keys.health(used, failures)
+
+        async def look(keys: KeySet) -> dict[str, dict[str, Any]]:
+            used = await self._use.use(keys.limits)
+            return keys.health(used, await self._use.providers(keys.providers))
+
+        return await self._keys.do(look)
 
     async def disable(self, name: str, reason: str) -> None:
-        """Disable a key for all processes, until it is enabled. Raises `KeysError`, also where no key has the name."""
-        keys = await self._keys.current()
-        await self._use.disable([keys.id_of(name, self._source.place)], reason)
+        """Disable a key for all processes, until it is enabled. Raises `KeysError`, and `UnknownKeyError`."""
+
+        async def disable(keys: KeySet) -> None:
+            await self._use.disable([keys.id_of(name, self._source.place)], reason)
+
+        await self._keys.do(disable)
 
     async def enable(self, name: str) -> None:
-        """Enable a key for all processes. Raises `KeysError`, also where none has the name, or the file disables it."""
-        keys = await self._keys.current()
-        id_ = keys.id_of(name, self._source.place)
-        if not keys.entry(id_).enabled:
-            raise KeysError(f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there")
-        await self._use.enable([id_])
+        """Enable a key for all processes.
+
+        Raises `KeysError`, `UnknownKeyError`, and `SettingsError` where the file disables it.
+        """
+
+        async def enable(keys: KeySet) -> None:
+            id_ = keys.id_of(name, self._source.place)
+            if not keys.entry(id_).enabled:
+                raise SettingsError(
+                    f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there"
+                )
+            await self._use.enable([id_])
+
+        await self._keys.do(enable)
 
     async def close(self) -> None:
         """Leave the state of the keys; keys that are lent still come back when their leases end."""
@@ -169,7 +183,7 @@ class APIKeyPool:
             try:
                 return await self._use.release(lease, outcome)
             except SaltChangedError as changed:  # the state was begun again, and knows of no loan
-                await self._keys.begin_again(changed.salt)
+                self._keys.begin_again(changed.salt)
                 return False
             except KeysError:
                 if asyncio.get_running_loop().time() > deadline:
@@ -187,6 +201,8 @@ class APIKeyPool:
                 return Outcome(key.provider, False, tokens, refused=reason)
             case ProviderFailed(reason=reason):
                 return Outcome(key.provider, False, tokens, failed=_without_key(reason, key))
+            case Cancelled():
+                return Outcome(key.provider, False, tokens, cancelled=True)
             case None:
                 return Outcome(key.provider, success, tokens)
 

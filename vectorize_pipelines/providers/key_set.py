@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from vectorize_pipelines.errors import NoKeyAvailableError, UnknownKeyError
 from vectorize_pipelines.providers.key_file import KeyConfig, KeyEntry
 from vectorize_pipelines.providers.keys import APIKeyInfo, KeyState
 from vectorize_pipelines.providers.limits import KeyLimits, KeyUse, Lease, Strategy, Windows
 from vectorize_pipelines.providers.limits.base import ProviderUse
 
 _ID_BYTES = 16
+#: As many choices of keys, by what calls want, are kept.
+_SETS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Wanted:
     """The keys that serve calls of a provider and a model: the same object for every such call."""
 
     what: str
+    names: Sequence[str]
     limits: Sequence[KeyLimits]
 
 
@@ -28,8 +31,9 @@ class KeySet:
     def __init__(self, config: KeyConfig, salt: bytes, windows: Windows):
         self.config = config
         self._entries = {_id(salt, entry): entry for entry in config.keys}
-        self.limits = [_limits(id_, entry, windows) for id_, entry in self._entries.items()]
-        self._wanted: dict[tuple[str | None, str | None], Wanted] = {}
+        self._limits = {id_: _limits(id_, entry, windows) for id_, entry in self._entries.items()}
+        self.limits = list(self._limits.values())
+        self._wanted: dict[tuple[str | None, str | None, frozenset[str]], Wanted] = {}
 
     @property
     def strategy(self) -> Strategy:
@@ -46,20 +50,29 @@ class KeySet:
         return [id_ for id_, entry in self._entries.items() if entry.enabled == enabled]
 
     def id_of(self, name: str, place: str) -> str:
-        """Return the id of a key. Raises `KeysError` where `place`, the file, has none of this name."""
+        """Return the id of a key. Raises `UnknownKeyError` where `place`, the file, has none of this name."""
         for id_, entry in self._entries.items():
             if entry.name == name:
                 return id_
         known = ", ".join(sorted(entry.name for entry in self._entries.values())) or "none"
-        raise KeysError(f"{place} has no API key with the name {name}; it has: {known}")
+        raise UnknownKeyError(f"{place} has no API key with the name {name}; it has: {known}")
 
     def entry(self, id_: str) -> KeyEntry:
         """Return what the file says of a key."""
         return self._entries[id_]
 
-    def wanted(self, provider: str | None, model: str | None, tokens: int, place: str) -> Wanted:
-        """Return the keys that can serve a call. Raises `NoKeyAvailableError` where there is none."""
-        wanted = self._wanted.get((provider, model))
+    def limits_of(self, id_: str) -> KeyLimits:
+        """Return the limits of a key."""
+        return self._limits[id_]
+
+    def wanted(
+        self, provider: str | None, model: str | None, exclude: frozenset[str], tokens: int, place: str
+    ) -> Wanted:
+        """Return the keys that can serve a call, but for those that the file disables, and those named in `exclude`.
+
+        Raises `NoKeyAvailableError` where there is none.
+        """
+        wanted = self._wanted.get((provider, model, exclude))
         if wanted is None:
             what = " ".join(
                 (
@@ -67,10 +80,20 @@ class KeySet:
                     *(() if model is None else (f"for the model {model}",)),
                 )
             )
-            limits = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
-            if not limits:
+            serving = {id_: entry for id_, entry in self._entries.items() if _serves(entry, provider, model)}
+            if not serving:
                 raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip())
-            wanted = self._wanted[(provider, model)] = Wanted(what, limits)
+            serving = {id_: entry for id_, entry in serving.items() if entry.name not in exclude}
+            if not serving:
+                others = ", ".join(sorted(exclude))
+                raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip() + f" but {others}")
+            if len(self._wanted) >= _SETS:
+                self._wanted.clear()
+            names = [entry.name for entry in serving.values()]
+            limits = [self._limits[id_] for id_, entry in serving.items() if entry.enabled]
+            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, names, limits)
+        if not wanted.limits:
+            raise NoKeyAvailableError(self.all_disabled(wanted, place))
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
             raise NoKeyAvailableError(
@@ -80,9 +103,8 @@ class KeySet:
 
     def all_disabled(self, wanted: Wanted, place: str) -> str:
         """Return the message for a call whose keys are all disabled."""
-        names = ", ".join(self._entries[each.id].name for each in wanted.limits)
         what = f" {wanted.what}" if wanted.what else ""
-        return f"every API key{what} is disabled ({names}): see `vectorize keys list`, and {place}"
+        return f"every API key{what} is disabled ({', '.join(wanted.names)}): see `vectorize keys list`, and {place}"
 
     def lent(self, id_: str, lease: str, tokens: int) -> APIKeyInfo:
         """Return a key as its borrower gets it."""

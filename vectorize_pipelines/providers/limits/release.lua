@@ -11,6 +11,7 @@ local now = time[1] * 1000000 + time[2]
 local uses = prefix .. 'uses:' .. id
 
 redis.call('ZREM', prefix .. 'leases:' .. id, lease)
+redis.call('DEL', prefix .. 'loan:' .. lease)
 local use = lease .. ':' .. expected
 local began = redis.call('ZSCORE', uses, use)
 if outcome.unused then
@@ -22,10 +23,12 @@ if outcome.unused then
   return 0
 end
 if began and outcome.tokens and outcome.tokens ~= expected then
-  redis.call('ZREM', uses, use)
   redis.call('ZADD', uses, began, lease .. ':' .. outcome.tokens)
+  redis.call('ZREM', uses, use) -- afterwards: a set that is empty forgets when it expires
   redis.call('HINCRBY', prefix .. 'tokens', id, outcome.tokens - expected)
 end
+
+if outcome.cancelled then return 0 end
 
 local provider = prefix .. 'provider:' .. outcome.provider
 if outcome.failed then

@@ -16,13 +16,15 @@ def release(connection: sqlite3.Connection, lease: Lease, outcome: Outcome) -> b
     ).fetchone()
     if outcome.unused:
         if call is not None:
-            _take_back(connection, lease, number)
+            take_back(connection, lease, number)
         return False
     if call is not None and outcome.tokens is not None and outcome.tokens != call[1]:
         connection.execute(
             "update uses set tokens = ? where key = ? and number = ?", (outcome.tokens, lease.key_id, number)
         )
         connection.execute("update keys set tokens = tokens + ? where id = ?", (outcome.tokens - call[1], lease.key_id))
+    if outcome.cancelled:
+        return False
     if outcome.failed is not None:
         _note_failure(connection, outcome.provider, outcome.failed)
         return False
@@ -30,7 +32,7 @@ def release(connection: sqlite3.Connection, lease: Lease, outcome: Outcome) -> b
     return _note_answer(connection, lease.key_id, None if call is None else call[0], outcome)
 
 
-def _take_back(connection: sqlite3.Connection, lease: Lease, number: int) -> None:
+def take_back(connection: sqlite3.Connection, lease: Lease, number: int) -> None:
     """Let a call that was never made count no more; the numbers of the calls stay without a gap."""
     connection.execute("update uses set at = 0, tokens = 0 where key = ? and number = ?", (lease.key_id, number))
     connection.execute(
