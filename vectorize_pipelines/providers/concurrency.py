@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 class AdaptiveLimit:
     """A limit of concurrent calls that is halved when the provider fails, and grows again as calls succeed.
 
-    It grows as TCP's window does: by one for each success up to half of what failed last, from there on by one for as
-    many successes as it allows calls. Calls wait in order. Used by one event loop.
+    It grows as TCP's window does: by one for each success, which doubles it each round, up to half of what the provider
+    last bore before it failed; from there on by one for as many successes as it allows calls. Calls wait in order. Used
+    by one event loop.
     """
 
     def __init__(self, most: int, now: Callable[[], float] = time.monotonic):
@@ -19,6 +20,8 @@ class AdaptiveLimit:
         self._most = float(most)
         self._now = now
         self._limit = self._threshold = self._most
+        # Successes that are lacking until the limit counts as borne: as many as it allowed when it was last reduced.
+        self._unproven = 0
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reduced_at = float("-inf")
@@ -49,6 +52,7 @@ class AdaptiveLimit:
 
     def succeeded(self) -> None:
         """Note that the provider has answered a call."""
+        self._unproven -= 1
         step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
         self._limit = min(self._most, self._limit + step)
         self._wake()
@@ -61,7 +65,11 @@ class AdaptiveLimit:
         if began < self._reduced_at:
             return
         self._reduced_at = self._now()
-        self._limit = self._threshold = max(1.0, self._limit / 2)
+        half = max(1.0, self._limit / 2)
+        if self._unproven <= 0:  # else the failure goes on, and says nothing new about what the provider bears
+            self._threshold = half
+        self._limit = half
+        self._unproven = self.limit
 
     async def _acquire(self) -> None:
         if self._running < self.limit and not self._waiting:
