@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
 from vectorize_pipelines.providers.key_pool import (
     APIKeyInfo,
     APIKeyPool,
+    Cancelled,
     KeyRefused,
     ProviderFailed,
     RateLimited,
@@ -350,6 +352,65 @@ def test_failures_of_the_provider_are_not_the_keys(shared: Settings) -> None:
             await pool.release_key(await pool.acquire_key())
             shown = (await pool.health_check())["a"]
             assert (shown["provider_failures"], shown["provider_failures_in_a_row"]) == (2, 0)
+
+    asyncio.run(go())
+
+
+def test_a_key_that_is_given_back_unused_counts_for_nothing(shared: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(shared, keys(1, rpm_limit=1, tpm_limit=100) | {"default_cooldown": 0.01}) as pool:
+            for _ in range(3):
+                (key,) = await borrow(pool, 1, tokens=100)
+                await pool.release_key(key, unused=True)
+            shown = (await pool.health_check())["a"]
+            assert (shown["in_use"], shown["calls"], shown["tokens_last_minute"]) == (0, 0, 0)
+            assert shown["state"] == "available"
+
+    asyncio.run(go())
+
+
+@pytest.mark.parametrize("how", [{"unused": True}, {"success": False, "failure": Cancelled()}])
+def test_no_streak_ends_by_what_says_nothing(shared: Settings, how: dict[str, Any]) -> None:
+    async def go() -> None:
+        async with pool_of(shared, keys(1) | {"default_cooldown": 0.01, "max_cooldown": 600.0}) as pool:
+            (key,) = await borrow(pool, 1)
+            await pool.release_key(key, success=False, failure=ProviderFailed("500"))
+            cooling: list[float] = []
+            while max(cooling, default=0.0) < 0.1:
+                assert len(cooling) < 8, f"the streak does not go on: {cooling}"
+                (key,) = await borrow(pool, 1)
+                await pool.release_key(key, success=False, failure=RateLimited())
+                cooling.append((await pool.health_check())["a"]["cooling_seconds"])
+                (key,) = await borrow(pool, 1)
+                await pool.release_key(key, success=False, failure=ProviderFailed("500"))
+                (key,) = await borrow(pool, 1)
+                await pool.release_key(key, **how)
+                shown = (await pool.health_check())["a"]
+                assert shown["provider_failures_in_a_row"] == 1
+
+    asyncio.run(go())
+
+
+def test_a_call_that_was_cancelled_counts_and_says_nothing(shared: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(shared, keys(1, rpm_limit=1, max_concurrency=1)) as pool:
+            (key,) = await borrow(pool, 1, tokens=7)
+            await pool.release_key(key, success=False, failure=Cancelled())
+            shown = (await pool.health_check())["a"]
+            assert (shown["in_use"], shown["calls"], shown["failures"], shown["tokens_last_minute"]) == (0, 1, 0, 7)
+            assert shown["provider_failures"] == 0
+            await none_is_free(pool)
+
+    asyncio.run(go())
+
+
+def test_keys_that_a_caller_does_not_want_are_left_out(shared: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(shared, keys(3)) as pool:
+            assert {key.name for key in await borrow(pool, 4, exclude=["a"])} == {"b", "c"}
+            assert {key.name for key in await borrow(pool, 2, exclude={"a", "c"})} == {"b"}
+            with pytest.raises(NoKeyAvailableError, match="has no API key but a, b, c"):
+                await pool.acquire_key(exclude=("a", "b", "c"))
 
     asyncio.run(go())
 

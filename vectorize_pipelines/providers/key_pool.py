@@ -12,7 +12,7 @@ else:
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from vectorize_pipelines.providers.key_queue import AGAIN_SECONDS, KeyQueue
 from vectorize_pipelines.providers.key_set import lease_of
 from vectorize_pipelines.providers.keys import (
     APIKeyInfo,
+    Cancelled,
     KeyFailure,
     KeyRefused,
     KeyState,
@@ -44,6 +45,7 @@ from vectorize_pipelines.settings import Settings, load_settings
 __all__ = [
     "APIKeyInfo",
     "APIKeyPool",
+    "Cancelled",
     "KeyFailure",
     "KeyRefused",
     "KeyState",
@@ -93,14 +95,15 @@ class APIKeyPool:
         model: str | None = None,
         tokens: int = 0,
         deadline_seconds: float | None = None,
+        exclude: Collection[str] = (),
     ) -> APIKeyInfo:
         """Return a key for one call; wait for it in the order of the callers, at most `deadline_seconds` (None: ever).
 
         `provider`: None is any; `model`: only keys that may be used for it; `tokens`: those that the call is expected
-        to take. Raises `NoKeyAvailableError`, at once where no key could ever serve the call, and `KeysError` where
-        the state of the keys is away for as long.
+        to take; `exclude`: names of keys that this caller does not want. Raises `NoKeyAvailableError`, at once where no
+        key (but those) could ever serve the call, and `KeysError` where the state of the keys is away for as long.
         """
-        return await self._queue.get(provider, model, tokens, deadline_seconds)
+        return await self._queue.get(provider, model, tokens, deadline_seconds, frozenset(exclude))
 
     async def release_key(
         self,
@@ -109,12 +112,15 @@ class APIKeyPool:
         *,
         tokens: int | None = None,
         failure: KeyFailure | None = None,
+        unused: bool = False,
     ) -> None:
         """Give a key back. `tokens`: those that the call really took, where that is known.
 
+        `unused`: no call was made with it; it counts for nothing then, and nothing is noted.
+
         Where the state is away for long, that is logged, and the loan ends by itself.
         """
-        outcome = self._outcome(key, success, tokens, failure)
+        outcome = Outcome(key.provider, unused=True) if unused else self._outcome(key, success, tokens, failure)
         try:
             disabled = await self._end(lease_of(key), outcome)
         except KeysError as error:
@@ -187,6 +193,8 @@ class APIKeyPool:
                 return Outcome(key.provider, False, tokens, refused=reason)
             case ProviderFailed(reason=reason):
                 return Outcome(key.provider, False, tokens, failed=_without_key(reason, key))
+            case Cancelled():
+                return Outcome(key.provider, False, tokens, cancelled=True)
             case None:
                 return Outcome(key.provider, success, tokens)
 

@@ -37,11 +37,16 @@ class _Loan:
 
 @dataclass
 class _Line:
-    """The callers that want keys of one provider and model. What the first of them was told last is for all of them."""
+    """The callers that want the same keys. What the first of them was told last is for all of them.
+
+    `exclude`: the names of keys that they do not want. A line is there as long as it has callers.
+    """
 
     provider: str | None
     model: str | None
+    exclude: frozenset[str]
     ticket: str
+    callers: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: Wait | None = None
     failure: KeysError | None = None
@@ -55,16 +60,22 @@ class KeyQueue:
         self._lease_seconds = lease_seconds
         self._owner = secrets.token_hex(8)
         self._numbers = itertools.count()
-        self._lines: dict[tuple[str | None, str | None], _Line] = {}
+        self._lines: dict[tuple[str | None, str | None, frozenset[str]], _Line] = {}
         self._clock = StateClock()
         self._released = asyncio.Event()
         self._background: set[asyncio.Task[Any]] = set()
 
     async def get(
-        self, provider: str | None, model: str | None, tokens: int, deadline_seconds: float | None
+        self,
+        provider: str | None,
+        model: str | None,
+        tokens: int,
+        deadline_seconds: float | None,
+        exclude: frozenset[str] = frozenset(),
     ) -> APIKeyInfo:
         """Return a key, in the order of the callers. Raises `NoKeyAvailableError` and `KeysError`."""
-        line = self._line(provider, model)
+        line = self._line(provider, model, exclude)
+        line.callers += 1
         try:
             async with asyncio.timeout(deadline_seconds):
                 async with line.turn:
@@ -74,6 +85,10 @@ class KeyQueue:
             if line.failure is not None:
                 raise line.failure from None
             raise _too_late(line, deadline_seconds) from None
+        finally:
+            line.callers -= 1
+            if not line.callers:
+                del self._lines[(provider, model, exclude)]
 
     def wake(self) -> None:
         """Let a caller ask at once that waits for the end of a call: one has ended."""
@@ -85,11 +100,11 @@ class KeyQueue:
         if self._background:
             await asyncio.wait(self._background)
 
-    def _line(self, provider: str | None, model: str | None) -> _Line:
-        line = self._lines.get((provider, model))
+    def _line(self, provider: str | None, model: str | None, exclude: frozenset[str]) -> _Line:
+        line = self._lines.get((provider, model, exclude))
         if line is None:
-            ticket = f"{self._owner}:{provider or ''}:{model or ''}"
-            line = self._lines[(provider, model)] = _Line(provider, model, ticket)
+            ticket = f"{self._owner}-{next(self._numbers)}"
+            line = self._lines[(provider, model, exclude)] = _Line(provider, model, exclude, ticket)
         return line
 
     async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
@@ -121,7 +136,7 @@ class KeyQueue:
         while True:
             keys = await self._keys.current()
             place = self._keys.source.place
-            wanted = keys.wanted(line.provider, line.model, tokens, place)
+            wanted = keys.wanted(line.provider, line.model, line.exclude, tokens, place)
             lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
             try:

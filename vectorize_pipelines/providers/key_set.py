@@ -12,6 +12,8 @@ from vectorize_pipelines.providers.limits import KeyLimits, KeyUse, Lease, Strat
 from vectorize_pipelines.providers.limits.base import ProviderUse
 
 _ID_BYTES = 16
+#: As many choices of keys, by what calls want, are kept.
+_SETS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class KeySet:
         self.config = config
         self._entries = {_id(salt, entry): entry for entry in config.keys}
         self.limits = [_limits(id_, entry, windows) for id_, entry in self._entries.items()]
-        self._wanted: dict[tuple[str | None, str | None], Wanted] = {}
+        self._wanted: dict[tuple[str | None, str | None, frozenset[str]], Wanted] = {}
 
     @property
     def strategy(self) -> Strategy:
@@ -57,9 +59,14 @@ class KeySet:
         """Return what the file says of a key."""
         return self._entries[id_]
 
-    def wanted(self, provider: str | None, model: str | None, tokens: int, place: str) -> Wanted:
-        """Return the keys that can serve a call. Raises `NoKeyAvailableError` where there is none."""
-        wanted = self._wanted.get((provider, model))
+    def wanted(
+        self, provider: str | None, model: str | None, exclude: frozenset[str], tokens: int, place: str
+    ) -> Wanted:
+        """Return the keys that can serve a call, but for those named in `exclude`.
+
+        Raises `NoKeyAvailableError` where there is none.
+        """
+        wanted = self._wanted.get((provider, model, exclude))
         if wanted is None:
             what = " ".join(
                 (
@@ -67,10 +74,16 @@ class KeySet:
                     *(() if model is None else (f"for the model {model}",)),
                 )
             )
-            limits = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
-            if not limits:
+            serving = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
+            if not serving:
                 raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip())
-            wanted = self._wanted[(provider, model)] = Wanted(what, limits)
+            limits = [each for each in serving if self._entries[each.id].name not in exclude]
+            if not limits:
+                others = ", ".join(sorted(exclude))
+                raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip() + f" but {others}")
+            if len(self._wanted) >= _SETS:
+                self._wanted.clear()
+            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, limits)
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
             raise NoKeyAvailableError(

@@ -61,4 +61,9 @@ class ProviderFailed:
     reason: str
 
 
-KeyFailure: TypeAlias = RateLimited | KeyRefused | ProviderFailed
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The caller gave up before there was an answer, which says nothing about the key or the provider."""
+
+
+KeyFailure: TypeAlias = RateLimited | KeyRefused | ProviderFailed | Cancelled

@@ -116,13 +116,14 @@ class Pause:
 class Outcome:
     """What became of a call.
 
-    tokens    those that it took; None: as expected
-    success   false for a failure of whatever kind
-    pause     the provider answered 429
-    refused   why the key is disabled
-    failed    the provider that failed, and how; says nothing about the key
-    provider  the name of the provider
-    unused    no call was made: it counts for nothing
+    tokens     those that it took; None: as expected
+    success    false for a failure of whatever kind
+    pause      the provider answered 429
+    refused    why the key is disabled
+    failed     the provider that failed, and how; says nothing about the key
+    provider   the name of the provider
+    unused     no call was made: it counts for nothing
+    cancelled  the call was given up: it counts, and says nothing of the key or the provider
     """
 
     provider: str
@@ -132,6 +133,7 @@ class Outcome:
     refused: str | None = None
     failed: str | None = None
     unused: bool = False
+    cancelled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

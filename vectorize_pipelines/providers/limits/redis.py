@@ -97,6 +97,7 @@ class RedisUse:
     async def release(self, lease: Lease, outcome: Outcome) -> bool:
         """As in `SharedUse`."""
         said: dict[str, Any] = {"provider": outcome.provider, "success": outcome.success, "unused": outcome.unused}
+        said["cancelled"] = outcome.cancelled
         for name in ("tokens", "refused", "failed"):
             if getattr(outcome, name) is not None:
                 said[name] = getattr(outcome, name)

@@ -27,6 +27,8 @@ if began and outcome.tokens and outcome.tokens ~= expected then
   redis.call('HINCRBY', prefix .. 'tokens', id, outcome.tokens - expected)
 end
 
+if outcome.cancelled then return 0 end
+
 local provider = prefix .. 'provider:' .. outcome.provider
 if outcome.failed then
   redis.call('HINCRBY', provider, 'failures', 1)

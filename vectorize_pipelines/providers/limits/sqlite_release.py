@@ -23,6 +23,8 @@ def release(connection: sqlite3.Connection, lease: Lease, outcome: Outcome) -> b
             "update uses set tokens = ? where key = ? and number = ?", (outcome.tokens, lease.key_id, number)
         )
         connection.execute("update keys set tokens = tokens + ? where id = ?", (outcome.tokens - call[1], lease.key_id))
+    if outcome.cancelled:
+        return False
     if outcome.failed is not None:
         _note_failure(connection, outcome.provider, outcome.failed)
         return False
