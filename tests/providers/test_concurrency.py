@@ -68,11 +68,15 @@ def test_never_more_than_it_allows_and_nobody_is_forgotten(most: int, outcomes: 
         began: list[int] = []
 
         async def call(number: int, outcome: str) -> None:
-            async with limit.slot() as at:
+            await limit.wait()
+            try:
                 assert limit.running <= most
                 began.append(number)
+                at = limit.now()
                 await asyncio.sleep(0)
                 limit.failed(at) if outcome == "fail" else limit.succeeded()
+            finally:
+                limit.leave()
 
         tasks = [asyncio.create_task(call(n, outcome)) for n, outcome in enumerate(outcomes)]
         await asyncio.sleep(0)
@@ -90,11 +94,12 @@ def test_never_more_than_it_allows_and_nobody_is_forgotten(most: int, outcomes: 
 def test_a_place_is_waited_for_only_so_long() -> None:
     async def run() -> None:
         limit = AdaptiveLimit(1)
-        async with limit.slot():
-            with pytest.raises(TimeoutError):
-                async with limit.slot(0.01):
-                    raise AssertionError
-        async with limit.slot(0.01):
-            assert limit.running == 1
+        assert limit.enter()
+        assert not limit.enter()
+        with pytest.raises(TimeoutError):
+            await limit.wait(0.01)
+        limit.leave()
+        await limit.wait(0.01)
+        assert limit.running == 1
 
     asyncio.run(run())

@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 
 class AdaptiveLimit:
@@ -16,9 +15,9 @@ class AdaptiveLimit:
     """
 
     def __init__(self, most: int, now: Callable[[], float] = time.monotonic):
-        """Begin at `most`, which is never exceeded."""
+        """Begin at `most`, which is never exceeded. `now`: the clock of `failed`."""
         self._most = float(most)
-        self._now = now
+        self.now = now
         self._limit = self._threshold = self._most
         # Successes that are lacking until the limit counts as borne: as many as it allowed when it was last reduced.
         self._unproven = 0
@@ -36,19 +35,27 @@ class AdaptiveLimit:
         """The calls that run."""
         return self._running
 
-    @asynccontextmanager
-    async def slot(self, seconds: float | None = None) -> AsyncIterator[float]:
-        """Hold a place among the calls, waited for so long at most; gives the time of its beginning, for `failed`.
+    @property
+    def has_room(self) -> bool:
+        """Return whether a place could be taken at once, before nobody who waits."""
+        return self._running < self.limit and not self._waiting
 
-        Raises `TimeoutError`.
-        """
+    def enter(self) -> bool:
+        """Take a place among the calls where there is room, until `leave`; return whether there was."""
+        if not self.has_room:
+            return False
+        self._running += 1
+        return True
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Take a place among the calls, until `leave`; wait for it for so long at most. Raises `TimeoutError`."""
         async with asyncio.timeout(seconds):
             await self._acquire()
-        try:
-            yield self._now()
-        finally:
-            self._running -= 1
-            self._wake()
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self._running -= 1
+        self._wake()
 
     def succeeded(self) -> None:
         """Note that the provider has answered a call."""
@@ -64,7 +71,7 @@ class AdaptiveLimit:
         """
         if began < self._reduced_at:
             return
-        self._reduced_at = self._now()
+        self._reduced_at = self.now()
         half = max(1.0, self._limit / 2)
         if self._unproven <= 0:  # else the failure goes on, and says nothing new about what the provider bears
             self._threshold = half
@@ -72,8 +79,7 @@ class AdaptiveLimit:
         self._unproven = self.limit
 
     async def _acquire(self) -> None:
-        if self._running < self.limit and not self._waiting:
-            self._running += 1
+        if self.enter():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -81,8 +87,7 @@ class AdaptiveLimit:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # its turn had come
-                self._running -= 1
-                self._wake()
+                self.leave()
             raise
 
     def _wake(self) -> None:

@@ -140,6 +140,7 @@ class EmbeddingModel:
 
         call = Call(self._model, tokens, self._settings.deadline_seconds)
         failing_since: float | None = None
+        limited_since = time.monotonic()
         while True:
             began = time.monotonic()
             try:
@@ -152,8 +153,8 @@ class EmbeddingModel:
                 failing_since = now if failing_since is None or error.rate_limited else failing_since
                 if now - failing_since >= self._settings.deadline_seconds:
                     raise
-                if not error.rate_limited:  # else the next call waits for a key
-                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, now - failing_since + 1)))
+                pause = 1 + now - (limited_since if error.rate_limited else failing_since)
+                await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, pause)))
             else:
                 self._client.note(record)
                 self._answered_at = time.monotonic()

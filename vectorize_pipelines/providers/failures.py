@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: Characters of what a provider says that an error repeats.
 MESSAGE_CHARACTERS = 300
+#: A shorter pause than this is none: whoever took it would only ask again and again.
+SHORTEST_PAUSE_SECONDS = 0.05
 #: Answers that say that the content of this request will not do, whoever asks.
 _CONTENT_STATUSES = frozenset((400, 413, 415, 422))
 #: 402: the account is empty until somebody pays.
@@ -61,7 +63,8 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
 
 def _of_status(status: int, headers: Mapping[str, str], said: str, model: RemoteModel) -> KeyFailure | VectorizeError:
     if status in _LIMIT_STATUSES:
-        return RateLimited(retry_after_seconds(headers))
+        asked = retry_after_seconds(headers)
+        return RateLimited(None if asked is None or asked < SHORTEST_PAUSE_SECONDS else asked)
     if status in (401, 403):
         return KeyRefused(status, said)
     if status >= 500 or status in _PASSING_STATUSES:
