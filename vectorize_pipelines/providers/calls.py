@@ -267,7 +267,7 @@ class ProviderClient:
         answered = False
         try:
             async with asyncio.timeout(min(seconds, self.settings.call_seconds)) as time_left:
-                response, usage = await send(self._connections.client(model.provider, key))
+                response, usage = await send(self._connections.client(model.provider, key.api_key))
             answered, tokens = True, usage.prompt_tokens + usage.completion_tokens
         except asyncio.CancelledError:
             failure = Cancelled()
