@@ -176,6 +176,19 @@ class NoKeyAvailableError(KeysError):
         self.next_available_seconds = next_available_seconds
 
 
+class NoSuitableKeyError(NoKeyAvailableError):
+    """No API key in the file could ever serve a call. It needs a person, as a bad setting does: waiting is of no use.
+
+    `most_tokens`: those that a key may take, where the call is too large for every one; None: no key has the model.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, most_tokens: int | None = None):
+        super().__init__(message)
+        self.most_tokens = most_tokens
+
+
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from vectorize_pipelines.errors import KeysError, NoKeyAvailableError, NoSuitableKeyError
 from vectorize_pipelines.providers.key_file import KeyConfig, KeyEntry
 from vectorize_pipelines.providers.keys import APIKeyInfo, KeyState
 from vectorize_pipelines.providers.limits import KeyLimits, KeyUse, Lease, Strategy, Windows
@@ -64,7 +64,7 @@ class KeySet:
     ) -> Wanted:
         """Return the keys that can serve a call, but for those named in `exclude`.
 
-        Raises `NoKeyAvailableError` where there is none.
+        Raises `NoSuitableKeyError` where there is none, `NoKeyAvailableError` where those that are left are none.
         """
         wanted = self._wanted.get((provider, model, exclude))
         if wanted is None:
@@ -76,7 +76,8 @@ class KeySet:
             )
             serving = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
             if not serving:
-                raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip())
+                none = f"{place} has no API key {what}".rstrip()
+                raise NoSuitableKeyError(f"{none}: add one there, and let its `models` name the model, or be empty")
             limits = [each for each in serving if self._entries[each.id].name not in exclude]
             if not limits:
                 others = ", ".join(sorted(exclude))
@@ -86,9 +87,11 @@ class KeySet:
             wanted = self._wanted[(provider, model, exclude)] = Wanted(what, limits)
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
-            raise NoKeyAvailableError(
-                f"a call of {tokens} tokens is more than any API key {wanted.what} may take in a minute ({largest})"
+            message = (
+                f"a call of {tokens} tokens is more than any API key {wanted.what} may take in a minute ({largest}): "
+                f"see `tpm_limit` in {place}, and providers.max_answer_tokens"
             )
+            raise NoKeyAvailableError(message) if exclude else NoSuitableKeyError(message, most_tokens=largest)
         return wanted
 
     def all_disabled(self, wanted: Wanted, place: str) -> str:

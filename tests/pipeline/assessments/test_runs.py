@@ -7,6 +7,7 @@ import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from tests.pipeline.assessments.installation import Installation, failing, lette
 from tests.pipeline.assessments.tasks import PICTURE, task
 from tests.servers.provider import Fault
 from vectorize_pipelines.core.items import Modality
-from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
+from vectorize_pipelines.errors import KafkaError, KeysError, NoSuitableKeyError, ProviderUnavailableError
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
@@ -26,6 +27,7 @@ from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
 from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED
 from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest
+from vectorize_pipelines.providers.chat import ChatModel
 from vectorize_pipelines.state.assessments import AssessmentState
 
 
@@ -207,6 +209,29 @@ def test_a_provider_that_stays_away_fails_the_run_and_nothing_is_acknowledged(
     installation.provider.change(faults=[])
     installation.drain()
     assert len(installation.results()) == 10
+
+
+def test_a_state_of_keys_that_is_away_is_waited_for_as_a_provider_is(make_installation: MakeInstallation) -> None:
+    installation = make_installation(pipeline={"store_outage_seconds": 0.5})
+    installation.send(*tasks(10))
+    with (
+        failing(ChatModel, "ask", KeysError("Redis is away")),
+        pytest.raises(ProviderUnavailableError, match="it was waited for"),
+    ):
+        installation.drain()
+    assert installation.letters() == []
+    assert lag(installation) >= 10
+
+
+def test_where_no_key_may_be_used_for_the_model_the_run_fails_at_once(make_installation: MakeInstallation) -> None:
+    installation = make_installation(pipeline={"store_outage_seconds": 3600})
+    file = Path(installation.settings.providers.keys_file)
+    file.write_text(file.read_text().replace('"name"', '"models": ["another"], "name"'))
+    installation.send(*tasks(10))
+    with pytest.raises(NoSuitableKeyError, match=r"no API key .* for the model judge: add one there"):
+        installation.drain()
+    assert installation.letters() == []
+    assert lag(installation) >= 10
 
 
 def test_a_replay_judges_what_was_not_and_answers_nobody(installation: Installation) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from vectorize_pipelines.errors import ItemError, NoKeyAvailableError, ProviderUnavailableError
+from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, ProviderUnavailableError
 from vectorize_pipelines.pipeline.assessments.prompt import (
     PROMPT_VERSION,
     SYSTEM,
@@ -21,8 +21,8 @@ from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState
 
 #: What a row and a result have in the place of an error's class where a task's time was over.
 EXPIRED = "expired"
-#: Errors that say nothing about the task: the same call may succeed later.
-TRANSIENT = (ProviderUnavailableError, NoKeyAvailableError)
+#: Errors that say nothing about the task: the same call may succeed later. Not so `NoSuitableKeyError`.
+TRANSIENT = (ProviderUnavailableError, KeysError)
 
 
 class Judge:
@@ -39,7 +39,7 @@ class Judge:
         """Have the model judge a task: leaves it with a row, and with an error where it failed.
 
         Returns whether a provider answered, whatever it said. Raises those of `TRANSIENT` while the task's time is not
-        over.
+        over, and `NoSuitableKeyError`, which no task is to blame for.
         """
         task = pending.task
         assert task is not None, "what cannot be read is not judged"
@@ -67,6 +67,8 @@ class Judge:
         except ItemError as error:
             self.fail(pending, error)
             return True
+        except NoSuitableKeyError:
+            raise
         except TRANSIENT:
             if self._now() < pending.deadline:
                 raise
