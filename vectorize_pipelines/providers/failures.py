@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.core.urls import without_secrets
@@ -56,7 +57,7 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
     if isinstance(error, APIConnectionError):
         cause = error.__cause__ or error
         return ProviderFailed(_shown(f"no connection: {type(cause).__name__}: {cause}", key))
-    if isinstance(error, MalformedResponseError | APIError | ValueError):  # ValueError: of JSON
+    if isinstance(error, MalformedResponseError | APIError | JSONDecodeError | UnicodeDecodeError):
         return ProviderFailed(_shown(f"a response that is none: {error}", key))
     raise error
 
