@@ -4,6 +4,8 @@ Every error of this project derives from `VectorizeError`; the command line prin
 stack trace and exits with `exit_code`. Anything else that escapes is a defect of ours.
 """
 
+from typing import Any
+
 
 class VectorizeError(Exception):
     """Base of every error whose message is written for the user."""
@@ -206,9 +208,20 @@ class ProviderUnavailableError(VectorizeError):
         self.rate_limited = rate_limited
 
 
-class ContentRefusedError(ItemError):
+class PaidItemError(ItemError):
+    """A call to a provider that was answered, to no avail.
+
+    `record`: what it took, as `state.provider_calls.CallRecord`; None where no provider was asked.
+    """
+
+    def __init__(self, message: str, record: Any = None):
+        super().__init__(message)
+        self.record = record
+
+
+class ContentRefusedError(PaidItemError):
     """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
 
 
-class InvalidAnswerError(ItemError):
+class InvalidAnswerError(PaidItemError):
     """What a model answered is not what it was asked for, nor what it answered to a second question."""

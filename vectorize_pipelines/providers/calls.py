@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from tenacity import RetryCallState
 
-__all__ = ["Call", "CallLog", "CallRecord", "ProviderClient", "Usage"]
+__all__ = ["Call", "CallLog", "CallRecord", "ProviderClient", "Usage", "counted_tokens"]
 
 #: Pauses after a 429 and after failures of the provider are drawn from 0 to these seconds, the bound doubled each time.
 FIRST_PAUSE_SECONDS = 0.5
@@ -150,7 +150,10 @@ class ProviderClient:
             raise unavailable from None
         except VectorizeError as error:
             outcome = next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "failed")
-            self.note(self._record(call, progress, outcome))
+            record = self._record(call, progress, outcome)
+            self.note(record)
+            if isinstance(error, ContentRefusedError):
+                error.record = record
             raise
         return response, self._record(call, progress, "completed")
 
@@ -303,6 +306,12 @@ class ProviderClient:
             tenant=call.tenant,
             camera=call.camera,
         )
+
+
+def counted_tokens(response: object, name: str) -> int | None:
+    """Return a number of tokens in the usage of a response, which may be anything; None where there is none."""
+    number = getattr(getattr(response, "usage", None), name, None)
+    return number if isinstance(number, int) and number >= 0 else None
 
 
 def _unavailable(call: Call, progress: _Progress, failure: KeyFailure) -> ProviderUnavailableError:

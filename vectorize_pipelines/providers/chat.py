@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from vectorize_pipelines.errors import ContentRefusedError, InvalidAnswerError, ProviderUnavailableError
 from vectorize_pipelines.providers.answers import AnswerCache
-from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage
-from vectorize_pipelines.providers.failures import MalformedResponseError
+from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage, counted_tokens
+from vectorize_pipelines.providers.failures import MESSAGE_CHARACTERS, MalformedResponseError
 from vectorize_pipelines.providers.models import parse_model
 from vectorize_pipelines.providers.questions import Question, bare, described, what_is_wrong
 
@@ -131,14 +131,19 @@ class ChatModel:
             self._client.note(first)
             return Answer(value, first)
         left = max(0.0, call.deadline_seconds - (time.monotonic() - began))
-        said, second = await self._said(question, replace(call, tokens=question.tokens, deadline_seconds=left))
+        try:
+            said, second = await self._said(question, replace(call, tokens=question.tokens, deadline_seconds=left))
+        except ContentRefusedError as error:
+            error.record = first if error.record is None else _together(first, error.record)
+            raise
         try:
             value = schema.model_validate_json(said)
         except ValidationError as error:
-            self._client.note(replace(second, outcome="invalid_answer"))
+            second = replace(second, outcome="invalid_answer")
+            self._client.note(second)
             wrong = what_is_wrong(error)
             raise InvalidAnswerError(
-                f"{call.model.full_name} answered twice what is no {schema.__name__}: {wrong}"
+                f"{call.model.full_name} answered twice what is no {schema.__name__}: {wrong}", _together(first, second)
             ) from None
         self._client.note(second)
         return Answer(value, _together(first, second))
@@ -153,8 +158,10 @@ class ChatModel:
         choice, record = await self._client.call(call, send)
         refusal = choice.message.refusal
         if refusal or choice.finish_reason == "content_filter":
-            self._client.note(replace(record, outcome="refused"))
-            raise ContentRefusedError(f"{call.model.full_name} refuses to answer: {(refusal or 'its filter')[:300]}")
+            refused = replace(record, outcome="refused")
+            self._client.note(refused)
+            said = str(refusal or "its filter")[:MESSAGE_CHARACTERS]
+            raise ContentRefusedError(f"{call.model.full_name} refuses to answer: {said}", refused)
         return bare(choice.message.content or ""), record
 
     def _request(self, question: Question) -> dict[str, Any]:
@@ -184,8 +191,7 @@ def _first_choice(response: object) -> "Choice":
 
 def _usage(response: "ChatCompletion", call: Call) -> Usage:
     """Return the tokens that were counted; those estimated, where the provider counts none."""
-    counted = [getattr(response.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (number if isinstance(number, int) else None for number in counted)
+    prompt, completion = (counted_tokens(response, name) for name in ("prompt_tokens", "completion_tokens"))
     return Usage(call.tokens) if prompt is None or completion is None else Usage(prompt, completion)
 
 

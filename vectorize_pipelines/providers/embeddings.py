@@ -15,7 +15,7 @@ from vectorize_pipelines.errors import (
     ProviderUnavailableError,
     SettingsError,
 )
-from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage
+from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage, counted_tokens
 from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import RemoteModel
 
@@ -194,8 +194,8 @@ def _vector(numbers: object) -> Vector:
 
 def _usage(response: object, estimated: int) -> Usage:
     """Return the tokens that the provider counted; those estimated, where it counts none."""
-    counted = getattr(getattr(response, "usage", None), "prompt_tokens", None)
-    return Usage(counted if isinstance(counted, int) else estimated)
+    counted = counted_tokens(response, "prompt_tokens")
+    return Usage(estimated if counted is None else counted)
 
 
 def divide_tokens(total: int, weights: Sequence[int]) -> list[int]:

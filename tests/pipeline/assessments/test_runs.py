@@ -77,6 +77,19 @@ def test_what_cannot_be_judged_is_a_dead_letter_and_its_neighbours_are_judged(in
     assert lag(installation) == 0
 
 
+def test_what_was_paid_for_an_answer_that_will_not_do_is_noted(make_installation: MakeInstallation) -> None:
+    installation = make_installation(providers={"prices": {"judge": {"input_per_million": 1000}}})
+    installation.provider.change(faults=[Fault("other_schema", count=None)])
+    (sent,) = tasks(1)
+    installation.send(sent)
+    installation.drain()
+    row = installation.rows(sent.task_id)[sent.task_id]
+    assert (row.state, row.error_class) == (AssessmentState.FAILED, "InvalidAnswerError")
+    assert (row.key_name, row.completion_tokens) == ("name of key-for-tests", 100)
+    assert row.cost == pytest.approx(row.prompt_tokens / 1000)
+    assert row.cost > 0
+
+
 def test_a_dead_letter_that_is_replayed_is_judged_and_its_duplicates_are_not(installation: Installation) -> None:
     (once,) = tasks(1)
     installation.provider.change(faults=[Fault("other_schema", count=2)])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, ProviderUnavailableError
+from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, PaidItemError, ProviderUnavailableError
 from vectorize_pipelines.pipeline.assessments.prompt import (
     PROMPT_VERSION,
     SYSTEM,
@@ -18,6 +18,7 @@ from vectorize_pipelines.pipeline.assessments.window import PendingTask
 from vectorize_pipelines.providers.chat import Answer, ChatModel
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState
+from vectorize_pipelines.state.provider_calls import CallRecord
 
 #: What a row and a result have in the place of an error's class where a task's time was over.
 EXPIRED = "expired"
@@ -91,15 +92,15 @@ class Judge:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         row = self._row(pending, AssessmentState.FAILED)
         row.error_class, row.error_message = type(error).__name__, str(error)
+        if isinstance(error, PaidItemError) and error.record is not None:
+            _note_call(row, error.record)
         pending.row, pending.error = row, error
 
     def _completed(self, pending: PendingTask, answer: Answer[RiskAnswer]) -> AssessmentRow:
-        row, value, record = self._row(pending, AssessmentState.COMPLETED), answer.value, answer.record
+        row, value = self._row(pending, AssessmentState.COMPLETED), answer.value
         row.level, row.score = value.risk_level.value, value.risk_score
         row.summary, row.recommendation, row.hazards = value.summary, value.recommendation, tuple(value.hazards)
-        row.model, row.key_name = record.model, record.key_name or None
-        row.prompt_tokens, row.completion_tokens = record.prompt_tokens, record.completion_tokens
-        row.cost, row.latency_ms, row.cached = record.cost or 0.0, record.latency_ms, record.cached
+        _note_call(row, answer.record)
         return row
 
     def _row(self, pending: PendingTask, state: AssessmentState) -> AssessmentRow:
@@ -121,3 +122,10 @@ class Judge:
             attempt=pending.attempt,
             run_id=self._run_id,
         )
+
+
+def _note_call(row: AssessmentRow, record: CallRecord) -> None:
+    """Note in a row what the calls for its task took."""
+    row.model, row.key_name = record.model, record.key_name or None
+    row.prompt_tokens, row.completion_tokens = record.prompt_tokens, record.completion_tokens
+    row.cost, row.latency_ms, row.cached = record.cost or 0.0, record.latency_ms, record.cached
