@@ -223,5 +223,11 @@ class ContentRefusedError(PaidItemError):
     """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
 
 
+class TooManyTokensError(ItemError):
+    """An item that has more tokens than any API key may take in a minute, as the keys are now."""
+
+    retryable = True
+
+
 class InvalidAnswerError(PaidItemError):
     """What a model answered is not what it was asked for, nor what it answered to a second question."""
