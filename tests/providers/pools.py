@@ -1,12 +1,15 @@
 """Pools for tests of keys: many pools of one state stand for as many processes."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any, TypeVar
 
 from vectorize_pipelines.providers.key_pool import APIKeyPool, Windows, create_key_pool_from_config
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.home import key_use_file
+from vectorize_pipelines.state.redis_connection import open_redis
 
 T = TypeVar("T")
 
@@ -37,6 +40,16 @@ async def pool_of(
         yield pool
     finally:
         await pool.close()
+
+
+def places(settings: Settings) -> int:
+    """How many places in the queue of all processes are taken."""
+    if settings.redis.url is None:
+        with closing(sqlite3.connect(key_use_file(settings))) as connection:
+            (number,) = connection.execute("select count(*) from queue").fetchone()
+            return int(number)
+    with closing(open_redis(settings)) as client:
+        return int(client.hlen("{vectorize:keys}:queue"))  # type: ignore[arg-type]
 
 
 async def until(look: Callable[[], Awaitable[T | None]]) -> T:

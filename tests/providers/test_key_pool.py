@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.providers.pools import LATE, LONG, SOON, keys, pool_of, until
+from tests.providers.pools import LATE, LONG, SOON, keys, places, pool_of, until
 from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
+from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_pool import (
     APIKeyInfo,
     APIKeyPool,
@@ -18,12 +19,17 @@ from vectorize_pipelines.providers.key_pool import (
     RateLimited,
     Windows,
 )
+from vectorize_pipelines.providers.limits import Grant, Request, Wait, open_shared_use
 from vectorize_pipelines.settings import Settings
 
 
 async def borrow(pool: APIKeyPool, count: int, **wanted: object) -> list[APIKeyInfo]:
     """Borrow so many keys, all of which are free."""
     return [await pool.acquire_key(deadline_seconds=LATE, **wanted) for _ in range(count)]  # type: ignore[arg-type]
+
+
+async def _are_waiting(settings: Settings, lines: int) -> bool:
+    return places(settings) == lines
 
 
 async def none_is_free(pool: APIKeyPool, **wanted: object) -> NoKeyAvailableError:
@@ -135,7 +141,7 @@ def test_who_waits_in_another_process_gets_a_key_before_whoever_comes_later(shar
         async with pool_of(shared, config) as one, pool_of(shared, config) as other, pool_of(shared, config) as third:
             (held,) = await borrow(one, 1)
             first = asyncio.create_task(borrow(other, 1))
-            await until(lambda: _has_queue(first))
+            await until(lambda: _are_waiting(shared, 1))
             latecomers = [asyncio.create_task(borrow(third, 1)) for _ in range(3)]
             await none_is_free(one)
             await one.release_key(held)
@@ -146,9 +152,59 @@ def test_who_waits_in_another_process_gets_a_key_before_whoever_comes_later(shar
                 (key,) = await each
                 await third.release_key(key)
 
-    async def _has_queue(task: "asyncio.Task[object]") -> bool:
-        await asyncio.sleep(0.3)
-        return not task.done()
+    asyncio.run(go())
+
+
+def test_a_line_keeps_its_place_when_its_first_caller_gives_up(shared: Settings) -> None:
+    async def go() -> None:
+        served: list[str] = []
+        config = keys(1, max_concurrency=1)
+        use = open_shared_use(shared, LONG)
+        asked = 0
+        acquire = use.acquire
+
+        async def count(request: Request) -> Grant | Wait:
+            nonlocal asked
+            answer = await acquire(request)
+            asked += 1
+            return answer
+
+        async def call(pool: APIKeyPool, name: str) -> None:
+            key = await pool.acquire_key(deadline_seconds=LATE)
+            served.append(name)
+            await pool.release_key(key)
+
+        use.acquire = count  # type: ignore[method-assign]
+        one = APIKeyPool(KeySource(config), use, windows=LONG, lease_seconds=60.0)
+        async with pool_of(shared, config) as other:
+            (held,) = await borrow(one, 1)
+            gives_up = asyncio.create_task(call(one, "first"))
+            stays = asyncio.create_task(call(one, "second"))
+            await until(lambda: _are_waiting(shared, 1))
+            later = asyncio.create_task(call(other, "later"))
+            await until(lambda: _are_waiting(shared, 2))
+            gives_up.cancel()
+            before = asked
+            while asked < before + 4:
+                await asyncio.sleep(0.01)
+            await one.release_key(held)
+            await asyncio.gather(stays, later)
+            assert served == ["second", "later"]
+        await one.close()
+
+    asyncio.run(go())
+
+
+def test_a_line_without_callers_has_no_place(shared: Settings) -> None:
+    async def go() -> None:
+        async with pool_of(shared, keys(1, rpm_limit=1)) as pool:
+            await borrow(pool, 1)
+            waiting = [asyncio.create_task(pool.acquire_key()) for _ in range(3)]
+            await until(lambda: _are_waiting(shared, 1))
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            await until(lambda: _are_waiting(shared, 0))
 
     asyncio.run(go())
 
@@ -322,6 +378,18 @@ def test_when_all_keys_are_disabled_nobody_waits(shared: Settings) -> None:
                 await pool.acquire_key()
             with pytest.raises(KeysError, match="no API key with the name c; it has: a, b"):
                 await pool.enable("c")
+
+    asyncio.run(go())
+
+
+def test_a_key_that_the_file_disables_is_not_lent(shared: Settings) -> None:
+    async def go() -> None:
+        config = keys(2)
+        config["keys"][0]["enabled"] = False
+        async with pool_of(shared, config) as pool:
+            assert {key.name for key in await borrow(pool, 3)} == {"b"}
+            with pytest.raises(NoKeyAvailableError, match=r"every API key is disabled \(a\)"):
+                await pool.acquire_key(exclude=["b"])
 
     asyncio.run(go())
 

@@ -20,7 +20,7 @@ from vectorize_pipelines.core.urls import without_secrets
 from vectorize_pipelines.errors import KeysError
 from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_queue import AGAIN_SECONDS, KeyQueue
-from vectorize_pipelines.providers.key_set import lease_of
+from vectorize_pipelines.providers.key_set import KeySet, lease_of
 from vectorize_pipelines.providers.keys import (
     APIKeyInfo,
     Cancelled,
@@ -140,28 +140,31 @@ class APIKeyPool:
 
         Raises `KeysError`.
         """
-        while True:
-            keys = await self._keys.current()
-            try:
-                used = await self._use.use(keys.limits)
-                failures = await self._use.providers(keys.providers)
-            except SaltChangedError as changed:
-                await self._keys.begin_again(changed.salt)
-            else:
-                return keys.health(used, failures)
+
+        async def look(keys: KeySet) -> dict[str, dict[str, Any]]:
+            used = await self._use.use(keys.limits)
+            return keys.health(used, await self._use.providers(keys.providers))
+
+        return await self._keys.do(look)
 
     async def disable(self, name: str, reason: str) -> None:
         """Disable a key for all processes, until it is enabled. Raises `KeysError`, also where no key has the name."""
-        keys = await self._keys.current()
-        await self._use.disable([keys.id_of(name, self._source.place)], reason)
+
+        async def disable(keys: KeySet) -> None:
+            await self._use.disable([keys.id_of(name, self._source.place)], reason)
+
+        await self._keys.do(disable)
 
     async def enable(self, name: str) -> None:
         """Enable a key for all processes. Raises `KeysError`, also where none has the name, or the file disables it."""
-        keys = await self._keys.current()
-        id_ = keys.id_of(name, self._source.place)
-        if not keys.entry(id_).enabled:
-            raise KeysError(f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there")
-        await self._use.enable([id_])
+
+        async def enable(keys: KeySet) -> None:
+            id_ = keys.id_of(name, self._source.place)
+            if not keys.entry(id_).enabled:
+                raise KeysError(f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there")
+            await self._use.enable([id_])
+
+        await self._keys.do(enable)
 
     async def close(self) -> None:
         """Leave the state of the keys; keys that are lent still come back when their leases end."""
@@ -175,7 +178,7 @@ class APIKeyPool:
             try:
                 return await self._use.release(lease, outcome)
             except SaltChangedError as changed:  # the state was begun again, and knows of no loan
-                await self._keys.begin_again(changed.salt)
+                self._keys.begin_again(changed.salt)
                 return False
             except KeysError:
                 if asyncio.get_running_loop().time() > deadline:

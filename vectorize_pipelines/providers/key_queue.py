@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vectorize_pipelines.errors import KeysError, NoKeyAvailableError
-from vectorize_pipelines.providers.key_set import lease_of
+from vectorize_pipelines.providers.key_set import KeySet, lease_of
 from vectorize_pipelines.providers.keys import APIKeyInfo
-from vectorize_pipelines.providers.limits import Grant, Lease, Outcome, Request, SaltChangedError, Wait
+from vectorize_pipelines.providers.limits import Grant, KeyLimits, Lease, Outcome, Request, SaltChangedError, Wait
 from vectorize_pipelines.providers.shared_keys import SharedKeys
 from vectorize_pipelines.providers.state_clock import StateClock
 
@@ -32,6 +32,7 @@ class _Loan:
     """A key that was lent for a call that begins at `starts`, by the clock of the state."""
 
     key: APIKeyInfo
+    limits: KeyLimits
     starts: float
 
 
@@ -39,7 +40,8 @@ class _Loan:
 class _Line:
     """The callers that want the same keys. What the first of them was told last is for all of them.
 
-    `exclude`: the names of keys that they do not want. A line is there as long as it has callers.
+    `exclude`: the names of keys that they do not want. A line is there as long as it has `callers`. All of those that
+    are `waiting` stand behind its one place in the queue of all processes.
     """
 
     provider: str | None
@@ -47,6 +49,8 @@ class _Line:
     exclude: frozenset[str]
     ticket: str
     callers: int = 0
+    waiting: int = 0
+    in_queue: bool = False
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     told: Wait | None = None
     failure: KeysError | None = None
@@ -78,9 +82,10 @@ class KeyQueue:
         line.callers += 1
         try:
             async with asyncio.timeout(deadline_seconds):
-                async with line.turn:
-                    loan = await self._ask_until_lent(line, tokens)
-                return await self._begin(loan)
+                while True:
+                    loan = await self._wait_in_line(line, tokens)
+                    if await self._begin(loan):
+                        return loan.key
         except TimeoutError:
             if line.failure is not None:
                 raise line.failure from None
@@ -103,52 +108,61 @@ class KeyQueue:
     def _line(self, provider: str | None, model: str | None, exclude: frozenset[str]) -> _Line:
         line = self._lines.get((provider, model, exclude))
         if line is None:
-            ticket = f"{self._owner}-{next(self._numbers)}"
-            line = self._lines[(provider, model, exclude)] = _Line(provider, model, exclude, ticket)
+            line = self._lines[(provider, model, exclude)] = _Line(provider, model, exclude, self._new_id())
         return line
+
+    def _new_id(self) -> str:
+        return f"{self._owner}-{next(self._numbers)}"
+
+    async def _wait_in_line(self, line: _Line, tokens: int) -> _Loan:
+        """Return a key that is lent, after those who came before. The last one to go gives up the place of the line."""
+        line.waiting += 1
+        try:
+            async with line.turn:
+                return await self._ask_until_lent(line, tokens)
+        finally:
+            line.waiting -= 1
+            if line.in_queue and not line.waiting:
+                line.in_queue = False
+                self._in_background(self._keys.use.leave(line.ticket))
+                line.ticket = self._new_id()  # for whoever comes before that place is given up
 
     async def _ask_until_lent(self, line: _Line, tokens: int) -> _Loan:
         """Return a key that is lent. While the state is away, go on asking."""
-        in_queue = False
-        try:
-            while True:
-                released = self._released
-                try:
-                    answer = await self._ask(line, tokens)
-                except NoKeyAvailableError:
-                    raise
-                except KeysError as error:
-                    line.failure = error
-                    await asyncio.sleep(AGAIN_SECONDS)
-                    continue
-                line.failure = None
-                in_queue = isinstance(answer, Wait)
-                if not isinstance(answer, Wait):
-                    return answer
-                line.told = answer
-                await _pause(answer, released)
-        finally:
-            if in_queue:
-                self._in_background(self._keys.use.leave(line.ticket))
-
-    async def _ask(self, line: _Line, tokens: int) -> _Loan | Wait:
-        """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
+        lease = self._new_id()
         while True:
-            keys = await self._keys.current()
+            released = self._released
+            try:
+                answer = await self._ask(line, tokens, lease)
+            except NoKeyAvailableError:
+                raise
+            except KeysError as error:
+                line.failure = error
+                await asyncio.sleep(AGAIN_SECONDS)
+                continue
+            line.failure = None
+            line.in_queue = isinstance(answer, Wait)
+            if not isinstance(answer, Wait):
+                return answer
+            line.told = answer
+            await _pause(answer, released)
+
+    async def _ask(self, line: _Line, tokens: int, lease: str) -> _Loan | Wait:
+        """Ask once. Raises `NoKeyAvailableError` where waiting is of no use, and `KeysError`."""
+
+        async def ask(keys: KeySet) -> _Loan | Wait:
             place = self._keys.source.place
             wanted = keys.wanted(line.provider, line.model, line.exclude, tokens, place)
-            lease = f"{self._owner}-{next(self._numbers)}"
             request = Request(wanted.limits, keys.strategy, tokens, lease, self._lease_seconds, line.ticket)
-            try:
-                answer = await self._request(request)
-            except SaltChangedError as changed:
-                await self._keys.begin_again(changed.salt)
-                continue
+            answer = await self._request(request)
             if isinstance(answer, Grant):
-                return _Loan(keys.lent(answer.key_id, lease, tokens), answer.starts)
+                lent = keys.lent(answer.key_id, lease, tokens)
+                return _Loan(lent, keys.limits_of(answer.key_id), answer.starts)
             if answer.next_available is None:
                 raise NoKeyAvailableError(keys.all_disabled(wanted, place))
             return answer
+
+        return await self._keys.do(ask)
 
     async def _request(self, request: Request) -> Grant | Wait:
         """Return the answer to a request. A key that is lent after the caller has gone is given back."""
@@ -169,10 +183,11 @@ class KeyQueue:
             lease = Lease(request.lease, answer.key_id, request.tokens)
             await self._keys.use.release(lease, Outcome("", unused=True))
 
-    async def _begin(self, loan: _Loan) -> APIKeyInfo:
-        """Return the key when the call may begin; where that is late, only once the call counts from no earlier.
+    async def _begin(self, loan: _Loan) -> bool:
+        """Wait until the call may begin; where that is late, until it counts from no earlier.
 
-        A busy machine may let a process wait for longer than the margins of `Windows` allow for.
+        A busy machine may let a process wait for longer than the margins of `Windows` allow for. Return false where the
+        loan has come to nothing, since its windows have no room for a call that late, or since the state is away.
         """
         lease = lease_of(loan.key)
         try:
@@ -183,17 +198,20 @@ class KeyQueue:
             while _now() - earliest > LATE_SECONDS and within < _LATEST_SECONDS:
                 within *= 2  # as long as it may take to say so, and to be heard
                 asked = _now()
-                said = await self._keys.use.begin(lease, within)
+                said = await self._keys.use.begin(lease, loan.limits, within)
+                if said is None:
+                    return False
                 self._clock.observe(asked, said, _now())
                 earliest, _ = self._clock.here(said + within)
         except asyncio.CancelledError:
             self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
             raise
         except SaltChangedError:  # the state was begun again, and knows of no call
-            return loan.key
-        except KeysError as error:
-            logger.warning("the use of the API key %s counts from somewhat too early: %s", loan.key.name, error)
-        return loan.key
+            return False
+        except KeysError:
+            self._in_background(self._keys.use.release(lease, Outcome(loan.key.provider, unused=True)))
+            return False
+        return True
 
     def _in_background(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.ensure_future(work)

@@ -21,6 +21,7 @@ class Wanted:
     """The keys that serve calls of a provider and a model: the same object for every such call."""
 
     what: str
+    names: Sequence[str]
     limits: Sequence[KeyLimits]
 
 
@@ -30,7 +31,8 @@ class KeySet:
     def __init__(self, config: KeyConfig, salt: bytes, windows: Windows):
         self.config = config
         self._entries = {_id(salt, entry): entry for entry in config.keys}
-        self.limits = [_limits(id_, entry, windows) for id_, entry in self._entries.items()]
+        self._limits = {id_: _limits(id_, entry, windows) for id_, entry in self._entries.items()}
+        self.limits = list(self._limits.values())
         self._wanted: dict[tuple[str | None, str | None, frozenset[str]], Wanted] = {}
 
     @property
@@ -59,10 +61,14 @@ class KeySet:
         """Return what the file says of a key."""
         return self._entries[id_]
 
+    def limits_of(self, id_: str) -> KeyLimits:
+        """Return the limits of a key."""
+        return self._limits[id_]
+
     def wanted(
         self, provider: str | None, model: str | None, exclude: frozenset[str], tokens: int, place: str
     ) -> Wanted:
-        """Return the keys that can serve a call, but for those named in `exclude`.
+        """Return the keys that can serve a call, but for those that the file disables, and those named in `exclude`.
 
         Raises `NoSuitableKeyError` where there is none, `NoKeyAvailableError` where those that are left are none.
         """
@@ -74,17 +80,21 @@ class KeySet:
                     *(() if model is None else (f"for the model {model}",)),
                 )
             )
-            serving = [each for each in self.limits if _serves(self._entries[each.id], provider, model)]
+            serving = {id_: entry for id_, entry in self._entries.items() if _serves(entry, provider, model)}
             if not serving:
                 none = f"{place} has no API key {what}".rstrip()
                 raise NoSuitableKeyError(f"{none}: add one there, and let its `models` name the model, or be empty")
-            limits = [each for each in serving if self._entries[each.id].name not in exclude]
-            if not limits:
+            serving = {id_: entry for id_, entry in serving.items() if entry.name not in exclude}
+            if not serving:
                 others = ", ".join(sorted(exclude))
                 raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip() + f" but {others}")
             if len(self._wanted) >= _SETS:
                 self._wanted.clear()
-            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, limits)
+            names = [entry.name for entry in serving.values()]
+            limits = [self._limits[id_] for id_, entry in serving.items() if entry.enabled]
+            wanted = self._wanted[(provider, model, exclude)] = Wanted(what, names, limits)
+        if not wanted.limits:
+            raise NoKeyAvailableError(self.all_disabled(wanted, place))
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
             message = (
@@ -96,9 +106,8 @@ class KeySet:
 
     def all_disabled(self, wanted: Wanted, place: str) -> str:
         """Return the message for a call whose keys are all disabled."""
-        names = ", ".join(self._entries[each.id].name for each in wanted.limits)
         what = f" {wanted.what}" if wanted.what else ""
-        return f"every API key{what} is disabled ({names}): see `vectorize keys list`, and {place}"
+        return f"every API key{what} is disabled ({', '.join(wanted.names)}): see `vectorize keys list`, and {place}"
 
     def lent(self, id_: str, lease: str, tokens: int) -> APIKeyInfo:
         """Return a key as its borrower gets it."""

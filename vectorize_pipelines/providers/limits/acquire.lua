@@ -1,7 +1,8 @@
 -- Lends one key within all of its limits, or takes a place in the queue. Times are microseconds of the server's clock.
 -- KEYS: the salt; everything else lies under the same prefix and thus on the same node of a cluster. Hashes by key:
 -- disabled (reasons), cooling (its end), turn (of the latest loan), tokens (of the last minute), calls. Of one key: uses:ID
--- (calls of the last minute, `lease:tokens` by time), leases:ID (loans by their end). `queue`: places by ticket.
+-- (calls of the last minute, `lease:tokens` by time), leases:ID (loans by their end). `loan:LEASE`: key and time of a loan
+-- until its end. `queue`: places by ticket.
 -- ARGV: salt, strategy, tokens, lease, ticket, times, ids of the keys, their limits. Many numbers stand in one argument:
 -- packing many arguments takes the client longer than all of this takes the server.
 local id_length, limits_length = 32, 48
@@ -10,13 +11,19 @@ local strategy, need, lease, ticket, all_ids, all_limits = ARGV[2], tonumber(ARG
 local lease_time, long, longest, unknown, grace, ahead = struct.unpack('>dddddd', ARGV[6])
 
 local salt = redis.call('GET', KEYS[1])
-if not salt then
+if not salt then -- the state was lost: it knows of no key that the file disables
   redis.call('SET', KEYS[1], ARGV[1])
+  return {'salt', ARGV[1]}
 elseif salt ~= ARGV[1] then
   return {'salt', salt}
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
+local loan = redis.call('GET', prefix .. 'loan:' .. lease)
+if loan then -- the caller has not heard that it has a key, and asks once more
+  local had = cmsgpack.unpack(loan)
+  return {'key', had[1], now, had[2]}
+end
 local soon = now + ahead -- what has room by then is lent for then
 local ids = {}
 for i = 1, #all_ids / id_length do ids[i] = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length) end
@@ -156,12 +163,12 @@ end
 
 if free > older then
   local id = chosen.id
-  -- A client that has lost the answer asks once more for the same loan.
-  local is_new = redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need) == 1
+  redis.call('SET', prefix .. 'loan:' .. lease, cmsgpack.pack({id, chosen.at}), 'PX', math.ceil(lease_time / 1000))
+  redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
   redis.call('HSET', prefix .. 'turn', id, redis.call('INCR', prefix .. 'counter'))
-  if is_new then redis.call('HINCRBY', prefix .. 'calls', id, 1) end
-  if is_new and need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, need) end
+  redis.call('HINCRBY', prefix .. 'calls', id, 1)
+  if need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, need) end
   if number then redis.call('HDEL', prefix .. 'queue', ticket) end
   return {'key', id, now, chosen.at}
 end

@@ -162,7 +162,7 @@ class ProviderUse:
 
 
 class SaltChangedError(Exception):
-    """The state was lost and begun again by somebody else: every id is to be made with `salt`."""
+    """The state was lost and begun again: ids are to be made with `salt`; it knows not what the file disables."""
 
     def __init__(self, salt: bytes):
         super().__init__("the salt of the ids of keys has changed")
@@ -172,7 +172,8 @@ class SaltChangedError(Exception):
 class SharedUse(Protocol):
     """The use of keys by all processes. Every method is atomic, and raises `KeysError` where the state is away.
 
-    Those that take ids raise `SaltChangedError` where these were made with another salt than the state has.
+    Those that take ids raise `SaltChangedError` where these were made with another salt than the state has; `acquire`
+    also where the state was lost and has the same one again.
     """
 
     salt: bytes
@@ -183,13 +184,15 @@ class SharedUse(Protocol):
     async def acquire(self, request: Request) -> Grant | Wait:
         """Lend the first key, by the strategy, that has room in every limit, and count the call; else queue.
 
-        A call that came later gets none as long as those before it need what is free.
+        A call that came later gets none as long as those before it need what is free. Whoever asks once more for the
+        same lease, since the answer was lost, gets the key that it has already.
         """
 
-    async def begin(self, lease: Lease, within: float) -> float:
+    async def begin(self, lease: Lease, limits: KeyLimits, within: float) -> float | None:
         """Count the call from `within` seconds from now, since it begins by then, and later than its key was lent.
 
-        Return what the clock of the state says now.
+        Return what the clock of the state says now; None, with the loan taken back, where the windows of the key's
+        `limits` have no room for the call then, or the loan has ended.
         """
 
     async def leave(self, ticket: str) -> None:

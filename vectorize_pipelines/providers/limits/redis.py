@@ -84,10 +84,12 @@ class RedisUse:
             case _:
                 return Wait(LONGEST_WAIT, None, False)
 
-    async def begin(self, lease: Lease, within: float) -> float:
+    async def begin(self, lease: Lease, limits: KeyLimits, within: float) -> float | None:
         """As in `SharedUse`."""
-        arguments = (self.salt, lease.key_id, lease.id, lease.tokens, _us(within))
-        return float(await self._call(self._begin, arguments)) / 1e6
+        times = (_us(within), _us(self._windows.long))
+        arguments = (self.salt, lease.key_id, lease.id, lease.tokens, *times, _limits(limits))
+        now = await self._call(self._begin, arguments)
+        return None if now is None else float(now) / 1e6
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""

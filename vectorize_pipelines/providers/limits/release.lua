@@ -11,6 +11,7 @@ local now = time[1] * 1000000 + time[2]
 local uses = prefix .. 'uses:' .. id
 
 redis.call('ZREM', prefix .. 'leases:' .. id, lease)
+redis.call('DEL', prefix .. 'loan:' .. lease)
 local use = lease .. ':' .. expected
 local began = redis.call('ZSCORE', uses, use)
 if outcome.unused then

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from vectorize_pipelines.providers.limits import sqlite_acquire, sqlite_release, sqlite_use
+from vectorize_pipelines.providers.limits import sqlite_acquire, sqlite_begin, sqlite_release, sqlite_use
 from vectorize_pipelines.providers.limits.base import (
     Grant,
     KeyLimits,
@@ -46,9 +46,10 @@ class SQLiteUse:
         """As in `SharedUse`."""
         return await self._file.do(lambda connection: sqlite_acquire.acquire(connection, request, self._windows))
 
-    async def begin(self, lease: Lease, within: float) -> float:
+    async def begin(self, lease: Lease, limits: KeyLimits, within: float) -> float | None:
         """As in `SharedUse`."""
-        return await self._file.do(lambda connection: sqlite_acquire.begin(connection, lease, within))
+        windows = self._windows
+        return await self._file.do(lambda connection: sqlite_begin.begin(connection, lease, limits, within, windows))
 
     async def leave(self, ticket: str) -> None:
         """As in `SharedUse`."""

@@ -9,7 +9,6 @@ from vectorize_pipelines.providers.limits.base import (
     TICKET_GRACE,
     UNKNOWN_WAIT,
     Grant,
-    Lease,
     Request,
     Wait,
     Windows,
@@ -25,6 +24,11 @@ _FUTURE = 1.0
 def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) -> Grant | Wait:
     """Lend the first key that has room in every limit, or take a place in the queue."""
     now = time.monotonic()
+    had = connection.execute(
+        "select key, at from leases join uses using (key, number) where lease = ? and until > ?", (request.lease, now)
+    ).fetchone()
+    if had is not None:  # the caller has not heard that it has a key, and asks once more
+        return Grant(had[0], now, had[1])
     place, older, most = _queue(connection, request, now)
     keys = _keys(connection, request, now)
     use = Use(connection, now, most, windows.long)
@@ -53,22 +57,6 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     pause = UNKNOWN_WAIT if free else min(max(later[turn] - now, _SHORTEST_WAIT), LONGEST_WAIT)
     _wait(connection, request, place, now + pause + TICKET_GRACE)
     return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
-
-
-def begin(connection: sqlite3.Connection, lease: Lease, within: float) -> float:
-    """Count a call from `within` seconds from now, since it begins by then, and later than its key was lent.
-
-    Return the time.
-
-    Its time is then later than those of some calls that have higher numbers. That a key is lent no earlier than it was
-    before (`latest`) makes up for it: between two calls whose numbers are as far apart as a limit lies its window.
-    """
-    now = time.monotonic()
-    connection.execute(
-        "update uses set at = ? where key = ? and number = (select number from leases where lease = ?)",
-        (now + within, lease.key_id, lease.id),
-    )
-    return now
 
 
 def leave(connection: sqlite3.Connection, ticket: str) -> None:

@@ -16,7 +16,7 @@ def release(connection: sqlite3.Connection, lease: Lease, outcome: Outcome) -> b
     ).fetchone()
     if outcome.unused:
         if call is not None:
-            _take_back(connection, lease, number)
+            take_back(connection, lease, number)
         return False
     if call is not None and outcome.tokens is not None and outcome.tokens != call[1]:
         connection.execute(
@@ -32,7 +32,7 @@ def release(connection: sqlite3.Connection, lease: Lease, outcome: Outcome) -> b
     return _note_answer(connection, lease.key_id, None if call is None else call[0], outcome)
 
 
-def _take_back(connection: sqlite3.Connection, lease: Lease, number: int) -> None:
+def take_back(connection: sqlite3.Connection, lease: Lease, number: int) -> None:
     """Let a call that was never made count no more; the numbers of the calls stay without a gap."""
     connection.execute("update uses set at = 0, tokens = 0 where key = ? and number = ?", (lease.key_id, number))
     connection.execute(
