@@ -6,11 +6,8 @@ wait for a key, in order ──▶ take a place among the calls ──▶ send �
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from vectorize_pipelines.errors import (
@@ -21,6 +18,7 @@ from vectorize_pipelines.errors import (
     SettingsError,
     VectorizeError,
 )
+from vectorize_pipelines.providers.call_progress import Call, Progress, Usage, unavailable
 from vectorize_pipelines.providers.concurrency import AdaptiveLimit
 from vectorize_pipelines.providers.connections import Connections
 from vectorize_pipelines.providers.failures import failure_of
@@ -48,9 +46,6 @@ FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
 #: A key that is not free within so long is not free at once.
 AT_ONCE_SECONDS = 0.1
-#: No request is begun for a call that has less time left, or less than this share of its whole time.
-LEAST_SECONDS = 1.0
-_LEAST_SHARE = 0.1
 _OUTCOMES: dict[type[VectorizeError], str] = {
     ContentRefusedError: "refused",
     KeysError: "no_key",
@@ -60,56 +55,8 @@ _OUTCOMES: dict[type[VectorizeError], str] = {
 
 Response = TypeVar("Response")
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked of a provider, as far as keys and records have to know.
-
-    tokens            what it may take, estimated; corrected once the provider has counted
-    deadline_seconds  for the whole, with all repeats and all waiting
-    """
-
-    model: RemoteModel
-    tokens: int
-    deadline_seconds: float
-    tenant: str | None = None
-    camera: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The tokens of one response, as the provider counted them."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-
 #: Sends one request with the client that it is given. Raises what `openai` raises, and `MalformedResponseError`.
 Send: TypeAlias = Callable[["AsyncOpenAI"], Awaitable[tuple[Response, Usage]]]
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What has been tried for one call."""
-
-    began: float = field(default_factory=time.monotonic)
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    attempts: Counter[str] = field(default_factory=Counter)
-    key_name: str = ""
-    failure: KeyFailure | None = None
-    usage: Usage = Usage(0)
-
-    def left(self, call: Call) -> float:
-        """Return the seconds until the deadline."""
-        return max(0.0, self.began + call.deadline_seconds - time.monotonic())
-
-    def to_wait(self, call: Call) -> float:
-        """Return the seconds until it is too late to begin a request."""
-        return max(0.0, self.left(call) - min(LEAST_SECONDS, call.deadline_seconds * _LEAST_SHARE))
-
-    def exhausted(self, most: int) -> frozenset[str]:
-        """Return the names of the keys that have been tried so often."""
-        return frozenset(name for name, attempts in self.attempts.items() if attempts >= most)
 
 
 class _AttemptFailedError(Exception):
@@ -141,13 +88,12 @@ class ProviderClient:
         Raises `ProviderUnavailableError` and `KeysError`, which may pass, `ContentRefusedError` where the provider
         refuses this content, and `SettingsError` where model or address are wrong.
         """
-        progress = _Progress()
+        progress = Progress()
         try:
             response = await self._until_answered(call, send, progress)
         except _AttemptFailedError as error:
-            unavailable = _unavailable(call, progress, error.failure)
             self.note(self._record(call, progress, "unavailable"))
-            raise unavailable from None
+            raise unavailable(call, progress, error.failure) from None
         except VectorizeError as error:
             outcome = next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "failed")
             record = self._record(call, progress, outcome)
@@ -166,7 +112,7 @@ class ProviderClient:
         """Close the connections; a second call does nothing."""
         await self._connections.close()
 
-    async def _until_answered(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
+    async def _until_answered(self, call: Call, send: "Send[Response]", progress: Progress) -> Response:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS)
@@ -184,9 +130,9 @@ class ProviderClient:
         response: Response = await retrying(self._attempt, call, send, progress)
         return response
 
-    async def _attempt(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
+    async def _attempt(self, call: Call, send: "Send[Response]", progress: Progress) -> Response:
         if progress.failure is not None and not progress.to_wait(call):
-            raise _unavailable(call, progress, progress.failure)
+            raise unavailable(call, progress, progress.failure)
         limit = self._limits.setdefault(call.model.provider, AdaptiveLimit(self.settings.max_concurrency))
         try:
             key = await self._place_and_key(call, progress, limit)
@@ -212,7 +158,7 @@ class ProviderClient:
         response, progress.usage = outcome
         return response
 
-    async def _place_and_key(self, call: Call, progress: _Progress, limit: AdaptiveLimit) -> APIKeyInfo:
+    async def _place_and_key(self, call: Call, progress: Progress, limit: AdaptiveLimit) -> APIKeyInfo:
         """Return a key, with a place among the calls, which the caller leaves. Raises `TimeoutError` without a place.
 
         Who waits for a key has no place meanwhile, which calls with other keys could take; and who waits for a place
@@ -233,7 +179,7 @@ class ProviderClient:
             await asyncio.shield(self.pool.release_key(key, unused=True))
             place_first = True
 
-    async def _key(self, call: Call, progress: _Progress, seconds: float) -> APIKeyInfo:
+    async def _key(self, call: Call, progress: Progress, seconds: float) -> APIKeyInfo:
         """Return a key that this call may still be tried with; not the one that was just refused, if one is free."""
         exhausted = progress.exhausted(self.pool.max_retry_per_key)
         too_late = time.monotonic() + seconds
@@ -247,7 +193,7 @@ class ProviderClient:
         except NoKeyAvailableError:
             if not exhausted or progress.failure is None or time.monotonic() >= too_late:
                 raise
-            raise _unavailable(call, progress, progress.failure) from None
+            raise unavailable(call, progress, progress.failure) from None
 
     async def _acquire(self, call: Call, exclude: Collection[str], seconds: float) -> APIKeyInfo:
         return await self.pool.acquire_key(
@@ -290,7 +236,7 @@ class ProviderClient:
         finally:
             await asyncio.shield(self.pool.release_key(key, answered, tokens=tokens, failure=failure))
 
-    def _record(self, call: Call, progress: _Progress, outcome: str) -> CallRecord:
+    def _record(self, call: Call, progress: Progress, outcome: str) -> CallRecord:
         usage = progress.usage
         price = self.settings.prices.get(call.model.short_name) or self.settings.prices.get(call.model.full_name)
         return CallRecord(
@@ -312,21 +258,3 @@ def counted_tokens(response: object, name: str) -> int | None:
     """Return a number of tokens in the usage of a response, which may be anything; None where there is none."""
     number = getattr(getattr(response, "usage", None), name, None)
     return number if isinstance(number, int) and number >= 0 else None
-
-
-def _unavailable(call: Call, progress: _Progress, failure: KeyFailure) -> ProviderUnavailableError:
-    match failure:
-        case RateLimited():
-            reason = "its keys are rate limited (HTTP 429)"
-        case ProviderFailed():
-            reason = failure.reason
-        case Cancelled():
-            reason = "no answer in time"
-        case KeyRefused():
-            reason = f"it refuses the key {progress.key_name} (HTTP {failure.status})"
-    seconds = time.monotonic() - progress.began
-    return ProviderUnavailableError(
-        f"the provider {call.model.provider} did not answer a request for {call.model.model} in {seconds:.1f} s and "
-        f"{progress.attempts.total()} attempts: {reason}",
-        rate_limited=isinstance(failure, RateLimited),
-    )
