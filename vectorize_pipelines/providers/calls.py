@@ -6,7 +6,7 @@ wait for a key, in order ──▶ take a place among the calls ──▶ send �
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -254,7 +254,7 @@ class ProviderClient:
         )
 
 
-def counted_tokens(response: object, name: str) -> int | None:
-    """Return a number of tokens in the usage of a response, which may be anything; None where there is none."""
-    number = getattr(getattr(response, "usage", None), name, None)
+def counted_tokens(usage: object, name: str) -> int | None:
+    """Return a number of tokens in what a response says of its use, which may be anything; None where there is none."""
+    number = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
     return number if isinstance(number, int) and number >= 0 else None

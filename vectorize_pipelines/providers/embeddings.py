@@ -214,7 +214,7 @@ def _vector(numbers: object) -> Vector:
 
 def _usage(response: object, estimated: int) -> Usage:
     """Return the tokens that the provider counted; those estimated, where it counts none."""
-    counted = counted_tokens(response, "prompt_tokens")
+    counted = counted_tokens(getattr(response, "usage", None), "prompt_tokens")
     return Usage(estimated if counted is None else counted)
 
 
