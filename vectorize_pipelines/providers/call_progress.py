@@ -10,7 +10,7 @@ from vectorize_pipelines.providers.keys import Cancelled, KeyFailure, KeyRefused
 from vectorize_pipelines.providers.models import RemoteModel
 
 #: No request is begun for a call that has less time left, or less than this share of its whole time.
-LEAST_SECONDS = 1.0
+LEAST_SECONDS = 0.2
 _LEAST_SHARE = 0.1
 
 
