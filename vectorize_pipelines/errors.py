@@ -167,6 +167,12 @@ class KeysError(VectorizeError):
     exit_code = 9
 
 
+class UnknownKeyError(VectorizeError):
+    """No API key in the file has the name that was given. The same call fails again."""
+
+    exit_code = 2
+
+
 class NoKeyAvailableError(KeysError):
     """No API key could be had for a call: none is free in time, all are disabled, or none serves the model.
 

@@ -95,8 +95,15 @@ def test_keys_are_disabled_and_enabled_for_all(vectorize_here: Vectorize) -> Non
     (row,) = [row for row in vectorize_here("keys", "list", "--json").json if row["name"] == "good"]
     assert row["state"] == "available"
     unknown = vectorize_here("keys", "enable", "nobody")
-    assert unknown.code == 9
+    assert unknown.code == 2
     assert "has no API key with the name nobody; it has: bad, good, odd" in unknown.err
+
+
+def test_a_key_that_the_file_disables_is_not_enabled_by_command(vectorize_here: Vectorize, tmp_path: Path) -> None:
+    (tmp_path / "api_keys.yaml").write_text("keys: [{api_key: sk-hush-good, name: good, enabled: false}]")
+    refused = vectorize_here("keys", "enable", "good")
+    assert refused.code == 2
+    assert "set `enabled: true` there" in refused.err
 
 
 def test_providers_are_asked_about_keys(vectorize_here: Vectorize, provider: None) -> None:
@@ -109,7 +116,7 @@ def test_providers_are_asked_about_keys(vectorize_here: Vectorize, provider: Non
     ]
     printed = vectorize_here("keys", "check", "good")
     assert (printed.code, printed.out.split()) == (0, ["good", "accepted"])
-    assert vectorize_here("keys", "check", "nobody").code == 9
+    assert vectorize_here("keys", "check", "nobody").code == 2
 
 
 class _Spy(BaseHTTPRequestHandler):

@@ -1,8 +1,9 @@
 """Processes that borrow the keys of one pool until a time is over, some of them killed, and a count of what they did.
 
 `python -m tests.providers.key_chaos --minutes 5` (`make chaos-keys`) is the proof that the windows of 20 keys are never
-exceeded by 8 processes, that nearly everything that the limits allow is used, and that no process starves. Times are
-those at which a borrower has its key in hand, as a provider would see them, by the clock that all processes have.
+exceeded by 8 processes, that nearly everything that the limits allow is used, that no process starves, and that the
+leases of killed ones end; else it exits with 1. Times are those at which a borrower has its key in hand, as a provider
+would see them, by the clock that all processes have.
 """
 
 import argparse
@@ -26,6 +27,8 @@ from vectorize_pipelines.providers.key_pool import APIKeyPool, Windows, create_k
 from vectorize_pipelines.settings import load_settings
 
 TOKENS = 100
+#: The share of what the limits allow that is to be used at least.
+LEAST_USED = 0.95
 _START_SECONDS = 120.0
 
 
@@ -73,6 +76,11 @@ class Result:
     used: float
     calls: dict[int, int]
     left: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether no window was exceeded, nearly everything was used, nobody starved, and every loan has ended."""
+        return not self.violations and self.used >= LEAST_USED and not self.left and min(self.calls.values()) > 0
 
 
 def run(plan: Plan, home: Path, redis_url: str | None, seed: int = 0) -> Result:
@@ -239,14 +247,20 @@ def main() -> None:
         asyncio.run(_borrow(Path(given.borrow[0]), int(given.borrow[1])))
         return
     plan = Plan(given.keys, given.processes, given.minutes * 60, given.kills, Windows(), skew=5.0)
+    failed = False
     for state in ("sqlite", "redis") if given.state == "both" else (given.state,):
         with ExitStack() as stack:
             home = Path(stack.enter_context(TemporaryDirectory(prefix="vectorize-keys-")))
             url = stack.enter_context(redis.running()).url if state == "redis" else None
             result = run(plan, home, url)
-        print(f"{state}: {len(result.violations)} violations, {result.used:.1%} used, calls by process {result.calls}")
+        print(
+            f"{state}: {len(result.violations)} violations, {result.used:.1%} used, {result.left} leases left, "
+            f"calls by process {result.calls}"
+        )
         for each in result.violations[:10]:
             print(f"  {each}")
+        failed = failed or not result.holds
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.providers.pools import LATE, SOON, keys, pool_of
 from vectorize_pipelines.core.installation import default_file
 from vectorize_pipelines.errors import NoKeyAvailableError, SettingsError
-from vectorize_pipelines.providers.key_file import KeyConfig, parse_keys, read_keys
+from vectorize_pipelines.providers.key_file import KeyConfig, KeySource, parse_keys, read_keys
 from vectorize_pipelines.providers.key_pool import KeyRefused
 from vectorize_pipelines.settings import Settings, load_settings
 
@@ -111,6 +111,9 @@ def test_keys_that_are_added_and_removed_count_without_a_restart(file: Path, set
             write(file, keys(2, max_concurrency=1))
             assert (await waiting).name == "b"
             write(file, {})
+            async with asyncio.timeout(LATE):
+                while await pool.health_check():
+                    await asyncio.sleep(0.05)
             with pytest.raises(NoKeyAvailableError, match="has no API key"):
                 await pool.acquire_key(deadline_seconds=LATE)
             await pool.release_key(held)  # of a key that is gone
@@ -152,6 +155,28 @@ def test_a_file_that_becomes_wrong_changes_nothing(
     asyncio.run(go())
     assert caplog.text.count("remain as they were") == 1
     assert MARK not in caplog.text
+
+
+@pytest.mark.parametrize("content", [None, "", "keys: []"])
+def test_a_file_that_has_no_key_for_a_moment_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None
+) -> None:
+    monkeypatch.setattr("vectorize_pipelines.providers.key_file.LOOK_SECONDS", 0.0)
+    file = tmp_path / "keys.yaml"
+    write(file, keys(1))
+    source = KeySource(file)
+    for _ in range(2):
+        file.unlink()
+        if content is not None:
+            file.write_text(content)
+        assert [key.name for key in source.current().keys] == ["a"]
+        write(file, keys(2))
+        assert [key.name for key in source.current().keys] == ["a", "b"]
+        write(file, keys(1))
+        assert [key.name for key in source.current().keys] == ["a"]
+    file.unlink()
+    assert source.current().keys
+    assert not source.current().keys
 
 
 def test_a_file_that_cannot_be_read_is_said_at_once(file: Path, settings: Settings) -> None:

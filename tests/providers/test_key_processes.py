@@ -6,13 +6,14 @@ from tests.providers.key_chaos import TOKENS, Plan, run
 from vectorize_pipelines.providers.key_pool import Windows
 from vectorize_pipelines.settings import Settings
 
-#: The margins are wide, so that a process that a busy machine keeps waiting with its key in hand exceeds no window.
+#: The margins are a quarter of the window, so that a process that a busy machine keeps waiting with its key in hand
+#: exceeds none.
 PLAN = Plan(
     keys=6,
     processes=3,
     seconds=5.0,
     kills=1,
-    windows=Windows(second=0.5, minute=3.0, second_margin=0.5, minute_margin=0.5, second_margin_most=0.5),
+    windows=Windows(second=1.0, minute=3.0, second_margin=0.25, minute_margin=0.25, second_margin_most=0.25),
     rpm=10,
     tpm=10 * TOKENS,
     calls=6,

@@ -49,6 +49,34 @@ def test_no_key_lies_in_redis(redis_settings: Settings) -> None:
     assert b"secret" not in dumped
 
 
+def test_redis_forgets_what_counts_no_more(redis_settings: Settings) -> None:
+    def names(kind: str) -> list[bytes]:
+        return list(client.scan_iter(f"{{vectorize:keys}}:{kind}:*"))
+
+    async def go() -> None:
+        config = keys(1, tpm_limit=10)
+        async with (
+            pool_of(redis_settings, config) as pool,
+            pool_of(redis_settings, config, lease_seconds=0.05) as killed,
+        ):
+            key = await pool.acquire_key(tokens=6)
+            await killed.acquire_key(tokens=1)
+            await pool.release_key(key, tokens=7)
+            for kind in ("uses", "leases"):
+                (name,) = names(kind)
+                assert client.pttl(name) > 0
+            (leases,) = names("leases")
+            await asyncio.sleep(0.1)  # the loan of the one that was killed ends
+            await pool.acquire_key(tokens=1, deadline_seconds=LATE)
+            assert client.zcard(leases) == 1
+            client.delete(*names("uses"))  # as the server does once they are too old
+            await pool.acquire_key(tokens=10, deadline_seconds=LATE)
+
+    client = open_redis(redis_settings)
+    asyncio.run(go())
+    client.close()
+
+
 def test_a_file_that_is_removed_meanwhile_is_made_again_for_all(settings: Settings) -> None:
     async def go() -> None:
         config = keys(1, rpm_limit=3)

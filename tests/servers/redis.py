@@ -57,11 +57,12 @@ class Server:
         if self.password is not None:
             command += ["--requirepass", self.password]
         with log.open("ab") as output:
+            begun = output.tell()
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder
             )
         deadline = time.monotonic() + _READY_SECONDS
-        while not self._is_ready():
+        while self._process.poll() is not None or not self._is_ready(log, begun):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
                 raise RuntimeError(f"Redis does not start: {log.read_text(errors='replace')[-2000:]}")
@@ -103,7 +104,10 @@ class Server:
             self._process.wait(_STOP_SECONDS)
         self._process = None
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, log: Path, begun: int) -> bool:
+        """Return whether it answers: this one, which says so in its log, and no other that has its port."""
+        if b"Ready to accept connections" not in log.read_bytes()[begun:]:
+            return False
         try:
             answer = self.said(b"PING")
         except OSError:

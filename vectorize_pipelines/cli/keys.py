@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from vectorize_pipelines.cli.tables import print_table
-from vectorize_pipelines.errors import KeysError
+from vectorize_pipelines.errors import UnknownKeyError
 from vectorize_pipelines.providers.key_check import KeyCheck, check_keys
 from vectorize_pipelines.providers.key_file import read_keys
 from vectorize_pipelines.providers.key_pool import APIKeyPool, create_key_pool_from_config
@@ -61,7 +61,7 @@ def check(names: Sequence[str], as_json: bool) -> int:
     keys = {entry.name: entry for entry in read_keys(settings.providers.keys_file).keys}
     for name in names:
         if name not in keys:
-            raise KeysError(f"{settings.providers.keys_file} has no API key with the name {name}")
+            raise UnknownKeyError(f"{settings.providers.keys_file} has no API key with the name {name}")
     wanted = [keys[name] for name in names or keys]
     found = asyncio.run(check_keys(wanted, settings.providers))
     if as_json:

@@ -77,6 +77,7 @@ class KeySource:
         """Read the keys. Raises `SettingsError` where they cannot be used; a file that is absent holds none."""
         self._file = config if isinstance(config, Path) else None
         self._seen = self._signature()
+        self._is_gone = False
         self._looked = time.monotonic()
         self._config = self._read() if self._file is not None else parse_keys("the configuration of keys", config)
 
@@ -88,7 +89,8 @@ class KeySource:
     def current(self) -> KeyConfig:
         """Return what the file holds now: the same object until it changes.
 
-        A file that has become wrong is logged, and the keys that were known before remain.
+        A file that has become wrong is logged, and the keys that were known before remain. Where it holds none any
+        more, they remain until a second look: an editor empties or removes it for a moment.
         """
         now = time.monotonic()
         if self._file is None or now - self._looked < LOOK_SECONDS:
@@ -98,9 +100,15 @@ class KeySource:
         if signature != self._seen:
             self._seen = signature
             try:
-                self._config = self._read()
+                found = self._read()
             except SettingsError as error:
                 logger.error("the API keys remain as they were: %s", error)  # noqa: TRY400 (no defect of ours)
+                self._is_gone = False
+                return self._config
+            if self._config.keys and not found.keys and not self._is_gone:
+                self._seen, self._is_gone = (), True
+            else:
+                self._config, self._is_gone = found, False
         return self._config
 
     def _signature(self) -> tuple[int, ...] | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vectorize_pipelines.core.urls import without_secrets
-from vectorize_pipelines.errors import KeysError
+from vectorize_pipelines.errors import KeysError, SettingsError
 from vectorize_pipelines.providers.key_file import KeySource
 from vectorize_pipelines.providers.key_queue import AGAIN_SECONDS, KeyQueue
 from vectorize_pipelines.providers.key_set import KeySet, lease_of
@@ -148,7 +148,7 @@ class APIKeyPool:
         return await self._keys.do(look)
 
     async def disable(self, name: str, reason: str) -> None:
-        """Disable a key for all processes, until it is enabled. Raises `KeysError`, also where no key has the name."""
+        """Disable a key for all processes, until it is enabled. Raises `KeysError`, and `UnknownKeyError`."""
 
         async def disable(keys: KeySet) -> None:
             await self._use.disable([keys.id_of(name, self._source.place)], reason)
@@ -156,12 +156,17 @@ class APIKeyPool:
         await self._keys.do(disable)
 
     async def enable(self, name: str) -> None:
-        """Enable a key for all processes. Raises `KeysError`, also where none has the name, or the file disables it."""
+        """Enable a key for all processes.
+
+        Raises `KeysError`, `UnknownKeyError`, and `SettingsError` where the file disables it.
+        """
 
         async def enable(keys: KeySet) -> None:
             id_ = keys.id_of(name, self._source.place)
             if not keys.entry(id_).enabled:
-                raise KeysError(f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there")
+                raise SettingsError(
+                    f"the API key {name} is disabled in {self._source.place}: set `enabled: true` there"
+                )
             await self._use.enable([id_])
 
         await self._keys.do(enable)

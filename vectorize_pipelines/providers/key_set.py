@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vectorize_pipelines.errors import KeysError, NoKeyAvailableError, NoSuitableKeyError
+from vectorize_pipelines.errors import NoKeyAvailableError, NoSuitableKeyError, UnknownKeyError
 from vectorize_pipelines.providers.key_file import KeyConfig, KeyEntry
 from vectorize_pipelines.providers.keys import APIKeyInfo, KeyState
 from vectorize_pipelines.providers.limits import KeyLimits, KeyUse, Lease, Strategy, Windows
@@ -50,12 +50,12 @@ class KeySet:
         return [id_ for id_, entry in self._entries.items() if entry.enabled == enabled]
 
     def id_of(self, name: str, place: str) -> str:
-        """Return the id of a key. Raises `KeysError` where `place`, the file, has none of this name."""
+        """Return the id of a key. Raises `UnknownKeyError` where `place`, the file, has none of this name."""
         for id_, entry in self._entries.items():
             if entry.name == name:
                 return id_
         known = ", ".join(sorted(entry.name for entry in self._entries.values())) or "none"
-        raise KeysError(f"{place} has no API key with the name {name}; it has: {known}")
+        raise UnknownKeyError(f"{place} has no API key with the name {name}; it has: {known}")
 
     def entry(self, id_: str) -> KeyEntry:
         """Return what the file says of a key."""

@@ -6,6 +6,7 @@
 -- ARGV: salt, strategy, tokens, lease, ticket, times, ids of the keys, their limits. Many numbers stand in one argument:
 -- packing many arguments takes the client longer than all of this takes the server.
 local id_length, limits_length = 32, 48
+local spare_ms = 10000 -- what is not used any more is removed later than it counts by this
 local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
 local strategy, need, lease, ticket, all_ids, all_limits = ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[7], ARGV[8]
 local lease_time, long, longest, unknown, grace, ahead = struct.unpack('>dddddd', ARGV[6])
@@ -28,8 +29,8 @@ local soon = now + ahead -- what has room by then is lent for then
 local ids = {}
 for i = 1, #all_ids / id_length do ids[i] = string.sub(all_ids, (i - 1) * id_length + 1, i * id_length) end
 
--- Callers that have waited for longer, and want keys that this one wants. Those that ask no more are forgotten.
-local older, number, most = 0, nil, need
+-- Callers that have waited for longer. Those that ask no more are forgotten.
+local before, number = {}, nil
 if redis.call('HLEN', prefix .. 'queue') > 0 then
   local waiting, queue = redis.call('HGETALL', prefix .. 'queue'), {}
   for i = 1, #waiting, 2 do
@@ -44,22 +45,25 @@ if redis.call('HLEN', prefix .. 'queue') > 0 then
   end
   for _, place in ipairs(queue) do
     if not number or place[1] < number then
-      for _, id in ipairs(ids) do
-        if string.find(place[4], id, 1, true) then
-          older = older + 1
-          most = math.max(most, place[3])
-          break
-        end
-      end
+      before[#before + 1] = {tokens = place[3], ids = place[4]}
     end
   end
 end
 
+local older = 0 -- callers of `before` that could use one of the keys that have been looked at
 local function look_at(key) -- reads the limits of a key, and forgets what is too old to count
   if key.uses then return end
   key.uses, key.leases = prefix .. 'uses:' .. key.id, prefix .. 'leases:' .. key.id
   key.priority, key.qps, key.rpm, key.tpm, key.concurrency, key.second =
     struct.unpack('>dddddd', all_limits, (key.place - 1) * limits_length + 1)
+  key.older, key.most = 0, need
+  for _, caller in ipairs(before) do
+    if (key.tpm < 0 or caller.tokens <= key.tpm) and (caller.ids == all_ids or string.find(caller.ids, key.id, 1, true)) then
+      key.older, key.most = key.older + 1, math.max(key.most, caller.tokens)
+      if not caller.counts then older = older + 1 end
+      caller.counts = true
+    end
+  end
   if key.concurrency >= 0 or strategy == 'least_loaded' then
     redis.call('ZREMRANGEBYSCORE', key.leases, '-inf', now)
     key.in_use = redis.call('ZCARD', key.leases)
@@ -73,6 +77,10 @@ local function look_at(key) -- reads the limits of a key, and forgets what is to
     redis.call('ZREMRANGEBYSCORE', key.uses, '-inf', now - long)
     if tokens > 0 then key.tokens = redis.call('HINCRBY', prefix .. 'tokens', key.id, -tokens) end
   end
+  if key.tokens > 0 and redis.call('EXISTS', key.uses) == 0 then -- all of its calls are too old
+    key.tokens = 0
+    redis.call('HDEL', prefix .. 'tokens', key.id)
+  end
 end
 
 local function ripe(key, limit, window) -- when the use grows old that has to, before one more fits into the window
@@ -82,13 +90,13 @@ local function ripe(key, limit, window) -- when the use grows old that has to, b
 end
 
 local function tokens_ripe(key)
-  if key.tpm < 0 or key.tokens + most <= key.tpm then return 0 end
+  if key.tpm < 0 or key.tokens + key.most <= key.tpm then return 0 end
   local freed, start = 0, 0
   repeat
     local uses = redis.call('ZRANGE', key.uses, start, start + 99, 'WITHSCORES')
     for i = 1, #uses, 2 do
       freed = freed + tonumber(string.match(uses[i], '%d+$'))
-      if key.tokens - freed + most <= key.tpm then return uses[i + 1] + long end
+      if key.tokens - freed + key.most <= key.tpm then return uses[i + 1] + long end
     end
     start = start + 100
   until #uses == 0
@@ -106,10 +114,10 @@ local function free_at(key)
 end
 
 local function room(key) -- for how many calls there is, at once
-  local room = older + 1
+  local room = key.older + 1
   if key.concurrency >= 0 then room = math.min(room, key.concurrency - key.in_use) end
   if key.rpm >= 0 then room = math.min(room, key.rpm - redis.call('ZCARD', key.uses)) end
-  if key.tpm >= 0 and most > 0 then room = math.min(room, math.floor((key.tpm - key.tokens) / most)) end
+  if key.tpm >= 0 and key.most > 0 then room = math.min(room, math.floor((key.tpm - key.tokens) / key.most)) end
   if key.qps >= 0 then
     local recent = redis.call('ZCOUNT', key.uses, string.format('(%.0f', soon - key.second), '+inf')
     room = math.min(room, key.qps - recent)
@@ -147,8 +155,8 @@ local function first() -- takes the first key, in the order of the strategy
   return key
 end
 
-local free, chosen, later = 0, nil, {}
-while #keys > 0 and free <= older do
+local free, chosen, later, has_room = 0, nil, {}, false
+while #keys > 0 and not has_room do
   local key = first()
   look_at(key)
   local at = free_at(key)
@@ -156,16 +164,21 @@ while #keys > 0 and free <= older do
     later[#later + 1] = at - ahead
   else
     key.at = math.max(at, now)
-    chosen = chosen or key
-    free = free + (older == 0 and 1 or room(key))
+    if not chosen or key.older < chosen.older then chosen = key end
+    if key.older > 0 then free = free + room(key) end
+    has_room = key.older == 0 or free > older
   end
 end
 
-if free > older then
+if has_room then
   local id = chosen.id
   redis.call('SET', prefix .. 'loan:' .. lease, cmsgpack.pack({id, chosen.at}), 'PX', math.ceil(lease_time / 1000))
   redis.call('ZADD', chosen.uses, chosen.at, lease .. ':' .. need)
+  redis.call('PEXPIRE', chosen.uses, math.ceil(long / 1000) + spare_ms)
+  redis.call('ZREMRANGEBYSCORE', chosen.leases, '-inf', now)
   redis.call('ZADD', chosen.leases, now + lease_time, lease)
+  local lasts = math.ceil(lease_time / 1000) + spare_ms
+  redis.call('PEXPIRE', chosen.leases, math.max(lasts, redis.call('PTTL', chosen.leases)))
   redis.call('HSET', prefix .. 'turn', id, redis.call('INCR', prefix .. 'counter'))
   redis.call('HINCRBY', prefix .. 'calls', id, 1)
   if need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, need) end

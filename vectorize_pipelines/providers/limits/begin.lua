@@ -11,12 +11,14 @@ local now = time[1] * 1000000 + time[2]
 local latest = now + ARGV[5]
 local uses, leases, use = prefix .. 'uses:' .. id, prefix .. 'leases:' .. id, lease .. ':' .. need
 
-local ends, counted = redis.call('ZSCORE', leases, lease), redis.call('ZREM', uses, use) == 1
+local ends, counted = redis.call('ZSCORE', leases, lease), redis.call('ZSCORE', uses, use)
 local times, tokens, ones = {}, {}, {}
 local others = redis.call('ZRANGEBYSCORE', uses, string.format('(%.0f', now - long), '+inf', 'WITHSCORES')
 for i = 1, #others, 2 do
-  times[#times + 1], ones[#ones + 1] = tonumber(others[i + 1]), 1
-  tokens[#tokens + 1] = tonumber(string.match(others[i], '%d+$'))
+  if others[i] ~= use then
+    times[#times + 1], ones[#ones + 1] = tonumber(others[i + 1]), 1
+    tokens[#tokens + 1] = tonumber(string.match(others[i], '%d+$'))
+  end
 end
 
 local function fits(limit, window, amounts, own) -- in every window with a call that begins between now and `latest`
@@ -41,6 +43,7 @@ end
 redis.call('ZREM', leases, lease)
 redis.call('DEL', prefix .. 'loan:' .. lease)
 if counted then
+  redis.call('ZREM', uses, use)
   redis.call('HINCRBY', prefix .. 'calls', id, -1)
   if need > 0 then redis.call('HINCRBY', prefix .. 'tokens', id, -need) end
 end

@@ -23,8 +23,8 @@ if outcome.unused then
   return 0
 end
 if began and outcome.tokens and outcome.tokens ~= expected then
-  redis.call('ZREM', uses, use)
   redis.call('ZADD', uses, began, lease .. ':' .. outcome.tokens)
+  redis.call('ZREM', uses, use) -- afterwards: a set that is empty forgets when it expires
   redis.call('HINCRBY', prefix .. 'tokens', id, outcome.tokens - expected)
 end
 

@@ -2,6 +2,8 @@
 
 import sqlite3
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vectorize_pipelines.providers.limits.base import (
     AHEAD,
@@ -21,6 +23,15 @@ _SHORTEST_WAIT = 0.0005
 _FUTURE = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """A caller in the queue. `ids`: those of the keys that it wants."""
+
+    ticket: str
+    tokens: int
+    ids: frozenset[str]
+
+
 def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) -> Grant | Wait:
     """Lend the first key that has room in every limit, or take a place in the queue."""
     now = time.monotonic()
@@ -29,21 +40,24 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
     ).fetchone()
     if had is not None:  # the caller has not heard that it has a key, and asks once more
         return Grant(had[0], now, had[1])
-    place, older, most = _queue(connection, request, now)
+    place, before = _queue(connection, request, now)
     keys = _keys(connection, request, now)
-    use = Use(connection, now, most, windows.long)
-    free, chosen, starts, later = 0, None, now, []
+    use = Use(connection, now, windows.long)
+    free, chosen, starts, has_room, later = 0, None, now, False, []
+    older: set[str] = set()  # who could use one of the keys that have been looked at
     for key in keys:
+        older |= _let_before(key, before, request.tokens)
         at = use.free_at(key)
-        if at <= use.soon:
-            if chosen is None:
-                chosen, starts = key, max(at, key.latest, now)
-            free += 1 if older == 0 else use.room(key, older + 1)
-            if free > older:
-                break
-        else:
+        if at > use.soon:
             later.append(at - AHEAD)
-    if chosen is not None and free > older:
+            continue
+        if chosen is None or key.older < chosen.older:
+            chosen, starts = key, max(at, key.latest, now)
+        free += use.room(key)
+        has_room = key.older == 0 or free > len(older)
+        if has_room:
+            break
+    if chosen is not None and has_room:
         _lend(connection, chosen, request, now, starts)
         if place is not None:
             leave(connection, request.ticket)
@@ -53,7 +67,7 @@ def acquire(connection: sqlite3.Connection, request: Request, windows: Windows) 
         return Wait(LONGEST_WAIT, None, False)
     later.sort()
     # As many keys have to become free; or those before this caller have not come for theirs yet.
-    turn = min(older - free, len(later) - 1)
+    turn = min(len(older) - free, len(later) - 1)
     pause = UNKNOWN_WAIT if free else min(max(later[turn] - now, _SHORTEST_WAIT), LONGEST_WAIT)
     _wait(connection, request, place, now + pause + TICKET_GRACE)
     return Wait(pause, 0.0 if free else max(later[0] + AHEAD - now, 0.0), use.for_release)
@@ -64,26 +78,27 @@ def leave(connection: sqlite3.Connection, ticket: str) -> None:
     connection.execute("delete from queue where ticket = ?", (ticket,))
 
 
-def _queue(connection: sqlite3.Connection, request: Request, now: float) -> tuple[int | None, int, int]:
-    """Return the caller's number in the queue, how many are before it, and the most tokens that one of them wants.
-
-    Those before it have waited for longer, and want keys that it wants. Those that ask no more are forgotten.
-    """
+def _queue(connection: sqlite3.Connection, request: Request, now: float) -> tuple[int | None, list[_Caller]]:
+    """Return the caller's number in the queue, and those before it. Those that ask no more are forgotten."""
     queue = connection.execute("select ticket, number, until, tokens, ids from queue").fetchall()
     if not queue:
-        return None, 0, request.tokens
+        return None, []
     own = next((number for ticket, number, *_ in queue if ticket == request.ticket), None)
     connection.execute("delete from queue where until < ? and ticket != ?", (now, request.ticket))
-    wanted = {key.id for key in request.keys}
     before = [
-        tokens
+        _Caller(ticket, tokens, frozenset(ids.split(",")))
         for ticket, number, until, tokens, ids in queue
-        if ticket != request.ticket
-        and until >= now
-        and (own is None or number < own)
-        and not wanted.isdisjoint(ids.split(","))
+        if ticket != request.ticket and until >= now and (own is None or number < own)
     ]
-    return own, len(before), max(request.tokens, *before) if before else request.tokens
+    return own, before
+
+
+def _let_before(key: Key, before: Sequence[_Caller], tokens: int) -> set[str]:
+    """Note in a key who before the caller could use it. Return their tickets. `tokens`: those that the caller needs."""
+    tpm = key.limits.tpm
+    could = [each for each in before if key.limits.id in each.ids and (tpm is None or each.tokens <= tpm)]
+    key.older, key.most = len(could), max([tokens, *(each.tokens for each in could)])
+    return {each.ticket for each in could}
 
 
 def _keys(connection: sqlite3.Connection, request: Request, now: float) -> list[Key]:

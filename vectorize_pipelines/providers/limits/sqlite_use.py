@@ -9,7 +9,10 @@ from vectorize_pipelines.providers.limits.base import AHEAD, UNKNOWN_WAIT, KeyLi
 
 @dataclass(slots=True)
 class Key:
-    """A key and its row. `number`: how many calls it has had; `latest`: when the last was."""
+    """A key and its row. `number`: how many calls it has had; `latest`: when the last was.
+
+    `older`: callers before this one that could use it; `most`: the most tokens that one of them or this one needs.
+    """
 
     limits: KeyLimits
     turn: int
@@ -18,6 +21,8 @@ class Key:
     tokens: int
     cooling: float
     in_use: int = 0
+    older: int = 0
+    most: int = 1
 
 
 class Use:
@@ -26,12 +31,11 @@ class Use:
     What has room by `soon` is lent for then.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: float, tokens: int, long: float):
+    def __init__(self, connection: sqlite3.Connection, now: float, long: float):
         self.for_release = False
         self.soon = now + AHEAD
         self._connection = connection
         self._now = now
-        self._tokens = tokens
         self._long = long
 
     def free_at(self, key: Key) -> float:
@@ -49,13 +53,13 @@ class Use:
             at = max(at, self.soon + UNKNOWN_WAIT)
         return at
 
-    def room(self, key: Key, wanted: int) -> int:
-        """Return how many calls the key could take at once; counted up to `wanted`."""
-        limits, room = key.limits, wanted
+    def room(self, key: Key) -> int:
+        """Return how many calls the key could take at once; counted up to one more than there are older callers."""
+        limits, room = key.limits, key.older + 1
         if limits.concurrency is not None:
             room = min(room, limits.concurrency - key.in_use)
-        if limits.tpm is not None and self._tokens:
-            room = min(room, (limits.tpm - key.tokens) // self._tokens)
+        if limits.tpm is not None and key.most:
+            room = min(room, (limits.tpm - key.tokens) // key.most)
         for limit, window in ((limits.qps, limits.second), (limits.rpm, self._long)):
             if limit is not None:
                 ripe = 0
@@ -75,14 +79,14 @@ class Use:
 
     def _tokens_ripe(self, key: Key) -> float:
         limit = key.limits.tpm
-        if limit is None or key.tokens + self._tokens <= limit:
+        if limit is None or key.tokens + key.most <= limit:
             return 0.0
         left = key.tokens
         for at, tokens in self._connection.execute(
             "select at, tokens from uses where key = ? order by number", (key.limits.id,)
         ):
             left -= tokens
-            if left + self._tokens <= limit:
+            if left + key.most <= limit:
                 return float(at) + self._long
         return self._now + self._long
 
@@ -121,7 +125,7 @@ def use(connection: sqlite3.Connection, limits: KeyLimits, windows: Windows) -> 
         "select count(*) from leases where key = ? and until > ?", (limits.id, now)
     ).fetchone()
     key = Key(limits, turn, number, latest, tokens, cooling, in_use)
-    reading = Use(connection, now, 1, windows.long)
+    reading = Use(connection, now, windows.long)
     at = reading.free_at(key)
     if limits.concurrency is not None and in_use >= limits.concurrency:
         (first,) = connection.execute("select min(until) from leases where key = ?", (limits.id,)).fetchone()
