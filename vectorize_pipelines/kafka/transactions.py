@@ -114,8 +114,10 @@ class TransactionalProducer:
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
                 raise self._failure("writing the results", error) from None
-            logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
             self._retry("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
+            if _is_of_metadata(error):
+                raise self._failure("committing offsets with what is kept with them", error) from None
+            logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
             raise _AbortedError from None
 
     def _produce(self, place: int, message: OutgoingMessage) -> None:
@@ -196,6 +198,13 @@ def _is_retriable(error: Exception) -> bool:
     if not isinstance(error, KafkaException):
         return False
     return bool(error.args[0].retriable()) and not error.args[0].txn_requires_abort()
+
+
+def _is_of_metadata(error: Exception) -> bool:
+    """Return whether the notes of an offset are larger than `offset.metadata.max.bytes`: trying again does not help."""
+    from confluent_kafka import KafkaError as Codes
+
+    return bool(error.args[0].code() == Codes.OFFSET_METADATA_TOO_LARGE)
 
 
 def _is_too_large(error: Any) -> bool:

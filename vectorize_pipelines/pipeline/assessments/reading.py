@@ -96,9 +96,10 @@ class TaskReading:
                 self.why_ended = self._stop_policy.reason(self._begun) or ""
                 if self.why_ended:
                     return
-            if not self._window.wait_for_room(LOOK_SECONDS):
+            room = self._window.wait_for_room(LOOK_SECONDS)
+            if room is None:
                 continue
-            polled = self._source.poll(MESSAGES_TOGETHER)
+            polled = self._source.poll(min(room.messages, MESSAGES_TOGETHER))
             if polled.messages or polled.positions:
                 self._window.add(self._taken_up(polled.messages), polled.positions)
                 self.messages += len(polled.messages)
