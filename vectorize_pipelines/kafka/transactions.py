@@ -37,7 +37,8 @@ class FencedError(KafkaError):
 class OutgoingMessage:
     """A message for a topic.
 
-    shortened  goes there in its place where the topic refuses it as too large; None: that is an error of the run
+    shortened     goes there in its place where the topic refuses it as too large; None: that is an error of the run
+    timestamp_ms  its time, in milliseconds since 1970; None: that of its sending
     """
 
     topic: str
@@ -45,6 +46,7 @@ class OutgoingMessage:
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
     shortened: "OutgoingMessage | None" = None
+    timestamp_ms: int | None = None
 
 
 class TransactionalProducer:
@@ -138,6 +140,8 @@ class TransactionalProducer:
     def _hand_over(self, message: OutgoingMessage, **further: Any) -> None:
         if message.headers:
             further["headers"] = list(message.headers)
+        if message.timestamp_ms is not None:
+            further["timestamp"] = message.timestamp_ms
         produce(self._producer, message.topic, key=message.key, value=message.value, **further)
 
     def _delivered(self, place: int, error: object, message: object) -> None:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
@@ -125,10 +126,12 @@ class TaskBatches:
             figures.tasks += len(choice.groups)
             figures.left_out += choice.left_out
             key = detection.content.camera_id.encode()
+            # Its row then has the detection's day. A topic may refuse what lies in the future.
+            timestamp_ms = round(min(detection.sent_at, datetime.now(UTC)).timestamp() * 1000)
             for task in tasks_of(detection, choice.groups, self._settings.deadline_seconds):
                 value = task.to_json()
                 instead = None if len(value) < LARGE_BYTES else self._refusal(detection.message)
-                yield OutgoingMessage(self._tasks_topic, key, value, shortened=instead)
+                yield OutgoingMessage(self._tasks_topic, key, value, shortened=instead, timestamp_ms=timestamp_ms)
 
     def _refusal(self, message: ReceivedMessage) -> OutgoingMessage | None:
         """Return the dead letter that goes out in the place of a task which does not fit into its topic."""
