@@ -130,6 +130,20 @@ def test_a_task_whose_time_is_over_is_told_as_expired_and_not_judged(installatio
     assert lag(installation) == 0
 
 
+def test_a_task_that_expired_is_judged_when_it_is_made_again_with_another_deadline(installation: Installation) -> None:
+    late, again = task("late", seconds=-1), task("late", seconds=600)
+    installation.send(late, late)
+    installation.drain()
+    installation.send(late, again, again)
+    installation.drain()
+    results = installation.results()
+    assert sorted(each.error is None for each in results) == [False, True]
+    assert installation.rows("late")["late"].state is AssessmentState.COMPLETED
+    installation.send(again, late)
+    installation.drain()
+    assert len(installation.results()) == 2
+
+
 def test_the_newest_is_judged_first_and_the_rest_expires(make_installation: MakeInstallation) -> None:
     installation = make_installation(assessments={"concurrency": 1})
     installation.provider.change(answer_seconds=0.05)

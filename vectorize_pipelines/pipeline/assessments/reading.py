@@ -133,6 +133,9 @@ class TaskReading:
             pending.needless = completed and not self._force
         elif same and completed:
             pending.row, pending.answered = row, True
+        elif row.state is AssessmentState.EXPIRED and not same and pending.deadline > row.assessed_at.timestamp():
+            # Made again by a replay of its detection, with a deadline of its own.
+            pending.attempt = max(pending.attempt, row.attempt + 1)
         elif not same:
             pending.needless = completed or pending.attempt <= row.attempt
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
@@ -48,6 +48,7 @@ class TaskBatches:
 
     letter      returns what is sent of a message that is no detection, if anything
     partitions  asked for each batch: a run may go on past midnight
+    is_replay   deadlines count from when tasks are made, not from their pictures
     lag         about how many messages are left
     why_ended   empty until the run is to end
     """
@@ -60,6 +61,8 @@ class TaskBatches:
         letter: Callable[[ReceivedMessage, ItemError], OutgoingMessage | None],
         stop_policy: StopPolicy,
         partitions: Callable[[], Days],
+        *,
+        is_replay: bool = False,
     ):
         self._settings = settings.assessments
         self._tasks_topic = settings.kafka.assessment_tasks_topic
@@ -68,6 +71,7 @@ class TaskBatches:
         self._letter = letter
         self._stop_policy = stop_policy
         self._partitions = partitions
+        self._is_replay = is_replay
         self.lag = 0
         self.why_ended = ""
 
@@ -128,7 +132,9 @@ class TaskBatches:
             key = detection.content.camera_id.encode()
             # Its row then has the detection's day. A topic may refuse what lies in the future.
             timestamp_ms = round(min(detection.sent_at, datetime.now(UTC)).timestamp() * 1000)
-            for task in tasks_of(detection, choice.groups, self._settings.deadline_seconds):
+            since = datetime.now(UTC) if self._is_replay else detection.seen_at
+            deadline = since + timedelta(seconds=self._settings.deadline_seconds)
+            for task in tasks_of(detection, choice.groups, deadline):
                 value = task.to_json()
                 instead = None if len(value) < LARGE_BYTES else self._refusal(detection.message)
                 yield OutgoingMessage(self._tasks_topic, key, value, shortened=instead, timestamp_ms=timestamp_ms)

@@ -68,7 +68,8 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
 def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date]) -> TaskRun:
     """Return the run over the detections whose time lies in the days, first and last included.
 
-    It makes the same tasks again, commits no offset and writes no dead letter. Raises as `open_task_drain`.
+    It makes the same tasks again, with deadlines that count from now; commits no offset and writes no dead letter.
+    Raises as `open_task_drain`.
     """
     kafka = settings.kafka
     create_topics(kafka, (Family.ASSESSMENTS,))
@@ -78,7 +79,7 @@ def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date])
         resources.callback(source.close)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
         choosing = _choosing(settings, resources)
-        batches = TaskBatches(settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start)
+        batches = TaskBatches(settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start, is_replay=True)
         return TaskRun(batches, partial(_send_again, producer), lambda: source.lost, resources.pop_all())
 
 
