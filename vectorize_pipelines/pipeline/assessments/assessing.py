@@ -23,6 +23,9 @@ from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState
 EXPIRED = "expired"
 #: Errors that say nothing about the task: the same call may succeed later.
 TRANSIENT = (ProviderUnavailableError, NoKeyAvailableError)
+#: A call whose limit is its task's deadline ends so much before it, at most: a busy event loop reads its clock only now
+#: and then. It says nothing about the provider.
+EARLY_SECONDS = 0.25
 
 
 class Judge:
@@ -68,7 +71,7 @@ class Judge:
             self.fail(pending, error)
             return True
         except TRANSIENT:
-            if self._now() < pending.deadline:
+            if self._now() < pending.deadline - EARLY_SECONDS:
                 raise
             self.expire(pending)
             return False
@@ -79,6 +82,8 @@ class Judge:
         """End a task whose time is over."""
         row = self._row(pending, AssessmentState.EXPIRED)
         row.error_class = EXPIRED
+        # Of a call that ended a moment too early, too: what expired is told by this from what has another deadline.
+        row.assessed_at = max(row.assessed_at, datetime.fromtimestamp(pending.deadline, UTC))
         late = datetime.fromtimestamp(pending.deadline, UTC).isoformat(timespec="milliseconds")
         row.error_message = f"the task was to be judged before {late}: more keys, or more runs, judge more in a second"
         pending.row = row
