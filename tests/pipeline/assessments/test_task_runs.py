@@ -1,5 +1,6 @@
 """Runs over detections on a real broker: each deserving group becomes one task, whatever happens to runs."""
 
+import base64
 import json
 import signal
 from collections import Counter
@@ -146,11 +147,18 @@ def test_a_task_too_large_for_its_topic_is_a_dead_letter_and_stops_nothing(
 ) -> None:
     make_topic(kafka_settings, kafka_settings.assessment_tasks_topic, max_message_bytes="700000")
     create_topics(kafka_settings, (Family.ASSESSMENTS,))
-    detect(kafka_settings, detection(message_id="large", picture=noise(900_000)), detection())
-    drain()
-    assert [each.message_id for each in tasks(kafka_settings)] == ["m-1"]
+    large = detection(message_id="large", groups=3)
+    for group in large["traffic_groups"][1:]:
+        group["group_image_base64"] = base64.b64encode(noise(900_000)).decode()
+    detect(kafka_settings, large, detection())
+    run = drain()
+    assert (run.total.messages, run.total.tasks, run.total.dead_letters, len(run.failures)) == (2, 2, 1, 1), (
+        run.progress()
+    )
+    made = {each.message_id: each for each in tasks(kafka_settings)}
+    assert {name: each.groups_total for name, each in made.items()} == {"large": 1, "m-1": 1}
     (letter,) = letters(kafka_settings)
-    assert letter.value() is None
+    assert json.loads(letter.value()) == large, "whole: it can be replayed once the topic takes more"
     assert dict(letter.headers())["vectorize.error.class"] == b"TaskTooLargeError"
 
 
