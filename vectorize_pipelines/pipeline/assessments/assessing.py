@@ -15,6 +15,7 @@ from vectorize_pipelines.pipeline.assessments.prompt import (
     prompt_of,
 )
 from vectorize_pipelines.pipeline.assessments.window import PendingTask
+from vectorize_pipelines.providers.call_progress import LEAST_SECONDS
 from vectorize_pipelines.providers.chat import Answer, ChatModel
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState
@@ -24,6 +25,9 @@ from vectorize_pipelines.state.provider_calls import CallRecord
 EXPIRED = "expired"
 #: Errors that say nothing about the task: the same call may succeed later. Not so `NoSuitableKeyError`.
 TRANSIENT = (ProviderUnavailableError, KeysError)
+#: A call whose limit is its task's deadline ends so much before it, at most: shortly before it waits for a key no more,
+#: and a busy event loop reads its clock only now and then. It says nothing about the provider.
+EARLY_SECONDS = LEAST_SECONDS + 0.25
 
 
 class Judge:
@@ -71,7 +75,7 @@ class Judge:
         except NoSuitableKeyError:
             raise
         except TRANSIENT:
-            if self._now() < pending.deadline:
+            if self._now() < pending.deadline - EARLY_SECONDS:
                 raise
             self.expire(pending)
             return False
@@ -82,6 +86,8 @@ class Judge:
         """End a task whose time is over."""
         row = self._row(pending, AssessmentState.EXPIRED)
         row.error_class = EXPIRED
+        # Of a call that ended a moment too early, too: what expired is told by this from what has another deadline.
+        row.assessed_at = max(row.assessed_at, datetime.fromtimestamp(pending.deadline, UTC))
         late = datetime.fromtimestamp(pending.deadline, UTC).isoformat(timespec="milliseconds")
         row.error_message = f"the task was to be judged before {late}: more keys, or more runs, judge more in a second"
         pending.row = row
