@@ -174,6 +174,19 @@ def test_who_is_always_told_to_come_back_at_once_does_not_ask_without_end(
     assert 0 < sum(provider.report().statuses.values()) <= 6 * len(names)
 
 
+def test_keys_that_cool_for_longer_than_a_call_lasts_are_waited_for_by_embeddings(
+    home: Path, provider: ProviderServer
+) -> None:
+    serve_keys(provider, faults=[Fault("rate_limited", seconds=2)])
+
+    async def run() -> int:
+        async with calling(installed(home, provider, names=("first",), deadline_seconds=0.5)) as client:
+            return len((await EmbeddingModel(client, MODEL).embed(["text"], [1])).vectors)
+
+    assert asyncio.run(run()) == 1
+    assert provider.report().statuses == {"429": 1, "200": 1}
+
+
 def test_the_deadline_is_for_the_whole(home: Path, provider: ProviderServer) -> None:
     serve_keys(provider, faults=[Fault("stall", count=None, seconds=3600)])
 

@@ -166,8 +166,8 @@ class EmbeddingModel:
             except NoSuitableKeyError:
                 raise
             except NoKeyAvailableError:
-                if time.monotonic() - began < call.deadline_seconds:
-                    raise  # at once: no key may ever be used for the model
+                if time.monotonic() - began < call.deadline_seconds / 2:
+                    raise  # at once, and not about its deadline: no key may be used for the model
             except ProviderUnavailableError as error:
                 now = time.monotonic()
                 failing_since = now if failing_since is None or error.rate_limited else failing_since
