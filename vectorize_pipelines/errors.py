@@ -4,6 +4,8 @@ Every error of this project derives from `VectorizeError`; the command line prin
 stack trace and exits with `exit_code`. Anything else that escapes is a defect of ours.
 """
 
+from typing import Any
+
 
 class VectorizeError(Exception):
     """Base of every error whose message is written for the user."""
@@ -182,6 +184,19 @@ class NoKeyAvailableError(KeysError):
         self.next_available_seconds = next_available_seconds
 
 
+class NoSuitableKeyError(NoKeyAvailableError):
+    """No API key in the file could ever serve a call. It needs a person, as a bad setting does: waiting is of no use.
+
+    `most_tokens`: those that a key may take, where the call is too large for every one; None: no key has the model.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, most_tokens: int | None = None):
+        super().__init__(message)
+        self.most_tokens = most_tokens
+
+
 class DagsterUnavailableError(VectorizeError):
     """Dagster's web server does not answer, or answers that it failed. The same call may succeed another time."""
 
@@ -199,9 +214,26 @@ class ProviderUnavailableError(VectorizeError):
         self.rate_limited = rate_limited
 
 
-class ContentRefusedError(ItemError):
+class PaidItemError(ItemError):
+    """A call to a provider that was answered, to no avail.
+
+    `record`: what it took, as `state.provider_calls.CallRecord`; None where no provider was asked.
+    """
+
+    def __init__(self, message: str, record: Any = None):
+        super().__init__(message)
+        self.record = record
+
+
+class ContentRefusedError(PaidItemError):
     """A provider refuses the content of one call: its policy, its size, its form. The same call is refused again."""
 
 
-class InvalidAnswerError(ItemError):
+class TooManyTokensError(ItemError):
+    """An item that has more tokens than any API key may take in a minute, as the keys are now."""
+
+    retryable = True
+
+
+class InvalidAnswerError(PaidItemError):
     """What a model answered is not what it was asked for, nor what it answered to a second question."""

@@ -3,13 +3,16 @@
 import asyncio
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from pydantic import SecretStr
 
 from tests.commands import Vectorize
+from vectorize_pipelines.providers.connections import OPENAI_URL, Connections
 from vectorize_pipelines.providers.key_pool import RateLimited, create_key_pool_from_config
 from vectorize_pipelines.settings import load_settings
 
@@ -114,6 +117,59 @@ def test_providers_are_asked_about_keys(vectorize_here: Vectorize, provider: Non
     printed = vectorize_here("keys", "check", "good")
     assert (printed.code, printed.out.split()) == (0, ["good", "accepted"])
     assert vectorize_here("keys", "check", "nobody").code == 2
+
+
+class _Spy(BaseHTTPRequestHandler):
+    """Refuses keys at the end of a long message, sends those elsewhere who are not refused, and remembers requests."""
+
+    asked: ClassVar[list[tuple[str, Mapping[str, str]]]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append((self.path, dict(self.headers)))
+        key = self.headers["Authorization"].removeprefix("Bearer ")
+        if key.startswith("sk-hush-bad"):
+            content = json.dumps({"error": {"message": "x" * 190 + key}}).encode()
+            self.send_response(401)
+            self.send_header("Content-Type", "application/json")
+        else:
+            content = b""
+            self.send_response(307)
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_no_part_of_a_key_is_printed_or_sent_elsewhere(
+    vectorize_here: Vectorize, provider: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_ORG_ID", "somebody-else")
+    monkeypatch.setenv("OPENAI_PROJECT_ID", "something-else")
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Spy) as spy:
+        threading.Thread(target=spy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("VECTORIZE_PROVIDERS__BASE_URL", f"http://127.0.0.1:{spy.server_port}/v1")
+        done = vectorize_here("keys", "check", "good", "bad", "--json")
+        spy.shutdown()
+    assert {each["name"]: each["verdict"] for each in done.json} == {"good": "unknown", "bad": "refused"}
+    assert "sk-" not in done.out + done.err
+    assert [path for path, _ in _Spy.asked] == ["/v1/models"] * 2
+    assert not any("else" in value for _, headers in _Spy.asked for value in headers.values())
+
+
+def test_the_address_in_the_environment_of_openai_is_not_that_of_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://somebody.else/v1")
+
+    async def go() -> str:
+        connections = Connections(load_settings().providers, 1.0)
+        try:
+            return str(connections.client("default", SecretStr("sk-hush")).base_url)
+        finally:
+            await connections.close()
+
+    assert asyncio.run(go()) == f"{OPENAI_URL}/"
 
 
 def test_a_provider_without_an_address_is_said(vectorize_here: Vectorize) -> None:

@@ -16,7 +16,7 @@ from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError
 from vectorize_pipelines.images.errors import CorruptImageError
 from vectorize_pipelines.kafka.clients import consumer
-from vectorize_pipelines.kafka.topics import TopicNames, create_topics
+from vectorize_pipelines.kafka.topics import Family, TopicNames, create_topics
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER, DeadLetter, attempts_of, read_dead_letters
 from vectorize_pipelines.messaging.messages import Origin
 from vectorize_pipelines.messaging.outcomes import OutcomeProducer, Outcomes
@@ -95,6 +95,18 @@ def test_messages_of_others_are_listed_and_left(kafka_settings: KafkaSettings, t
     counts = replay(kafka_settings)
     assert (counts.replayed, counts.foreign) == (1, 1)
     assert [each.letter for each in read_dead_letters(kafka_settings)] == [None]
+
+
+def test_an_installation_has_the_letters_of_one_family_alone(home: Path, kafka_settings: KafkaSettings) -> None:
+    with pytest.raises(KafkaError, match=r"neither .* is there"):
+        list(read_dead_letters(kafka_settings))
+    create_topics(kafka_settings, (Family.ASSESSMENTS,))
+    topic = kafka_settings.assessment_dead_letter_topic
+    buried = letter(kafka_settings, 1)
+    send(kafka_settings, topic, {"value": b"{", "headers": list(buried.to_message(topic).headers)})
+    (stored,) = read_dead_letters(kafka_settings)
+    assert stored.family is Family.ASSESSMENTS
+    assert replay(kafka_settings, ids=["none"]).replayed == 0
 
 
 def test_a_letter_whose_topic_is_gone_is_kept(kafka_settings: KafkaSettings, topics: TopicNames) -> None:

@@ -23,13 +23,16 @@ def serve_keys(provider: ProviderServer, **plan: Any) -> None:
 def installed(
     home: Path, provider: ProviderServer, names: tuple[str, ...] = tuple(SECRETS), **options: Any
 ) -> Settings:
-    """Return settings of an installation with these keys. `options` are further settings of providers.
+    """Return settings of an installation with these keys, of which the first has the highest priority.
 
-    `keys`: further fields of the file of keys.
+    `options` are further settings of providers, `keys` further fields of the file of keys.
     """
     fields: Mapping[str, Any] = options.pop("keys", {"default_cooldown": 0.2})
     file = home / "api_keys.yaml"  # JSON is YAML
-    file.write_text(json.dumps({**fields, "keys": [{"api_key": SECRETS[name], "name": name} for name in names]}))
+    keys = [
+        {"api_key": SECRETS[name], "name": name, "priority": len(names) - number} for number, name in enumerate(names)
+    ]
+    file.write_text(json.dumps({**fields, "keys": keys}))
     given = {"base_url": provider.url, "keys_file": str(file), "call_seconds": 5.0, "deadline_seconds": 20.0, **options}
     return load_settings(home=str(home), providers=given, encoder={"cache_directory": str(home / "models")})
 

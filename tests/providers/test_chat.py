@@ -92,7 +92,7 @@ def test_an_answer_is_an_object_of_the_schema(answer_format: str, home: Path, pr
     assert (row["cost"], row["latency_ms"]) == (taken.cost, taken.latency_ms)
 
 
-@pytest.mark.parametrize("kind", ["no_json", "other_schema"])
+@pytest.mark.parametrize("kind", ["no_json", "other_schema", "surrogate"])
 def test_an_answer_that_will_not_do_is_repaired_by_a_second_question(
     kind: str, home: Path, provider: ProviderServer
 ) -> None:
@@ -107,8 +107,13 @@ def test_an_answer_that_will_not_do_is_repaired_by_a_second_question(
 def test_a_second_answer_that_will_not_do_is_the_items_failure(home: Path, provider: ProviderServer) -> None:
     serve_keys(provider, faults=[Fault("other_schema", count=None)])
     settings = installed(home, provider)
-    with pytest.raises(InvalidAnswerError, match="answered twice what is no Judgement: level: Field required"):
+    with pytest.raises(
+        InvalidAnswerError, match="answered twice what is no Judgement: level: Field required"
+    ) as failed:
         asked(settings, "Judge.")
+    taken = failed.value.record
+    assert (taken.attempts, taken.completion_tokens, taken.outcome) == (2, 100, "invalid_answer")
+    assert taken.prompt_tokens > 600
     assert provider.report().requests == 2
     assert [row["outcome"] for row in logged(settings)] == ["invalid_answer"] * 2
 
@@ -119,6 +124,27 @@ def test_content_that_is_refused_is_the_items_failure(home: Path, provider: Prov
     with pytest.raises(ContentRefusedError):
         asked(settings, f"Judge. {REFUSED_TEXT}")
     assert [row["outcome"] for row in logged(settings)] == ["refused"]
+
+
+def test_a_refusal_that_is_no_text_is_one_and_was_paid_for(home: Path, provider: ProviderServer) -> None:
+    serve_keys(provider, faults=[Fault("other_schema", count=1), Fault("no_text")])
+    settings = installed(home, provider)
+    with pytest.raises(ContentRefusedError, match=r"refuses to answer: .*the policy") as failed:
+        asked(settings, "Judge.")
+    assert (failed.value.record.attempts, failed.value.record.completion_tokens) == (2, 100)
+    assert sorted(str(row["outcome"]) for row in logged(settings)) == ["invalid_answer", "refused"]
+
+
+def test_numbers_of_tokens_that_are_none_are_estimated(home: Path, provider: ProviderServer) -> None:
+    serve_keys(provider, faults=[Fault("no_usage")])
+    (answer,) = asked(installed(home, provider), "Judge.")
+    assert answer.record.prompt_tokens > 300
+
+
+def test_half_a_character_in_a_question_is_asked_about(home: Path, provider: ProviderServer) -> None:
+    serve_keys(provider)
+    (answer,) = asked(installed(home, provider), "Judge \ud83d.")
+    assert answer.value.level in ("low", "high")
 
 
 def test_the_same_content_is_judged_once(home: Path, provider: ProviderServer) -> None:

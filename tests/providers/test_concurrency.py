@@ -25,16 +25,40 @@ def test_it_falls_once_for_calls_that_fail_together_and_comes_back() -> None:
     assert limit.limit == 64
 
 
-def test_after_a_collapse_it_doubles_until_half_of_what_failed() -> None:
+def test_after_a_collapse_it_doubles_until_half_of_what_failed_and_then_grows_slowly() -> None:
     now = 0.0
-    limit = AdaptiveLimit(1000, lambda: now)
+    limit = AdaptiveLimit(256, lambda: now)
     for _ in range(12):
         now += 1
         limit.failed(now)
     assert limit.limit == 1
-    limit.succeeded()
-    limit.succeeded()
-    assert limit.limit >= 2
+
+    def rounds(count: int) -> int:
+        for _ in range(count):
+            for _ in range(limit.limit):
+                limit.succeeded()
+        return limit.limit
+
+    assert [rounds(1) for _ in range(7)] == [2, 4, 8, 16, 32, 64, 128]
+    assert rounds(10) <= 138
+    assert rounds(200) == 256
+
+
+def test_what_fails_after_it_was_borne_is_approached_slowly() -> None:
+    now = 0.0
+    limit = AdaptiveLimit(256, lambda: now)
+    for _ in range(5):
+        now += 1
+        limit.failed(now)
+    assert limit.limit == 8
+    for _ in range(8):
+        limit.succeeded()
+    assert limit.limit == 16
+    now += 1
+    limit.failed(now)
+    for _ in range(8):
+        limit.succeeded()
+    assert limit.limit <= 9
 
 
 @given(st.integers(1, 6), st.lists(st.sampled_from(["succeed", "fail", "cancel"]), max_size=30))
@@ -44,11 +68,15 @@ def test_never_more_than_it_allows_and_nobody_is_forgotten(most: int, outcomes: 
         began: list[int] = []
 
         async def call(number: int, outcome: str) -> None:
-            async with limit.slot() as at:
+            await limit.wait()
+            try:
                 assert limit.running <= most
                 began.append(number)
+                at = limit.now()
                 await asyncio.sleep(0)
                 limit.failed(at) if outcome == "fail" else limit.succeeded()
+            finally:
+                limit.leave()
 
         tasks = [asyncio.create_task(call(n, outcome)) for n, outcome in enumerate(outcomes)]
         await asyncio.sleep(0)
@@ -66,11 +94,12 @@ def test_never_more_than_it_allows_and_nobody_is_forgotten(most: int, outcomes: 
 def test_a_place_is_waited_for_only_so_long() -> None:
     async def run() -> None:
         limit = AdaptiveLimit(1)
-        async with limit.slot():
-            with pytest.raises(TimeoutError):
-                async with limit.slot(0.01):
-                    raise AssertionError
-        async with limit.slot(0.01):
-            assert limit.running == 1
+        assert limit.enter()
+        assert not limit.enter()
+        with pytest.raises(TimeoutError):
+            await limit.wait(0.01)
+        limit.leave()
+        await limit.wait(0.01)
+        assert limit.running == 1
 
     asyncio.run(run())

@@ -1,13 +1,19 @@
 """Requests for embeddings: what does not say whose vector is whose is no response; tokens are divided whole."""
 
+import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorize_pipelines.providers.embeddings import divide_tokens, read_vectors
+from tests.providers.installation import calling, installed, serve_keys
+from tests.servers.provider import ProviderServer
+from vectorize_pipelines.errors import TooManyTokensError
+from vectorize_pipelines.providers.embeddings import Embedded, EmbeddingModel, divide_tokens, read_vectors
 from vectorize_pipelines.providers.failures import MalformedResponseError
+from vectorize_pipelines.providers.models import RemoteModel
 
 
 def response(*vectors: tuple[int | None, object]) -> SimpleNamespace:
@@ -43,6 +49,28 @@ def test_without_numbers_their_order_counts() -> None:
 def test_what_is_no_response(content: object) -> None:
     with pytest.raises(MalformedResponseError):
         read_vectors(content, 2)
+
+
+def test_requests_are_cut_to_what_a_key_may_take_and_an_input_that_is_larger_fails_alone(
+    home: Path, provider: ProviderServer
+) -> None:
+    serve_keys(provider)
+    settings = installed(home, provider, names=("first",))
+    file = Path(settings.providers.keys_file)
+    file.write_text(file.read_text().replace('"name"', '"tpm_limit": 5000, "name"'))
+    tokens = [100] * 70
+    tokens[30] = 5001
+
+    async def run() -> Embedded:
+        async with calling(settings) as client:
+            model = EmbeddingModel(client, RemoteModel("default", "model"))
+            return await model.embed([f"text {n}" for n in range(70)], tokens)
+
+    done = asyncio.run(run())
+    assert [n for n, vector in enumerate(done.vectors) if vector is None] == [30]
+    assert list(done.errors) == [30]
+    assert isinstance(done.errors[30], TooManyTokensError)
+    assert len({vector.tobytes() for vector in done.vectors if vector is not None}) == 69
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 10**4), min_size=1))

@@ -127,7 +127,15 @@ class Provider:
             content = "I would say that the risk is rather low."
         elif fault is not None and fault.kind == "other_schema":
             content = '{"verdict": "fine"}'
-        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
+        elif fault is not None and fault.kind == "surrogate":
+            content = '{"level": "\ud83d'
+        message: dict[str, Any] = {"role": "assistant", "content": content}
+        if fault is not None and fault.kind == "no_text":
+            message["refusal"] = {"reason": "the policy"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        usage = _usage(tokens, self.plan.completion_tokens)
+        if fault is not None and fault.kind == "no_usage":
+            usage = {"prompt_tokens": -5, "completion_tokens": 1}
         return web.json_response(
             {
                 "id": "chatcmpl-1",
@@ -135,7 +143,7 @@ class Provider:
                 "created": int(time.time()),
                 "model": body["model"],
                 "choices": [choice],
-                "usage": _usage(tokens, self.plan.completion_tokens),
+                "usage": usage,
             }
         )
 

@@ -14,8 +14,8 @@ class Fault:
 
     kind      rate_limited (429), server_error (500), bad_gateway (502 in HTML), unauthorized (401), forbidden (403),
               refused (400 for its content), unknown_parameter (400), not_found (404), stall (no answer), cut (half an
-              answer), html, empty (a page, or an empty object, with status 200), no_json, other_schema (of the model's
-              answer)
+              answer), html, empty (a page, or an empty object, with status 200), no_json, other_schema, surrogate (of
+              the model's answer), no_text (a refusal that is an object), no_usage (numbers of tokens that are none)
     count     so many requests meet it, None: all from now on; of those that it fits
     every     each so-many-th of those that it fits
     key       only requests with this API key

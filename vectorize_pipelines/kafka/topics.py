@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import KafkaError, SettingsError
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 NORMAL_PRIORITY = 0
 #: A broker's log.retention.hours, where nobody has changed it.
 DEFAULT_RETENTION_MS = 7 * 24 * 3600 * 1000
+#: The client's own message.max.bytes, where the configuration file has none.
+CLIENT_MESSAGE_BYTES = 1_000_000
+#: What a message takes beside its key and value, headers left out: both ends count the batch around it, too.
+FRAME_BYTES = 1_000
 
 
 class Family(StrEnum):
@@ -226,13 +230,26 @@ def oldest_kept(settings: KafkaSettings, topic: str) -> int:
 
     Raises `KafkaError`.
     """
-    resource = topic_resource(topic)
-    client = admin(settings)
-    with kafka_errors(settings, f"describing the topic {topic}"):
-        config = client.describe_configs([resource], request_timeout=settings.request_seconds)[resource].result()
+    config = _config_of(settings, topic)
     retention = int(config["retention.ms"].value)
     deletes = "delete" in config["cleanup.policy"].value
     return time.time_ns() // 1_000_000 - retention if deletes and retention >= 0 else 0
+
+
+def largest_message(settings: KafkaSettings, topic: str) -> int:
+    """Return how many bytes of key and value the topic and this client take, where nothing can be compressed.
+
+    Raises `KafkaError`, and `SettingsError` for the configuration file of Kafka.
+    """
+    of_topic = int(_config_of(settings, topic)["max.message.bytes"].value)
+    of_client = int(read_config(settings.config_file).producer.get("message.max.bytes", CLIENT_MESSAGE_BYTES))
+    return min(of_topic, of_client) - FRAME_BYTES
+
+
+def _config_of(settings: KafkaSettings, topic: str) -> Any:
+    resource, client = topic_resource(topic), admin(settings)
+    with kafka_errors(settings, f"describing the topic {topic}"):
+        return client.describe_configs([resource], request_timeout=settings.request_seconds)[resource].result()
 
 
 def has_topic(settings: KafkaSettings, topic: str) -> bool:

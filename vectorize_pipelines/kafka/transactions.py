@@ -37,7 +37,8 @@ class FencedError(KafkaError):
 class OutgoingMessage:
     """A message for a topic.
 
-    shortened  goes there in its place where the topic refuses it as too large; None: that is an error of the run
+    shortened     goes there in its place where the topic refuses it as too large; None: that is an error of the run
+    timestamp_ms  its time, in milliseconds since 1970; None: that of its sending
     """
 
     topic: str
@@ -45,6 +46,7 @@ class OutgoingMessage:
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] = ()
     shortened: "OutgoingMessage | None" = None
+    timestamp_ms: int | None = None
 
 
 class TransactionalProducer:
@@ -114,8 +116,10 @@ class TransactionalProducer:
         except KafkaException as error:
             if not error.args[0].txn_requires_abort():
                 raise self._failure("writing the results", error) from None
-            logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
             self._retry("aborting a transaction", lambda: self._producer.abort_transaction(self._seconds))
+            if _is_of_metadata(error):
+                raise self._failure("committing offsets with what is kept with them", error) from None
+            logger.warning("a transaction was aborted and is tried again: %s", error.args[0].str())
             raise _AbortedError from None
 
     def _produce(self, place: int, message: OutgoingMessage) -> None:
@@ -136,6 +140,8 @@ class TransactionalProducer:
     def _hand_over(self, message: OutgoingMessage, **further: Any) -> None:
         if message.headers:
             further["headers"] = list(message.headers)
+        if message.timestamp_ms is not None:
+            further["timestamp"] = message.timestamp_ms
         produce(self._producer, message.topic, key=message.key, value=message.value, **further)
 
     def _delivered(self, place: int, error: object, message: object) -> None:
@@ -196,6 +202,13 @@ def _is_retriable(error: Exception) -> bool:
     if not isinstance(error, KafkaException):
         return False
     return bool(error.args[0].retriable()) and not error.args[0].txn_requires_abort()
+
+
+def _is_of_metadata(error: Exception) -> bool:
+    """Return whether the notes of an offset are larger than `offset.metadata.max.bytes`: trying again does not help."""
+    from confluent_kafka import KafkaError as Codes
+
+    return bool(error.args[0].code() == Codes.OFFSET_METADATA_TOO_LARGE)
 
 
 def _is_too_large(error: Any) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.errors import ItemError, KafkaError
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.kafka.topics import Family, TopicNames, has_topic
 from vectorize_pipelines.kafka.transactions import OutgoingMessage
@@ -165,11 +165,20 @@ def read_dead_letters(
 
 
 def dead_letter_topics(settings: KafkaSettings) -> dict[Family, str]:
-    """Return the dead-letter topics; that of assessments where it is there. Raises `KafkaError`."""
-    topics = {Family.REQUESTS: TopicNames(settings.topic_prefix).dead_letter}
-    if has_topic(settings, settings.assessment_dead_letter_topic):
-        topics[Family.ASSESSMENTS] = settings.assessment_dead_letter_topic
-    return topics
+    """Return those of the dead-letter topics that are there.
+
+    An installation may have those of one family only. Raises `KafkaError`, also where there is none at all.
+    """
+    planned = {
+        Family.REQUESTS: TopicNames(settings.topic_prefix).dead_letter,
+        Family.ASSESSMENTS: settings.assessment_dead_letter_topic,
+    }
+    present = {family: topic for family, topic in planned.items() if has_topic(settings, topic)}
+    if not present:
+        raise KafkaError(
+            f"neither {' nor '.join(planned.values())} is there: `vectorize topics create` makes them, as does a run"
+        )
+    return present
 
 
 def matches(stored: StoredLetter, reason: str | None, ids: frozenset[str]) -> bool:

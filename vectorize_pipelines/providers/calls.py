@@ -1,24 +1,36 @@
-"""Calls to providers of remote models: a key of the pool, repeats, a deadline for the whole, and a record of each."""
+"""Calls to providers of remote models: a key of the pool, repeats, a deadline for the whole, and a record of each.
+
+wait for a key, in order ──▶ take a place among the calls ──▶ send ──▶ give both back
+               ◀── the key is given back unused while the provider bears no more calls
+"""
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from vectorize_pipelines.errors import (
     ContentRefusedError,
     KeysError,
+    NoKeyAvailableError,
     ProviderUnavailableError,
     SettingsError,
     VectorizeError,
 )
+from vectorize_pipelines.providers.call_progress import Call, Progress, Usage, unavailable
 from vectorize_pipelines.providers.concurrency import AdaptiveLimit
 from vectorize_pipelines.providers.connections import Connections
 from vectorize_pipelines.providers.failures import failure_of
-from vectorize_pipelines.providers.key_pool import APIKeyInfo, APIKeyPool, KeyFailure, ProviderFailed, RateLimited
+from vectorize_pipelines.providers.key_pool import (
+    APIKeyInfo,
+    APIKeyPool,
+    Cancelled,
+    KeyFailure,
+    KeyRefused,
+    ProviderFailed,
+    RateLimited,
+)
 from vectorize_pipelines.providers.models import RemoteModel
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.provider_calls import CallLog, CallRecord
@@ -27,11 +39,13 @@ if TYPE_CHECKING:
     from openai import AsyncOpenAI
     from tenacity import RetryCallState
 
-__all__ = ["Call", "CallLog", "CallRecord", "ProviderClient", "Usage"]
+__all__ = ["Call", "CallLog", "CallRecord", "ProviderClient", "Usage", "counted_tokens"]
 
-#: Pauses after failures of the provider are drawn from 0 to these seconds, the bound doubled each time.
+#: Pauses after a 429 and after failures of the provider are drawn from 0 to these seconds, the bound doubled each time.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 10.0
+#: A key that is not free within so long is not free at once.
+AT_ONCE_SECONDS = 0.1
 _OUTCOMES: dict[type[VectorizeError], str] = {
     ContentRefusedError: "refused",
     KeysError: "no_key",
@@ -41,48 +55,8 @@ _OUTCOMES: dict[type[VectorizeError], str] = {
 
 Response = TypeVar("Response")
 
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What is asked of a provider, as far as keys and records have to know.
-
-    tokens            what it may take, estimated; corrected once the provider has counted
-    deadline_seconds  for the whole, with all repeats and all waiting
-    """
-
-    model: RemoteModel
-    tokens: int
-    deadline_seconds: float
-    tenant: str | None = None
-    camera: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Usage:
-    """The tokens of one response, as the provider counted them."""
-
-    prompt_tokens: int
-    completion_tokens: int = 0
-
-
 #: Sends one request with the client that it is given. Raises what `openai` raises, and `MalformedResponseError`.
 Send: TypeAlias = Callable[["AsyncOpenAI"], Awaitable[tuple[Response, Usage]]]
-
-
-@dataclass(slots=True)
-class _Progress:
-    """What has been tried for one call."""
-
-    began: float = field(default_factory=time.monotonic)
-    at: datetime = field(default_factory=lambda: datetime.now(UTC))
-    attempts: Counter[str] = field(default_factory=Counter)
-    key_name: str = ""
-    failure: KeyFailure | None = None
-    usage: Usage = Usage(0)
-
-    def left(self, deadline_seconds: float) -> float:
-        """Return the seconds until the deadline."""
-        return max(0.0, self.began + deadline_seconds - time.monotonic())
 
 
 class _AttemptFailedError(Exception):
@@ -107,22 +81,25 @@ class ProviderClient:
     async def call(self, call: Call, send: "Send[Response]") -> tuple[Response, CallRecord]:
         """Return the response to a call, which `send` makes with the client that it is given.
 
-        On 429 another key is tried, as soon as there is one; after a failure of the provider the call pauses for a
-        random time that grows. No key is tried more often than the pool says.
+        After a 429, where another key is free, that is tried. After it, and after a failure of the provider, the call
+        pauses for a random time that grows. No key is tried more often than the pool says, and the call is given up
+        when all have been, or when its time is over.
 
         Raises `ProviderUnavailableError` and `KeysError`, which may pass, `ContentRefusedError` where the provider
         refuses this content, and `SettingsError` where model or address are wrong.
         """
-        progress = _Progress()
+        progress = Progress()
         try:
             response = await self._until_answered(call, send, progress)
         except _AttemptFailedError as error:
-            unavailable = _unavailable(call, progress, error.failure)
             self.note(self._record(call, progress, "unavailable"))
-            raise unavailable from None
+            raise unavailable(call, progress, error.failure) from None
         except VectorizeError as error:
             outcome = next((name for kind, name in _OUTCOMES.items() if isinstance(error, kind)), "failed")
-            self.note(self._record(call, progress, outcome))
+            record = self._record(call, progress, outcome)
+            self.note(record)
+            if isinstance(error, ContentRefusedError):
+                error.record = record
             raise
         return response, self._record(call, progress, "completed")
 
@@ -135,13 +112,13 @@ class ProviderClient:
         """Close the connections; a second call does nothing."""
         await self._connections.close()
 
-    async def _until_answered(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
+    async def _until_answered(self, call: Call, send: "Send[Response]", progress: Progress) -> Response:
         from tenacity import AsyncRetrying, retry_if_exception_type, stop_before_delay, wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS)
 
         def pause(state: "RetryCallState") -> float:
-            return jitter(state) if isinstance(progress.failure, ProviderFailed) else 0.0
+            return 0.0 if isinstance(progress.failure, KeyRefused) else jitter(state)
 
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(_AttemptFailedError),
@@ -153,30 +130,26 @@ class ProviderClient:
         response: Response = await retrying(self._attempt, call, send, progress)
         return response
 
-    async def _attempt(self, call: Call, send: "Send[Response]", progress: _Progress) -> Response:
-        model = call.model
-        limit = self._limits.setdefault(model.provider, AdaptiveLimit(self.settings.max_concurrency))
+    async def _attempt(self, call: Call, send: "Send[Response]", progress: Progress) -> Response:
+        if progress.failure is not None and not progress.to_wait(call):
+            raise unavailable(call, progress, progress.failure)
+        limit = self._limits.setdefault(call.model.provider, AdaptiveLimit(self.settings.max_concurrency))
         try:
-            async with limit.slot(progress.left(call.deadline_seconds)) as began:
-                key = await self.pool.acquire_key(
-                    provider=model.provider,
-                    model=model.model,
-                    tokens=call.tokens,
-                    deadline_seconds=progress.left(call.deadline_seconds),
-                )
-                if progress.failure is not None and progress.attempts[key.name] >= self.pool.max_retry_per_key:
-                    await self.pool.release_key(key, tokens=0)
-                    raise _unavailable(call, progress, progress.failure)
-                progress.key_name = key.name
-                progress.attempts[key.name] += 1
-                seconds = min(self.settings.call_seconds, progress.left(call.deadline_seconds))
-                outcome = await self._with_key(key, model, send, seconds)
-                if isinstance(outcome, ProviderFailed):
-                    limit.failed(began)
-                else:
-                    limit.succeeded()
+            key = await self._place_and_key(call, progress, limit)
         except TimeoutError:
-            outcome = ProviderFailed("as many calls as it bears are under way")
+            progress.failure = ProviderFailed("as many calls as it bears are under way")
+            raise _AttemptFailedError(progress.failure) from None
+        try:
+            progress.key_name = key.name
+            progress.attempts[key.name] += 1
+            began = limit.now()
+            outcome = await self._with_key(key, call.model, send, progress.left(call))
+            if isinstance(outcome, ProviderFailed):
+                limit.failed(began)
+            elif not isinstance(outcome, Cancelled):
+                limit.succeeded()
+        finally:
+            limit.leave()
         if isinstance(outcome, VectorizeError):
             raise outcome
         if not isinstance(outcome, tuple):
@@ -185,18 +158,73 @@ class ProviderClient:
         response, progress.usage = outcome
         return response
 
+    async def _place_and_key(self, call: Call, progress: Progress, limit: AdaptiveLimit) -> APIKeyInfo:
+        """Return a key, with a place among the calls, which the caller leaves. Raises `TimeoutError` without a place.
+
+        Who waits for a key has no place meanwhile, which calls with other keys could take; and who waits for a place
+        has no key.
+        """
+        place_first = not limit.has_room
+        while True:
+            if place_first:
+                await limit.wait(progress.to_wait(call))
+                with ExitStack() as place, suppress(KeysError):
+                    place.callback(limit.leave)
+                    key = await self._key(call, progress, min(AT_ONCE_SECONDS, progress.to_wait(call)))
+                    place.pop_all()
+                    return key
+            key = await self._key(call, progress, progress.to_wait(call))
+            if limit.enter():
+                return key
+            await asyncio.shield(self.pool.release_key(key, unused=True))
+            place_first = True
+
+    async def _key(self, call: Call, progress: Progress, seconds: float) -> APIKeyInfo:
+        """Return a key that this call may still be tried with; not the one that was just refused, if one is free."""
+        exhausted = progress.exhausted(self.pool.max_retry_per_key)
+        too_late = time.monotonic() + seconds
+        if isinstance(progress.failure, RateLimited) and progress.key_name not in exhausted:
+            with suppress(KeysError):
+                return await self._acquire(
+                    call, exhausted | {progress.key_name}, min(AT_ONCE_SECONDS, progress.to_wait(call))
+                )
+        try:
+            return await self._acquire(call, exhausted, max(0.0, too_late - time.monotonic()))
+        except NoKeyAvailableError:
+            if not exhausted or progress.failure is None or time.monotonic() >= too_late:
+                raise
+            raise unavailable(call, progress, progress.failure) from None
+
+    async def _acquire(self, call: Call, exclude: Collection[str], seconds: float) -> APIKeyInfo:
+        return await self.pool.acquire_key(
+            provider=call.model.provider,
+            model=call.model.model,
+            tokens=call.tokens,
+            deadline_seconds=seconds,
+            exclude=exclude,
+        )
+
     async def _with_key(
         self, key: APIKeyInfo, model: RemoteModel, send: "Send[Response]", seconds: float
     ) -> tuple[Response, Usage] | KeyFailure | VectorizeError:
-        """Return what became of one request; the key is given back, also where the call is cancelled meanwhile."""
+        """Return what became of one request, which may take so long; the key is given back, also on cancellation.
+
+        `Cancelled` where the time of the call was over before the provider had that of a request.
+        """
         failure: KeyFailure | None = None
         tokens: int | None = None
         answered = False
         try:
-            async with asyncio.timeout(seconds):
-                response, usage = await send(self._connections.client(model.provider, key))
+            async with asyncio.timeout(min(seconds, self.settings.call_seconds)) as time_left:
+                response, usage = await send(self._connections.client(model.provider, key.api_key))
             answered, tokens = True, usage.prompt_tokens + usage.completion_tokens
+        except asyncio.CancelledError:
+            failure = Cancelled()
+            raise
         except Exception as error:  # noqa: BLE001 (what it does not know, `failure_of` raises)
+            if time_left.expired() and seconds < self.settings.call_seconds:
+                failure = Cancelled()
+                return failure
             found = failure_of(error, key, model)
             if isinstance(found, VectorizeError):
                 answered = True  # by a provider that accepts the key
@@ -208,7 +236,7 @@ class ProviderClient:
         finally:
             await asyncio.shield(self.pool.release_key(key, answered, tokens=tokens, failure=failure))
 
-    def _record(self, call: Call, progress: _Progress, outcome: str) -> CallRecord:
+    def _record(self, call: Call, progress: Progress, outcome: str) -> CallRecord:
         usage = progress.usage
         price = self.settings.prices.get(call.model.short_name) or self.settings.prices.get(call.model.full_name)
         return CallRecord(
@@ -226,17 +254,7 @@ class ProviderClient:
         )
 
 
-def _unavailable(call: Call, progress: _Progress, failure: KeyFailure) -> ProviderUnavailableError:
-    match failure:
-        case RateLimited():
-            reason = "its keys are rate limited (HTTP 429)"
-        case ProviderFailed():
-            reason = failure.reason
-        case _:
-            reason = f"it refuses the key {progress.key_name} (HTTP {failure.status})"
-    seconds = time.monotonic() - progress.began
-    return ProviderUnavailableError(
-        f"the provider {call.model.provider} did not answer a request for {call.model.model} in {seconds:.1f} s and "
-        f"{progress.attempts.total()} attempts: {reason}",
-        rate_limited=isinstance(failure, RateLimited),
-    )
+def counted_tokens(usage: object, name: str) -> int | None:
+    """Return a number of tokens in what a response says of its use, which may be anything; None where there is none."""
+    number = usage.get(name) if isinstance(usage, Mapping) else getattr(usage, name, None)
+    return number if isinstance(number, int) and number >= 0 else None

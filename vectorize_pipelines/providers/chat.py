@@ -16,15 +16,13 @@ from pydantic import BaseModel, ValidationError
 
 from vectorize_pipelines.errors import ContentRefusedError, InvalidAnswerError, ProviderUnavailableError
 from vectorize_pipelines.providers.answers import AnswerCache
-from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage
-from vectorize_pipelines.providers.failures import MalformedResponseError
+from vectorize_pipelines.providers.calls import Call, CallRecord, ProviderClient, Usage, counted_tokens
+from vectorize_pipelines.providers.failures import MESSAGE_CHARACTERS, MalformedResponseError
 from vectorize_pipelines.providers.models import parse_model
 from vectorize_pipelines.providers.questions import Question, bare, described, what_is_wrong
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
-    from openai.types.chat import ChatCompletion
-    from openai.types.chat.chat_completion import Choice
 
 __all__ = ["Answer", "ChatModel", "Image"]
 
@@ -131,14 +129,19 @@ class ChatModel:
             self._client.note(first)
             return Answer(value, first)
         left = max(0.0, call.deadline_seconds - (time.monotonic() - began))
-        said, second = await self._said(question, replace(call, tokens=question.tokens, deadline_seconds=left))
+        try:
+            said, second = await self._said(question, replace(call, tokens=question.tokens, deadline_seconds=left))
+        except ContentRefusedError as error:
+            error.record = first if error.record is None else _together(first, error.record)
+            raise
         try:
             value = schema.model_validate_json(said)
         except ValidationError as error:
-            self._client.note(replace(second, outcome="invalid_answer"))
+            second = replace(second, outcome="invalid_answer")
+            self._client.note(second)
             wrong = what_is_wrong(error)
             raise InvalidAnswerError(
-                f"{call.model.full_name} answered twice what is no {schema.__name__}: {wrong}"
+                f"{call.model.full_name} answered twice what is no {schema.__name__}: {wrong}", _together(first, second)
             ) from None
         self._client.note(second)
         return Answer(value, _together(first, second))
@@ -146,46 +149,57 @@ class ChatModel:
     async def _said(self, question: Question, call: Call) -> tuple[str, CallRecord]:
         """Return the text of an answer, and what the call took. Raises `ContentRefusedError`, as `ask` the others."""
 
-        async def send(openai: "AsyncOpenAI") -> "tuple[Choice, Usage]":
-            response = await openai.chat.completions.create(**self._request(question))
+        async def send(openai: "AsyncOpenAI") -> tuple[_Choice, Usage]:
+            # Its `chat.completions.create` compares every part of question and answer with its types: a millisecond.
+            response = await openai.post("/chat/completions", cast_to=object, body=self._request(question))
             return _first_choice(response), _usage(response, call)
 
         choice, record = await self._client.call(call, send)
-        refusal = choice.message.refusal
-        if refusal or choice.finish_reason == "content_filter":
-            self._client.note(replace(record, outcome="refused"))
-            raise ContentRefusedError(f"{call.model.full_name} refuses to answer: {(refusal or 'its filter')[:300]}")
-        return bare(choice.message.content or ""), record
+        if choice.refusal is not None:
+            refused = replace(record, outcome="refused")
+            self._client.note(refused)
+            said = choice.refusal[:MESSAGE_CHARACTERS]
+            raise ContentRefusedError(f"{call.model.full_name} refuses to answer: {said}", refused)
+        return bare(choice.content), record
 
     def _request(self, question: Question) -> dict[str, Any]:
-        """Return what the protocol has for a question, as arguments of `openai`."""
-        body: dict[str, Any] = {"messages": question.messages}
-        if question.response_format is not None:
-            body["response_format"] = question.response_format
-        return {
+        """Return what the protocol has for a question."""
+        body: dict[str, Any] = {
             "model": self._model.model,
             "max_tokens": self._client.settings.max_answer_tokens,
-            # What stands in `messages` itself `openai` compares with its types, part by part: a millisecond and more.
-            "messages": (),
-            "extra_body": body,
+            "messages": question.messages,
         }
+        if question.response_format is not None:
+            body["response_format"] = question.response_format
+        return body
 
 
-def _first_choice(response: object) -> "Choice":
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a response says. `refusal`: why the model does not answer, None where it does."""
+
+    content: str
+    refusal: str | None
+
+
+def _first_choice(response: object) -> _Choice:
     """Return the answer in a response, which may be anything. Raises `MalformedResponseError`."""
-    choices = getattr(response, "choices", None)
+    choices = response.get("choices") if isinstance(response, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
-    content = getattr(getattr(choice, "message", None), "content", 0)
-    if choice is None or not isinstance(content, str | None):
+    message = choice.get("message") if isinstance(choice, dict) else None
+    content = message.get("content") if isinstance(message, dict) else 0
+    if not isinstance(content, str | None):
         raise MalformedResponseError("it has no answer in it")
-    found: Choice = choice
-    return found
+    assert isinstance(choice, dict)
+    assert isinstance(message, dict)
+    refusal = message.get("refusal") or ("its filter" if choice.get("finish_reason") == "content_filter" else None)
+    return _Choice(content or "", None if refusal is None else str(refusal))
 
 
-def _usage(response: "ChatCompletion", call: Call) -> Usage:
+def _usage(response: object, call: Call) -> Usage:
     """Return the tokens that were counted; those estimated, where the provider counts none."""
-    counted = [getattr(response.usage, name, None) for name in ("prompt_tokens", "completion_tokens")]
-    prompt, completion = (number if isinstance(number, int) else None for number in counted)
+    usage = response.get("usage") if isinstance(response, dict) else None
+    prompt, completion = (counted_tokens(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     return Usage(call.tokens) if prompt is None or completion is None else Usage(prompt, completion)
 
 

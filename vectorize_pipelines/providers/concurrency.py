@@ -3,22 +3,24 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 
 
 class AdaptiveLimit:
     """A limit of concurrent calls that is halved when the provider fails, and grows again as calls succeed.
 
-    It grows as TCP's window does: by one for each success up to half of what failed last, from there on by one for as
-    many successes as it allows calls. Calls wait in order. Used by one event loop.
+    It grows as TCP's window does: by one for each success, which doubles it each round, up to half of what the provider
+    last bore before it failed; from there on by one for as many successes as it allows calls. Calls wait in order. Used
+    by one event loop.
     """
 
     def __init__(self, most: int, now: Callable[[], float] = time.monotonic):
-        """Begin at `most`, which is never exceeded."""
+        """Begin at `most`, which is never exceeded. `now`: the clock of `failed`."""
         self._most = float(most)
-        self._now = now
+        self.now = now
         self._limit = self._threshold = self._most
+        # Successes that are lacking until the limit counts as borne: as many as it allowed when it was last reduced.
+        self._unproven = 0
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reduced_at = float("-inf")
@@ -33,22 +35,31 @@ class AdaptiveLimit:
         """The calls that run."""
         return self._running
 
-    @asynccontextmanager
-    async def slot(self, seconds: float | None = None) -> AsyncIterator[float]:
-        """Hold a place among the calls, waited for so long at most; gives the time of its beginning, for `failed`.
+    @property
+    def has_room(self) -> bool:
+        """Return whether a place could be taken at once, before nobody who waits."""
+        return self._running < self.limit and not self._waiting
 
-        Raises `TimeoutError`.
-        """
+    def enter(self) -> bool:
+        """Take a place among the calls where there is room, until `leave`; return whether there was."""
+        if not self.has_room:
+            return False
+        self._running += 1
+        return True
+
+    async def wait(self, seconds: float | None = None) -> None:
+        """Take a place among the calls, until `leave`; wait for it for so long at most. Raises `TimeoutError`."""
         async with asyncio.timeout(seconds):
             await self._acquire()
-        try:
-            yield self._now()
-        finally:
-            self._running -= 1
-            self._wake()
+
+    def leave(self) -> None:
+        """Give a place back."""
+        self._running -= 1
+        self._wake()
 
     def succeeded(self) -> None:
         """Note that the provider has answered a call."""
+        self._unproven -= 1
         step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
         self._limit = min(self._most, self._limit + step)
         self._wake()
@@ -60,12 +71,15 @@ class AdaptiveLimit:
         """
         if began < self._reduced_at:
             return
-        self._reduced_at = self._now()
-        self._limit = self._threshold = max(1.0, self._limit / 2)
+        self._reduced_at = self.now()
+        half = max(1.0, self._limit / 2)
+        if self._unproven <= 0:  # else the failure goes on, and says nothing new about what the provider bears
+            self._threshold = half
+        self._limit = half
+        self._unproven = self.limit
 
     async def _acquire(self) -> None:
-        if self._running < self.limit and not self._waiting:
-            self._running += 1
+        if self.enter():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
@@ -73,8 +87,7 @@ class AdaptiveLimit:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():  # its turn had come
-                self._running -= 1
-                self._wake()
+                self.leave()
             raise
 
     def _wake(self) -> None:

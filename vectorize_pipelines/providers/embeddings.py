@@ -4,7 +4,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,10 +12,12 @@ from vectorize_pipelines.errors import (
     ContentRefusedError,
     ItemError,
     NoKeyAvailableError,
+    NoSuitableKeyError,
     ProviderUnavailableError,
     SettingsError,
+    TooManyTokensError,
 )
-from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage
+from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage, counted_tokens
 from vectorize_pipelines.providers.failures import MalformedResponseError
 from vectorize_pipelines.providers.models import RemoteModel
 
@@ -63,6 +65,7 @@ class EmbeddingModel:
         self._model = model
         self._dimension = dimension
         self._answered_at = -math.inf
+        self._most_tokens = client.settings.max_embedding_tokens
 
     async def probe(self) -> Vector:
         """Return the vector of a text that every model takes. Raises `SettingsError` where this one does not."""
@@ -76,25 +79,26 @@ class EmbeddingModel:
         """Return the vectors of inputs, of which each has about so many tokens; requests run side by side.
 
         A 429 is waited for, however long it takes. A provider that fails is tried for `providers.deadline_seconds`;
-        then `ProviderUnavailableError` is raised. `NoKeyAvailableError` where no key may be used for the model,
+        then `ProviderUnavailableError` is raised. `NoKeyAvailableError` where no key may be used,
         `KeysError` where the state of the keys is away for as long, `SettingsError` where the model cannot be asked.
         """
         done = Embedded([None] * len(inputs), tokens=[0] * len(inputs))
         try:
             async with asyncio.TaskGroup() as group:
-                for places in self._requests(tokens):
+                for places in self._requests(range(len(inputs)), tokens):
                     group.create_task(self._fill(done, inputs, tokens, places))
         except* Exception as failures:  # noqa: BLE001 (the first is raised as it is: the others are like it)
             raise _first(failures) from None
         return done
 
-    def _requests(self, tokens: Sequence[int]) -> Iterator[list[int]]:
+    def _requests(self, wanted: Iterable[int], tokens: Sequence[int]) -> Iterator[list[int]]:
         """Yield the places of inputs that go into one request: at most so many inputs, and so many tokens."""
         places: list[int] = []
         total = 0
-        for place, number in enumerate(tokens):
+        for place in wanted:
+            number = tokens[place]
             full = len(places) >= self._settings.max_embedding_batch
-            if places and (full or total + number > self._settings.max_embedding_tokens):
+            if places and (full or total + number > self._most_tokens):
                 yield places
                 places, total = [], 0
             places.append(place)
@@ -105,11 +109,25 @@ class EmbeddingModel:
     async def _fill(
         self, done: Embedded, inputs: Sequence[Input], tokens: Sequence[int], places: Sequence[int]
     ) -> None:
-        """Embed some inputs in one request; where it is refused, find the input that is to blame."""
+        """Embed some inputs in one request; where it is refused, find the input that is to blame.
+
+        Where no key may take so many tokens in a minute, the request is divided, and so are all that follow.
+        """
         try:
             vectors, usage, cost = await self._request(
                 [inputs[place] for place in places], sum(tokens[place] for place in places)
             )
+        except NoSuitableKeyError as error:
+            if error.most_tokens is None:
+                raise
+            if len(places) == 1:
+                done.errors[places[0]] = TooManyTokensError(str(error))
+                return
+            self._most_tokens = min(self._most_tokens, error.most_tokens)
+            async with asyncio.TaskGroup() as group:
+                for fewer in self._requests(places, tokens):
+                    group.create_task(self._fill(done, inputs, tokens, fewer))
+            return
         except ContentRefusedError as error:
             if len(places) > 1:
                 half = len(places) // 2
@@ -140,20 +158,23 @@ class EmbeddingModel:
 
         call = Call(self._model, tokens, self._settings.deadline_seconds)
         failing_since: float | None = None
+        limited_since = time.monotonic()
         while True:
             began = time.monotonic()
             try:
                 (vectors, usage), record = await self._client.call(call, send)
+            except NoSuitableKeyError:
+                raise
             except NoKeyAvailableError:
-                if time.monotonic() - began < call.deadline_seconds:
-                    raise  # at once: no key may ever be used for the model
+                if time.monotonic() - began < call.deadline_seconds / 2:
+                    raise  # at once, and not about its deadline: no key may be used for the model
             except ProviderUnavailableError as error:
                 now = time.monotonic()
                 failing_since = now if failing_since is None or error.rate_limited else failing_since
                 if now - failing_since >= self._settings.deadline_seconds:
                     raise
-                if not error.rate_limited:  # else the next call waits for a key
-                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, now - failing_since + 1)))
+                pause = 1 + now - (limited_since if error.rate_limited else failing_since)
+                await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE_SECONDS, pause)))
             else:
                 self._client.note(record)
                 self._answered_at = time.monotonic()
@@ -193,8 +214,8 @@ def _vector(numbers: object) -> Vector:
 
 def _usage(response: object, estimated: int) -> Usage:
     """Return the tokens that the provider counted; those estimated, where it counts none."""
-    counted = getattr(getattr(response, "usage", None), "prompt_tokens", None)
-    return Usage(counted if isinstance(counted, int) else estimated)
+    counted = counted_tokens(getattr(response, "usage", None), "prompt_tokens")
+    return Usage(estimated if counted is None else counted)
 
 
 def divide_tokens(total: int, weights: Sequence[int]) -> list[int]:

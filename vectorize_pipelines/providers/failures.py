@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from json import JSONDecodeError
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.core.urls import without_secrets
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: Characters of what a provider says that an error repeats.
 MESSAGE_CHARACTERS = 300
+#: A shorter pause than this is none: whoever took it would only ask again and again.
+SHORTEST_PAUSE_SECONDS = 0.05
 #: Answers that say that the content of this request will not do, whoever asks.
 _CONTENT_STATUSES = frozenset((400, 413, 415, 422))
 #: 402: the account is empty until somebody pays.
@@ -54,14 +57,15 @@ def failure_of(error: Exception, key: APIKeyInfo, model: RemoteModel) -> KeyFail
     if isinstance(error, APIConnectionError):
         cause = error.__cause__ or error
         return ProviderFailed(_shown(f"no connection: {type(cause).__name__}: {cause}", key))
-    if isinstance(error, MalformedResponseError | APIError | ValueError):  # ValueError: of JSON
+    if isinstance(error, MalformedResponseError | APIError | JSONDecodeError | UnicodeDecodeError):
         return ProviderFailed(_shown(f"a response that is none: {error}", key))
     raise error
 
 
 def _of_status(status: int, headers: Mapping[str, str], said: str, model: RemoteModel) -> KeyFailure | VectorizeError:
     if status in _LIMIT_STATUSES:
-        return RateLimited(retry_after_seconds(headers))
+        asked = retry_after_seconds(headers)
+        return RateLimited(None if asked is None or asked < SHORTEST_PAUSE_SECONDS else asked)
     if status in (401, 403):
         return KeyRefused(status, said)
     if status >= 500 or status in _PASSING_STATUSES:

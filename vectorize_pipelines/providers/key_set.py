@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vectorize_pipelines.errors import NoKeyAvailableError, UnknownKeyError
+from vectorize_pipelines.errors import NoKeyAvailableError, NoSuitableKeyError, UnknownKeyError
 from vectorize_pipelines.providers.key_file import KeyConfig, KeyEntry
 from vectorize_pipelines.providers.keys import APIKeyInfo, KeyState
 from vectorize_pipelines.providers.limits import KeyLimits, KeyUse, Lease, Strategy, Windows
@@ -70,7 +70,7 @@ class KeySet:
     ) -> Wanted:
         """Return the keys that can serve a call, but for those that the file disables, and those named in `exclude`.
 
-        Raises `NoKeyAvailableError` where there is none.
+        Raises `NoSuitableKeyError` where there is none, `NoKeyAvailableError` where those that are left are none.
         """
         wanted = self._wanted.get((provider, model, exclude))
         if wanted is None:
@@ -82,7 +82,8 @@ class KeySet:
             )
             serving = {id_: entry for id_, entry in self._entries.items() if _serves(entry, provider, model)}
             if not serving:
-                raise NoKeyAvailableError(f"{place} has no API key {what}".rstrip())
+                none = f"{place} has no API key {what}".rstrip()
+                raise NoSuitableKeyError(f"{none}: add one there, and let its `models` name the model, or be empty")
             serving = {id_: entry for id_, entry in serving.items() if entry.name not in exclude}
             if not serving:
                 others = ", ".join(sorted(exclude))
@@ -96,9 +97,11 @@ class KeySet:
             raise NoKeyAvailableError(self.all_disabled(wanted, place))
         largest = max((each.tpm or tokens for each in wanted.limits), default=0)
         if tokens > largest:
-            raise NoKeyAvailableError(
-                f"a call of {tokens} tokens is more than any API key {wanted.what} may take in a minute ({largest})"
+            message = (
+                f"a call of {tokens} tokens is more than any API key {wanted.what} may take in a minute ({largest}): "
+                f"see `tpm_limit` in {place}, and providers.max_answer_tokens"
             )
+            raise NoKeyAvailableError(message) if exclude else NoSuitableKeyError(message, most_tokens=largest)
         return wanted
 
     def all_disabled(self, wanted: Wanted, place: str) -> str:

@@ -41,6 +41,7 @@ class Question:
         settings: ProvidersSettings,
     ) -> Self:
         """Return a question with pictures, as `data:` URIs, whose answer is to be an object of `schema`."""
+        prompt = without_surrogates(prompt)
         instruction = f"{system}\n\n{_INSTRUCTION}\n{described(schema)}"
         content = [
             *({"type": "image_url", "image_url": {"url": image}} for image in images),
@@ -64,7 +65,7 @@ class Question:
     def repaired(self, answer: str, wrong: str) -> Self:
         """Return the question that follows an answer that will not do."""
         shown = answer[:SHOWN_CHARACTERS]
-        request = f"That is not valid: {wrong}. {_INSTRUCTION[:-1]} given before."
+        request = without_surrogates(f"That is not valid: {wrong}. {_INSTRUCTION[:-1]} given before.")
         added = ({"role": "assistant", "content": shown}, {"role": "user", "content": request})
         tokens = self.tokens + estimated_tokens(shown) + estimated_tokens(request)
         return replace(self, messages=(*self.messages, *added), tokens=tokens)
@@ -81,8 +82,14 @@ def estimated_tokens(text: str) -> int:
     return len(text.encode("utf-8", "replace")) // BYTES_PER_TOKEN + 1
 
 
+def without_surrogates(text: str) -> str:
+    """Return a text that can be sent: halves of pairs, which JSON may have, are no characters, and become `?`."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def bare(answer: str) -> str:
-    """Return an answer without the marks of a code block, which models put around JSON."""
+    """Return an answer as text, without the marks of a code block, which models put around JSON."""
+    answer = without_surrogates(answer)
     block = _CODE_BLOCK.fullmatch(answer)
     return answer if block is None else block[1]
 

@@ -1,10 +1,13 @@
 """What a partition's committed offset and its metadata say is exactly what is done."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from vectorize_pipelines.pipeline.assessments.progress import (
-    MOST_OFFSETS_AHEAD,
+    MOST_BLOCKS,
+    MOST_CHARACTERS,
     FinishedOffsets,
     PartitionProgress,
 )
@@ -33,21 +36,59 @@ def test_a_later_run_knows_of_every_message_whether_it_is_done(
     assert begin + len(messages) not in found
 
 
-def test_the_metadata_of_the_widest_span_fits_into_a_commit() -> None:
+#: Portions that are read one after another: of each message how far it lies behind the one before.
+_PORTIONS = st.lists(
+    st.lists(st.one_of(st.integers(1, 3), st.integers(100, 300), st.integers(1, 2**40)), min_size=1, max_size=40),
+    max_size=80,
+)
+
+
+@given(_PORTIONS, st.randoms(use_true_random=False), st.integers(0, 2**62), st.integers(0, 2**40))
+def test_the_metadata_fit_into_a_commit_whatever_was_read(
+    portions: list[list[int]], chance: random.Random, begin: int, gap: int
+) -> None:
+    """However much lies between the messages, and in whatever order they are done."""
+    progress = PartitionProgress(begin)
+    offset, pending, done = begin, set[int](), set[int]()
+    for portion in portions:
+        for step in portion[: progress.room]:
+            offset += step
+            progress.read(offset)
+            pending.add(offset)
+        assert len(progress.metadata()) <= MOST_CHARACTERS
+        for finished in chance.sample(sorted(pending), chance.randint(0, len(pending))):
+            progress.finish(finished)
+            pending.remove(finished)
+            done.add(finished)
+        progress.pass_to(offset + gap)
+        metadata = progress.metadata()
+        assert len(metadata) <= MOST_CHARACTERS
+        found = FinishedOffsets.parse(progress.finished, metadata)
+        assert all(each < progress.finished or each in found for each in done)
+        assert not any(each < progress.finished or each in found for each in pending)
+
+
+def test_reading_goes_far_ahead_of_a_slow_message_and_then_waits() -> None:
     progress = PartitionProgress(7)
     offset = 7
-    while progress.has_room:
+    while progress.room:
         progress.read(offset)
         offset += 1
-    for finished in range(8, offset):
+    assert offset > 16_000
+    assert len(progress.metadata()) <= MOST_CHARACTERS
+    for finished in range(8, offset, 2):
         progress.finish(finished)
-    assert offset == 7 + MOST_OFFSETS_AHEAD
     assert progress.finished == 7
-    assert len(progress.metadata()) < 4096
+    assert len(progress.metadata()) <= MOST_CHARACTERS
+    for finished in range(9, offset, 2):
+        progress.finish(finished)
+    assert progress.room == MOST_BLOCKS - 1, "what is done takes no room"
+    progress.pass_to(10**12)
+    assert len(progress.metadata()) < 50, "nor does what is no message"
 
 
 def test_metadata_of_somebody_else_says_that_nothing_is_done() -> None:
-    for metadata in (None, "", "reset by hand", "1:no base64!", "2:////"):
+    for metadata in (None, "", "reset by hand", "2:no base64!", "2:////", "2:BQEA", "1:AAAA"):
         assert all(offset not in FinishedOffsets.parse(5, metadata) for offset in range(50))
 
 

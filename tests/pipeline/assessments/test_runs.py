@@ -2,22 +2,26 @@
 
 import base64
 import json
+import random
 import signal
 import threading
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from confluent_kafka import TopicPartition
 
-from tests.messaging.brokers import read
+from tests.messaging.brokers import make_topic, read
 from tests.pipeline.assessments.conftest import MakeInstallation
 from tests.pipeline.assessments.installation import Installation, failing, letter_headers
 from tests.pipeline.assessments.tasks import PICTURE, task
 from tests.servers.provider import Fault
 from vectorize_pipelines.core.items import Modality
-from vectorize_pipelines.errors import KafkaError, ProviderUnavailableError
+from vectorize_pipelines.errors import KafkaError, KeysError, NoSuitableKeyError, ProviderUnavailableError
+from vectorize_pipelines.kafka.clients import consumer
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import TopicNames
@@ -25,7 +29,9 @@ from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import ATTEMPTS_HEADER
 from vectorize_pipelines.pipeline.assessments.assessing import EXPIRED
+from vectorize_pipelines.pipeline.assessments.progress import PartitionProgress
 from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest
+from vectorize_pipelines.providers.chat import ChatModel
 from vectorize_pipelines.state.assessments import AssessmentState
 
 
@@ -73,6 +79,19 @@ def test_what_cannot_be_judged_is_a_dead_letter_and_its_neighbours_are_judged(in
     assert reasons == {"InvalidMessageError": 2, "UnreadablePictureError": 1, "ContentRefusedError": 1}
     assert installation.rows("no-picture")["no-picture"].state is AssessmentState.FAILED
     assert lag(installation) == 0
+
+
+def test_what_was_paid_for_an_answer_that_will_not_do_is_noted(make_installation: MakeInstallation) -> None:
+    installation = make_installation(providers={"prices": {"judge": {"input_per_million": 1000}}})
+    installation.provider.change(faults=[Fault("other_schema", count=None)])
+    (sent,) = tasks(1)
+    installation.send(sent)
+    installation.drain()
+    row = installation.rows(sent.task_id)[sent.task_id]
+    assert (row.state, row.error_class) == (AssessmentState.FAILED, "InvalidAnswerError")
+    assert (row.key_name, row.completion_tokens) == ("name of key-for-tests", 100)
+    assert row.cost == pytest.approx(row.prompt_tokens / 1000)
+    assert row.cost > 0
 
 
 def test_a_dead_letter_that_is_replayed_is_judged_and_its_duplicates_are_not(installation: Installation) -> None:
@@ -128,6 +147,20 @@ def test_a_task_whose_time_is_over_is_told_as_expired_and_not_judged(installatio
     (day,) = run.days.values()
     assert day.expired == 1
     assert lag(installation) == 0
+
+
+def test_a_task_that_expired_is_judged_when_it_is_made_again_with_another_deadline(installation: Installation) -> None:
+    late, again = task("late", seconds=-1), task("late", seconds=600)
+    installation.send(late, late)
+    installation.drain()
+    installation.send(late, again, again)
+    installation.drain()
+    results = installation.results()
+    assert sorted(each.error is None for each in results) == [False, True]
+    assert installation.rows("late")["late"].state is AssessmentState.COMPLETED
+    installation.send(again, late)
+    installation.drain()
+    assert len(installation.results()) == 2
 
 
 def test_the_newest_is_judged_first_and_the_rest_expires(make_installation: MakeInstallation) -> None:
@@ -209,6 +242,29 @@ def test_a_provider_that_stays_away_fails_the_run_and_nothing_is_acknowledged(
     assert len(installation.results()) == 10
 
 
+def test_a_state_of_keys_that_is_away_is_waited_for_as_a_provider_is(make_installation: MakeInstallation) -> None:
+    installation = make_installation(pipeline={"store_outage_seconds": 0.5})
+    installation.send(*tasks(10))
+    with (
+        failing(ChatModel, "ask", KeysError("Redis is away")),
+        pytest.raises(ProviderUnavailableError, match="it was waited for"),
+    ):
+        installation.drain()
+    assert installation.letters() == []
+    assert lag(installation) >= 10
+
+
+def test_where_no_key_may_be_used_for_the_model_the_run_fails_at_once(make_installation: MakeInstallation) -> None:
+    installation = make_installation(pipeline={"store_outage_seconds": 3600})
+    file = Path(installation.settings.providers.keys_file)
+    file.write_text(file.read_text().replace('"name"', '"models": ["another"], "name"'))
+    installation.send(*tasks(10))
+    with pytest.raises(NoSuitableKeyError, match=r"no API key .* for the model judge: add one there"):
+        installation.drain()
+    assert installation.letters() == []
+    assert lag(installation) >= 10
+
+
 def test_a_replay_judges_what_was_not_and_answers_nobody(installation: Installation) -> None:
     installation.send(task("late", seconds=-1), *tasks(3))
     installation.drain()
@@ -240,3 +296,38 @@ def test_results_are_sent_to_be_embedded_where_a_collection_is_named(make_instal
         assert each["data"].startswith(result.summary)
         assert each["metadata"]["risk_level"] == result.risk_level
     assert {each["data"] for each in images} == {f"data:image/jpeg;base64,{PICTURE}"}
+
+
+def test_what_does_not_fit_into_the_topic_of_requests_is_left_out_and_holds_up_nothing(
+    make_installation: MakeInstallation, caplog: pytest.LogCaptureFixture
+) -> None:
+    installation = make_installation(assessments={"image_collection": "moments"})
+    topic = TopicNames(installation.kafka.topic_prefix).requests(Modality.IMAGE)
+    make_topic(installation.kafka, topic, max_message_bytes="10000")
+    large = base64.b64encode(b"\xff\xd8\xff" + random.Random(1).randbytes(20_000)).decode()
+    installation.send(*tasks(1), *tasks(1, "large", group_image_base64=large))
+    installation.drain()
+    assert len(installation.results()) == 2
+    assert [json.loads(each.value())["task_id"] for each in read(installation.kafka, topic)] == ["task-0/image"]
+    assert "large-0 is not made searchable: its request has" in caplog.text
+    assert lag(installation) == 0
+
+
+def test_offsets_of_a_topic_that_was_deleted_and_made_again_say_nothing_of_its_messages(
+    installation: Installation,
+) -> None:
+    sent = tasks(20)
+    installation.send(*sent[:3], partition=0)
+    earlier = PartitionProgress(10)
+    for offset in range(10, 30):
+        earlier.read(offset)
+    for offset in range(11, 30):
+        earlier.finish(offset)
+    group = consumer(installation.kafka)
+    place = TopicPartition(installation.kafka.assessment_tasks_topic, 0, 10, metadata=earlier.metadata())
+    group.commit(offsets=[place], asynchronous=False)
+    group.close()
+    with installation.open_drain() as run:
+        installation.send(*sent[3:], partition=0)
+        run.run()
+    assert {each.task_id for each in installation.results()} == {each.task_id for each in sent}

@@ -1,5 +1,6 @@
 """Runs over detections on a real broker: each deserving group becomes one task, whatever happens to runs."""
 
+import base64
 import json
 import signal
 from collections import Counter
@@ -90,14 +91,34 @@ def test_copies_and_replays_make_the_same_tasks(kafka: KafkaSettings) -> None:
     assert drain().total.tasks == 4
     made = tasks(kafka)
     assert len({each.task_id for each in made}) == 2
-    today = datetime.now(UTC).date()
-    with open_task_replay(load_settings(), "replay", (today - timedelta(days=1), today)) as run:
+    now = datetime.now(UTC)
+    with open_task_replay(load_settings(), "replay", (now.date() - timedelta(days=1), now.date())) as run:
         run.run()
     assert (run.total.tasks, run.total.dead_letters) == (4, 1)
     again = tasks(kafka)
     assert len(again) == 8
-    assert {each.task_id: each for each in again} == {each.task_id: each for each in made}
+    replayed = {each.task_id: each for each in again if each.deadline > now}
+    assert len(replayed) == 2
+    for each in made:
+        copy = replayed[each.task_id]
+        assert copy.deadline - now > timedelta(seconds=119), "nobody waited for it before"
+        assert copy.model_copy(update={"deadline": each.deadline}) == each
     assert len(letters(kafka)) == 1, "a replay writes none"
+
+
+def test_a_task_has_its_detections_time_whenever_it_is_made(kafka: KafkaSettings) -> None:
+    now = datetime.now(UTC)
+    times = [now - timedelta(minutes=40), now + timedelta(minutes=30), now - timedelta(minutes=1)]
+    for number, at in enumerate(times):
+        content = detection(message_id=f"m-{number}", at=None)
+        detect(kafka, content, timestamp=round(at.timestamp() * 1000))
+    drain()
+    settle(kafka, kafka.assessment_tasks_topic)
+    found = {json.loads(each.value())["message_id"]: each for each in read(kafka, kafka.assessment_tasks_topic)}
+    sent_at = {name: datetime.fromtimestamp(each.timestamp()[1] / 1000, UTC) for name, each in found.items()}
+    assert abs(sent_at["m-0"] - times[0]) < timedelta(milliseconds=2)
+    assert abs(sent_at["m-1"] - datetime.now(UTC)) < timedelta(minutes=5), "what lies ahead counts for today"
+    assert abs(sent_at["m-2"] - times[2]) < timedelta(milliseconds=2)
 
 
 def test_the_deadline_counts_from_the_picture_unless_that_lies_ahead(kafka: KafkaSettings) -> None:
@@ -126,11 +147,18 @@ def test_a_task_too_large_for_its_topic_is_a_dead_letter_and_stops_nothing(
 ) -> None:
     make_topic(kafka_settings, kafka_settings.assessment_tasks_topic, max_message_bytes="700000")
     create_topics(kafka_settings, (Family.ASSESSMENTS,))
-    detect(kafka_settings, detection(message_id="large", picture=noise(900_000)), detection())
-    drain()
-    assert [each.message_id for each in tasks(kafka_settings)] == ["m-1"]
+    large = detection(message_id="large", groups=3)
+    for group in large["traffic_groups"][1:]:
+        group["group_image_base64"] = base64.b64encode(noise(900_000)).decode()
+    detect(kafka_settings, large, detection())
+    run = drain()
+    assert (run.total.messages, run.total.tasks, run.total.dead_letters, len(run.failures)) == (2, 2, 1, 1), (
+        run.progress()
+    )
+    made = {each.message_id: each for each in tasks(kafka_settings)}
+    assert {name: each.groups_total for name, each in made.items()} == {"large": 1, "m-1": 1}
     (letter,) = letters(kafka_settings)
-    assert letter.value() is None
+    assert json.loads(letter.value()) == large, "whole: it can be replayed once the topic takes more"
     assert dict(letter.headers())["vectorize.error.class"] == b"TaskTooLargeError"
 
 

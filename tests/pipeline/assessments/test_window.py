@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pipeline.assessments.tasks import pending
-from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
+from vectorize_pipelines.pipeline.assessments.progress import BLOCK_OFFSETS, MOST_BLOCKS, FinishedOffsets
 from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
 
 
@@ -76,16 +76,16 @@ def test_reading_waits_for_room_in_tasks_and_in_bytes() -> None:
     assert not window.wait_for_room(0), "in bytes"
 
 
-def test_a_partition_that_is_far_ahead_of_what_is_done_waits() -> None:
+def test_a_partition_with_much_that_is_not_done_waits() -> None:
     window = TaskWindow(10**6, 10**9)
     window.begin({("tasks", 0): 0})
-    window.add([pending(0)], {("tasks", 0): 16_384})
+    window.add([pending(BLOCK_OFFSETS * number) for number in range(MOST_BLOCKS)], {("tasks", 0): 10**9})
     assert not window.wait_for_room(0)
     first = window.take()
     assert first is not None
     window.finish(first)
     settle(window)
-    assert window.wait_for_room(0)
+    assert window.wait_for_room(0) == (1, 10**9 - MOST_BLOCKS + 1)
 
 
 def test_messages_of_one_task_are_judged_once_and_told_together() -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from vectorize_pipelines.errors import ItemError, NoKeyAvailableError, ProviderUnavailableError
+from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, PaidItemError, ProviderUnavailableError
 from vectorize_pipelines.pipeline.assessments.prompt import (
     PROMPT_VERSION,
     SYSTEM,
@@ -15,14 +15,19 @@ from vectorize_pipelines.pipeline.assessments.prompt import (
     prompt_of,
 )
 from vectorize_pipelines.pipeline.assessments.window import PendingTask
+from vectorize_pipelines.providers.call_progress import LEAST_SECONDS
 from vectorize_pipelines.providers.chat import Answer, ChatModel
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState
+from vectorize_pipelines.state.provider_calls import CallRecord
 
 #: What a row and a result have in the place of an error's class where a task's time was over.
 EXPIRED = "expired"
-#: Errors that say nothing about the task: the same call may succeed later.
-TRANSIENT = (ProviderUnavailableError, NoKeyAvailableError)
+#: Errors that say nothing about the task: the same call may succeed later. Not so `NoSuitableKeyError`.
+TRANSIENT = (ProviderUnavailableError, KeysError)
+#: A call whose limit is its task's deadline ends so much before it, at most: shortly before it waits for a key no more,
+#: and a busy event loop reads its clock only now and then. It says nothing about the provider.
+EARLY_SECONDS = LEAST_SECONDS + 0.25
 
 
 class Judge:
@@ -39,7 +44,7 @@ class Judge:
         """Have the model judge a task: leaves it with a row, and with an error where it failed.
 
         Returns whether a provider answered, whatever it said. Raises those of `TRANSIENT` while the task's time is not
-        over.
+        over, and `NoSuitableKeyError`, which no task is to blame for.
         """
         task = pending.task
         assert task is not None, "what cannot be read is not judged"
@@ -67,8 +72,10 @@ class Judge:
         except ItemError as error:
             self.fail(pending, error)
             return True
+        except NoSuitableKeyError:
+            raise
         except TRANSIENT:
-            if self._now() < pending.deadline:
+            if self._now() < pending.deadline - EARLY_SECONDS:
                 raise
             self.expire(pending)
             return False
@@ -79,6 +86,8 @@ class Judge:
         """End a task whose time is over."""
         row = self._row(pending, AssessmentState.EXPIRED)
         row.error_class = EXPIRED
+        # Of a call that ended a moment too early, too: what expired is told by this from what has another deadline.
+        row.assessed_at = max(row.assessed_at, datetime.fromtimestamp(pending.deadline, UTC))
         late = datetime.fromtimestamp(pending.deadline, UTC).isoformat(timespec="milliseconds")
         row.error_message = f"the task was to be judged before {late}: more keys, or more runs, judge more in a second"
         pending.row = row
@@ -89,15 +98,15 @@ class Judge:
         error.__traceback__ = error.__cause__ = error.__context__ = None
         row = self._row(pending, AssessmentState.FAILED)
         row.error_class, row.error_message = type(error).__name__, str(error)
+        if isinstance(error, PaidItemError) and error.record is not None:
+            _note_call(row, error.record)
         pending.row, pending.error = row, error
 
     def _completed(self, pending: PendingTask, answer: Answer[RiskAnswer]) -> AssessmentRow:
-        row, value, record = self._row(pending, AssessmentState.COMPLETED), answer.value, answer.record
+        row, value = self._row(pending, AssessmentState.COMPLETED), answer.value
         row.level, row.score = value.risk_level.value, value.risk_score
         row.summary, row.recommendation, row.hazards = value.summary, value.recommendation, tuple(value.hazards)
-        row.model, row.key_name = record.model, record.key_name or None
-        row.prompt_tokens, row.completion_tokens = record.prompt_tokens, record.completion_tokens
-        row.cost, row.latency_ms, row.cached = record.cost or 0.0, record.latency_ms, record.cached
+        _note_call(row, answer.record)
         return row
 
     def _row(self, pending: PendingTask, state: AssessmentState) -> AssessmentRow:
@@ -119,3 +128,10 @@ class Judge:
             attempt=pending.attempt,
             run_id=self._run_id,
         )
+
+
+def _note_call(row: AssessmentRow, record: CallRecord) -> None:
+    """Note in a row what the calls for its task took."""
+    row.model, row.key_name = record.model, record.key_name or None
+    row.prompt_tokens, row.completion_tokens = record.prompt_tokens, record.completion_tokens
+    row.cost, row.latency_ms, row.cached = record.cost or 0.0, record.latency_ms, record.cached

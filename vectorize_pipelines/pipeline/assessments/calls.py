@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 from typing import TypeAlias
 
+from vectorize_pipelines.errors import NoSuitableKeyError
 from vectorize_pipelines.pipeline.assessments.assessing import TRANSIENT, Judge
 from vectorize_pipelines.pipeline.assessments.provider_outage import ProviderOutage
 from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
@@ -121,6 +122,9 @@ class Calls:
     async def _call(self, model: ChatModel, pending: PendingTask) -> None:
         try:
             answered = await self._judge.judge(model, pending)
+        except NoSuitableKeyError as error:
+            self._window.fail(error)
+            return
         except TRANSIENT as error:
             given_up = self._outage.failed(error)
             if given_up is not None:

@@ -3,17 +3,28 @@
 A group's committed offset says only up to where everything is done. What is done behind it is told in the metadata of
 that offset, which the transaction of the results commits with it: a later run then knows of every single message
 whether its result is in the topic. Used by `window`, under its lock.
+
+The metadata say where reading stood, and which of the offsets before were not done: what is no message (marks of
+transactions, what was aborted or deleted) takes no place in them, however much of it there is.
 """
 
 import base64
 import binascii
 from collections import OrderedDict
+from collections.abc import Mapping
 
-#: The furthest that reading goes ahead of what is done in order. A broker takes metadata of 4,096 bytes by default
-#: (`offset.metadata.max.bytes`), and these are at most 2,734.
-MOST_OFFSETS_AHEAD = 16_384
+#: A broker takes metadata of so many characters by default: fewer than its `offset.metadata.max.bytes`.
+MOST_CHARACTERS = 4095
+#: Offsets are told in blocks of so many, each as the number of blocks that are passed over, and one bit an offset.
+BLOCK_OFFSETS = 128
+_BLOCK_BYTES = BLOCK_OFFSETS // 8
+#: Seven bits of a number are in a byte; an offset has 63, the number of a block 56.
+_OFFSET_BYTES, _NUMBER_BYTES = 9, 8
 #: The form of the metadata.
-_FORM = "1:"
+_FORM = "2:"
+_MOST_BYTES = (MOST_CHARACTERS - len(_FORM)) // 4 * 3
+#: Blocks with messages that are not done, at most: their metadata always fit.
+MOST_BLOCKS = (_MOST_BYTES - _OFFSET_BYTES) // (_NUMBER_BYTES + _BLOCK_BYTES)
 
 
 class PartitionProgress:
@@ -24,22 +35,26 @@ class PartitionProgress:
 
     def __init__(self, position: int):
         self.position = position
-        # In the order of the offsets, in which they are read: the first is the lowest.
-        self._pending: OrderedDict[int, None] = OrderedDict()
+        # Of each block with messages that are not done, these, as bits. In the order of the offsets, in which they
+        # are read: the first is the lowest.
+        self._pending: OrderedDict[int, int] = OrderedDict()
 
     @property
     def finished(self) -> int:
         """Return the offset before which everything is done."""
-        return next(iter(self._pending), self.position)
+        for block, bits in self._pending.items():
+            return block * BLOCK_OFFSETS + (bits & -bits).bit_length() - 1
+        return self.position
 
     @property
-    def has_room(self) -> bool:
-        """Return whether reading may go on."""
-        return self.position - self.finished < MOST_OFFSETS_AHEAD
+    def room(self) -> int:
+        """Return how many messages more may be read, wherever they lie: what is not done has to fit into metadata."""
+        return MOST_BLOCKS - len(self._pending)
 
     def read(self, offset: int) -> None:
         """Note a message that is to be dealt with; offsets come in rising order."""
-        self._pending[offset] = None
+        block, place = divmod(offset, BLOCK_OFFSETS)
+        self._pending[block] = self._pending.get(block, 0) | 1 << place
         self.position = offset + 1
 
     def pass_to(self, position: int) -> None:
@@ -48,26 +63,37 @@ class PartitionProgress:
 
     def finish(self, offset: int) -> None:
         """Note that a message which was read is done."""
-        del self._pending[offset]
+        block, place = divmod(offset, BLOCK_OFFSETS)
+        left = self._pending[block] & ~(1 << place)
+        if left:
+            self._pending[block] = left
+        else:
+            del self._pending[block]
 
     def metadata(self) -> str:
         """Return what is done behind `finished`, for `FinishedOffsets.parse`; empty where nothing is."""
         first = self.finished
-        bits = bytearray(b"\xff" * ((self.position - first + 7) // 8))
-        for offset in range(self.position, first + 8 * len(bits)):
-            _clear(bits, offset - first)
-        for offset in self._pending:
-            _clear(bits, offset - first)
-        shown = bits.rstrip(b"\x00")
-        return _FORM + base64.b64encode(shown).decode() if shown else ""
+        if sum(bits.bit_count() for bits in self._pending.values()) == self.position - first:
+            return ""
+        told = _number(self.position - first)
+        block = first // BLOCK_OFFSETS
+        for each, bits in self._pending.items():
+            told += _number(each - block) + bits.to_bytes(_BLOCK_BYTES, "little")
+            block = each + 1
+        return _FORM + base64.b64encode(told).decode()
 
 
 class FinishedOffsets:
-    """The messages of a partition that earlier runs have done, behind the offset that they committed."""
+    """The messages of a partition that earlier runs have done, behind the offset that they committed.
 
-    def __init__(self, first: int, bits: bytes):
+    first, end  they lie between; what lies there and is not pending is done
+    pending     number of a block -> those that are not done, as bits
+    """
+
+    def __init__(self, first: int, end: int, pending: Mapping[int, int]):
         self._first = first
-        self._bits = bits
+        self._end = end
+        self._pending = pending
 
     @classmethod
     def parse(cls, committed: int, metadata: str | None) -> "FinishedOffsets":
@@ -76,16 +102,47 @@ class FinishedOffsets:
         None where the metadata is of another form: somebody else set the offset, and wants what lies behind it again.
         """
         if not metadata or not metadata.startswith(_FORM):
-            return cls(committed, b"")
+            return cls(committed, committed, {})
         try:
-            return cls(committed, base64.b64decode(metadata[len(_FORM) :], validate=True))
-        except binascii.Error:
-            return cls(committed, b"")
+            told = base64.b64decode(metadata[len(_FORM) :], validate=True)
+            return cls(committed, *_parsed(committed, told))
+        except (binascii.Error, IndexError):
+            return cls(committed, committed, {})
 
     def __contains__(self, offset: int) -> bool:
-        place = offset - self._first
-        return 0 <= place < 8 * len(self._bits) and bool(self._bits[place // 8] & (1 << place % 8))
+        block, place = divmod(offset, BLOCK_OFFSETS)
+        return self._first <= offset < self._end and not self._pending.get(block, 0) >> place & 1
 
 
-def _clear(bits: bytearray, place: int) -> None:
-    bits[place // 8] &= ~(1 << place % 8) & 0xFF
+def _parsed(committed: int, told: bytes) -> tuple[int, dict[int, int]]:
+    """Return where reading stood, and what was not done. Raises `IndexError` where `told` ends too early."""
+    pending: dict[int, int] = {}
+    length, at = _read_number(told, 0)
+    block = committed // BLOCK_OFFSETS
+    while at < len(told):
+        passed, at = _read_number(told, at)
+        if at + _BLOCK_BYTES > len(told):
+            raise IndexError
+        block += passed
+        pending[block] = int.from_bytes(told[at : at + _BLOCK_BYTES], "little")
+        block, at = block + 1, at + _BLOCK_BYTES
+    return committed + length, pending
+
+
+def _number(value: int) -> bytes:
+    """Return a number of no fixed length: seven bits a byte, the lowest first, the highest bit where more follow."""
+    told = bytearray()
+    while value > 0x7F:
+        told.append(value & 0x7F | 0x80)
+        value >>= 7
+    told.append(value)
+    return bytes(told)
+
+
+def _read_number(told: bytes, at: int) -> tuple[int, int]:
+    """Return the number that begins there, and where the next thing begins. Raises `IndexError` at the end."""
+    value = shift = 0
+    while told[at] & 0x80:
+        value |= (told[at] & 0x7F) << shift
+        shift, at = shift + 7, at + 1
+    return value | told[at] << shift, at + 1

@@ -11,19 +11,21 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
-from vectorize_pipelines.kafka.sources import MessageSource
+from vectorize_pipelines.kafka.sources import MessageSource, Polled
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import attempts_of
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
-from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
+from vectorize_pipelines.pipeline.assessments.window import PendingTask, Room, TaskWindow
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
 
 logger = logging.getLogger(__name__)
 
-#: Messages of one poll; more of them do not make it faster.
+#: Messages that are taken up together; more of them do not make it faster.
 MESSAGES_TOGETHER = 500
+#: They are read in portions of so many: between two of them is looked how many bytes there are.
+PORTION_MESSAGES = 16
 #: How often is looked whether the run is to end, while there is no room.
 LOOK_SECONDS = 0.25
 #: What a task takes in memory beside its message: the message itself once more, as what was read out of it.
@@ -96,9 +98,10 @@ class TaskReading:
                 self.why_ended = self._stop_policy.reason(self._begun) or ""
                 if self.why_ended:
                     return
-            if not self._window.wait_for_room(LOOK_SECONDS):
+            room = self._window.wait_for_room(LOOK_SECONDS)
+            if room is None:
                 continue
-            polled = self._source.poll(MESSAGES_TOGETHER)
+            polled = self._poll(room)
             if polled.messages or polled.positions:
                 self._window.add(self._taken_up(polled.messages), polled.positions)
                 self.messages += len(polled.messages)
@@ -108,6 +111,22 @@ class TaskReading:
                 self.why_ended = self._stop_policy.reason_at_end(time.monotonic() - last_message) or ""
                 if self.why_ended:
                     return
+
+    def _poll(self, room: Room) -> Polled:
+        """Read what is there and there is room for, and of its bytes a portion more at most."""
+        messages: list[ReceivedMessage] = []
+        positions: dict[PartitionId, int] = {}
+        left, size = min(room.messages, MESSAGES_TOGETHER), room.size
+        while left > 0 and size > 0:
+            most = min(left, PORTION_MESSAGES)
+            polled = self._source.poll(most)
+            messages += polled.messages
+            positions.update(polled.positions)
+            left -= len(polled.messages)
+            size -= sum(map(_size_of, polled.messages))
+            if len(polled.messages) < most:
+                break
+        return Polled(messages, positions)
 
     def _taken_up(self, messages: Sequence[ReceivedMessage]) -> list[PendingTask]:
         """Return the tasks in messages, those that are done already as such."""
@@ -132,6 +151,9 @@ class TaskReading:
             pending.needless = completed and not self._force
         elif same and completed:
             pending.row, pending.answered = row, True
+        elif row.state is AssessmentState.EXPIRED and not same and pending.deadline > row.assessed_at.timestamp():
+            # Made again by a replay of its detection, with a deadline of its own.
+            pending.attempt = max(pending.attempt, row.attempt + 1)
         elif not same:
             pending.needless = completed or pending.attempt <= row.attempt
 
@@ -145,7 +167,7 @@ class TaskReading:
             days.of(datetime.fromtimestamp(timestamp_ms / 1000, UTC)),
             message,
             attempt=attempts_of(message.headers()),
-            size=COPIES * len(message.value() or b"") + OVERHEAD_BYTES,
+            size=_size_of(message),
         )
         try:
             pending.task = AssessmentTaskMessage.from_json(message.value() or b"")
@@ -155,3 +177,7 @@ class TaskReading:
         else:
             pending.deadline = inf if self._is_replay else pending.task.deadline.timestamp()
         return pending
+
+
+def _size_of(message: ReceivedMessage) -> int:
+    return COPIES * len(message.value() or b"") + OVERHEAD_BYTES

@@ -11,7 +11,7 @@ from vectorize_pipelines.kafka.transactions import OutgoingMessage, Transactiona
 from vectorize_pipelines.messaging.assessments import RiskAssessmentResultMessage, RiskLevel
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
-from vectorize_pipelines.pipeline.assessments.searchable import embedding_requests
+from vectorize_pipelines.pipeline.assessments.searchable import EmbeddingRequests
 from vectorize_pipelines.pipeline.assessments.window import PendingTask
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
@@ -46,6 +46,7 @@ class Results:
         self._producer = producer
         self._settle = settle
         self._force = force
+        self._requests = EmbeddingRequests(settings)
 
     def tell(self, tasks: Sequence[PendingTask]) -> list[PendingTask]:
         """Note what became of tasks, and tell it; return those that count: not those answered by another message.
@@ -76,7 +77,7 @@ class Results:
     def _searchable(self, pending: PendingTask) -> Iterator[OutgoingMessage]:
         row, task = pending.row, pending.task
         if row is not None and task is not None and row.state is AssessmentState.COMPLETED:
-            yield from embedding_requests(self._settings, row, task)
+            yield from self._requests.of(row, task)
 
 
 class TopicResults(Results):

@@ -168,7 +168,9 @@ def _finished(settings: KafkaSettings, begins: Mapping[PartitionId, int]) -> dic
     return {
         (each.topic, each.partition): FinishedOffsets.parse(each.offset, each.metadata)
         for each in committed
-        if each.offset >= 0
+        # A committed offset before where reading begins, or behind it, is that of messages which are not there any
+        # more, or of a topic that was deleted and made again.
+        if 0 <= each.offset <= begins[each.topic, each.partition]
     }
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
@@ -10,7 +11,9 @@ from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.kafka.sources import MessageSource, Polled
 from vectorize_pipelines.kafka.transactions import OutgoingMessage
+from vectorize_pipelines.messaging.detections import TrafficGroup
 from vectorize_pipelines.pipeline.assessments.choosing import Choosing
+from vectorize_pipelines.pipeline.assessments.rule import Choice
 from vectorize_pipelines.pipeline.assessments.task_figures import DayFigures
 from vectorize_pipelines.pipeline.assessments.tasks import Detection, decode, tasks_of, time_of
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
@@ -21,8 +24,6 @@ from vectorize_pipelines.settings import Settings
 LOOK_SECONDS = 1.0
 #: Messages are read in portions of so many: between two of them is looked how many bytes there are.
 PORTION_MESSAGES = 16
-#: A smaller task fits into any topic.
-LARGE_BYTES = 512 * 2**10
 
 
 class TaskTooLargeError(ItemError):
@@ -45,10 +46,12 @@ class TaskBatch:
 class TaskBatches:
     """The batches of one run. Used by one thread, but for its figures.
 
-    letter      returns what is sent of a message that is no detection, if anything
-    partitions  asked for each batch: a run may go on past midnight
-    lag         about how many messages are left
-    why_ended   empty until the run is to end
+    letter        returns what is sent of a message that is no detection, if anything
+    partitions    asked for each batch: a run may go on past midnight
+    largest_task  bytes of key and value that the topic of tasks takes
+    is_replay     deadlines count from when tasks are made, not from their pictures
+    lag           about how many messages are left
+    why_ended     empty until the run is to end
     """
 
     def __init__(
@@ -59,6 +62,9 @@ class TaskBatches:
         letter: Callable[[ReceivedMessage, ItemError], OutgoingMessage | None],
         stop_policy: StopPolicy,
         partitions: Callable[[], Days],
+        largest_task: int,
+        *,
+        is_replay: bool = False,
     ):
         self._settings = settings.assessments
         self._tasks_topic = settings.kafka.assessment_tasks_topic
@@ -67,6 +73,8 @@ class TaskBatches:
         self._letter = letter
         self._stop_policy = stop_policy
         self._partitions = partitions
+        self._largest_task = largest_task
+        self._is_replay = is_replay
         self.lag = 0
         self.why_ended = ""
 
@@ -116,25 +124,47 @@ class TaskBatches:
                 failures.append(Failure(_place_of(message), day, type(error).__name__, str(error)))
                 letter = self._letter(message, error)
                 outgoing += [] if letter is None else [letter]
-        outgoing += self._tasks(detections)
+        for detection, figures, choice in self._chosen(detections):
+            tasks, refused = self._tasks(detection, choice.groups)
+            outgoing += tasks
+            figures.tasks += len(tasks)
+            figures.left_out += choice.left_out
+            if refused is not None:
+                figures.dead_letters += 1
+                day = partitions.of(detection.sent_at)
+                failures.append(Failure(_place_of(detection.message), day, type(refused).__name__, str(refused)))
+                letter = self._letter(detection.message, refused)
+                outgoing += [] if letter is None else [letter]
         return TaskBatch(outgoing, polled.positions, days, failures)
 
-    def _tasks(self, detections: Sequence[tuple[Detection, DayFigures]]) -> Iterator[OutgoingMessage]:
+    def _chosen(
+        self, detections: Sequence[tuple[Detection, DayFigures]]
+    ) -> Iterator[tuple[Detection, DayFigures, Choice]]:
         choices = self._choosing.choose([detection for detection, _ in detections])
         for (detection, figures), choice in zip(detections, choices, strict=True):
-            figures.tasks += len(choice.groups)
-            figures.left_out += choice.left_out
-            key = detection.content.camera_id.encode()
-            for task in tasks_of(detection, choice.groups, self._settings.deadline_seconds):
-                value = task.to_json()
-                instead = None if len(value) < LARGE_BYTES else self._refusal(detection.message)
-                yield OutgoingMessage(self._tasks_topic, key, value, shortened=instead)
+            yield detection, figures, choice
 
-    def _refusal(self, message: ReceivedMessage) -> OutgoingMessage | None:
-        """Return the dead letter that goes out in the place of a task which does not fit into its topic."""
-        error = TaskTooLargeError(f"a task of it is too large for {self._tasks_topic}: see its max.message.bytes")
-        letter = self._letter(message, error)
-        return None if letter is None else letter.shortened
+    def _tasks(
+        self, detection: Detection, groups: Sequence[TrafficGroup]
+    ) -> tuple[list[OutgoingMessage], TaskTooLargeError | None]:
+        """Return the tasks of a detection's groups, and why some of them are missing, if any are."""
+        key = detection.content.camera_id.encode()
+        since = datetime.now(UTC) if self._is_replay else detection.seen_at
+        deadline = since + timedelta(seconds=self._settings.deadline_seconds)
+        most = self._largest_task - len(key)
+        values = [task.to_json() for task in tasks_of(detection, groups, deadline)]
+        fitting = [group for group, value in zip(groups, values, strict=True) if len(value) <= most]
+        refused = None
+        if len(fitting) < len(groups):
+            # Made again: the others say how many there are.
+            values = [task.to_json() for task in tasks_of(detection, fitting, deadline)]
+            refused = TaskTooLargeError(
+                f"{len(groups) - len(fitting)} of {len(groups)} tasks of it are too large for {self._tasks_topic}, "
+                f"which takes {most:,} bytes: see its max.message.bytes"
+            )
+        # Its row then has the detection's day. A topic may refuse what lies in the future.
+        timestamp_ms = round(min(detection.sent_at, datetime.now(UTC)).timestamp() * 1000)
+        return [OutgoingMessage(self._tasks_topic, key, each, timestamp_ms=timestamp_ms) for each in values], refused
 
 
 def _place_of(message: ReceivedMessage) -> str:

@@ -13,7 +13,7 @@ class DayFigures:
 
     tasks         groups that are assessed
     left_out      groups that are not, by reason
-    dead_letters  messages that are no detections
+    dead_letters  messages that are no detections, and detections with tasks too large for their topic
     """
 
     messages: int = 0

@@ -13,7 +13,7 @@ from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, ReplaySource
-from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics
+from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics, largest_message
 from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
@@ -61,14 +61,16 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
             should_stop=request.should_stop,
         )
         choosing = _choosing(settings, resources)
-        batches = TaskBatches(settings, source, choosing, outbox.letter, policy, partial(_days, settings))
+        largest = largest_message(kafka, kafka.assessment_tasks_topic)
+        batches = TaskBatches(settings, source, choosing, outbox.letter, policy, partial(_days, settings), largest)
         return TaskRun(batches, outbox.send, lambda: source.lost, resources.pop_all())
 
 
 def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date]) -> TaskRun:
     """Return the run over the detections whose time lies in the days, first and last included.
 
-    It makes the same tasks again, commits no offset and writes no dead letter. Raises as `open_task_drain`.
+    It makes the same tasks again, with deadlines that count from now; commits no offset and writes no dead letter.
+    Raises as `open_task_drain`.
     """
     kafka = settings.kafka
     create_topics(kafka, (Family.ASSESSMENTS,))
@@ -78,7 +80,10 @@ def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date])
         resources.callback(source.close)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
         choosing = _choosing(settings, resources)
-        batches = TaskBatches(settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start)
+        largest = largest_message(kafka, kafka.assessment_tasks_topic)
+        batches = TaskBatches(
+            settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start, largest, is_replay=True
+        )
         return TaskRun(batches, partial(_send_again, producer), lambda: source.lost, resources.pop_all())
 
 

@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
@@ -31,6 +31,11 @@ class Detection:
     message_id: str
     at: datetime
     sent_at: datetime
+
+    @property
+    def seen_at(self) -> datetime:
+        """Return when the picture was taken or, where that is said to lie in the future, was sent."""
+        return min(self.at, self.sent_at)
 
 
 def decode(message: ReceivedMessage, settings: AssessmentSettings) -> Detection:
@@ -62,15 +67,9 @@ def time_of(message: ReceivedMessage) -> datetime:
     return datetime.fromtimestamp(min(milliseconds, _LATEST_MS) / 1000, UTC)
 
 
-def tasks_of(
-    detection: Detection, groups: Sequence[TrafficGroup], deadline_seconds: float
-) -> list[AssessmentTaskMessage]:
-    """Return the tasks of those groups of a detection that are assessed.
-
-    The deadline counts from when the picture was taken or, where that is said to lie in the future, was sent.
-    """
+def tasks_of(detection: Detection, groups: Sequence[TrafficGroup], deadline: datetime) -> list[AssessmentTaskMessage]:
+    """Return the tasks of those groups of a detection that are assessed."""
     content = detection.content
-    deadline = min(detection.at, detection.sent_at) + timedelta(seconds=deadline_seconds)
     return [
         AssessmentTaskMessage(
             task_id=task_id(content.camera_id, detection.message_id, group.group_index),

@@ -15,6 +15,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
@@ -61,6 +62,13 @@ class PendingTask:
         return self.needless or self.row is not None or self.error is not None
 
 
+class Room(NamedTuple):
+    """How much more may be read: messages, and bytes, each at least 1."""
+
+    messages: int
+    size: int
+
+
 class TaskWindow:
     """The tasks in hand of one run; used by its three threads.
 
@@ -94,11 +102,11 @@ class TaskWindow:
         with self._lock:
             self._partitions.update({place: PartitionProgress(position) for place, position in positions.items()})
 
-    def wait_for_room(self, seconds: float) -> bool:
-        """Return whether there is room for more, after waiting for it for so long; no more comes in after `stop`."""
+    def wait_for_room(self, seconds: float) -> Room | None:
+        """Return how much more may be read, after waiting so long for any; None: nothing, as always after `stop`."""
         with self._lock:
-            self._has_changed.wait_for(lambda: self._has_room() or self._stopped, seconds)
-            return self._has_room() and not self._stopped
+            self._has_changed.wait_for(lambda: self._room() is not None or self._stopped, seconds)
+            return None if self._stopped else self._room()
 
     def add(self, tasks: Iterable[PendingTask], positions: Mapping[PartitionId, int]) -> None:
         """Take up messages in the order in which they were read; `positions`: where reading stands now."""
@@ -222,12 +230,10 @@ class TaskWindow:
         """Return how many of them wait to be judged."""
         return len(self._waiting)
 
-    def _has_room(self) -> bool:
-        return (
-            self._tasks < self._most_tasks
-            and self._bytes < self._most_bytes
-            and all(each.has_room for each in self._partitions.values())
-        )
+    def _room(self) -> Room | None:
+        messages = min([self._most_tasks - self._tasks, *(each.room for each in self._partitions.values())])
+        size = self._most_bytes - self._bytes
+        return Room(messages, size) if messages > 0 and size > 0 else None
 
     def _partition(self, place: PartitionId, position: int) -> PartitionProgress:
         """A topic may get more partitions."""
