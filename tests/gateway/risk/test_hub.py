@@ -62,6 +62,13 @@ async def test_a_late_detection_is_told_and_is_not_the_latest() -> None:
     assert hub.publish(detection("south", 1, is_late=True)), "of a camera that was forgotten it is the latest"
 
 
+async def test_an_earlier_detection_does_not_take_the_place_of_a_later_one() -> None:
+    hub = RiskHub()
+    assert hub.publish(detection("north", 2))
+    assert not hub.publish(detection("north", 1))
+    assert short(await taken(hub.subscribe())) == [("state", "north/2")]
+
+
 async def test_the_cameras_that_were_heard_of_last_are_kept() -> None:
     hub = RiskHub(most_cameras=2)
     for camera in ("north", "south", "north", "west"):

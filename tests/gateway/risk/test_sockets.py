@@ -155,6 +155,28 @@ def test_a_client_gets_the_latest_of_each_camera_first(url: str, assessor: Asses
     asyncio.run(listen())
 
 
+def test_a_detection_in_whose_midst_reading_begins_is_not_told(
+    assessor: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_ASSESSMENTS__GATHER_SECONDS", "0.05")
+    cut = [result("north", 1, group, 2, risk_level="critical") for group in range(2)]
+    further = [result("south", number) for number in range(feed._RESULTS_BACK - 3)]
+    assessor.send_results(*cut, *further, result("north", 2))
+    with running(as_caller(create_routes(load_settings(), NO_DAGSTER), READER)) as url:
+
+        async def listen() -> list[dict[str, Any]]:
+            async with socket(url, "north") as connection:
+                state = await said(connection)
+                # Nobody waits for longer for the one that was cut off than for this one, which came after it.
+                await asyncio.to_thread(assessor.send_results, result("north", 3, 0, 2))
+                return [state, await said(connection)]
+
+        told = asyncio.run(listen())
+        latest = httpx2.get(f"{url}/risk/cameras", params={"camera_id": "north"}, timeout=SECONDS).json()["cameras"]
+    assert [each["message_id"] for each in told] == ["north/2", "north/3"]
+    assert [each["message_id"] for each in latest] == ["north/3"]
+
+
 def test_what_is_told_of_a_detection(url: str, assessor: Assessor) -> None:
     failed = {"error": {"class": "InvalidAnswerError", "message": "no JSON"}, "risk_level": None, "risk_score": None}
     results = [result("north", 1, 0, 2, **failed), result("north", 1, 3, 2, risk_level="high", risk_score=0.5)]

@@ -77,9 +77,9 @@ class RiskFeed:
             await anyio.to_thread.run_sync(each.close)
 
     def _take_results(self, results: Iterable[RiskAssessmentResultMessage]) -> None:
-        now = self._loop.time()
+        now, looked_back = self._loop.time(), not self._results.current.is_set()
         for result in results:
-            self._publish(self._gathering.add(result, now))
+            self._publish(self._gathering.add(result, now, looked_back=looked_back))
         self._set_timer()
 
     def _take_tasks(self, tasks: Iterable[AssessmentTaskMessage]) -> None:

@@ -151,7 +151,8 @@ class RiskHub:
         return [self._of_camera.setdefault(camera_id, set()) for camera_id in subscription.cameras]
 
     def _keep(self, detection: GatheredDetection) -> bool:
-        if detection.is_late and detection.camera_id in self._latest:
+        latest = self._latest.get(detection.camera_id)
+        if latest is not None and (detection.is_late or detection.is_before(latest)):
             return False
         self._latest[detection.camera_id] = detection
         self._latest.move_to_end(detection.camera_id)
