@@ -18,12 +18,15 @@ from tests.gateway.installations import NO_DAGSTER, NOBODY, READER
 from tests.gateway.risk.assessor import Assessor
 from tests.gateway.running import as_caller, running, until
 from tests.messaging.assessed import picture, result, taken_at, task
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.gateway.app import create_routes
 from vectorize_pipelines.gateway.risk import feed
 from vectorize_pipelines.gateway.risk.feed import LiveRisks
 from vectorize_pipelines.gateway.risk.hub import StreamEndedError
 from vectorize_pipelines.gateway.routes import risk
+from vectorize_pipelines.messaging.messages import InvalidMessageError
 from vectorize_pipelines.pipeline.assessments.gathering import Gathering
+from vectorize_pipelines.pipeline.assessments.results import DECODING
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 
 CAMERAS = [f"camera {number}/é" for number in range(5)]
@@ -33,6 +36,10 @@ SECONDS = 60.0
 #: So large that what nobody reads does not fit into the buffers of a connection.
 SUMMARY = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=30_000))
 PICTURE = picture((200, 30, 30))
+
+
+class RefusedForTestsError(ItemError):
+    """A provider refuses to judge a picture."""
 
 
 @pytest.fixture
@@ -199,6 +206,27 @@ def test_what_is_told_of_a_detection(url: str, assessor: Assessor) -> None:
             }
 
     asyncio.run(listen())
+
+
+def test_groups_whose_tasks_are_dead_letters_have_an_error_and_count(url: str, assessor: Assessor) -> None:
+    refused = RefusedForTestsError("the provider judges no such picture")
+    assessor.bury(task("north", 1), refused)
+
+    async def listen() -> list[dict[str, Any]]:
+        async with socket(url) as connection:
+            state = await said(connection)
+            await asyncio.to_thread(assessor.bury, task("south", 1, 0, 2), InvalidMessageError("", "none"), DECODING)
+            await asyncio.to_thread(assessor.bury, task("south", 1, 0, 2), refused)
+            await asyncio.to_thread(assessor.send_results, result("south", 1, 1, 2))
+            return [state, await said(connection)]
+
+    told = asyncio.run(listen())
+    assert [each["message_id"] for each in told] == ["north/1", "south/1"]
+    assert [each["risk_level"] for each in told] == [None, "low"]
+    for each in told:
+        assert (each["complete"], each["missing"], each["timestamp"]) == (True, [], taken_at(1).isoformat())
+        error = {"class": "RefusedForTestsError", "message": "the provider judges no such picture"}
+        assert each["groups"][0]["error"] == error
 
 
 def test_groups_that_do_not_come_in_time_are_named(assessor: Assessor, monkeypatch: pytest.MonkeyPatch) -> None:
