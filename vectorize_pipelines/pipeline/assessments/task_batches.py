@@ -1,8 +1,9 @@
 """Detections, read and made into what is to be sent of them: some messages at a time."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
@@ -34,12 +35,14 @@ class TaskBatch:
     """What is sent of some consecutive detections, and where reading stands after them.
 
     days  figures by day, in UTC
+    seen  camera -> when its latest detection was sent, whether or not anything becomes of that
     """
 
     messages: Sequence[OutgoingMessage]
     positions: Mapping[PartitionId, int]
     days: Mapping[str, DayFigures]
     failures: Sequence[Failure]
+    seen: Mapping[str, datetime]
 
 
 class TaskBatches:
@@ -117,7 +120,7 @@ class TaskBatches:
                 letter = self._letter(message, error)
                 outgoing += [] if letter is None else [letter]
         outgoing += self._tasks(detections)
-        return TaskBatch(outgoing, polled.positions, days, failures)
+        return TaskBatch(outgoing, polled.positions, days, failures, _seen(detection for detection, _ in detections))
 
     def _tasks(self, detections: Sequence[tuple[Detection, DayFigures]]) -> Iterator[OutgoingMessage]:
         choices = self._choosing.choose([detection for detection, _ in detections])
@@ -135,6 +138,15 @@ class TaskBatches:
         error = TaskTooLargeError(f"a task of it is too large for {self._tasks_topic}: see its max.message.bytes")
         letter = self._letter(message, error)
         return None if letter is None else letter.shortened
+
+
+def _seen(detections: Iterable[Detection]) -> dict[str, datetime]:
+    seen: dict[str, datetime] = {}
+    now = datetime.now(UTC)  # a clock that is ahead does not hide for longer that its camera is silent
+    for each in detections:
+        camera_id, at = each.content.camera_id, min(each.sent_at, now)
+        seen[camera_id] = max(at, seen.get(camera_id, at))
+    return seen
 
 
 def _place_of(message: ReceivedMessage) -> str:
