@@ -9,18 +9,14 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vectorize_pipelines.messaging.picture_formats import media_type_of
+
 #: For what has just arrived, and as much for what is shown.
 MAX_BYTES = 64 * 2**20
 #: Detections of a camera whose pictures stay: a client may ask for one a moment after the next has come.
 SHOWN = 4
 #: Cameras with pictures that are shown; beyond these, those that have been silent for longest make room.
 MOST_CAMERAS = 10_000
-#: How a file begins that browsers show as a picture, and in which no script can be.
-_BEGINNINGS = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-)
-_RIFF, _WEBP = b"RIFF", b"WEBP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,5 @@ def _decoded(image_base64: str) -> Picture | None:
         content = base64.b64decode(image_base64.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
         return None
-    media_type = next((kind for beginning, kind in _BEGINNINGS if content.startswith(beginning)), None)
-    if media_type is None and content[:4] == _RIFF and content[8:12] == _WEBP:
-        media_type = "image/webp"
+    media_type = media_type_of(content)  # of formats in which no script can be
     return None if media_type is None else Picture(content, media_type)
