@@ -12,6 +12,7 @@ from tests.messaging.brokers import read
 from tests.messaging.detections import detection, noise
 from tests.servers.ports import free_ports
 from vectorize_pipelines.errors import KafkaNotConfiguredError, SettingsError
+from vectorize_pipelines.kafka import clients as clients_of_kafka
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.messaging import detection_producer
 from vectorize_pipelines.messaging.assessments import DetectionKafkaProducer
@@ -101,7 +102,7 @@ def test_it_goes_on_after_a_fatal_error_whatever_happens_then(
         raise SettingsError("the file of the settings is being written")
 
     clients: list[Callable[..., object]] = [lambda *arguments, **options: Broken(), refused, refused]
-    real = detection_producer.producer
+    real = clients_of_kafka.producer
     monkeypatch.setattr(
         detection_producer,
         "producer",
