@@ -1,8 +1,8 @@
 """The assets of assessments and their checks, in this process, with a real broker and a real provider."""
 
+import json
+import time
 from collections.abc import Iterator
-from contextlib import closing
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,16 @@ import dagster as dg
 import pytest
 
 from tests.instances import installed_instance
+from tests.messaging.brokers import send
+from tests.messaging.detections import detection
 from tests.pipeline.assessments.installation import KEY, UNLIMITED, Installation, install
 from tests.pipeline.assessments.tasks import task
 from tests.servers.provider import Fault, serving_provider
 from tests.small_corpus import TODAY
+from vectorize_pipelines.jobs import STREAM_JOBS
+from vectorize_pipelines.kafka.followed import DETECTIONS
+from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.settings import KafkaSettings
-from vectorize_pipelines.state.assessments import Assessments
 
 
 @pytest.fixture
@@ -85,16 +89,29 @@ def test_tasks_are_judged_and_reported_by_day_and_camera(
 
 
 @pytest.mark.usefixtures("kafka_settings")
-def test_a_camera_that_has_fallen_silent_is_named(instance: dg.DagsterInstance, installation: Installation) -> None:
-    installation.send(task("task-0", camera="camera-0"))
-    run(instance, "assess_risks", mode="drain", once=True)
-    with closing(Assessments.open(installation.settings)) as assessments:
-        (row,) = assessments.known(["task-0"]).values()
-        row.task_id, row.camera_id = "earlier", "camera-1"
-        row.occurred_at = datetime.now(UTC) - timedelta(hours=1)
-        assessments.record([row])
+def test_a_camera_that_has_fallen_silent_is_named(
+    instance: dg.DagsterInstance, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vectorize_pipelines.definitions import defs
+
+    kafka = installation.kafka
+    create_topics(kafka, (Family.ASSESSMENTS,))
+    monkeypatch.setenv("VECTORIZE_ASSESSMENTS__RULE__MIN_OBJECTS", "100")
+    now_ms = time.time_ns() // 1_000_000
+    cameras = {"empty": (0, now_ms), "left out": (1, now_ms), "silent": (1, now_ms - 1_200_000)}
+    messages = [
+        {"value": json.dumps(detection(name, groups=groups)).encode(), "timestamp": at}
+        for name, (groups, at) in cameras.items()
+    ]
+    send(kafka, kafka.detections_topic, *messages)
+    config = {"ops": {"assessment_tasks": {"config": {"mode": "drain", "once": True}}}}
+    job = defs.resolve_job_def(STREAM_JOBS[DETECTIONS].job.name)
+    assert job.execute_in_process(instance=instance, partition_key=TODAY, run_config=config).success
+    assert installation.results() == []
     check = checks(run(instance, "report_camera_risk"))["silent_cameras"]
     assert not check.passed
+    assert (check.metadata["cameras"].value, check.metadata["silent"].value) == (3, 1)
     assert check.description is not None
-    assert "camera-1 since" in check.description
-    assert "camera-0" not in check.description
+    assert "silent since" in check.description
+    assert "empty" not in check.description
+    assert "left out" not in check.description

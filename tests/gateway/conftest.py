@@ -13,6 +13,7 @@ def assessor(kafka_settings: KafkaSettings, home: object, monkeypatch: pytest.Mo
     names = {
         "assessment_tasks_topic": f"{kafka_settings.topic_prefix}-tasks",
         "risk_results_topic": f"{kafka_settings.topic_prefix}-results",
+        "assessment_dead_letter_topic": f"{kafka_settings.topic_prefix}-letters",
     }
     for name, topic in names.items():
         monkeypatch.setenv(f"VECTORIZE_KAFKA__{name.upper()}", topic)

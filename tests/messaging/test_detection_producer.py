@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from tests.messaging.brokers import read
 from tests.messaging.detections import detection, noise
 from tests.servers.ports import free_ports
-from vectorize_pipelines.errors import KafkaNotConfiguredError
+from vectorize_pipelines.errors import KafkaNotConfiguredError, SettingsError
+from vectorize_pipelines.kafka import clients as clients_of_kafka
 from vectorize_pipelines.kafka.topics import Family, create_topics
+from vectorize_pipelines.messaging import detection_producer
 from vectorize_pipelines.messaging.assessments import DetectionKafkaProducer
 from vectorize_pipelines.messaging.detections import DetectionResultMessage
 from vectorize_pipelines.settings import KafkaSettings
@@ -37,6 +40,7 @@ def test_what_is_sent_arrives_in_order_by_camera(kafka_settings: KafkaSettings) 
     assert (producer.counts.sent, producer.counts.refused) == (201, 1)
     assert (producer.counts.dropped, producer.counts.failed) == (0, 0)
     assert not producer.send_detection_result(message), "it is closed"
+    assert producer.counts.dropped == 1
     found = read(kafka_settings, kafka_settings.detections_topic)
     assert {each.key() for each in found} == {b"cam-0", b"cam-1", b"cam-2"}
     messages = [DetectionResultMessage.from_json(each.value()) for each in found]
@@ -75,6 +79,43 @@ def test_what_the_brokers_refuse_is_counted(kafka_settings: KafkaSettings, monke
         assert producer.send_detection_result(detection(picture=noise(12_000_000)))
         assert producer.send_detection_result(detection())
     assert (producer.counts.failed, producer.counts.sent) == (1, 1)
+
+
+def test_it_goes_on_after_a_fatal_error_whatever_happens_then(
+    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        """A client that met a fatal error, as `Producer` reports it; no broker can be had to cause one."""
+
+        def produce(self, *arguments: object, **options: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "an epoch is over", fatal=True))
+
+        def poll(self, seconds: float) -> int:
+            return 0
+
+        def purge(self) -> None: ...
+
+        def flush(self, seconds: float) -> int:
+            return 0
+
+    def refused(*arguments: object, **options: object) -> None:
+        raise SettingsError("the file of the settings is being written")
+
+    clients: list[Callable[..., object]] = [lambda *arguments, **options: Broken(), refused, refused]
+    real = clients_of_kafka.producer
+    monkeypatch.setattr(
+        detection_producer,
+        "producer",
+        lambda *arguments, **options: (clients.pop(0) if clients else real)(*arguments, **options),
+    )
+    monkeypatch.setattr(detection_producer, "RETRY_SECONDS", 0.01)
+    create_topics(kafka_settings, (Family.ASSESSMENTS,))
+    with DetectionKafkaProducer() as producer:
+        for number in range(3):
+            assert producer.send_detection_result(detection(message_id=f"m-{number}"))
+        until(lambda: producer.counts.sent == 2)
+    assert (producer.counts.failed, producer.counts.dropped) == (1, 0)
+    assert [each.message.count("being written") for each in caplog.records if "tried again" in each.message] == [1]
 
 
 def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_the_clean_up_says_what_it_removed(
     assert _metadata(first, "remove_what_expired") == {
         "requests": 1,
         "assessments": 0,
+        "cameras": 0,
         "callbacks": 0,
         "deaths": 0,
         "provider_calls": 0,
@@ -86,6 +87,7 @@ def test_the_clean_up_says_what_it_removed(
     assert _metadata(second, "remove_what_expired") == {
         "requests": 0,
         "assessments": 0,
+        "cameras": 0,
         "callbacks": 0,
         "deaths": 0,
         "provider_calls": 0,

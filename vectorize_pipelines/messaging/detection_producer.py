@@ -25,6 +25,8 @@ SENDING_MESSAGES = 64
 SENDING_BYTES = 8 * 2**20
 #: How long the thread waits for news of what is being sent; where the brokers answer, it comes within milliseconds.
 POLL_SECONDS = 0.05
+#: How long it waits after an error that was not expected, before it tries again.
+RETRY_SECONDS = 1.0
 #: Something of the same kind is not logged again within so many seconds.
 QUIET_SECONDS = 60.0
 
@@ -34,7 +36,7 @@ class DetectionCounts:
     """What became of detections.
 
     sent     confirmed by the brokers
-    dropped  the oldest of a full buffer, those larger than all of it, and what was left at the end
+    dropped  the oldest of a full buffer, those larger than all of it, what was left at the end, and what came after it
     refused  no valid detections
     failed   refused by the brokers, or not confirmed by them in time (`kafka.request_seconds`)
     """
@@ -95,6 +97,7 @@ class DetectionKafkaProducer:
         self._changed = threading.Condition()
         self._ends_at: float | None = None
         self._thread: threading.Thread | None = None
+        self._client: Producer | None = None
         if self._enabled:
             self._client = self._connect()
             self._thread = threading.Thread(target=self._feed, name="vectorize-detections", daemon=True)
@@ -127,6 +130,8 @@ class DetectionKafkaProducer:
     def _put(self, waiting: _Waiting) -> bool:
         with self._changed:
             if self._ends_at is not None:
+                self._counts.dropped += 1
+                self._log("closed", "a detection was dropped: the producer is closed")
                 return False
             if len(waiting.value) > self._max_bytes:
                 self._drop(1)
@@ -166,23 +171,46 @@ class DetectionKafkaProducer:
     # The thread
 
     def _feed(self) -> None:
-        while True:
+        try:
+            while self._has_work():
+                try:
+                    self._send_next()
+                except Exception as error:  # noqa: BLE001 -- without the thread nothing would ever be sent again
+                    with self._changed:
+                        self._log("broken", "detections are not sent at the moment, which is tried again: %s", error)
+                    self._pause()
+            self._leave_client()
+        finally:
             with self._changed:
-                while not self._buffer and not self._sending and self._ends_at is None:
-                    self._changed.wait()
-                if self._is_over():
-                    break
-                waiting = self._next()
-            if waiting is None:
-                self._client.poll(POLL_SECONDS)
-            else:
-                self._hand_over(waiting)
-                self._client.poll(0)
-        self._client.purge()
-        self._client.flush(1)
+                self._counts.dropped += len(self._buffer)
+                self._buffer.clear()
+
+    def _has_work(self) -> bool:
+        """Wait until there is something to do; return whether there is, rather than the end."""
         with self._changed:
-            self._counts.dropped += len(self._buffer)
-            self._buffer.clear()
+            while not self._buffer and not self._sending and self._ends_at is None:
+                self._changed.wait()
+            return not self._is_over()
+
+    def _send_next(self) -> None:
+        """Hand the next detection to the client, which is made anew where there is none, and hear what it says."""
+        if self._client is None:
+            self._client = self._connect()
+        with self._changed:
+            waiting = self._next()
+        if waiting is None:
+            self._client.poll(POLL_SECONDS)
+        elif self._hand_over(self._client, waiting):
+            self._client.poll(0)
+        else:
+            self._leave_client()
+
+    def _pause(self) -> None:
+        with self._changed:
+            if self._ends_at is None:
+                self._changed.wait_for(lambda: self._ends_at is not None, RETRY_SECONDS)
+                return
+        time.sleep(POLL_SECONDS)
 
     def _is_over(self) -> bool:
         if self._ends_at is None:
@@ -199,7 +227,8 @@ class DetectionKafkaProducer:
         self._sending_bytes += len(waiting.value)
         return waiting
 
-    def _hand_over(self, waiting: _Waiting) -> None:
+    def _hand_over(self, client: "Producer", waiting: _Waiting) -> bool:
+        """Return whether the client is still of use: one that met a fatal error sends nothing any more."""
         from confluent_kafka import KafkaException
 
         size = len(waiting.value)
@@ -209,7 +238,7 @@ class DetectionKafkaProducer:
 
         try:
             produce(
-                self._client,
+                client,
                 self._kafka.detections_topic,
                 value=waiting.value,
                 key=waiting.key,
@@ -218,8 +247,11 @@ class DetectionKafkaProducer:
             )
         except KafkaException as error:
             self._note_sent(size, error.args[0])
-            if error.args[0].fatal():
-                self._begin_anew()
+            return not error.args[0].fatal()
+        except Exception as error:
+            self._note_sent(size, error)
+            raise
+        return True
 
     def _note_sent(self, size: int, error: Any) -> None:
         with self._changed:
@@ -229,13 +261,17 @@ class DetectionKafkaProducer:
                 self._counts.sent += 1
             else:
                 self._counts.failed += 1
-                self._log("failed", "a detection was not sent to %s: %s", self._kafka.detections_topic, error.str())
+                self._log("failed", "a detection was not sent to %s: %s", self._kafka.detections_topic, error)
 
-    def _begin_anew(self) -> None:
-        """Take another client: one that met a fatal error sends nothing any more."""
-        self._client.purge()
-        self._client.flush(1)
-        self._client = self._connect()
+    def _leave_client(self) -> None:
+        """Give the client up, with what it has not sent."""
+        client, self._client = self._client, None
+        if client is not None:
+            client.purge()
+            client.flush(1)
+        with self._changed:
+            self._counts.failed += self._sending
+            self._sending = self._sending_bytes = 0
 
     def _connect(self) -> "Producer":
         return producer(self._kafka, **compression_of(self._kafka, Family.ASSESSMENTS))

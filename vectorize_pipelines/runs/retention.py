@@ -18,6 +18,7 @@ from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.assessments import Assessments
 from vectorize_pipelines.state.attempts import purge_deaths
 from vectorize_pipelines.state.callbacks import CallbackOutbox
+from vectorize_pipelines.state.cameras import Cameras
 from vectorize_pipelines.state.damage import explain
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.provider_calls import purge_calls
@@ -78,6 +79,8 @@ def _purge_requests(settings: Settings, now: datetime) -> dict[str, int]:
         removed["callbacks"] = outbox.purge(kept_since)
     with closing(Assessments.open(settings)) as assessments:
         removed["assessments"] = assessments.purge(kept_since)
+    with closing(Cameras.open(settings)) as cameras:
+        removed["cameras"] = cameras.purge(kept_since)
     removed["deaths"] = purge_deaths(settings, kept_since)
     removed["provider_calls"] = purge_calls(settings, kept_since)
     if settings.retention.deletions_days is not None:

@@ -1,11 +1,10 @@
-"""Figures over the table of assessments: by day and camera, by run, and when each camera was last heard of.
+"""Figures over the table of assessments: by day and camera, and by run.
 
 Called by the asset `camera_risk` and by the checks; every look reads what there is at that moment.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Self
 
 import sqlalchemy as sa
@@ -13,7 +12,6 @@ import sqlalchemy as sa
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, AssessmentState, assessments, row_of
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.request_rows import microseconds, time_of
 
 #: The levels that a model gives, the least first; each is a column of the figures.
 LEVELS = ("none", "low", "medium", "high", "critical")
@@ -119,31 +117,25 @@ class AssessmentTotals:
         with self._database.read() as connection:
             return [row_of(each) for each in connection.execute(query)]
 
-    def outcomes(self, days: Sequence[str], run_id: str | None = None) -> Outcomes:
-        """Return how the tasks of these days ended; with `run_id`: those that this run ended."""
+    def outcomes(self, days: Sequence[str]) -> Outcomes:
+        """Return how the tasks of these days ended."""
+        return self._outcomes(assessments.c.day.in_(days))
+
+    def outcomes_of_run(self, run_id: str) -> Outcomes:
+        """Return how the tasks ended that a run ended, of whichever days they are."""
+        return self._outcomes(assessments.c.run_id == run_id)
+
+    def _outcomes(self, wanted: sa.ColumnElement[bool]) -> Outcomes:
         columns = assessments.c
         completed = columns.state == AssessmentState.COMPLETED.value
         query = sa.select(
             *(_count(columns.state == each.value).label(each.value) for each in AssessmentState),
             sa.func.avg(sa.case((completed, columns.assessed_us - columns.occurred_us))).label("delay_us"),
-        ).where(columns.day.in_(days))
-        if run_id is not None:
-            query = query.where(columns.run_id == run_id)
+        ).where(wanted)
         with self._database.read() as connection:
             found = connection.execute(query).one()
         delay = None if found.delay_us is None else float(found.delay_us) / _MICROSECONDS
         return Outcomes(int(found.completed or 0), int(found.failed or 0), int(found.expired or 0), delay)
-
-    def last_seen(self, days: Sequence[str], before: datetime) -> dict[str, datetime]:
-        """Return when each camera of these days was last heard of before that moment, by camera."""
-        columns = assessments.c
-        query = (
-            sa.select(columns.camera_id, sa.func.max(columns.occurred_us).label("occurred_us"))
-            .where(columns.day.in_(days), columns.occurred_us <= microseconds(before))
-            .group_by(columns.camera_id)
-        )
-        with self._database.read() as connection:
-            return {each.camera_id: time_of(each.occurred_us) for each in connection.execute(query)}
 
 
 def _count(condition: Any) -> sa.Function[int]:

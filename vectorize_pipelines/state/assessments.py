@@ -68,6 +68,7 @@ assessments = sa.Table(
     sa.Column("recommendation", Text),
     sa.Column("hazards", Text),
     sa.Index("vectorize_assessments_by_day", "day", "camera_id", "occurred_us"),
+    sa.Index("vectorize_assessments_by_run", "run_id"),
     sqlite_with_rowid=False,
 )
 

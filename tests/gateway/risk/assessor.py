@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 from vectorize_pipelines.kafka.clients import produce, producer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage, RiskAssessmentResultMessage
+from vectorize_pipelines.messaging.dead_letters import DeadLetter
+from vectorize_pipelines.messaging.messages import Origin
+from vectorize_pipelines.pipeline.assessments.results import ASSESSING
 from vectorize_pipelines.settings import KafkaSettings
 
 if TYPE_CHECKING:
@@ -27,6 +30,15 @@ class Assessor:
     def send_results(self, *results: RiskAssessmentResultMessage) -> None:
         """Results, in one transaction."""
         self.send(self.settings.risk_results_topic, ((each.camera_id, each.to_json()) for each in results))
+
+    def bury(self, task: AssessmentTaskMessage, error: Exception, stage: str = ASSESSING) -> None:
+        """The dead letter of a task, as a run writes it."""
+        origin = Origin(self.settings.assessment_tasks_topic, 0, 0, int(task.timestamp.timestamp() * 1000))
+        letter = DeadLetter.of(origin, task.camera_id.encode(), task.to_json(), [], error, stage, "run-1")
+        message = letter.to_message(self.settings.assessment_dead_letter_topic)
+        self._sender.begin_transaction()
+        produce(self._sender, message.topic, key=message.key, value=message.value, headers=list(message.headers))
+        self._sender.commit_transaction(_SECONDS)
 
     def send(self, topic: str, messages: Iterable[tuple[str, bytes | None]]) -> None:
         """Keys and values, in one transaction."""

@@ -50,6 +50,40 @@ async def test_a_slow_client_is_skipped_ahead_and_told_so() -> None:
     assert short(await taken(slow)) == [("detection", "south/10")]
 
 
+async def test_what_waits_for_a_client_is_bounded_in_bytes() -> None:
+    size = len(await taken_as_text())
+    hub = RiskHub(most_bytes=3 * size)
+    slow = hub.subscribe()
+    for number in range(3):
+        hub.publish(detection("north", number))
+    assert short([json.loads(await slow.next(0) or "")]) == [("detection", "north/0")], "which leaves room for another"
+    hub.publish(detection("north", 3))
+    hub.publish(detection("north", 4))
+    assert short(await taken(slow)) == [("skipped", 4), ("state", "north/4")]
+    for number in range(5, 8):
+        hub.publish(detection("north", number))
+    assert short(await taken(slow)) == [("detection", f"north/{number}") for number in range(5, 8)]
+    narrow = RiskHub(most_bytes=1)
+    client = narrow.subscribe()
+    narrow.publish(detection("north", 1))
+    assert short(await taken(client)) == [("detection", "north/1")], "a single one may wait in any case"
+
+
+async def taken_as_text() -> str:
+    """The message of one detection."""
+    hub = RiskHub()
+    client = hub.subscribe()
+    hub.publish(detection("north", 1))
+    return await client.next(0) or ""
+
+
+async def test_a_state_is_made_once_for_all_clients() -> None:
+    hub = RiskHub()
+    hub.publish(detection("north", 1))
+    first, second = [await hub.subscribe().next(0) for _ in range(2)]
+    assert first is second is hub.states([])[0]
+
+
 async def test_a_late_detection_is_told_and_is_not_the_latest() -> None:
     hub = RiskHub()
     client = hub.subscribe()
@@ -60,6 +94,13 @@ async def test_a_late_detection_is_told_and_is_not_the_latest() -> None:
     assert [each["late"] for each in told] == [False, True]
     assert short(await taken(hub.subscribe())) == [("state", "north/2")]
     assert hub.publish(detection("south", 1, is_late=True)), "of a camera that was forgotten it is the latest"
+
+
+async def test_an_earlier_detection_does_not_take_the_place_of_a_later_one() -> None:
+    hub = RiskHub()
+    assert hub.publish(detection("north", 2))
+    assert not hub.publish(detection("north", 1))
+    assert short(await taken(hub.subscribe())) == [("state", "north/2")]
 
 
 async def test_the_cameras_that_were_heard_of_last_are_kept() -> None:

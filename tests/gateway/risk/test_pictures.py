@@ -60,6 +60,28 @@ def test_the_latest_of_a_camera_are_kept_and_silent_cameras_make_room() -> None:
     assert kept == {"north": [], "south": [2, 3, 4, 5], "west": [2, 3, 4, 5]}
 
 
+def test_cameras_without_pictures_leave_nothing_behind() -> None:
+    store = PictureStore()
+    for number in range(100):
+        store.show(f"camera-{number}", [f"task-{number}"])
+    assert store.cameras == 0
+
+
+def test_so_many_cameras_are_shown_at_once() -> None:
+    store = PictureStore(max_cameras=2)
+    for camera in ("north", "south", "north", "west"):
+        name = f"{camera}-{store.held_bytes[1]}"
+        store.put(name, text())
+        store.show(camera, [name])
+    assert store.cameras == 2
+    assert [bool(store.get(f"{camera}-{SIZE * n}")) for camera, n in (("north", 0), ("north", 2), ("west", 3))] == [
+        True,
+        True,
+        True,
+    ]
+    assert store.get(f"south-{SIZE}") is None
+
+
 @given(
     st.lists(
         st.one_of(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import socket as sockets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +17,17 @@ from websockets.exceptions import InvalidStatus
 
 from tests.gateway.installations import NO_DAGSTER, NOBODY, READER
 from tests.gateway.risk.assessor import Assessor
-from tests.gateway.running import as_caller, running, until
+from tests.gateway.running import LOOPBACK, as_caller, running, until
 from tests.messaging.assessed import picture, result, taken_at, task
+from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.gateway.app import create_routes
 from vectorize_pipelines.gateway.risk import feed
 from vectorize_pipelines.gateway.risk.feed import LiveRisks
-from vectorize_pipelines.gateway.risk.hub import StreamEndedError
+from vectorize_pipelines.gateway.risk.hub import RiskHub, StreamEndedError
 from vectorize_pipelines.gateway.routes import risk
+from vectorize_pipelines.messaging.messages import InvalidMessageError
 from vectorize_pipelines.pipeline.assessments.gathering import Gathering
+from vectorize_pipelines.pipeline.assessments.results import DECODING
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 
 CAMERAS = [f"camera {number}/é" for number in range(5)]
@@ -33,6 +37,10 @@ SECONDS = 60.0
 #: So large that what nobody reads does not fit into the buffers of a connection.
 SUMMARY = "".join(random.Random(0).choices("abcdefghijklmnopqrstuvwxyz ", k=30_000))
 PICTURE = picture((200, 30, 30))
+
+
+class RefusedForTestsError(ItemError):
+    """A provider refuses to judge a picture."""
 
 
 @pytest.fixture
@@ -67,7 +75,12 @@ class Client:
         left = {f"{camera}/{last}" for camera in self.cameras}
         while left:
             self.got.append(await said(connection))
-            left.discard(self.got[-1]["message_id"])
+            left.discard(self.got[-1].get("message_id"))
+
+    async def follow_until(self, connection: ClientConnection, kind: str) -> None:
+        """Take what comes until one of a kind has come."""
+        while not self.got or self.got[-1]["type"] != kind:
+            self.got.append(await said(connection))
 
 
 def day_of(camera: str, chance: random.Random) -> tuple[list[Any], list[Any]]:
@@ -121,6 +134,67 @@ def test_fifty_clients_of_which_five_are_slow_or_gone(url: str, assessor: Assess
         assert {each["camera_id"] for each in client.got} == set(client.cameras)
 
 
+def test_slow_clients_are_skipped_ahead_and_nobody_else_notices(
+    assessor: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the times that an installation has: nothing here may have to be waited for."""
+    rounds, last = 24, 1_000
+    monkeypatch.setattr(feed, "RiskHub", partial(RiskHub, most_bytes=2 * 2**20))
+    quick = [Client(CAMERAS), Client(CAMERAS), *(Client([camera]) for camera in CAMERAS)]
+    slow = [Client(CAMERAS), Client(CAMERAS)]
+
+    def detections(number: int) -> list[Any]:
+        text = SUMMARY * 2  # twice, by five cameras: too little in one round for who takes it, too much in all
+        return [result(camera, number, group, 2, summary=text) for camera in CAMERAS for group in range(2)]
+
+    async def follow_all(url: str) -> None:
+        connections = [await socket(url, *set_of(each)) for each in quick]
+        unread = [await socket(url, sock=small(url), compression=None, max_queue=1, ping_interval=None) for _ in slow]
+        tasks = [
+            task(camera, n, group, 2, image=PICTURE) for n in range(rounds) for camera in CAMERAS for group in range(2)
+        ]
+        await asyncio.to_thread(assessor.send_tasks, *tasks)
+        await until_taken(url, tasks[-1].task_id)
+        for number in [*range(rounds), last]:
+            if number == last:
+                skipped = [
+                    each.follow_until(connection, "skipped") for each, connection in zip(slow, unread, strict=True)
+                ]
+                await asyncio.gather(*skipped)
+            await asyncio.to_thread(assessor.send_results, *detections(number))
+            followed = [*zip(quick, connections, strict=True)]
+            if number == last:
+                followed += zip(slow, unread, strict=True)
+            await asyncio.gather(*(each.follow(connection, str(number)) for each, connection in followed))
+        for connection in [*connections, *unread]:
+            await connection.close()
+
+    with running(as_caller(create_routes(load_settings(), NO_DAGSTER), READER)) as url:
+        asyncio.run(follow_all(url))
+    everything = [*range(rounds), last]
+    for client in quick:
+        assert {(each["type"], each["complete"], each["late"]) for each in client.got} == {("detection", True, False)}
+        for camera in client.cameras:
+            told = [each["message_id"] for each in client.got if each["camera_id"] == camera]
+            assert told == [f"{camera}/{number}" for number in everything]
+    for client in slow:
+        types = [each["type"] for each in client.got]
+        at = types.index("skipped")
+        assert types[at + 1 : at + 1 + len(CAMERAS)] == ["state"] * len(CAMERAS)
+        states = {each["message_id"] for each in client.got[at + 1 : at + 1 + len(CAMERAS)]}
+        assert states == {f"{camera}/{rounds - 1}" for camera in CAMERAS}
+        assert types.count("detection") + client.got[at]["detections"] == len(everything) * len(CAMERAS)
+        assert types.count("skipped") == 1
+
+
+def small(url: str) -> sockets.socket:
+    """A connection whose own end takes hardly anything that is not read."""
+    connection = sockets.socket()
+    connection.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    connection.connect((LOOPBACK, int(url.rpartition(":")[2])))
+    return connection
+
+
 def set_of(client: Client) -> list[str]:
     """The cameras that a client names: none where it wants all."""
     return [] if client.cameras == CAMERAS else client.cameras
@@ -155,6 +229,28 @@ def test_a_client_gets_the_latest_of_each_camera_first(url: str, assessor: Asses
     asyncio.run(listen())
 
 
+def test_a_detection_in_whose_midst_reading_begins_is_not_told(
+    assessor: Assessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VECTORIZE_ASSESSMENTS__GATHER_SECONDS", "0.05")
+    cut = [result("north", 1, group, 2, risk_level="critical") for group in range(2)]
+    further = [result("south", number) for number in range(feed._RESULTS_BACK - 3)]
+    assessor.send_results(*cut, *further, result("north", 2))
+    with running(as_caller(create_routes(load_settings(), NO_DAGSTER), READER)) as url:
+
+        async def listen() -> list[dict[str, Any]]:
+            async with socket(url, "north") as connection:
+                state = await said(connection)
+                # Nobody waits for longer for the one that was cut off than for this one, which came after it.
+                await asyncio.to_thread(assessor.send_results, result("north", 3, 0, 2))
+                return [state, await said(connection)]
+
+        told = asyncio.run(listen())
+        latest = httpx2.get(f"{url}/risk/cameras", params={"camera_id": "north"}, timeout=SECONDS).json()["cameras"]
+    assert [each["message_id"] for each in told] == ["north/2", "north/3"]
+    assert [each["message_id"] for each in latest] == ["north/3"]
+
+
 def test_what_is_told_of_a_detection(url: str, assessor: Assessor) -> None:
     failed = {"error": {"class": "InvalidAnswerError", "message": "no JSON"}, "risk_level": None, "risk_score": None}
     results = [result("north", 1, 0, 2, **failed), result("north", 1, 3, 2, risk_level="high", risk_score=0.5)]
@@ -177,6 +273,27 @@ def test_what_is_told_of_a_detection(url: str, assessor: Assessor) -> None:
             }
 
     asyncio.run(listen())
+
+
+def test_groups_whose_tasks_are_dead_letters_have_an_error_and_count(url: str, assessor: Assessor) -> None:
+    refused = RefusedForTestsError("the provider judges no such picture")
+    assessor.bury(task("north", 1), refused)
+
+    async def listen() -> list[dict[str, Any]]:
+        async with socket(url) as connection:
+            state = await said(connection)
+            await asyncio.to_thread(assessor.bury, task("south", 1, 0, 2), InvalidMessageError("", "none"), DECODING)
+            await asyncio.to_thread(assessor.bury, task("south", 1, 0, 2), refused)
+            await asyncio.to_thread(assessor.send_results, result("south", 1, 1, 2))
+            return [state, await said(connection)]
+
+    told = asyncio.run(listen())
+    assert [each["message_id"] for each in told] == ["north/1", "south/1"]
+    assert [each["risk_level"] for each in told] == [None, "low"]
+    for each in told:
+        assert (each["complete"], each["missing"], each["timestamp"]) == (True, [], taken_at(1).isoformat())
+        error = {"class": "RefusedForTestsError", "message": "the provider judges no such picture"}
+        assert each["groups"][0]["error"] == error
 
 
 def test_groups_that_do_not_come_in_time_are_named(assessor: Assessor, monkeypatch: pytest.MonkeyPatch) -> None:

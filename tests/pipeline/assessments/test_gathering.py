@@ -135,6 +135,30 @@ def test_there_is_room_for_so_many_at_once() -> None:
     assert not any(each.is_complete for each in released)
 
 
+def test_what_may_have_been_cut_off_is_released_only_when_it_is_complete() -> None:
+    gathered = gathering()
+    for detection in (1, 2):
+        assert gathered.add(result("north", detection, 1, 2), 0, looked_back=True) == []
+    (released,) = gathered.add(result("north", 1, 0, 2), 1)
+    assert released.is_complete
+    assert gathered.pass_time(GATHER) == []
+    assert (len(gathered), gathered.next_due) == (0, None)
+    assert gathered.add(result("north", 2, 0, 2), GATHER + 1) == [], "it is over"
+    assert gathered.pass_time(1_000) == []
+
+
+def test_without_tasks_what_was_assessed_before_is_late() -> None:
+    gathered = gathering()
+    gathered.add(result("north", 1, 0, 2), 0)
+    (later,) = gathered.add(result("north", 2), 1)
+    (late,) = gathered.add(result("north", 1, 1, 2), 2)
+    assert (later.is_late, late.is_late) == (False, True)
+    gathered.expect(task("north", 3), 3)
+    (timed,) = gathered.add(result("north", 3), 4)
+    assert not timed.is_late, "its picture is older than the assessment of the one before, and its own is not"
+    assert [later.is_before(timed), timed.is_before(later), late.is_before(later)] == [True, False, True]
+
+
 @dataclass
 class Day:
     """What is made of a day: tasks, results with delays and duplicates, and when each detection was released.

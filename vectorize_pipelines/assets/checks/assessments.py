@@ -1,10 +1,11 @@
 """The checks of assessments. None of them blocks what is downstream: they are about providers and cameras.
 
-In a run of `risk_assessments` the first two look at what it ended, else, and in `camera_risk`, at the latest days.
+In a run of `risk_assessments` the first two look at what it ended, else at today and yesterday. `silent_cameras` goes
+by what runs of `assessment_tasks` have read, of whatever day the report is.
 """
 
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import dagster as dg
 
@@ -14,6 +15,7 @@ from vectorize_pipelines.kafka.followed import ASSESSMENTS
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.assessment_totals import AssessmentTotals, Outcomes
+from vectorize_pipelines.state.cameras import Cameras
 
 ASSET = STREAM_JOBS[ASSESSMENTS].asset
 #: Share of judged groups whose answer has to be one.
@@ -22,15 +24,17 @@ LEAST_VALID = 0.95
 SHOWN = 20
 
 
-def _days(now: datetime) -> list[str]:
-    """Return today and yesterday: a run may have begun before midnight."""
-    return [(now - timedelta(days=days)).date().isoformat() for days in (1, 0)]
+def _yesterday(now: datetime) -> datetime:
+    """Return the beginning of the day before: a run may have begun before midnight."""
+    return datetime.combine(now.date() - timedelta(days=1), time(), UTC)
 
 
 def _outcomes(context: dg.AssetCheckExecutionContext) -> Outcomes:
-    run_id = context.run.run_id if embeds_too(context.run, ASSET) else None
+    now = datetime.now(UTC)
     with closing(AssessmentTotals.open(load_settings())) as totals:
-        return totals.outcomes(_days(datetime.now(UTC)), run_id)
+        if embeds_too(context.run, ASSET):
+            return totals.outcomes_of_run(context.run.run_id)
+        return totals.outcomes([each.date().isoformat() for each in (_yesterday(now), now)])
 
 
 @dg.asset_check(asset=ASSET)
@@ -77,11 +81,11 @@ def fresh_results(context: dg.AssetCheckExecutionContext) -> dg.AssetCheckResult
 
 @dg.asset_check(asset="camera_risk")
 def silent_cameras() -> dg.AssetCheckResult:
-    """Every camera that was heard of today or yesterday has been heard of lately."""
+    """Every camera that sent a detection today or yesterday, with groups or without, has sent one lately."""
     with translate_errors():
         settings, now = load_settings(), datetime.now(UTC)
-        with closing(AssessmentTotals.open(settings)) as totals:
-            seen = totals.last_seen(_days(now), now)
+        with closing(Cameras.open(settings)) as cameras:
+            seen = cameras.last_seen(_yesterday(now))
     limit = settings.assessments.silent_seconds
     silent = {name: last for name, last in seen.items() if (now - last).total_seconds() > limit}
     named = ", ".join(f"{name} since {last:%Y-%m-%d %H:%M:%S}" for name, last in sorted(silent.items())[:SHOWN])

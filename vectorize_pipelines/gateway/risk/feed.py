@@ -1,4 +1,4 @@
-"""Risks for as long as somebody listens: results and tasks from their topics, gathered, and handed to clients.
+"""Risks for as long as somebody listens: results, tasks and dead letters, gathered, and handed to clients.
 
 `LiveRisks` is a field of `Services`; `gateway.routes.risk` listens.
 """
@@ -12,6 +12,7 @@ from typing import Self
 import anyio.to_thread
 
 from vectorize_pipelines.gateway.risk.hub import RiskHub, RiskSubscription
+from vectorize_pipelines.gateway.risk.letters import FailedTask, failed_task
 from vectorize_pipelines.gateway.risk.pictures import Picture, PictureStore
 from vectorize_pipelines.gateway.risk.topics import RecentMessages
 from vectorize_pipelines.kafka.clients import require_servers
@@ -24,8 +25,8 @@ POSITION_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 #: So long the topics are still read when nobody listens any more: a page that is loaded again finds everything.
 LINGER_SECONDS = 60.0
-#: Messages of each partition that are looked back at; a task has a picture in it.
-_RESULTS_BACK, _TASKS_BACK = 1_000, 32
+#: Messages of each partition that are looked back at; a task has a picture in it, and so has its dead letter.
+_RESULTS_BACK, _TASKS_BACK, _LETTERS_BACK = 1_000, 32, 32
 
 SHUTTING_DOWN = "the server shuts down: connect again"
 
@@ -44,12 +45,23 @@ class RiskFeed:
         self._gathering = Gathering(assessments.gather_seconds, assessments.deadline_seconds)
         self._timer: asyncio.TimerHandle | None = None
         self._results = RecentMessages(
-            kafka, kafka.risk_results_topic, RiskAssessmentResultMessage, self._take_results, back=_RESULTS_BACK
+            kafka,
+            kafka.risk_results_topic,
+            lambda message: RiskAssessmentResultMessage.from_json(message.value() or b""),
+            self._take_results,
+            back=_RESULTS_BACK,
         )
         self._tasks = RecentMessages(
-            kafka, kafka.assessment_tasks_topic, AssessmentTaskMessage, self._take_tasks, back=_TASKS_BACK
+            kafka,
+            kafka.assessment_tasks_topic,
+            lambda message: AssessmentTaskMessage.from_json(message.value() or b""),
+            self._take_tasks,
+            back=_TASKS_BACK,
         )
-        for each in (self._results, self._tasks):
+        self._letters = RecentMessages(
+            kafka, kafka.assessment_dead_letter_topic, failed_task, self._take_letters, back=_LETTERS_BACK
+        )
+        for each in (self._results, self._tasks, self._letters):
             each.start()
 
     @property
@@ -58,13 +70,17 @@ class RiskFeed:
         return self._results.current.is_set() and self._results.problem is None
 
     async def position(self) -> None:
-        """Return once the latest results and tasks are read or, where that takes longer, after a while.
+        """Return once the latest messages are read or, where that takes longer, after a while.
 
-        Raises `KafkaError` where results cannot be read. Without tasks there is all but their pictures and times.
+        Raises `KafkaError` where results cannot be read. Without tasks there is all but their pictures and times,
+        without dead letters all but what could not be assessed.
         """
+        others = (self._tasks, self._letters)
         with suppress(TimeoutError):
             async with asyncio.timeout(POSITION_SECONDS):
-                while not (self._results.current.is_set() and (self._tasks.current.is_set() or self._tasks.problem)):
+                while not (
+                    self._results.current.is_set() and all(each.current.is_set() or each.problem for each in others)
+                ):
                     if not self._results.current.is_set() and self._results.problem is not None:
                         raise self._results.problem
                     await asyncio.sleep(_POLL_SECONDS)
@@ -73,13 +89,20 @@ class RiskFeed:
         """Stop reading."""
         if self._timer is not None:
             self._timer.cancel()
-        for each in (self._results, self._tasks):
+        for each in (self._results, self._tasks, self._letters):
             await anyio.to_thread.run_sync(each.close)
 
     def _take_results(self, results: Iterable[RiskAssessmentResultMessage]) -> None:
-        now = self._loop.time()
+        now, looked_back = self._loop.time(), not self._results.current.is_set()
         for result in results:
-            self._publish(self._gathering.add(result, now))
+            self._publish(self._gathering.add(result, now, looked_back=looked_back))
+        self._set_timer()
+
+    def _take_letters(self, failed: Iterable[FailedTask]) -> None:
+        now, looked_back = self._loop.time(), not self._letters.current.is_set()
+        for task, result in failed:
+            self._gathering.expect(task, now)
+            self._publish(self._gathering.add(result, now, looked_back=looked_back))
         self._set_timer()
 
     def _take_tasks(self, tasks: Iterable[AssessmentTaskMessage]) -> None:

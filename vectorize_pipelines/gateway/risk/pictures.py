@@ -9,16 +9,14 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vectorize_pipelines.messaging.picture_formats import media_type_of
+
 #: For what has just arrived, and as much for what is shown.
 MAX_BYTES = 64 * 2**20
 #: Detections of a camera whose pictures stay: a client may ask for one a moment after the next has come.
 SHOWN = 4
-#: How a file begins that browsers show as a picture, and in which no script can be.
-_BEGINNINGS = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-)
-_RIFF, _WEBP = b"RIFF", b"WEBP"
+#: Cameras with pictures that are shown; beyond these, those that have been silent for longest make room.
+MOST_CAMERAS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +28,10 @@ class Picture:
 
 
 class PictureStore:
-    """Pictures by the id of their task, each part bounded to `max_bytes` of base64."""
+    """Pictures by the id of their task, each part bounded to `max_bytes` of base64, the shown ones in cameras, too."""
 
-    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, max_bytes: int = MAX_BYTES, max_cameras: int = MOST_CAMERAS) -> None:
+        self._max_bytes, self._max_cameras = max_bytes, max_cameras
         #: Task id -> picture; the oldest comes first.
         self._arrived: OrderedDict[str, str] = OrderedDict()
         self._arrived_bytes = 0
@@ -41,6 +39,11 @@ class PictureStore:
         self._shown: OrderedDict[str, deque[dict[str, str]]] = OrderedDict()
         self._camera_of: dict[str, str] = {}
         self._shown_bytes = 0
+
+    @property
+    def cameras(self) -> int:
+        """The number of cameras of which something is shown."""
+        return len(self._shown)
 
     @property
     def held_bytes(self) -> tuple[int, int]:
@@ -58,13 +61,18 @@ class PictureStore:
             self._arrived_bytes -= len(gone)
 
     def show(self, camera_id: str, task_ids: Iterable[str]) -> None:
-        """Have the pictures of a camera's latest detection stay, and those of an earlier one go."""
+        """Have the pictures of a camera's latest detection stay, and those of an earlier one go.
+
+        A detection without pictures changes nothing.
+        """
         pictures = {}
         for task_id in task_ids:
             found = self._arrived.pop(task_id, None)
             if found is not None:
                 self._arrived_bytes -= len(found)
                 pictures[task_id] = found
+        if not pictures:
+            return
         of_camera = self._shown.setdefault(camera_id, deque())
         of_camera.append(pictures)
         self._shown.move_to_end(camera_id)
@@ -72,7 +80,7 @@ class PictureStore:
         self._camera_of.update(dict.fromkeys(pictures, camera_id))
         while len(of_camera) > SHOWN:
             self._drop(of_camera.popleft())
-        while self._shown_bytes > self._max_bytes:
+        while self._shown_bytes > self._max_bytes or len(self._shown) > self._max_cameras:
             _, detections = self._shown.popitem(last=False)
             for each in detections:
                 self._drop(each)
@@ -95,7 +103,5 @@ def _decoded(image_base64: str) -> Picture | None:
         content = base64.b64decode(image_base64.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError):
         return None
-    media_type = next((kind for beginning, kind in _BEGINNINGS if content.startswith(beginning)), None)
-    if media_type is None and content[:4] == _RIFF and content[8:12] == _WEBP:
-        media_type = "image/webp"
+    media_type = media_type_of(content)  # of formats in which no script can be
     return None if media_type is None else Picture(content, media_type)

@@ -1,4 +1,4 @@
-"""Reads a topic of assessments from a little before its end. `risk.feed` has one for results, and one for tasks."""
+"""Reads a topic of assessments from a little before its end. `risk.feed` has one for each of the topics."""
 
 import asyncio
 import logging
@@ -10,7 +10,6 @@ from typing import Any, Generic, TypeVar
 from vectorize_pipelines.gateway.live.following import TopicFollower
 from vectorize_pipelines.kafka.partitions import offsets
 from vectorize_pipelines.messaging.messages import InvalidMessageError
-from vectorize_pipelines.messaging.versioned import VersionedMessage
 from vectorize_pipelines.settings import KafkaSettings
 
 logger = logging.getLogger(__name__)
@@ -20,20 +19,21 @@ _SLICE_SECONDS = 0.02
 #: Messages that were older at the start are passed over.
 LOOK_BACK_SECONDS = 600.0
 
-Content = TypeVar("Content", bound=VersionedMessage)
+Content = TypeVar("Content")
 
 
 class RecentMessages(TopicFollower, Generic[Content]):
     """The messages of a topic, from at most `back` of each partition before its end.
 
-    hand_on  called on the event loop, with messages in their order
+    read     returns what is in a message, None where it is to be passed over; may raise `InvalidMessageError`
+    hand_on  called on the event loop, with what is in messages, in their order
     """
 
     def __init__(
         self,
         settings: KafkaSettings,
         topic: str,
-        content: type[Content],
+        read: Callable[[Any], Content | None],
         hand_on: Callable[[list[Content]], None],
         *,
         back: int,
@@ -41,7 +41,7 @@ class RecentMessages(TopicFollower, Generic[Content]):
         super().__init__(
             settings, topic, asyncio.get_running_loop(), what=f"messages of {topic}", slice_seconds=_SLICE_SECONDS
         )
-        self._content, self._back = content, back
+        self._content_of, self._back = read, back
         self._hand_on = hand_on
         #: Set once it has handed on all that was there at the start.
         self.current = asyncio.Event()
@@ -69,6 +69,9 @@ class RecentMessages(TopicFollower, Generic[Content]):
             if message.timestamp()[1] < self._oldest_ms:
                 continue
             try:
-                yield self._content.from_json(message.value() or b"")
+                content = self._content_of(message)
             except InvalidMessageError as error:
                 logger.warning("a message of %s is passed over: %s", self.topic, error)
+                continue
+            if content is not None:
+                yield content

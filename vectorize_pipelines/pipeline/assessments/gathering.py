@@ -35,6 +35,7 @@ class GatheredDetection:
     """The results of one detection.
 
     timestamp     when the picture was taken; where no task of it was seen, when the first group was assessed
+    is_timed      a task of it was seen
     groups        its results, by `group_index`
     groups_total  how many there ought to be
     missing       indices of groups whose results have not come in time, as far as their tasks were seen
@@ -48,6 +49,18 @@ class GatheredDetection:
     groups_total: int
     missing: tuple[int, ...]
     is_late: bool
+    is_timed: bool = True
+
+    @property
+    def assessed_at(self) -> datetime:
+        """When the first of its groups was assessed."""
+        return min(group.timestamp for group in self.groups)
+
+    def is_before(self, other: "GatheredDetection") -> bool:
+        """Return whether it is the earlier of two of one camera: by their pictures, or else by their assessments."""
+        if self.is_timed and other.is_timed:
+            return (self.timestamp, self.message_id) < (other.timestamp, other.message_id)
+        return self.assessed_at < other.assessed_at
 
     @property
     def is_complete(self) -> bool:
@@ -75,6 +88,7 @@ class _Open:
     since      when its first result came; None: only its tasks are known
     closed_at  when it became complete or its time was over; None: it is waited for
     in_queue   it has its place among the detections of its camera, and waits for those before it
+    may_be_cut   reading began after its first result, perhaps after others of it
     """
 
     key: _Key
@@ -85,25 +99,38 @@ class _Open:
     since: float | None = None
     closed_at: float | None = None
     in_queue: bool = False
+    may_be_cut: bool = False
 
     @property
     def place(self) -> _Place | None:
         return None if self.timestamp is None else (self.timestamp, self.key[1])
 
+    @property
+    def can_be_released(self) -> bool:
+        return bool(self.results) and (self.closed_at is not None or not self.may_be_cut)
+
+    @property
+    def assessed_at(self) -> datetime:
+        return min(result.timestamp for result in self.results.values())
+
     def gathered(self, *, is_late: bool) -> GatheredDetection:
         """Return the detection as it is now."""
         groups = tuple(self.results[index] for index in sorted(self.results))
-        timestamp = self.timestamp or min(group.timestamp for group in groups)
         missing = tuple(sorted(self.expected - self.results.keys()))
-        return GatheredDetection(*self.key, timestamp, groups, self.total, missing, is_late)
+        timestamp, is_timed = self.timestamp or self.assessed_at, self.timestamp is not None
+        return GatheredDetection(*self.key, timestamp, groups, self.total, missing, is_late, is_timed)
 
 
 @dataclass(slots=True)
 class _Camera:
-    """The detections of one camera that wait for each other, the earliest first, and the latest that was released."""
+    """The detections of one camera that wait for each other, the earliest first, and the latest that were released.
+
+    last_assessed  the place of those of which no task was seen
+    """
 
     queue: list[_Open] = field(default_factory=list)
     last_released: _Place | None = None
+    last_assessed: datetime | None = None
 
 
 class Gathering:
@@ -160,14 +187,21 @@ class Gathering:
             found.timestamp = task.timestamp
             self._enqueue(found)
 
-    def add(self, result: RiskAssessmentResultMessage, now: float) -> list[GatheredDetection]:
-        """Take a result up, unless it is there already, and return the detections that are released by it."""
+    def add(
+        self, result: RiskAssessmentResultMessage, now: float, *, looked_back: bool = False
+    ) -> list[GatheredDetection]:
+        """Take a result up, unless it is there already, and return the detections that are released by it.
+
+        looked_back  it is of before the reading began, and others of its detection may have been passed over: such a
+                     detection is released when it is complete, and else forgotten
+        """
         key = (result.camera_id, result.message_id)
         if key in self._released:
             return []
         found = self._open.get(key)
         if found is None:
             found = self._open[key] = _Open(key, result.groups_total)
+        found.may_be_cut |= looked_back
         if len(found.results) >= found.total or result.group_index in found.results:
             return []
         found.results[result.group_index] = result
@@ -213,10 +247,12 @@ class Gathering:
         return camera
 
     def _give_up(self, opened: _Open, now: float) -> list[GatheredDetection]:
-        """Wait no longer for what is missing: release the detection, or forget it where nothing of it has come."""
-        if opened.results:
+        """Wait no longer for what is missing: release the detection, or forget it where nothing can come of it."""
+        if opened.can_be_released:
             return self._close(opened, now)
         del self._open[opened.key]
+        if opened.results:
+            self._remember(opened.key)
         if not opened.in_queue:
             return []
         self._camera(opened.key[0]).queue.remove(opened)
@@ -225,7 +261,7 @@ class Gathering:
     def _make_room(self) -> list[GatheredDetection]:
         """Give up the detection that has been on its way for longest, and have it wait for none before it."""
         oldest = next(iter(self._open.values()))
-        if oldest.results:
+        if oldest.can_be_released:
             oldest.closed_at = -inf
         return self._give_up(oldest, -inf)
 
@@ -251,14 +287,21 @@ class Gathering:
 
     def _finish(self, opened: _Open) -> GatheredDetection:
         del self._open[opened.key]
-        self._released[opened.key] = None
+        self._remember(opened.key)
+        camera, place, assessed_at = self._camera(opened.key[0]), opened.place, opened.assessed_at
+        if place is not None and camera.last_released is not None:
+            is_late = place < camera.last_released
+        else:
+            is_late = camera.last_assessed is not None and assessed_at < camera.last_assessed
+        if not is_late:
+            camera.last_released = place or camera.last_released
+            camera.last_assessed = max(assessed_at, camera.last_assessed or assessed_at)
+        return opened.gathered(is_late=is_late)
+
+    def _remember(self, key: _Key) -> None:
+        self._released[key] = None
         if len(self._released) > self._remembered:
             self._released.popitem(last=False)
-        camera, place = self._camera(opened.key[0]), opened.place
-        is_late = place is not None and camera.last_released is not None and place < camera.last_released
-        if place is not None and not is_late:
-            camera.last_released = place
-        return opened.gathered(is_late=is_late)
 
 
 def _place(opened: _Open) -> _Place:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage, RiskLevel
 from vectorize_pipelines.messaging.messages import InvalidMessageError
+from vectorize_pipelines.messaging.picture_formats import media_type_of
 from vectorize_pipelines.providers.chat import Image
 
 #: Changes with the texts below: answers to an earlier one do not count as answers to this one.
@@ -30,8 +31,6 @@ Answer with one JSON object and nothing else:
 
 #: Objects that are listed; of more, those that the detector is surest of.
 OBJECTS_LISTED = 50
-#: First bytes of the formats that are sent, and their names.
-_FORMATS = ((b"\xff\xd8\xff", "image/jpeg"), (b"\x89PNG\r\n\x1a\n", "image/png"))
 _Sentence = Annotated[str, StringConstraints(strip_whitespace=True, max_length=4000)]
 
 
@@ -85,7 +84,10 @@ def picture_of(task: AssessmentTaskMessage, most_bytes: int) -> Image | None:
             f"the picture of the group has {len(content):,} bytes, more than assessments.max_image_bytes allows "
             f"({most_bytes:,}): send a smaller one"
         )
-    return Image(_media_type(content), content)
+    media_type = media_type_of(content)
+    if media_type is None:
+        raise UnreadablePictureError("the picture of the group is no JPEG, PNG or WebP: send one of these")
+    return Image(media_type, content)
 
 
 def content_key(prompt: str, picture: Image | None) -> str:
@@ -93,12 +95,3 @@ def content_key(prompt: str, picture: Image | None) -> str:
     digest = hashlib.blake2b(prompt.encode(), digest_size=16)
     digest.update(b"\x00" + picture.content if picture is not None else b"")
     return digest.hexdigest()
-
-
-def _media_type(content: bytes) -> str:
-    for begin, media_type in _FORMATS:
-        if content.startswith(begin):
-            return media_type
-    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
-        return "image/webp"
-    raise UnreadablePictureError("the picture of the group is no JPEG, PNG or WebP: send one of these")

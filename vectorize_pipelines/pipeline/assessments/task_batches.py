@@ -1,7 +1,7 @@
 """Detections, read and made into what is to be sent of them: some messages at a time."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -35,12 +35,14 @@ class TaskBatch:
     """What is sent of some consecutive detections, and where reading stands after them.
 
     days  figures by day, in UTC
+    seen  camera -> when its latest detection was sent, whether or not anything becomes of that
     """
 
     messages: Sequence[OutgoingMessage]
     positions: Mapping[PartitionId, int]
     days: Mapping[str, DayFigures]
     failures: Sequence[Failure]
+    seen: Mapping[str, datetime]
 
 
 class TaskBatches:
@@ -135,7 +137,7 @@ class TaskBatches:
                 failures.append(Failure(_place_of(detection.message), day, type(refused).__name__, str(refused)))
                 letter = self._letter(detection.message, refused)
                 outgoing += [] if letter is None else [letter]
-        return TaskBatch(outgoing, polled.positions, days, failures)
+        return TaskBatch(outgoing, polled.positions, days, failures, _seen(detection for detection, _ in detections))
 
     def _chosen(
         self, detections: Sequence[tuple[Detection, DayFigures]]
@@ -165,6 +167,15 @@ class TaskBatches:
         # Its row then has the detection's day. A topic may refuse what lies in the future.
         timestamp_ms = round(min(detection.sent_at, datetime.now(UTC)).timestamp() * 1000)
         return [OutgoingMessage(self._tasks_topic, key, each, timestamp_ms=timestamp_ms) for each in values], refused
+
+
+def _seen(detections: Iterable[Detection]) -> dict[str, datetime]:
+    seen: dict[str, datetime] = {}
+    now = datetime.now(UTC)  # a clock that is ahead does not hide for longer that its camera is silent
+    for each in detections:
+        camera_id, at = each.content.camera_id, min(each.sent_at, now)
+        seen[camera_id] = max(at, seen.get(camera_id, at))
+    return seen
 
 
 def _place_of(message: ReceivedMessage) -> str:

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 #: A run that goes on for a day may meet any number; all of them are in the dead letters.
 FAILURES_KEPT = 1000
 
+#: When cameras were heard of is noted so often.
+NOTE_SECONDS = 5.0
+
 #: Sends everything and commits the offsets, or nothing of it. Raises `KafkaError`.
 Send: TypeAlias = Callable[[Sequence[OutgoingMessage], Mapping[PartitionId, int]], None]
 
@@ -38,9 +42,16 @@ class TaskRun:
     """
 
     def __init__(
-        self, batches: TaskBatches, send: Send, lost: Callable[[], Sequence[LostRange]], resources: ExitStack
+        self,
+        batches: TaskBatches,
+        send: Send,
+        note_seen: Callable[[Mapping[str, datetime]], None],
+        lost: Callable[[], Sequence[LostRange]],
+        resources: ExitStack,
     ) -> None:
         self._batches = batches
+        self._note_seen = note_seen
+        self._seen: dict[str, datetime] = {}
         self._send = send
         self._lost = lost
         self._resources = resources
@@ -49,21 +60,34 @@ class TaskRun:
         self.failures: list[Failure] = []
 
     def run(self) -> None:
-        """Deal with detections until the run is to end. Raises `KafkaError`; what was not sent is a later run's."""
-        shown = time.monotonic()
+        """Deal with detections until the run is to end; what was not sent is a later run's.
+
+        Raises `KafkaError`, and `LedgerError` where cannot be noted when cameras were heard of.
+        """
+        shown = noted = time.monotonic()
         with closing(prefetch(self._batches.read(), 1, "vectorize-read", late=True)) as batches:
             for batch in batches:
                 self._send(batch.messages, batch.positions)
                 self._count(batch)
+                if time.monotonic() - noted >= NOTE_SECONDS:
+                    noted = time.monotonic()
+                    self._note_cameras()
                 if time.monotonic() - shown >= PROGRESS_INTERVAL_SECONDS:
                     shown = time.monotonic()
                     logger.info("%s", self.progress())
+        self._note_cameras()
         logger.info("%s; ended: %s", self.progress(), self._batches.why_ended)
 
     def _count(self, batch: TaskBatch) -> None:
         for day, figures in batch.days.items():
             self.days.setdefault(day, DayFigures()).add(figures)
+        for camera_id, at in batch.seen.items():
+            self._seen[camera_id] = max(at, self._seen.get(camera_id, at))
         self.failures += batch.failures[: FAILURES_KEPT - len(self.failures)]
+
+    def _note_cameras(self) -> None:
+        self._note_seen(self._seen)
+        self._seen = {}
 
     @property
     def total(self) -> DayFigures:

@@ -22,6 +22,7 @@ from vectorize_pipelines.pipeline.assessments.task_batches import TaskBatches
 from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
 from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
 from vectorize_pipelines.settings import KafkaSettings, Settings
+from vectorize_pipelines.state.cameras import Cameras
 
 #: In which stage a message failed, as its dead letter says it.
 DECODING = "decode"
@@ -42,7 +43,8 @@ class TaskDrainRequest:
 def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
     """Return the run over what lies behind the committed offsets of a shard, and what arrives while it goes on.
 
-    It fences an earlier run of the same shard. Raises `KafkaError`, and `SettingsError` where Kafka is not configured.
+    It fences an earlier run of the same shard. Raises `KafkaError` and `LedgerError`, and `SettingsError` where Kafka
+    is not configured.
     """
     kafka = settings.kafka
     # Says soon that nobody answers: a transaction would be waited for until an outage is over.
@@ -63,7 +65,8 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
         choosing = _choosing(settings, resources)
         largest = largest_message(kafka, kafka.assessment_tasks_topic)
         batches = TaskBatches(settings, source, choosing, outbox.letter, policy, partial(_days, settings), largest)
-        return TaskRun(batches, outbox.send, lambda: source.lost, resources.pop_all())
+        note_seen = _cameras(settings, resources).note
+        return TaskRun(batches, outbox.send, note_seen, lambda: source.lost, resources.pop_all())
 
 
 def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date]) -> TaskRun:
@@ -84,7 +87,8 @@ def open_task_replay(settings: Settings, run_id: str, window: tuple[date, date])
         batches = TaskBatches(
             settings, source, choosing, _no_letter, AT_THE_END, lambda: at_its_start, largest, is_replay=True
         )
-        return TaskRun(batches, partial(_send_again, producer), lambda: source.lost, resources.pop_all())
+        note_seen = _cameras(settings, resources).note
+        return TaskRun(batches, partial(_send_again, producer), note_seen, lambda: source.lost, resources.pop_all())
 
 
 class _Outbox:
@@ -123,6 +127,12 @@ def _choosing(settings: Settings, resources: ExitStack) -> Choosing:
     choosing = Choosing(settings)
     resources.callback(choosing.close)
     return choosing
+
+
+def _cameras(settings: Settings, resources: ExitStack) -> Cameras:
+    cameras = Cameras.open(settings)
+    resources.callback(cameras.close)
+    return cameras
 
 
 def _producer(kafka: KafkaSettings, name: str, resources: ExitStack) -> TransactionalProducer:
