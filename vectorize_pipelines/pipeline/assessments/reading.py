@@ -17,6 +17,7 @@ from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import attempts_of
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
+from vectorize_pipelines.pipeline.assessments.tasks import LATEST_MS
 from vectorize_pipelines.pipeline.assessments.window import PendingTask, Room, TaskWindow
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
@@ -34,8 +35,6 @@ LOOK_SECONDS = 0.25
 #: What a task takes in memory beside its message: the message itself once more, as what was read out of it.
 COPIES = 2
 OVERHEAD_BYTES = 2_000
-#: The last day of the year 9999, after which Python has no times.
-_LATEST_MS = 253_402_214_400_000
 
 
 class Lookup(Protocol):
@@ -198,7 +197,7 @@ class TaskReading:
 
     def _pending(self, message: ReceivedMessage, days: Days) -> PendingTask:
         origin = origin_of(message)
-        timestamp_ms = min(max(origin.timestamp_ms, 0), _LATEST_MS)
+        timestamp_ms = min(max(origin.timestamp_ms, 0), LATEST_MS)
         pending = PendingTask(
             (origin.topic, origin.partition),
             origin.offset,

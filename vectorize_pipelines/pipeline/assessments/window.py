@@ -304,6 +304,11 @@ class TaskWindow:
         return self._tasks
 
     @property
+    def finished(self) -> int:
+        """Return how many of them are done, and not collected."""
+        return len(self._finished)
+
+    @property
     def waiting(self) -> int:
         """Return how many of them wait to be judged."""
         return len(self._waiting)
