@@ -65,6 +65,7 @@ class Runs:
     def __init__(self, tree: dict[str, Any], followed: str, log: Path):
         self._specification = as_json({"followed": followed, "settings": tree})
         self._log = log
+        self.killed = 0
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a run, and wait until it is open or has ended."""
@@ -85,6 +86,12 @@ class Runs:
             run.wait()
             return True
         return False
+
+    def kill(self, seconds: float) -> None:
+        """Kill a run at its work, so long at most after it was opened; one that had ended before does not count."""
+        while not self.kill_one(seconds):
+            seconds /= 2
+        self.killed += 1
 
     def finish(self) -> None:
         """Let a run do what is left. Raises `RuntimeError` with what it wrote where it fails."""
@@ -109,20 +116,19 @@ def kill_runs(
     create_topics(settings.kafka, (Family.ASSESSMENTS,))
     traffic = Traffic(settings.kafka, seed)
     runs = {name: Runs(tree, name, settings.home / f"{name}.log") for name in (DETECTIONS, ASSESSMENTS)}
-    killed = 0
     for number in range(kills):
         traffic.send(detections // kills + (number < detections % kills))
         delays = {name: chance.uniform(0, seconds) for name in runs}
-        threads = [threading.Thread(target=each.kill_one, args=(delays[name],)) for name, each in runs.items()]
+        threads = [threading.Thread(target=each.kill, args=(delays[name],)) for name, each in runs.items()]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        killed += 1
+    assert all(each.killed == kills for each in runs.values())
     runs[DETECTIONS].finish()
     runs[ASSESSMENTS].finish()
     again = sum(count - 1 for count in provider.report().answered.values())
-    return traffic.check(again, killed, CONCURRENCY)
+    return traffic.check(again, kills, CONCURRENCY)
 
 
 def main() -> None:

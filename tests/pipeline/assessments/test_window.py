@@ -1,6 +1,7 @@
 """What a run has in hand: bounded, newest first, and acknowledged only as far as everything before is done."""
 
 import random
+import statistics
 import threading
 
 import pytest
@@ -86,6 +87,58 @@ def test_a_partition_with_much_that_is_not_done_waits() -> None:
     window.finish(first)
     settle(window)
     assert window.wait_for_room(0) == (1, 10**9 - MOST_BLOCKS + 1)
+
+
+def test_what_is_judged_stays_new_however_long_calls_do_not_keep_up() -> None:
+    """Three times as many come as can be judged, and more wait than may be held."""
+    held, rate, capacity, deadline = 200, 24, 8, 120.0
+    window = TaskWindow(held, 10**9)
+    read, ages, over = 0, list[float](), 0
+    for now in range(1, 400):
+        for expired in window.take_expired(now):
+            over += 1
+            window.finish(expired)
+        for _ in range(capacity):
+            task = window.take()
+            if task is not None:
+                ages.append(now - task.timestamp_ms / 1000)
+                assert task.message is not None
+                window.finish(task)
+        window.settle(window.collect(10**6))
+        while read < now * rate:
+            if window.wait_for_room(0) is None and not window.put_aside(now):
+                break
+            place, at = read % 4, read / rate
+            window.add([pending(read // 4, partition=place, timestamp_ms=int(at * 1000), deadline=at + deadline)], {})
+            read += 1
+        assert window.in_hand < rate * deadline * 1.1
+    late = ages[len(ages) // 2 :]
+    assert len(late) > 1000
+    assert statistics.median(late) < 5
+    assert over > 1000, "what nobody came to has expired"
+
+
+def test_what_was_put_aside_is_judged_once_it_was_read_again_and_expires_where_it_is_gone() -> None:
+    window = TaskWindow(3, 10**6)
+    tasks = [pending(offset, timestamp_ms=offset * 1000, deadline=100.0) for offset in range(3)]
+    contents = {each: (each.message, each.task) for each in tasks}
+    window.add(tasks, {})
+    assert window.put_aside(5) == 0, "none has waited for long"
+    assert window.put_aside(11) == 2
+    assert window.wait_for_room(0) == (2, 10**6 - 3)
+    assert [task.offset for task in taken(window)] == [2]
+    back = window.take_back(10)
+    assert [(each.offset, each.message) for each in back] == [(1, None), (0, None)]
+    message, content = contents[tasks[1]]
+    assert message is not None
+    assert content is not None
+    window.restore(back, {tasks[1]: (message, content)})
+    assert [(each.offset, each.message) for each in taken(window)] == [(1, message)]
+    assert window.take_expired(12) == [tasks[0]]
+    for each in tasks:
+        window.finish(each)
+    settle(window)
+    assert window.wait_for_room(0) == (3, 10**6)
 
 
 def test_messages_of_one_task_are_judged_once_and_told_together() -> None:

@@ -3,9 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from math import inf
+from typing import Protocol
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.errors import ItemError
@@ -16,6 +17,7 @@ from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import attempts_of
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
+from vectorize_pipelines.pipeline.assessments.tasks import LATEST_MS
 from vectorize_pipelines.pipeline.assessments.window import PendingTask, Room, TaskWindow
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
@@ -26,13 +28,20 @@ logger = logging.getLogger(__name__)
 MESSAGES_TOGETHER = 500
 #: They are read in portions of so many: between two of them is looked how many bytes there are.
 PORTION_MESSAGES = 16
+#: While fewer wait to be judged and nothing newer is there, tasks that were put aside are read once more.
+FEW_WAITING = 500
 #: How often is looked whether the run is to end, while there is no room.
 LOOK_SECONDS = 0.25
 #: What a task takes in memory beside its message: the message itself once more, as what was read out of it.
 COPIES = 2
 OVERHEAD_BYTES = 2_000
-#: The last day of the year 9999, after which Python has no times.
-_LATEST_MS = 253_402_214_400_000
+
+
+class Lookup(Protocol):
+    """Reads single messages by their places."""
+
+    def find(self, wanted: Mapping[PartitionId, Collection[int]]) -> Sequence[ReceivedMessage]:
+        """Return those that are there. Raises `KafkaError`."""
 
 
 class TaskReading:
@@ -40,6 +49,7 @@ class TaskReading:
 
     finished    what earlier runs have done behind the committed offsets
     days        asked for each batch: a run may go on past midnight
+    lookup      reads tasks once more that were put aside; None: none is, however many wait
     is_replay   tasks are judged whatever their deadline, and again where they were not completed
     force       those that were completed, too
     """
@@ -53,6 +63,7 @@ class TaskReading:
         days: Callable[[], Days],
         finished: Mapping[PartitionId, FinishedOffsets],
         *,
+        lookup: Lookup | None = None,
         is_replay: bool = False,
         force: bool = False,
     ):
@@ -62,6 +73,7 @@ class TaskReading:
         self._stop_policy = stop_policy
         self._days = days
         self._finished = finished
+        self._lookup = lookup
         self._is_replay = is_replay
         self._force = force
         self._begun = time.monotonic()
@@ -100,11 +112,14 @@ class TaskReading:
                     return
             room = self._window.wait_for_room(LOOK_SECONDS)
             if room is None:
+                self._make_room()
                 continue
             polled = self._poll(room)
             if polled.messages or polled.positions:
                 self._window.add(self._taken_up(polled.messages), polled.positions)
                 self.messages += len(polled.messages)
+            if not polled.messages:
+                self._read_again()
             if polled.messages or self._window.in_hand:
                 last_message = time.monotonic()
             elif self._source.at_end():
@@ -127,6 +142,29 @@ class TaskReading:
             if len(polled.messages) < most:
                 break
         return Polled(messages, positions)
+
+    def _make_room(self) -> None:
+        if self._lookup is None or (self.lag and self._window.put_aside(time.time())):
+            return
+        # Where it is the offsets of a partition that leave no room, only what was put aside can make some.
+        self._read_again()
+
+    def _read_again(self) -> None:
+        """Have tasks that were put aside wait again, where few others do: nothing newer can be had."""
+        if self._lookup is None or self._window.waiting >= FEW_WAITING:
+            return
+        tasks = self._window.take_back(MESSAGES_TOGETHER)
+        if not tasks:
+            return
+        by_place = {(each.place, each.offset): each for each in tasks}
+        wanted: dict[PartitionId, set[int]] = {}
+        for place, offset in by_place:
+            wanted.setdefault(place, set()).add(offset)
+        again: dict[PendingTask, tuple[ReceivedMessage, AssessmentTaskMessage]] = {}
+        for message in self._lookup.find(wanted):
+            pending = by_place[(message.topic(), message.partition()), message.offset()]
+            again[pending] = (message, AssessmentTaskMessage.from_json(message.value() or b""))
+        self._window.restore(tasks, again)
 
     def _taken_up(self, messages: Sequence[ReceivedMessage]) -> list[PendingTask]:
         """Return the tasks in messages, those that are done already as such."""
@@ -159,7 +197,7 @@ class TaskReading:
 
     def _pending(self, message: ReceivedMessage, days: Days) -> PendingTask:
         origin = origin_of(message)
-        timestamp_ms = min(max(origin.timestamp_ms, 0), _LATEST_MS)
+        timestamp_ms = min(max(origin.timestamp_ms, 0), LATEST_MS)
         pending = PendingTask(
             (origin.topic, origin.partition),
             origin.offset,

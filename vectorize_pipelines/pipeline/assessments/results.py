@@ -117,6 +117,7 @@ class TopicResults(Results):
     def _letter(self, pending: PendingTask) -> OutgoingMessage:
         message, error = pending.message, pending.error
         assert error is not None, "what failed has an error"
+        assert message is not None, "what was put aside can only expire"
         stage = DECODING if pending.task is None else ASSESSING
         letter = DeadLetter.of(
             origin_of(message), message.key(), message.value(), message.headers(), error, stage, self._run_id

@@ -10,6 +10,7 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.kafka.clients import retry
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import offset_reader
+from vectorize_pipelines.kafka.lookup import MessageLookup
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
@@ -75,8 +76,11 @@ def open_drain(settings: Settings, request: DrainRequest, open_model: OpenModel)
             max_seconds=request.max_seconds,
             should_stop=request.should_stop,
         )
+        lookup = MessageLookup(kafka)
+        resources.callback(lookup.close)
         finished = _finished(kafka, source.begins_at())
-        reading = TaskReading(window, source, assessments, policy, partial(_days, settings), finished)
+        days = partial(_days, settings)
+        reading = TaskReading(window, source, assessments, policy, days, finished, lookup=lookup)
         return _run(settings, request.run_id, window, reading, results, source, open_model, resources)
 
 

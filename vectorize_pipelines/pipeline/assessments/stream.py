@@ -108,7 +108,8 @@ class AssessmentRun:
         while True:
             # Asked before: what is done by then is collected, and nothing comes after it.
             ended = self._calls.ended
-            if self._window.wait_for_finished(WAIT_SECONDS) and not ended:
+            found = self._window.wait_for_finished(WAIT_SECONDS)
+            if found and not ended and self._window.finished < TASKS_TOGETHER:
                 time.sleep(LINGER_SECONDS)
             tasks = self._window.collect(TASKS_TOGETHER)
             self._tell(tasks)

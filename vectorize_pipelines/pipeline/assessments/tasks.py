@@ -14,7 +14,7 @@ from vectorize_pipelines.settings import AssessmentSettings
 #: What task ids are made in; another one would make other tasks of the same detections.
 _NAMESPACE = uuid.UUID("0c9c1f3e-6a4b-5d0e-9a55-7b3f2f1d8c60")
 #: The last day that Python has a time for, in milliseconds since 1970.
-_LATEST_MS = 253_402_214_400_000
+LATEST_MS = 253_402_214_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ def time_of(message: ReceivedMessage) -> datetime:
     milliseconds = message.timestamp()[1]
     if milliseconds < 0:
         return datetime.now(UTC)
-    return datetime.fromtimestamp(min(milliseconds, _LATEST_MS) / 1000, UTC)
+    return datetime.fromtimestamp(min(milliseconds, LATEST_MS) / 1000, UTC)
 
 
 def tasks_of(detection: Detection, groups: Sequence[TrafficGroup], deadline: datetime) -> list[AssessmentTaskMessage]:

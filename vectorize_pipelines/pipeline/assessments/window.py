@@ -5,7 +5,9 @@
 
 Bounded in tasks and bytes, so a run's memory does not grow with its topic. Whoever reads waits for room; as long as
 calls keep up, hardly any task waits and each is judged as it comes. Once they do not, the newest goes first: a risk of
-some minutes ago helps nobody, and what nobody came to is dropped when its time is over.
+some minutes ago helps nobody, and what nobody came to is dropped when its time is over. So that the newest are read at
+all then, the older of those that wait are put aside: of these only little is kept. Where their turn comes nevertheless,
+they are read once more.
 """
 
 import heapq
@@ -20,20 +22,25 @@ from typing import NamedTuple
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
-from vectorize_pipelines.pipeline.assessments.progress import PartitionProgress
+from vectorize_pipelines.pipeline.assessments.progress import MOST_BLOCKS, PartitionProgress
 from vectorize_pipelines.state.assessments import AssessmentRow
+
+#: What a task that was put aside takes in memory, about.
+ASIDE_BYTES = 2_000
+#: A task that has waited for so much of its time is put aside where there is no room.
+LATE_SHARE = 0.1
 
 
 @dataclass(slots=True, eq=False)
 class PendingTask:
     """A message on its way through a run.
 
-    message    as it came
+    message    as it came; None while the task is put aside, which then has neither picture nor objects
     task       what it says; None where it says nothing that can be read
     day        the partition of its row
     deadline   seconds since 1970 after which its risk helps nobody; infinite where that does not count
     attempt    how often it had failed before
-    size       bytes that it takes in memory, about
+    size       bytes that it takes in memory, about, where it is not put aside
     row        what became of it, to be noted and told
     error      why it failed
     answered   whether the row was noted by an earlier run, which did not get to tell it
@@ -45,7 +52,7 @@ class PendingTask:
     offset: int
     timestamp_ms: int
     day: str
-    message: ReceivedMessage
+    message: ReceivedMessage | None
     task: AssessmentTaskMessage | None = None
     deadline: float = math.inf
     attempt: int = 0
@@ -60,6 +67,23 @@ class PendingTask:
     def is_done(self) -> bool:
         """Return whether there is nothing left but to tell what became of it."""
         return self.needless or self.row is not None or self.error is not None
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what it takes in memory now, about."""
+        return self.size if self.message is not None else min(self.size, ASIDE_BYTES)
+
+    def is_late(self, now: float) -> bool:
+        """Return whether it has waited for a good part of its time, at `now` seconds since 1970."""
+        sent = self.timestamp_ms / 1000
+        return now - sent >= LATE_SHARE * (self.deadline - sent)
+
+    def let_go(self) -> None:
+        """Keep what its row and its result need, where nobody judges it."""
+        if self.task is not None:
+            group = self.task.group.model_copy(update={"group_image_base64": None})
+            self.task = self.task.model_copy(update={"group": group, "detected_objects": []})
+        self.message = None
 
 
 class Room(NamedTuple):
@@ -87,10 +111,12 @@ class TaskWindow:
         self._moved: set[PartitionId] = set()
         # (negative time, number, task): the newest first, those of one time in the order in which they came.
         self._waiting: list[tuple[int, int, PendingTask]] = []
+        # As those that wait, of tasks that were put aside.
+        self._aside: list[tuple[int, int, PendingTask]] = []
         self._numbers = itertools.count()
         self._by_id: dict[str, PendingTask] = {}
         self._finished: deque[PendingTask] = deque()
-        self._tasks = self._bytes = 0
+        self._tasks = self._light = self._bytes = 0
         self._stopped = self._abandoned = False
         self._error: BaseException | None = None
         self.listen: Callable[[], None] = lambda: None
@@ -114,7 +140,7 @@ class TaskWindow:
             for each in tasks:
                 self._partition(each.place, each.offset).read(each.offset)
                 self._tasks += 1
-                self._bytes += each.size
+                self._bytes += each.held_bytes
                 self._take_up(each)
             for place, position in positions.items():
                 self._partition(place, position).pass_to(position)
@@ -122,11 +148,59 @@ class TaskWindow:
             self._has_finished.notify_all()
         self.listen()
 
+    def put_aside(self, now: float) -> int:
+        """Make room where there is none, by what waits and is late; return how many tasks were put aside."""
+        with self._lock:
+            # The other half is for what waits: it has to be read again somewhere.
+            is_most = 2 * ASIDE_BYTES * self._light >= self._most_bytes
+            if is_most or self._space() is not None or not self._messages_with_offsets():
+                return 0
+            late = [entry for entry in self._waiting if entry[2].is_late(now)]
+            if late:
+                self._waiting = [entry for entry in self._waiting if not entry[2].is_late(now)]
+                heapq.heapify(self._waiting)
+            for entry in late:
+                self._bytes -= entry[2].held_bytes
+                entry[2].let_go()
+                self._bytes += entry[2].held_bytes
+                heapq.heappush(self._aside, entry)
+            self._light += len(late)
+            return len(late)
+
+    def take_back(self, most: int) -> list[PendingTask]:
+        """Return the newest of those that were put aside, to be read once more, and restored: as many as have room."""
+        taken: list[PendingTask] = []
+        with self._lock:
+            tasks, size = self._space() or Room(0, 0)
+            while self._aside and len(taken) < min(tasks, most) and size > 0:
+                taken.append(heapq.heappop(self._aside)[2])
+                size -= taken[-1].size
+        return taken
+
+    def restore(
+        self, tasks: Iterable[PendingTask], again: Mapping[PendingTask, tuple[ReceivedMessage, AssessmentTaskMessage]]
+    ) -> None:
+        """Have tasks wait again, with what was read of them; those of which nothing is there any more expire."""
+        with self._lock:
+            for each in tasks:
+                if each in again:
+                    self._bytes -= each.held_bytes
+                    each.message, each.task = again[each]
+                    self._bytes += each.held_bytes
+                    self._light -= 1
+                    if not self._stopped:
+                        self._wait(each)
+                elif not self._stopped:
+                    each.deadline = min(each.deadline, each.timestamp_ms / 1000)
+                    heapq.heappush(self._aside, (-each.timestamp_ms, next(self._numbers), each))
+        self.listen()
+
     def stop(self) -> None:
         """Let go of what waits, which a later run reads again; what is being judged is finished."""
         with self._lock:
             self._stopped = True
             self._waiting.clear()
+            self._aside.clear()
             self._has_changed.notify_all()
             self._has_finished.notify_all()
         self.listen()
@@ -158,10 +232,13 @@ class TaskWindow:
     def take_expired(self, now: float) -> list[PendingTask]:
         """Return those that wait and whose time is over, at `now` seconds since 1970: each has to be finished."""
         with self._lock:
-            expired = [each for _, _, each in self._waiting if each.deadline <= now]
-            if expired:
-                self._waiting = [entry for entry in self._waiting if entry[2].deadline > now]
-                heapq.heapify(self._waiting)
+            expired = []
+            for entries in (self._waiting, self._aside):
+                over = [each for _, _, each in entries if each.deadline <= now]
+                if over:
+                    entries[:] = [entry for entry in entries if entry[2].deadline > now]
+                    heapq.heapify(entries)
+                expired += over
         return expired
 
     def finish(self, task: PendingTask) -> None:
@@ -204,7 +281,8 @@ class TaskWindow:
                 self._partitions[each.place].finish(each.offset)
                 self._moved.add(each.place)
                 self._tasks -= 1
-                self._bytes -= each.size
+                self._light -= each.message is None
+                self._bytes -= each.held_bytes
             moved = {place: self._partitions[place] for place in self._moved}
             self._moved.clear()
             self._has_changed.notify_all()
@@ -226,14 +304,31 @@ class TaskWindow:
         return self._tasks
 
     @property
+    def finished(self) -> int:
+        """Return how many of them are done, and not collected."""
+        return len(self._finished)
+
+    @property
     def waiting(self) -> int:
         """Return how many of them wait to be judged."""
         return len(self._waiting)
 
+    def _space(self) -> Room | None:
+        """Return the room in memory."""
+        tasks, size = self._most_tasks - self._tasks + self._light, self._most_bytes - self._bytes
+        return Room(tasks, size) if tasks > 0 and size > 0 else None
+
     def _room(self) -> Room | None:
-        messages = min([self._most_tasks - self._tasks, *(each.room for each in self._partitions.values())])
-        size = self._most_bytes - self._bytes
-        return Room(messages, size) if messages > 0 and size > 0 else None
+        """Return the room in memory and in the metadata of offsets."""
+        space = self._space()
+        if space is None:
+            return None
+        messages = min(space.messages, self._messages_with_offsets())
+        return Room(messages, space.size) if messages > 0 else None
+
+    def _messages_with_offsets(self) -> int:
+        """Return how many messages more fit into the metadata of offsets, of whatever partition they are."""
+        return min((each.room for each in self._partitions.values()), default=MOST_BLOCKS)
 
     def _partition(self, place: PartitionId, position: int) -> PartitionProgress:
         """A topic may get more partitions."""
