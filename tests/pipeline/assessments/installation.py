@@ -112,12 +112,16 @@ def letter_headers(message: Any) -> dict[str, str]:
 
 
 @contextmanager
-def failing(owner: Any, method: str, error: Exception) -> Iterator[None]:
-    """Have every call of a method fail before it does anything."""
+def failing(
+    owner: Any, method: str, error: Exception, when: Callable[..., bool] = lambda *arguments, **options: True
+) -> Iterator[None]:
+    """Have every call of a method with such arguments fail before it does anything."""
     original = getattr(owner, method)
 
     def fail(*arguments: Any, **options: Any) -> Any:
-        raise error
+        if when(*arguments, **options):
+            raise error
+        return original(*arguments, **options)
 
     setattr(owner, method, fail)
     try:
