@@ -64,7 +64,7 @@ def test_every_extra_is_one_of_the_project_and_part_of_all() -> None:
     named = everything.removeprefix("vectorize-pipelines[").removesuffix("]").split(",")
     assert set(named) == set(optional) - {"all"} == set(extras.EXTRAS)
     for extra, (_, package) in extras.EXTRAS.items():
-        assert any(requirement.startswith(f"{package}>=") for requirement in optional[extra])
+        assert any(requirement.startswith((f"{package}>=", f"{package}[")) for requirement in optional[extra])
 
 
 @pytest.mark.parametrize(("kind", "module"), [("qdrant", "qdrant_client"), ("weaviate", "weaviate")])

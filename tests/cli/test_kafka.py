@@ -154,7 +154,7 @@ def test_dead_letters(vectorize_here: Vectorize, kafka_settings: KafkaSettings, 
         (("submit",), 2, "nothing to submit"),
         (("submit", "x"), 7, "is missing"),
         (("lag",), 7, "`vectorize topics create`"),
-        (("dead-letters", "replay"), 7, "is missing"),
+        (("dead-letters", "replay"), 7, "is there: `vectorize topics create` makes them"),
     ],
 )
 def test_errors(

@@ -137,11 +137,11 @@ def test_where_every_request_is_refused_no_item_is_to_blame(
 def test_what_providers_do_is_survived(home: Path, provider: ProviderServer) -> None:
     """429s are waited for, also where they last longer than a call may take; failures are tried again."""
     serve_keys(provider)
-    with loaded(installed(home, provider, deadline_seconds=0.5, max_embedding_batch=8)) as encoder:
+    with loaded(installed(home, provider, deadline_seconds=3.0, max_embedding_batch=8)) as encoder:
         kinds = ["rate_limited", "server_error", "bad_gateway", "cut"]
         provider.change(faults=[*(Fault(kind, every=5, count=2, seconds=0.1) for kind in kinds)])
         np.testing.assert_allclose(encoder.encode(TEXTS), expected(TEXTS), atol=1e-6)
-        provider.change(faults=[Fault("rate_limited", count=12, seconds=0.1)])
+        provider.change(faults=[Fault("rate_limited", count=12, seconds=0.5)])
         np.testing.assert_allclose(encoder.encode(TEXTS[:2]), expected(TEXTS[:2]), atol=1e-6)
 
 
