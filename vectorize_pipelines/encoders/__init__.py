@@ -7,7 +7,7 @@ vectors = encoder.encode(["a text", "another"])  # float32, (2, 384)
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Tokenizer
@@ -25,7 +25,9 @@ from vectorize_pipelines.encoders.hardware.devices import device_kind, free_memo
 from vectorize_pipelines.encoders.models.locate import LocatedModel, check_name, default_cache_directory
 from vectorize_pipelines.encoders.truncation import truncated, truncated_spec
 from vectorize_pipelines.errors import ModelTooLargeError, SettingsError, UnknownModelError
-from vectorize_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.settings import Settings
 
 __all__ = [
     "PRECISIONS",
@@ -67,7 +69,7 @@ class LoadOptions(TypedDict, total=False):
     decoding_threads: int | None
     cache_directory: Path | None
     pickled_weights: bool
-    settings: Settings | None
+    settings: "Settings | None"
 
 
 def load_encoder(
@@ -157,7 +159,7 @@ def describe_model(
     cache_directory: Path | None = None,
     fetch: bool = True,
     pickled_weights: bool = False,
-    settings: Settings | None = None,
+    settings: "Settings | None" = None,
 ) -> EncoderSpec:
     """What a model is, without loading its weights; its vectors cut to `dimension`, as `load_encoder` cuts them.
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
@@ -21,7 +21,9 @@ from vectorize_pipelines.encoders.models.tokenizer import encodable, model_token
 from vectorize_pipelines.encoders.models.vetting import check_weights
 from vectorize_pipelines.encoders.models.weights import count_parameters
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from vectorize_pipelines.settings import Settings
 
 #: What the setting `encoder.precision` takes. `auto`: the fastest that was measured equal to float32.
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -53,7 +55,7 @@ class LoadRequest:
     decoding_threads: int | None = None
     fetch: bool = True
     pickled_weights: bool = False
-    settings: Settings | None = None
+    settings: "Settings | None" = None
 
     @cached_property
     def located(self) -> LocatedModel:
