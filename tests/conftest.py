@@ -256,12 +256,20 @@ def _content(file: IO[str]) -> str:
 def logging_of_a_command() -> Iterator[None]:
     """Let a command set up the logging of its process, as if it had just begun; what it has changed is taken back."""
     root = logging.getLogger()
-    loggers = [root, *map(logging.getLogger, ("vectorize_pipelines", "huggingface_hub"))]
-    before = [(each, [*each.handlers], each.level, each.propagate) for each in loggers]
+    names = [
+        name for name in root.manager.loggerDict if name.partition(".")[0] in ("vectorize_pipelines", "huggingface_hub")
+    ]
+    loggers = [root, *map(logging.getLogger, {"vectorize_pipelines", "huggingface_hub", *names})]
+    before = [(each, [*each.handlers], each.level, each.propagate, each.disabled) for each in loggers]
+    disabled = root.manager.disable
     root.handlers = []
+    for each in loggers:
+        each.disabled = False
+    logging.disable(logging.NOTSET)
     try:
         yield
     finally:
-        for each, handlers, level, propagate in before:
-            each.handlers, each.propagate = handlers, propagate
+        logging.disable(disabled)
+        for each, handlers, level, propagate, was_disabled in before:
+            each.handlers, each.propagate, each.disabled = handlers, propagate, was_disabled
             each.setLevel(level)
