@@ -17,8 +17,9 @@ import psutil
 from benchmarks.assessments.assessing import KEY
 from vectorize_pipelines.kafka.reading import TopicReader
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
 from vectorize_pipelines.pipeline.assessments.prompt import SYSTEM, RiskAnswer, picture_of, prompt_of
-from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, open_drain
+from vectorize_pipelines.pipeline.assessments.runs import open_drain
 from vectorize_pipelines.providers.configured import configured_chat_model
 from vectorize_pipelines.providers.questions import Question
 from vectorize_pipelines.settings import Settings, load_settings

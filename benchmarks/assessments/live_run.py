@@ -7,8 +7,9 @@ import json
 import sys
 from functools import partial
 
-from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, open_drain
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.pipeline.assessments.runs import open_drain
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain
 from vectorize_pipelines.providers.configured import configured_chat_model
 from vectorize_pipelines.settings import load_settings
 
@@ -21,7 +22,7 @@ def main() -> None:
     kind, tree = sys.argv[1:]
     settings = load_settings({}, **json.loads(tree))
     if kind == "tasks":
-        with open_task_drain(settings, TaskDrainRequest("bench", idle_seconds=IDLE_SECONDS)) as tasks:
+        with open_task_drain(settings, DrainRequest("bench", idle_seconds=IDLE_SECONDS)) as tasks:
             tasks.run()
     else:
         request = DrainRequest("bench", idle_seconds=IDLE_SECONDS)

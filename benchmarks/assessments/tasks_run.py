@@ -11,7 +11,8 @@ import sys
 import time
 
 from benchmarks.figures import peak_mib
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain
 from vectorize_pipelines.settings import load_settings
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     settings = load_settings({}, home=home, kafka={"bootstrap_servers": servers})
     profile = cProfile.Profile() if "PROFILE" in os.environ else None
     started, cpu = time.perf_counter(), time.process_time()
-    with open_task_drain(settings, TaskDrainRequest("bench", once=True)) as run:
+    with open_task_drain(settings, DrainRequest("bench", once=True)) as run:
         if profile is None:
             run.run()
         else:

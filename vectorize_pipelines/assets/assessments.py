@@ -9,19 +9,18 @@ from typing import Any
 
 import dagster as dg
 
+from vectorize_pipelines.assets.assessment_runs import take_over
 from vectorize_pipelines.assets.files import OWNERS, RETRIES
 from vectorize_pipelines.jobs import STREAM_JOBS
 from vectorize_pipelines.kafka.clients import require_servers
-from vectorize_pipelines.kafka.followed import DETECTIONS, followed_topic
-from vectorize_pipelines.kafka.shards import Shard
+from vectorize_pipelines.kafka.followed import DETECTIONS
 from vectorize_pipelines.messaging.versioned import VERSION
 from vectorize_pipelines.partitions import daily_partitions, window_of
 from vectorize_pipelines.pipeline.assessments.task_figures import DayFigures
 from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain, open_task_replay
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain, open_task_replay
 from vectorize_pipelines.resources.figures import failures_table
 from vectorize_pipelines.runs.config import FollowConfig
-from vectorize_pipelines.runs.drain import DrainRun
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.runs.materializations import report_days
 from vectorize_pipelines.settings import Settings, load_settings
@@ -60,18 +59,7 @@ def _opened(context: dg.AssetExecutionContext, config: FollowConfig) -> TaskRun:
     require_servers(settings.kafka)
     if config.mode == "replay":
         return open_task_replay(settings, run.run_id, window_of(context.partition_key_range))
-    shard = Shard.parse(config.shard)
-    beside = DrainRun(context.instance, run.run_id, followed_topic(settings.kafka, DETECTIONS), shard)
-    beside.take_over()
-    request = TaskDrainRequest(
-        run.run_id,
-        shard,
-        once=config.once,
-        idle_seconds=config.idle_seconds,
-        max_seconds=config.max_seconds,
-        should_stop=beside.reason_to_end,
-    )
-    return open_task_drain(settings, request)
+    return open_task_drain(settings, take_over(context, config, settings, DETECTIONS))
 
 
 def _day_metadata(run: TaskRun, day: str) -> dict[str, Any]:

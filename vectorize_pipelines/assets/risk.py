@@ -10,20 +10,19 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
+from vectorize_pipelines.assets.assessment_runs import take_over
 from vectorize_pipelines.assets.camera_report import camera_day_metadata, camera_plot
 from vectorize_pipelines.assets.files import OWNERS, RETRIES
 from vectorize_pipelines.jobs import STREAM_JOBS
 from vectorize_pipelines.kafka.clients import require_servers
-from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
-from vectorize_pipelines.kafka.shards import Shard
+from vectorize_pipelines.kafka.followed import ASSESSMENTS
 from vectorize_pipelines.partitions import daily_partitions, days_in, window_of
 from vectorize_pipelines.pipeline.assessments.prompt import PROMPT_VERSION
-from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, ReplayRequest, open_drain, open_replay
+from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest, open_drain, open_replay
 from vectorize_pipelines.pipeline.assessments.stream import AssessmentRun, DayFigures
 from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.runs.config import FollowConfig
-from vectorize_pipelines.runs.drain import DrainRun
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.runs.materializations import report_days
 from vectorize_pipelines.settings import Settings, load_settings
@@ -85,18 +84,7 @@ def _opened(
     if config.mode == "replay":
         replay = ReplayRequest(run.run_id, window_of(context.partition_key_range), config.force)
         return open_replay(settings, replay, language_model.opener())
-    shard = Shard.parse(config.shard)
-    beside = DrainRun(context.instance, run.run_id, followed_topic(settings.kafka, ASSESSMENTS), shard)
-    beside.take_over()
-    drain = DrainRequest(
-        run.run_id,
-        shard,
-        once=config.once,
-        idle_seconds=config.idle_seconds,
-        max_seconds=config.max_seconds,
-        should_stop=beside.reason_to_end,
-    )
-    return open_drain(settings, drain, language_model.opener())
+    return open_drain(settings, take_over(context, config, settings, ASSESSMENTS), language_model.opener())
 
 
 def _day_metadata(figures: DayFigures) -> dict[str, Any]:

@@ -10,8 +10,9 @@ import sys
 from functools import partial
 
 from vectorize_pipelines.kafka.followed import DETECTIONS
-from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, open_drain
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.pipeline.assessments.runs import open_drain
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain
 from vectorize_pipelines.providers.configured import configured_chat_model
 from vectorize_pipelines.settings import load_settings
 
@@ -21,7 +22,7 @@ def main() -> None:
     settings = load_settings(**specification["settings"])
     run_id = f"child-{os.getpid()}"
     if specification["followed"] == DETECTIONS:
-        with open_task_drain(settings, TaskDrainRequest(run_id, once=True)) as tasks:
+        with open_task_drain(settings, DrainRequest(run_id, once=True)) as tasks:
             print("open", flush=True)
             tasks.run()
     else:

@@ -12,7 +12,8 @@ from tests.messaging.brokers import read, send
 from tests.servers.provider import KeyLimits, ProviderServer
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage, RiskAssessmentResultMessage
-from vectorize_pipelines.pipeline.assessments.runs import DrainRequest, ReplayRequest, open_drain, open_replay
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.pipeline.assessments.runs import ReplayRequest, open_drain, open_replay
 from vectorize_pipelines.pipeline.assessments.stream import AssessmentRun
 from vectorize_pipelines.providers.configured import configured_chat_model
 from vectorize_pipelines.settings import KafkaSettings, Settings, load_settings

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from vectorize_pipelines.kafka.transactions import TransactionalProducer
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain
 from vectorize_pipelines.settings import load_settings
 
 
@@ -26,5 +27,5 @@ def drain(method: str, number: int, before: bool) -> None:
         return result
 
     setattr(TransactionalProducer, method, hooked)
-    with open_task_drain(load_settings(), TaskDrainRequest("killed", once=True)) as run:
+    with open_task_drain(load_settings(), DrainRequest("killed", once=True)) as run:
         run.run()

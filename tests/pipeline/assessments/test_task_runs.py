@@ -21,9 +21,10 @@ from vectorize_pipelines.kafka.lag import partition_lags
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.detections import DetectionResultMessage
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
 from vectorize_pipelines.pipeline.assessments.rule import LeftOut
 from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
-from vectorize_pipelines.pipeline.assessments.task_runs import TaskDrainRequest, open_task_drain, open_task_replay
+from vectorize_pipelines.pipeline.assessments.task_runs import open_task_drain, open_task_replay
 from vectorize_pipelines.settings import KafkaSettings, Settings, load_settings
 
 SECONDS = 120.0
@@ -45,7 +46,7 @@ def detect(kafka: KafkaSettings, *contents: Mapping[str, Any] | bytes | None, **
 
 def drain(settings: Settings | None = None) -> TaskRun:
     """Drain the detections' topic; return the run, for its figures."""
-    with open_task_drain(settings or load_settings(), TaskDrainRequest("run", once=True)) as run:
+    with open_task_drain(settings or load_settings(), DrainRequest("run", once=True)) as run:
         run.run()
     return run
 

@@ -1,6 +1,6 @@
 """Opens runs over assessment tasks: those that wait in the topic, or those of some days."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -12,33 +12,21 @@ from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import offset_reader
 from vectorize_pipelines.kafka.lookup import MessageLookup
 from vectorize_pipelines.kafka.partitions import PartitionId
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
 from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics
 from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.pipeline.assessments.assessing import Judge
 from vectorize_pipelines.pipeline.assessments.calls import Calls, OpenModel
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
 from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
 from vectorize_pipelines.pipeline.assessments.provider_outage import ProviderOutage
 from vectorize_pipelines.pipeline.assessments.reading import TaskReading
 from vectorize_pipelines.pipeline.assessments.results import Results, TopicResults
 from vectorize_pipelines.pipeline.assessments.stream import AssessmentRun
 from vectorize_pipelines.pipeline.assessments.window import TaskWindow
-from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
+from vectorize_pipelines.pipeline.stop_policy import AT_THE_END
 from vectorize_pipelines.settings import KafkaSettings, Settings
 from vectorize_pipelines.state.assessments import Assessments
-
-
-@dataclass(frozen=True, slots=True)
-class DrainRequest:
-    """The task of a run that drains: see `StopPolicy.of_drain`, which it has its last four fields from."""
-
-    run_id: str
-    shard: Shard = WHOLE
-    once: bool = False
-    idle_seconds: float | None = None
-    max_seconds: float | None = None
-    should_stop: Callable[[], str | None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +57,7 @@ def open_drain(settings: Settings, request: DrainRequest, open_model: OpenModel)
         window = _window(settings)
         results = TopicResults(settings, assessments, producer, window.settle, source.group_metadata(), request.run_id)
         # Before anything that may take long: the run ends with the day that it began in.
-        policy = StopPolicy.of_drain(
-            kafka.drain,
-            once=request.once,
-            idle_seconds=request.idle_seconds,
-            max_seconds=request.max_seconds,
-            should_stop=request.should_stop,
-        )
+        policy = request.stop_policy(kafka.drain)
         lookup = MessageLookup(kafka)
         resources.callback(lookup.close)
         finished = _finished(kafka, source.begins_at())

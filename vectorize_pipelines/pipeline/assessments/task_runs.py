@@ -1,8 +1,7 @@
 """Runs over detections, opened: draining the topic, replaying days. Called by the asset `assessment_tasks`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 
@@ -11,16 +10,16 @@ from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.kafka.followed import DETECTIONS, followed_topic
 from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, ReplaySource
 from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics, largest_message
 from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
 from vectorize_pipelines.pipeline.assessments.choosing import Choosing
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
 from vectorize_pipelines.pipeline.assessments.task_batches import TaskBatches
 from vectorize_pipelines.pipeline.assessments.task_run import TaskRun
-from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
+from vectorize_pipelines.pipeline.stop_policy import AT_THE_END
 from vectorize_pipelines.settings import KafkaSettings, Settings
 from vectorize_pipelines.state.cameras import Cameras
 
@@ -28,19 +27,7 @@ from vectorize_pipelines.state.cameras import Cameras
 DECODING = "decode"
 
 
-@dataclass(frozen=True, slots=True)
-class TaskDrainRequest:
-    """The task of a drain run over detections; `StopPolicy.of_drain` says what the last four are."""
-
-    run_id: str
-    shard: Shard = WHOLE
-    once: bool = False
-    idle_seconds: float | None = None
-    max_seconds: float | None = None
-    should_stop: Callable[[], str | None] = lambda: None
-
-
-def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
+def open_task_drain(settings: Settings, request: DrainRequest) -> TaskRun:
     """Return the run over what lies behind the committed offsets of a shard, and what arrives while it goes on.
 
     It fences an earlier run of the same shard. Raises `KafkaError` and `LedgerError`, and `SettingsError` where Kafka
@@ -55,13 +42,7 @@ def open_task_drain(settings: Settings, request: TaskDrainRequest) -> TaskRun:
         source = DrainSource(kafka, followed_topic(kafka, DETECTIONS), request.shard)
         resources.callback(source.close)
         outbox = _Outbox(producer, source.group_metadata(), kafka.assessment_dead_letter_topic, request.run_id)
-        policy = StopPolicy.of_drain(
-            kafka.drain,
-            once=request.once,
-            idle_seconds=request.idle_seconds,
-            max_seconds=request.max_seconds,
-            should_stop=request.should_stop,
-        )
+        policy = request.stop_policy(kafka.drain)
         choosing = _choosing(settings, resources)
         largest = largest_message(kafka, kafka.assessment_tasks_topic)
         batches = TaskBatches(settings, source, choosing, outbox.letter, policy, partial(_days, settings), largest)

@@ -1,0 +1,27 @@
+"""What the runs of `assessment_tasks` and of `risk_assessments` have in common: how one begins to drain."""
+
+import dagster as dg
+
+from vectorize_pipelines.kafka.followed import followed_topic
+from vectorize_pipelines.kafka.shards import Shard
+from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
+from vectorize_pipelines.runs.config import FollowConfig
+from vectorize_pipelines.runs.drain import DrainRun
+from vectorize_pipelines.settings import Settings
+
+
+def take_over(
+    context: dg.AssetExecutionContext, config: FollowConfig, settings: Settings, followed: str
+) -> DrainRequest:
+    """Return what the run drains, once earlier runs of its part have ended. Raises as `DrainRun.take_over`."""
+    shard = Shard.parse(config.shard)
+    beside = DrainRun(context.instance, context.run.run_id, followed_topic(settings.kafka, followed), shard)
+    beside.take_over()
+    return DrainRequest(
+        context.run.run_id,
+        shard,
+        once=config.once,
+        idle_seconds=config.idle_seconds,
+        max_seconds=config.max_seconds,
+        should_stop=beside.reason_to_end,
+    )
