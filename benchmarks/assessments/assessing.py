@@ -25,8 +25,6 @@ TASKS_FOR_MEMORY = 500_000
 PICTURES_FOR_MEMORY = 2_000
 PICTURE_BYTES = 15_000
 ANSWER_SECONDS = 0.8
-#: The default: 320 calls/s, were there nothing but the server's time.
-CONCURRENCY = 256
 KEY = "key-of-the-benchmark"
 LEAST_RATE = 300
 LEAST_SHARE = 0.9
@@ -98,13 +96,7 @@ def _settings(home: Path, server: Server, provider: ProviderServer, prefix: str)
     return {
         "home": str(home),
         "kafka": {"bootstrap_servers": server.bootstrap_servers, "topic_prefix": prefix, **topics},
-        "providers": {
-            "base_url": provider.url,
-            "model": "judge",
-            "keys_file": str(keys),
-            "max_concurrency": CONCURRENCY,
-        },
-        "assessments": {"concurrency": CONCURRENCY},
+        "providers": {"base_url": provider.url, "model": "judge", "keys_file": str(keys)},
     }
 
 

@@ -16,9 +16,10 @@ from vectorize_pipelines.settings import GatewaySettings
 #: What `GET /tasks/{task_id}` had, as far as users name it.
 TASK = {"task_id", "task_type", "status", "progress", "created_at", "started_at", "completed_at", "error", "metadata"}
 HEALTH = {"status", "kafka_connected", "weaviate_connected", "redis_connected", "active_workers", "queue_size"}
-#: Tasks that the client submits.
+#: Tasks that the client submits, and those that are left when it has cancelled one, which had not begun.
 SUBMITTED = 17
-COUNTS = ("total_tasks", "pending_tasks", "processing_tasks", "completed_tasks", "failed_tasks")
+PENDING = SUBMITTED - 1
+COUNTS = ("total_tasks", "pending_tasks", "processing_tasks", "completed_tasks", "failed_tasks", "cancelled_tasks")
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def got(server: Whole) -> dict[str, Any]:
     got = dict(session(server.url))
     # The script asked again every few seconds; figures are a second old.
     watching = MasterClient(server.url)
-    until(lambda: watching.metrics()["total_tasks"] == SUBMITTED)
+    until(lambda: [watching.metrics()[name] for name in ("total_tasks", "cancelled_tasks")] == [SUBMITTED, 1])
     return {**got, "metrics": watching.metrics()}
 
 
@@ -94,14 +95,14 @@ def test_health_and_figures_have_the_names_that_dashboards_read(got: dict[str, A
     assert health["status"] == "healthy"
     assert (health["active_workers"], health["queue_size"]) == (0, 0)
     assert metrics["total_tasks"] == sum(metrics[name] for name in COUNTS[1:]) == SUBMITTED
-    assert (metrics["pending_tasks"], metrics["completed_tasks"]) == (SUBMITTED, 0)
+    assert (metrics["pending_tasks"], metrics["completed_tasks"]) == (PENDING, 0)
     assert (metrics["average_processing_time"], metrics["total_vectors_generated"]) == (0, 0)
 
 
 def test_prometheus_finds_the_figures_at_a_port_of_their_own(got: dict[str, Any], prometheus: socket.socket) -> None:
     port = prometheus.getsockname()[1]
     text = requests.get(f"http://127.0.0.1:{port}/metrics", timeout=30).text
-    assert f'vectorize_tasks{{state="pending"}} {SUBMITTED}.0' in text.splitlines()
+    assert f'vectorize_tasks{{state="pending"}} {PENDING}.0' in text.splitlines()
 
 
 def test_each_task_is_launched_once(server: Whole, got: dict[str, Any]) -> None:

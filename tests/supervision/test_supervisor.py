@@ -204,7 +204,7 @@ def test_a_killed_guardian_has_a_successor(tmp_path: Path) -> None:
         supervised.started("second")
         former = supervised.guardian()
         former.kill()
-        assert supervised.guardian() != former
+        until("a successor", lambda: supervised.guardian() != former)
         supervised.process.kill()
         supervised.assert_nothing_is_left()
 

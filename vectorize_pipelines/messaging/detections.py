@@ -3,7 +3,6 @@
 Boxes are left, top, right and bottom in pixels of the camera's picture.
 """
 
-import base64
 import binascii
 from typing import Annotated, Self
 
@@ -63,7 +62,8 @@ class TrafficGroup(Message):
         if text.startswith("data:"):
             text = text.partition(",")[2]
         try:
-            return base64.b64decode(text, validate=True)
+            # Half the time of `base64.b64decode(text, validate=True)`.
+            return binascii.a2b_base64(text, strict_mode=True)
         except (binascii.Error, ValueError):
             raise InvalidMessageError("group_image_base64", f"of group {self.group_index} is no base64") from None
 

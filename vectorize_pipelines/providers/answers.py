@@ -4,19 +4,17 @@
 of a machine. All of it can be lost: what it held is asked again. A store that fails is told of, and done without.
 """
 
-import asyncio
 import logging
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home
-from vectorize_pipelines.state.damage import OtherFormatError, discard_damaged, explain, is_damage, open_derived
+from vectorize_pipelines.state.loop_file import LoopFile
 from vectorize_pipelines.state.redis_connection import open_async_redis, redis_errors
 
 if TYPE_CHECKING:
@@ -28,14 +26,11 @@ logger = logging.getLogger(__name__)
 MOST_ANSWERS = 1_000_000
 #: After so many answers expired ones are removed.
 _PUTS_TOGETHER = 1000
-_BUSY_SECONDS = 5.0
 _REMADE = "what it held is asked again"
-#: SQLite's `user_version` of the file; to be raised with every change of what follows.
 _FORMAT = 1
 _SCHEMA = """
 create table if not exists answers (key text primary key, answer text not null, until real not null) without rowid;
 create index if not exists answers_by_end on answers (until);
-pragma user_version = 1;
 """
 _REDIS_PREFIX = "vectorize:answers:"
 
@@ -130,52 +125,40 @@ class RedisAnswers:
 
 
 class SQLiteAnswers:
-    """An `AnswerStore` in one file, which any number of processes may use at once. A thread of its own waits for it."""
+    """An `AnswerStore` in one file, which any number of processes may use at once."""
 
     def __init__(self, file: Path, seconds: float, now: Callable[[], float] = time.time):
         """Open the file with the first call. `now` returns seconds since 1970."""
-        self._file = file
+        self._file = LoopFile(file, _FORMAT, _SCHEMA, _REMADE)
         self._seconds = seconds
         self._now = now
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="vectorize-answers")
-        self._connection: sqlite3.Connection | None = None
         self._puts = 0
 
     async def get(self, key: str) -> str | None:
         """As in `AnswerStore`."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._get, key)
+
+        def look(connection: sqlite3.Connection) -> str | None:
+            query = "select answer from answers where key = ? and until > ?"
+            found = connection.execute(query, (key, self._now())).fetchone()
+            return None if found is None else str(found[0])
+
+        return await self._file.read(look)
 
     async def put(self, key: str, answer: str) -> None:
         """As in `AnswerStore`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._put, key, answer)
+
+        def write(connection: sqlite3.Connection) -> None:
+            until = self._now() + self._seconds
+            connection.execute("insert or replace into answers values (?, ?, ?)", (key, answer, until))
+
+        await self._file.do(write)
+        if self._puts % _PUTS_TOGETHER == 0:
+            await self._file.do(self._make_room, briefly=False)
+        self._puts += 1
 
     async def close(self) -> None:
         """As in `AnswerStore`."""
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await asyncio.get_running_loop().run_in_executor(self._thread, connection.close)
-        self._thread.shutdown()
-
-    def _get(self, key: str) -> str | None:
-        try:
-            query = "select answer from answers where key = ? and until > ?"
-            found = self._opened().execute(query, (key, self._now())).fetchone()
-        except sqlite3.DatabaseError as error:
-            raise self._failure(error) from None
-        return None if found is None else str(found[0])
-
-    def _put(self, key: str, answer: str) -> None:
-        try:
-            connection = self._opened()
-            with connection:
-                connection.execute(
-                    "insert or replace into answers values (?, ?, ?)", (key, answer, self._now() + self._seconds)
-                )
-                if self._puts % _PUTS_TOGETHER == 0:
-                    self._make_room(connection)
-            self._puts += 1
-        except sqlite3.DatabaseError as error:
-            raise self._failure(error) from None
+        await self._file.close()
 
     def _make_room(self, connection: sqlite3.Connection) -> None:
         connection.execute("delete from answers where until <= ?", (self._now(),))
@@ -183,33 +166,3 @@ class SQLiteAnswers:
         if number > MOST_ANSWERS:
             oldest = "select key from answers order by until limit ?"
             connection.execute(f"delete from answers where key in ({oldest})", (number - MOST_ANSWERS,))
-
-    def _opened(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._connection = open_derived(self._file, _connect, _REMADE, _BUSY_SECONDS)
-        return self._connection
-
-    def _failure(self, error: sqlite3.DatabaseError) -> VectorizeError:
-        """Return what to raise for an error of SQLite; a file that is damaged is put aside, and made again."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if is_damage(error):
-            discard_damaged(self._file, error, _REMADE)
-        return explain(error, self._file, _REMADE) or VectorizeError(f"{self._file}: {error}")
-
-
-def _connect(file: Path) -> sqlite3.Connection:
-    """Return a connection. Raises `sqlite3.DatabaseError`, with the connection closed."""
-    connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, check_same_thread=False)
-    try:
-        (version,) = connection.execute("pragma user_version").fetchone()
-        if version not in (0, _FORMAT):
-            raise OtherFormatError(f"its format is {version}, this version of the project reads {_FORMAT}")
-        connection.execute("pragma journal_mode = wal")
-        connection.execute("pragma synchronous = normal")
-        connection.executescript(_SCHEMA)
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection

@@ -195,7 +195,7 @@ class KeyQueue:
             if latest > _now():
                 await asyncio.sleep(latest - _now())
             within = LATE_SECONDS
-            while _now() - earliest > LATE_SECONDS and within < _LATEST_SECONDS:
+            while loan.limits.by_time and _now() - earliest > LATE_SECONDS and within < _LATEST_SECONDS:
                 within *= 2  # as long as it may take to say so, and to be heard
                 asked = _now()
                 said = await self._keys.use.begin(lease, loan.limits, within)

@@ -39,7 +39,7 @@ class AssessmentSettings(Section):
     batch_bytes: int = Field(
         32 * 2**20, ge=1, description="so many bytes of messages are held by a run, and those of one message more"
     )
-    concurrency: int = Field(256, ge=1, description="calls of the model side by side in one run")
+    concurrency: int = Field(512, ge=1, description="calls of the model side by side in one run")
     held_tasks: int = Field(
         10_000, ge=1, description="groups that a run has in hand, at most: judged newest first where it cannot keep up"
     )

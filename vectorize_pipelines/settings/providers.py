@@ -57,7 +57,7 @@ class ProvidersSettings(Section):
     )
     call_seconds: float = Field(60.0, gt=0, description="limit for one attempt of a call")
     deadline_seconds: float = Field(120.0, gt=0, description="limit for a call with everything that is repeated")
-    max_concurrency: int = Field(256, ge=1, description="calls side by side in one process, at most")
+    max_concurrency: int = Field(512, ge=1, description="calls side by side in one process, at most")
     max_embedding_batch: int = Field(64, ge=1, description="items that one request for embeddings may have")
     max_embedding_tokens: int = Field(8000, ge=1, description="tokens that one request for embeddings may have")
     embedding_dimensions: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_read_json)] = Field(

@@ -5,7 +5,7 @@ Called by `providers.calls`; the rows go when `ledger.retention_days` are over.
 
 import logging
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Self
 
@@ -148,5 +148,5 @@ def purge_calls(settings: Settings, before: datetime) -> int:
 
 
 def _values(record: CallRecord) -> dict[str, Any]:
-    values = asdict(record)
-    return {"at_us": microseconds(values.pop("at")), **values}
+    values = {each.name: getattr(record, each.name) for each in fields(record) if each.name != "at"}
+    return {"at_us": microseconds(record.at), **values}

@@ -3,6 +3,7 @@
 [thread] TaskReading ──▶ TaskWindow ──▶ [thread] Calls ──▶ TaskWindow ──▶ [main] Results
 """
 
+import gc
 import logging
 import sys
 import time
@@ -28,6 +29,8 @@ TASKS_TOGETHER = 1000
 LINGER_SECONDS = 0.05
 #: The longest turn of a thread that others wait for.
 SWITCH_SECONDS = 0.0005
+#: New objects after which circles of them are looked for; a call makes some thousand.
+OBJECTS_BETWEEN_COLLECTIONS = 50_000
 #: How long the first of them is waited for; then is looked whether the run has ended.
 WAIT_SECONDS = 0.25
 
@@ -97,7 +100,7 @@ class AssessmentRun:
         Raises `ProviderUnavailableError` and `NoKeyAvailableError` where a provider stays away, `LedgerError`,
         `KafkaError`; what has not been told then is a later run's.
         """
-        with _short_turns():
+        with _short_turns(), _rare_collections():
             self._run()
         logger.info("%s; ended: %s", self.progress(), self._reading.why_ended)
 
@@ -185,3 +188,20 @@ def _short_turns() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have the garbage collector look for circles seldom, and not among what was there before the run.
+
+    By default it looks after 700 new objects, and every now and then through all objects of the process: calls that are
+    answered meanwhile wait for it.
+    """
+    before = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()

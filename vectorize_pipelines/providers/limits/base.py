@@ -60,6 +60,11 @@ class KeyLimits:
     concurrency: int | None = None
     second: float = 1.0
 
+    @property
+    def by_time(self) -> bool:
+        """Return whether any of them is by second or by minute."""
+        return self.qps is not None or self.rpm is not None or self.tpm is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -6,6 +6,7 @@ if redis.call('GET', KEYS[1]) ~= ARGV[1] then return nil end -- the state was be
 local prefix = string.sub(KEYS[1], 1, -5) -- without `salt`
 local id, lease, need, long = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[6])
 local _, qps, rpm, tpm, _, second = struct.unpack('>dddddd', ARGV[7])
+if rpm < 0 and tpm < 0 then long = second end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local latest = now + ARGV[5]

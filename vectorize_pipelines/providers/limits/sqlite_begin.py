@@ -23,12 +23,12 @@ def begin(
     if loan is None:
         return None
     number, until = loan
-    uses = connection.execute("select number, at, tokens from uses where key = ? order by number", (lease.key_id,))
-    rows = uses.fetchall()
-    others = [row for row in rows if row[0] != number and row[1] > now - windows.long]
+    long = limits.second if limits.rpm is None and limits.tpm is None else windows.long
+    rows = _uses(connection, lease.key_id, number, now - long)
+    others = [row for row in rows if row[0] != number and row[1] > now - long]
     times = sorted((at, tokens) for _, at, tokens in others)
     is_counted = any(row[0] == number for row in rows)
-    if is_counted and until > now and _has_room(times, limits, lease.tokens, now, now + within, windows.long):
+    if is_counted and until > now and _has_room(times, limits, lease.tokens, now, now + within, long):
         later = [row for row in rows if row[0] > number]
         _count_last(connection, lease, number, later, now + within)
         return now
@@ -36,6 +36,18 @@ def begin(
     if is_counted:
         take_back(connection, lease, number)
     return None
+
+
+def _uses(connection: sqlite3.Connection, key: str, number: int, after: float) -> list[tuple[int, float, int]]:
+    """Return the uses of a key after a time, and those from a number on, in order: number, time, tokens."""
+    rows = []
+    for row in connection.execute("select number, at, tokens from uses where key = ? order by number desc", (key,)):
+        is_taken_back = not row[1]
+        if row[1] <= after and row[0] < number and not is_taken_back:
+            break
+        rows.append(row)
+    rows.reverse()
+    return rows
 
 
 def _has_room(
