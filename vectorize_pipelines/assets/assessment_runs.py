@@ -1,4 +1,4 @@
-"""What the runs of `assessment_tasks` and of `risk_assessments` have in common: how one begins to drain."""
+"""The beginning of a drain run, which `assessment_tasks` and `risk_assessments` have in common."""
 
 import dagster as dg
 
