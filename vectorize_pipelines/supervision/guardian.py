@@ -67,7 +67,7 @@ def _exists(group: int) -> bool:
 
 
 def _all_ended(group: int) -> bool:
-    """Return whether nothing is left of the group but processes that nobody waits for. False where that is not Linux."""
+    """Return whether nothing is left of the group but what nobody waits for. False where that is not Linux."""
     stats = list(Path("/proc").glob("[0-9]*/stat"))
     states = set()
     for stat in stats:

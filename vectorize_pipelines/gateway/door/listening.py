@@ -1,4 +1,4 @@
-"""The addresses a server may listen on, and its sockets. `vectorize serve` and `cli.web_server` look here as they start.
+"""The addresses a server may listen on, and its sockets. `vectorize serve` and `cli.web_server` look here first.
 
 `vectorize serve` stays alive beside the server, so nothing here imports a web framework.
 """
