@@ -4,17 +4,13 @@ import pytest
 
 from tests.messaging.brokers import read
 from vectorize_pipelines.errors import KafkaError
-from vectorize_pipelines.kafka import transactions
 from vectorize_pipelines.kafka.clients import consumer
 from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.kafka.transactions import OutgoingMessage, TransactionalProducer
 from vectorize_pipelines.settings import KafkaSettings
 
 
-def test_notes_that_the_broker_does_not_take_are_an_error_and_not_tried_again(
-    kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(transactions, "OUTAGE_SECONDS", 20.0)
+def test_notes_that_the_broker_does_not_take_are_an_error_and_not_tried_again(kafka_settings: KafkaSettings) -> None:
     create_topics(kafka_settings, (Family.ASSESSMENTS,))
     topic = kafka_settings.risk_results_topic
     place = (topic, 0)
