@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, PaidItemError, ProviderUnavailableError
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.prompt import (
     PROMPT_VERSION,
     SYSTEM,
@@ -14,7 +15,6 @@ from vectorize_pipelines.pipeline.assessments.prompt import (
     picture_of,
     prompt_of,
 )
-from vectorize_pipelines.pipeline.assessments.window import PendingTask
 from vectorize_pipelines.providers.call_progress import LEAST_SECONDS
 from vectorize_pipelines.providers.chat import Answer, ChatModel
 from vectorize_pipelines.settings import Settings

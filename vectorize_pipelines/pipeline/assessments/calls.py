@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 from vectorize_pipelines.errors import NoSuitableKeyError
 from vectorize_pipelines.pipeline.assessments.assessing import TRANSIENT, Judge
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.provider_outage import ProviderOutage
-from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
+from vectorize_pipelines.pipeline.assessments.window import TaskWindow
 from vectorize_pipelines.providers.chat import ChatModel
 from vectorize_pipelines.state.assessments import AssessmentState
 
