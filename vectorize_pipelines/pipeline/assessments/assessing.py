@@ -40,11 +40,11 @@ class Judge:
         self._run_id = run_id
         self._now = now
 
-    async def judge(self, model: ChatModel, pending: PendingTask) -> bool:
+    async def judge(self, model: ChatModel, pending: PendingTask, begins: Callable[[], None] = lambda: None) -> bool:
         """Have the model judge a task: leaves it with a row, and with an error where it failed.
 
-        Returns whether a provider answered, whatever it said. Raises those of `TRANSIENT` while the task's time is not
-        over, and `NoSuitableKeyError`, which no task is to blame for.
+        `begins`: as in `ChatModel.ask`. Returns whether a provider answered, whatever it said. Raises those of
+        `TRANSIENT` while the task's time is not over, and `NoSuitableKeyError`, which no task is to blame for.
         """
         task = pending.task
         assert task is not None, "what cannot be read is not judged"
@@ -68,6 +68,7 @@ class Judge:
                 deadline_seconds=min(left, self._seconds),
                 tenant=None,
                 camera=task.camera_id,
+                begins=begins,
             )
         except ItemError as error:
             self.fail(pending, error)
