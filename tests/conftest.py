@@ -264,7 +264,7 @@ def logging_of_a_command() -> Iterator[None]:
     disabled = root.manager.disable
     root.handlers = []
     for each in loggers:
-        each.disabled = False
+        each.disabled, each.propagate = False, True
     logging.disable(logging.NOTSET)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What runs of `assessment_tasks` and `risk_assessments` have in common: how one begins to drain, and its figures."""
+"""Runs of `assessment_tasks` and `risk_assessments`: how one begins to drain, and the figures of one as a whole."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol

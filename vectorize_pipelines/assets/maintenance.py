@@ -94,5 +94,5 @@ def _collections(store: VectorStore) -> dict[str, str]:
 
 
 def _figures(name: str, did: Mapping[str, int | float]) -> dict[str, int | float]:
-    """What `VectorStore.maintain` says it did, as numbers that the UI plots for each collection."""
+    """Return what `VectorStore.maintain` says it did, as numbers that the UI plots for each collection."""
     return {f"{name}/{figure}": round(value, 3) for figure, value in did.items()}

@@ -44,7 +44,7 @@ def report_day(records: pd.DataFrame) -> dict[str, Any]:
 
 
 def near_duplicates(records: pd.DataFrame) -> tuple[int, list[Pair]]:
-    """How many pairs of passages of different documents say nearly the same, and the nearest `PAIRS_SHOWN` of them.
+    """Return the number of pairs of passages of different documents that say nearly the same, and the nearest of them.
 
     Compares block by block, so memory grows with the rows and not with their pairs.
     """

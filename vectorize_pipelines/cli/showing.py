@@ -107,6 +107,7 @@ def run_log(settings: Settings) -> Iterator[RunLog]:
     """Attach the log on stderr before Dagster attaches its own handler, which rewrites the messages it forwards."""
     logger = logging.getLogger("vectorize_pipelines")
     handler = RunLog(settings)
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -114,6 +115,8 @@ def run_log(settings: Settings) -> Iterator[RunLog]:
         yield handler
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
         handler.finish()
 
 

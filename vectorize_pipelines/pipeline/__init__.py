@@ -1,1 +1,1 @@
-"""From items to rows in a store: what features share, with a folder for each of them."""
+"""Making rows of items: the parts that features share, and a folder for each feature."""

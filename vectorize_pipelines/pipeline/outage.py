@@ -43,7 +43,7 @@ class StoreRetry:
 
     @property
     def on(self) -> bool:
-        """Whether somebody waits for the store."""
+        """Return whether somebody waits for the store."""
         return self._waiting > 0
 
     def listen(self, began: Callable[[], None]) -> None:

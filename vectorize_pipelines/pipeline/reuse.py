@@ -208,7 +208,7 @@ def _is_of_its_item(item: Item) -> bool:
 
 
 def configured_reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> VectorReuse:
-    """What a run need not encode, as the settings say; opens nothing yet."""
+    """Return the reuse of vectors that the settings ask for; opens nothing yet."""
     cache = settings.cache
     if cache.enabled == "off":
         return VectorReuse(spec.fingerprint, None, mode="on", force=force)

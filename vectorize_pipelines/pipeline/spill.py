@@ -1,4 +1,4 @@
-"""Lets encoding go on while the store is away, so that what was encoded is not encoded again.
+"""Batches on disk while the store is away: encoding goes on, and nothing is encoded again.
 
     [thread] encode ──▶ queue ──▶ `writing.written`: write_batch ──▶ store
                           │             │ StoreUnavailableError: tried again, for `store_outage_seconds` at most

@@ -1,4 +1,4 @@
-"""When a run over messages ends, beside when its source is exhausted."""
+"""The conditions that end a run over messages, beside an exhausted source."""
 
 import time
 from collections.abc import Callable

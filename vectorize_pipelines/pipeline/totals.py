@@ -102,7 +102,7 @@ class Totals(dict[str, DayTotals]):
         return done
 
     def sum(self, days: Iterable[str] | None = None) -> DayTotals:
-        """All days together, or those named."""
+        """Return the totals of all days together, or of those named."""
         total = DayTotals()
         for day in self if days is None else days:
             if day in self:

@@ -1,1 +1,1 @@
-"""What runs are given: the encoder, the store; and how failures and figures come back to Dagster."""
+"""Resources of runs: the encoder, the store; and how failures and figures come back to Dagster."""

@@ -1,4 +1,4 @@
-"""How this project's errors end a Dagster step: with their message, and retried only where that can help."""
+"""Errors of this project as ends of a Dagster step: with their message, and retried only where that can help."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def _failure(error: VectorizeError) -> dg.Failure:
 
 
 def _may_be_shown(error: BaseException) -> bool:
-    """Whether neither an error nor any that it came from shows more of a URL than `shown_text` would."""
+    """Return whether neither an error nor any that it came from shows more of a URL than `shown_text` would."""
     behind: BaseException | None = error
     while behind is not None:
         if shown_text(str(behind)) != str(behind):

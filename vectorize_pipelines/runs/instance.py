@@ -192,7 +192,7 @@ def _complete(file: Path, whole: Path) -> None:
 
 
 def _put_in_place(file: Path, whole: Path) -> None:
-    """All of it at once, so that nobody who is not held by the lock finds half of it."""
+    """Move a new database to its place at once, so that nobody who is not held by the lock finds half of it."""
     with contextlib.closing(connect(whole)) as connection:
         connection.execute("pragma wal_checkpoint(truncate)")
     file.parent.mkdir(parents=True, exist_ok=True)

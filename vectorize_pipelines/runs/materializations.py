@@ -1,4 +1,4 @@
-"""What a run without an IO manager has done, as the metadata of the days that it is about."""
+"""Materializations of a run without an IO manager, with metadata for each of its days."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,1 +1,1 @@
-"""When runs start without a clock: files that changed, requests that wait, runs that failed."""
+"""Sensors: they start runs when files have changed, requests wait, or runs have failed."""

@@ -67,7 +67,7 @@ class HandOver:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Nothing is to be done, and why."""
+    """A decision to do nothing, and why."""
 
     reason: str
 

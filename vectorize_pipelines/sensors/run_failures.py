@@ -100,6 +100,6 @@ def _abandon(context: dg.RunStatusSensorContext, error: Exception | None) -> dg.
 
 
 def _is_under_way(instance: dg.DagsterInstance, run_id: str | None) -> bool:
-    """Whether a request is in the hands of another run, which somebody else launched for it."""
+    """Return whether a request is in the hands of another run, which somebody else launched for it."""
     run = instance.get_run_by_id(run_id) if run_id is not None else None
     return run is not None and not run.is_finished

@@ -16,7 +16,7 @@ _LOOPBACK = frozenset(("localhost", "127.0.0.1", "::1"))
 
 
 class Price(BaseModel):
-    """What a model costs, by a million tokens. Every price of an installation is in one currency."""
+    """The price of a model, by a million tokens. Every price of an installation is in one currency."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -54,7 +54,7 @@ def existing(groups: list[int]) -> list[int]:
 
 
 def is_alive(group: int) -> bool:
-    """Whether a process of the group runs. One that has ended and was not waited for does not."""
+    """Return whether a process of the group runs. One that has ended and was not waited for does not."""
     return _exists(group) and not _all_ended(group)
 
 
@@ -67,7 +67,7 @@ def _exists(group: int) -> bool:
 
 
 def _all_ended(group: int) -> bool:
-    """Whether no process of the group is left but such that nobody waits for. Known on Linux, False elsewhere."""
+    """Return whether nothing is left of the group but what nobody waits for. False where that is not Linux."""
     stats = list(Path("/proc").glob("[0-9]*/stat"))
     states = set()
     for stat in stats:

@@ -19,7 +19,7 @@ def _always() -> bool:
 
 @dataclass(frozen=True)
 class Service:
-    """What to start.
+    """A program to be kept running.
 
     inherited  file descriptors that the process gets
     child      words of the command line of a child without which the process does nothing, though it lives on
@@ -68,7 +68,7 @@ class RunningService:
 
 
 class _Child:
-    """Whether a child of a process is there, looked at once in a while."""
+    """A look, once in a while, whether a child of a process is there."""
 
     def __init__(self, parent: int, words: tuple[str, ...]):
         self._parent = parent
@@ -78,7 +78,7 @@ class _Child:
         self._looked = 0.0
 
     def is_gone(self) -> bool:
-        """Whether it was there once and is not any more."""
+        """Return whether it was there once and is not any more."""
         now = time.monotonic()
         if now - self._looked >= _CHILD_SECONDS:
             self._looked = now

@@ -18,7 +18,7 @@ Report = TypeVar("Report")
 
 @dataclass(frozen=True, slots=True)
 class Look(Generic[Report]):
-    """What looking at one part of a collection gave.
+    """The outcome of one look at a part of a collection.
 
     failing   the subjects (sources, or rows) that are not as they should be
     unlooked  those that could not be looked at this time: they stay as they were found
@@ -32,7 +32,7 @@ class Look(Generic[Report]):
 
 @dataclass(frozen=True, slots=True)
 class Examined(Generic[Report]):
-    """What a check saw.
+    """The findings of one check.
 
     own      of what its run is about
     earlier  of what earlier runs of it had found
@@ -52,7 +52,7 @@ class Examined(Generic[Report]):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing fails, in whatever run it was found."""
+        """Return whether nothing fails, in whatever run it was found."""
         return not self.standing and not any(each.failing for each in self.own)
 
     @property
@@ -62,7 +62,7 @@ class Examined(Generic[Report]):
         return dg.AssetCheckSeverity.ERROR if own else dg.AssetCheckSeverity.WARN
 
     def description(self, own: str | None, remedy: str) -> str | None:
-        """What to say: `own` of the run itself, and what stands of earlier runs, with the remedy."""
+        """Return the check's description: `own` of the run itself, and what stands of earlier runs, with the remedy."""
         said = [own] if own else []
         if self.standing:
             named = ", ".join(f"{len(subjects)} in {name}" for name, subjects in self.standing.items())

@@ -44,7 +44,7 @@ def _days(context: dg.AssetCheckExecutionContext) -> Sequence[str] | None:
 def _checked(
     context: dg.AssetCheckExecutionContext, look: Callable[[Generations, Generation, Generation], dg.AssetCheckResult]
 ) -> dg.AssetCheckResult:
-    """What `look` says of each pair, in one: where there are several, the figures carry the collections' names."""
+    """Return one result of what `look` says of each pair; of several, the figures carry the collections' names."""
     with translate_errors(), closing(Generations.open(load_settings())) as generations:
         found = {new.collection: look(generations, live, new) for live, new in _pairs(context, generations)}
     if not found:
@@ -111,7 +111,7 @@ def canary_recall_of_new(
 def neighbour_overlap_at_10(
     context: dg.AssetCheckExecutionContext, vector_store: VectorStoreResource, encoder: EncoderResource
 ) -> dg.AssetCheckResult:
-    """How many of the ten nearest are the same in both generations. Reported, never failed: another model differs."""
+    """Return how many of the ten nearest are in both generations. Reported, never failed: another model differs."""
 
     def look(generations: Generations, live: Generation, new: Generation) -> dg.AssetCheckResult:
         with encoder.lease(new.model, new.dimension) as loaded:

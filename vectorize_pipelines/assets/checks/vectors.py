@@ -67,7 +67,7 @@ class CheckedCollection:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the checks of a run look at.
+    """The rows that the checks of a run look at.
 
     owner   whose findings these are: see `Findings`
     embeds  whether the run embeds too; else its checks were executed on their own
@@ -86,7 +86,7 @@ class Scope:
     read: Callable[[Mapping[str, Any]], bytes] = stored_vectors.read_listed_image
 
     def rows(self, store: VectorStore) -> list[tuple[CheckedCollection, Filter | None]]:
-        """Where there is anything to look at, and the filter of it; None is the whole collection."""
+        """Return the collections to look at, each with a filter; None is the whole collection."""
         if not self.embeds:
             return [(target, None) for target in self.targets]
         written = stored_vectors.written_by(self.run_id)
@@ -97,7 +97,7 @@ class Scope:
     def found_before(
         self, store: VectorStore, before: Mapping[str, Collection[str]], field: str
     ) -> list[tuple[CheckedCollection, Filter | None]]:
-        """What a check has found, by a record's field, in the collections that are still there; None: all of one."""
+        """Return what a check has found, by a record's field, in collections that are still there; None: all of one."""
         return [
             (target, None if WHOLE in before[target.collection] else In(field, tuple(before[target.collection])))
             for target in standing_targets(self.settings, store, sorted(before))
@@ -105,7 +105,7 @@ class Scope:
 
 
 def standing_targets(settings: Settings, store: VectorStore, names: Sequence[str]) -> list[CheckedCollection]:
-    """Those of the collections that are there, and what each is embedded with."""
+    """Return the collections that are there, and what each is embedded with."""
     targets = []
     for name in names:
         with suppress(CollectionNotFoundError):
@@ -121,7 +121,7 @@ ScopeOf: TypeAlias = Callable[[dg.AssetCheckExecutionContext, VectorStore], Scop
 
 @dataclass(frozen=True, slots=True)
 class _FileScope(Scope):
-    """Of a run over files there is one target, the collection of its config."""
+    """The scope of a run over files: one target, the collection of its config."""
 
     reconcile: bool = False
 
@@ -162,7 +162,7 @@ _FileScopeOf: TypeAlias = Callable[[dg.AssetCheckExecutionContext, VectorStore],
 
 
 def op_config(run: dg.DagsterRun, asset: str) -> dict[str, Any]:
-    """What a run was told for an asset."""
+    """Return what a run was told for an asset."""
     ops: Mapping[str, Any] = dict(run.run_config).get("ops", {})  # type: ignore[assignment]
     return dict(ops.get(asset, {}).get("config", {}))
 
@@ -289,7 +289,7 @@ def _rows_match_manifest(asset: str, scope_of: _FileScopeOf) -> dg.AssetChecksDe
 
 @dataclass(frozen=True, slots=True)
 class RowsReport:
-    """How many sources were counted, and their rows; `differing`: source -> (rows stored, rows expected)."""
+    """The number of sources that were counted, and their rows; `differing`: source -> (rows stored, rows expected)."""
 
     sources: int
     expected: int

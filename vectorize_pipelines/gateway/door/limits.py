@@ -174,7 +174,7 @@ class _Exchange:
             self._counted_in = None
 
     def _watch_client(self) -> None:
-        """From the end of the body on, nobody but this asks the server for more, which is that the client has gone."""
+        """Watch, from the end of the body on, for the client to go; nobody else asks the server for messages then."""
         if self._watcher is None:
             self._watcher = self._loop.create_task(self._end_with_client())
 

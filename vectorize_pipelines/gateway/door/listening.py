@@ -1,4 +1,4 @@
-"""Where a server may listen, and its sockets: what `vectorize serve` and `cli.web_server` look at before they start.
+"""The addresses a server may listen on, and its sockets. `vectorize serve` and `cli.web_server` look here first.
 
 `vectorize serve` stays alive beside the server, so nothing here imports a web framework.
 """

@@ -1,4 +1,4 @@
-"""What browsers may send: an ASGI layer that keeps pages of other origins, and paths with a trick in them, away.
+"""An ASGI layer that keeps away pages of other origins, and paths with a trick in them.
 
 A browser sends requests to any address that a page names, also to services of its own machine. What tells them apart:
 
@@ -77,7 +77,7 @@ _NAMES = (_TASKS, "/v1/models/")
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a server listens. `port` is the one that it was given, where the settings say 0."""
+    """The address of a server. `port` is the one that it was given, where the settings say 0."""
 
     host: str
     port: int
@@ -211,7 +211,7 @@ def _below_dagster(path: str) -> str | None:
 
 
 class Origins:
-    """Lets through what a page of this server, of an origin in `gateway.cors_origins`, or a program may have sent."""
+    """An ASGI layer that lets through what a page of this server, of `gateway.cors_origins`, or a program may send."""
 
     def __init__(self, app: ASGIApp, settings: Settings, address: ServerAddress) -> None:
         self._hosts = address.hosts | {host.lower() for host in settings.gateway.hosts}

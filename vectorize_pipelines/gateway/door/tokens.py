@@ -42,7 +42,7 @@ _REMEDY = "restore it from a backup, or move it away and make new tokens"
 
 
 class Scope(StrEnum):
-    """What a token allows; each includes those before it."""
+    """The rights of a token; each includes those before it."""
 
     READ = "read"
     SUBMIT = "submit"
@@ -54,7 +54,7 @@ Place: TypeAlias = Literal["file", "environment"]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is kept of a token. `digest` is its SHA-256; `created_at` is None for one of the environment."""
+    """A token as it is stored. `digest` is its SHA-256; `created_at` is None for one of the environment."""
 
     name: str
     scopes: tuple[Scope, ...]

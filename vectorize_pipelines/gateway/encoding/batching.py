@@ -73,7 +73,7 @@ class EncodingQueue:
 
     @property
     def waiting(self) -> int:
-        """How many contents wait for an encoder."""
+        """Return the number of contents that wait for an encoder."""
         return self._room.waiting
 
     async def encode(

@@ -1,4 +1,4 @@
-"""What comes of a call of an encoder: vectors, or an error, for each request that has contents in it.
+"""Outcomes of calls of an encoder: vectors, or an error, for each request that has contents in one.
 
 Called by `batching`, in its threads.
 """

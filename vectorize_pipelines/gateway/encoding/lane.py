@@ -1,4 +1,4 @@
-"""What waits for one model, and how calls of its encoder are put together from it.
+"""The queue of one model, and how calls of its encoder are put together from it.
 
 Made and used by `batching`, under the lock of its queue.
 """
@@ -53,7 +53,7 @@ class DimensionError(ItemError):
 
 @dataclass(eq=False, slots=True)
 class EncodingRequest:
-    """What one caller wants encoded, and what has become of it.
+    """A caller's contents to encode, and their outcome.
 
     number   its turn: the lower, the sooner
     urgent   whether it goes before the others, being a small one
@@ -85,7 +85,7 @@ class EncodingRequest:
 
     @property
     def untaken(self) -> int:
-        """How many contents no call has been given yet."""
+        """Return the number of contents that no call has been given yet."""
         return len(self.order) - self.taken
 
     def take(self, number: int) -> list[int]:
@@ -110,7 +110,7 @@ Share: TypeAlias = tuple[EncodingRequest, list[int]]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What is given to the encoder at once: contents of one request or of several, with the same prompt."""
+    """A call of the encoder: contents of one request or of several, with the same prompt."""
 
     lane: "Lane"
     encoder: Encoder
@@ -152,17 +152,17 @@ class Lane:
 
     @property
     def waiting(self) -> list[EncodingRequest]:
-        """All requests with contents that no call has been given."""
+        """Return all requests with contents that no call has been given."""
         return [*self.urgent, *self.bulk]
 
     @property
     def urgent_due(self) -> bool:
-        """Whether a small request waits, and may be encoded now."""
+        """Return whether a small request waits, and may be encoded now."""
         return bool(self.urgent) and self._has_room
 
     @property
     def bulk_due(self) -> bool:
-        """Whether a large request waits, and may be encoded now: one of the calls is for small ones."""
+        """Return whether a large request waits, and may be encoded now: one call is kept for small ones."""
         return bool(self.bulk) and self._has_room and self.bulk_calls < self._encoder.streams
 
     def loaded(self, encoder: Encoder) -> None:
@@ -248,7 +248,7 @@ class Lane:
 
     @property
     def _has_room(self) -> bool:
-        """Whether there may be one more call: one for each stream, and one that is ready when another ends."""
+        """Return whether there may be one more call: one for each stream, and one ready for when another ends."""
         return self.encoder is not None and self.calls <= self.encoder.streams
 
     @property
@@ -283,7 +283,7 @@ class Lane:
         return sum(map(self._estimated_tokens, request.contents))
 
     def _estimated_tokens(self, content: Content) -> int:
-        """What a content takes to encode, in tokens of the model; how many it has, the encoder finds out."""
+        """Return an estimate of a content's tokens; the encoder finds out how many it has."""
         if isinstance(content, bytes):
             return IMAGE_TOKENS
         characters = ASCII_CHARACTERS if content.isascii() else OTHER_CHARACTERS

@@ -1,4 +1,4 @@
-"""How much may wait for the encoders, and when somebody who brings more had better come again.
+"""Limits of what waits for the encoders, and the time after which a refused caller had better try again.
 
 Made and used by `batching`, under the lock of its queue.
 """
@@ -59,7 +59,7 @@ class WaitingRoom:
 
 
 class _Rate:
-    """How many contents a second are encoded while there is something to encode, of late."""
+    """The recent rate of encoding, in contents a second, while there is something to encode."""
 
     def __init__(self) -> None:
         self._contents = self._seconds = self._since = 0.0

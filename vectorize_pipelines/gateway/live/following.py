@@ -62,7 +62,7 @@ class TopicFollower(ABC):
 
     @abstractmethod
     def begun(self, positions: Mapping[int, int]) -> None:
-        """From these positions on no message is missed. Called on the event loop, once."""
+        """Note the positions from which no message is missed. Called on the event loop, once."""
 
     @abstractmethod
     def taken(self, messages: Sequence[Any]) -> Callable[[], None]:

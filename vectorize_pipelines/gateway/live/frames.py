@@ -1,4 +1,4 @@
-"""What a stream of Server-Sent Events is made of, as bytes. Called by `live.hub` and `gateway.routes.live`.
+"""Server-Sent Events as bytes. Called by `live.hub` and `gateway.routes.live`.
 
 See https://html.spec.whatwg.org/multipage/server-sent-events.html.
 """
@@ -17,7 +17,7 @@ def status(event: ResultEvent, identity: str) -> bytes:
 
 
 def reset(identity: str) -> bytes:
-    """What says that changes may have been missed: a client has to load again what it shows."""
+    """Return the event that says that changes may have been missed: a client has to load again what it shows."""
     return b'event: reset\nid: %s\ndata: {"reason":"changes may have been missed"}\n\n' % identity.encode()
 
 

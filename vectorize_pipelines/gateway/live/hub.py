@@ -20,7 +20,7 @@ class StreamEndedError(Exception):
 
 
 class Subscription:
-    """What waits for one client: at most so many changes. `Hub.subscribe` makes it, `Hub.unsubscribe` ends it.
+    """The changes that wait for one client, bounded in number. `Hub.subscribe` makes it, `Hub.unsubscribe` ends it.
 
     task_id  the one request whose changes it gets; None: all that are in one of `states` (none given: in any)
     unsure   the stream has begun before the source has a place: it is told once that it may have missed something
@@ -131,7 +131,7 @@ class Hub:
         return [frames.encoded_status(entry.change.data, entry.position) for entry in wanted]
 
     def begin(self, epoch: str, offsets: Mapping[int, int]) -> None:
-        """From this place on the source misses nothing. Who listens already may have missed something, and is told."""
+        """Note the place from which the source misses nothing; listeners may have missed something, and are told."""
         self._history.begin(epoch, offsets)
         self.positioned.set()
         for subscription in self._everything:

@@ -22,7 +22,7 @@ def leads_on(event: ResultEvent, last: ResultEvent) -> bool:
 
 
 class EventOrder:
-    """Lets events of the results topic through that lead on, judged by their own times.
+    """A filter for events of the results topic: only those that lead on pass, judged by their own times.
 
     Events of what is under way are sent beside the transactions of the final ones, and may come after these. They do
     not say which of several messages with the same id they are of: one that was made after the end of the earlier

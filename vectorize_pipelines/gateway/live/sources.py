@@ -1,4 +1,4 @@
-"""Where changes of state come from: the results topic, and the ledger. `changes.events` starts both.
+"""The sources of changes of state: the results topic, and the ledger. `changes.events` starts both.
 
 With Kafka, runs say each change on the results topic, which one thread reads for all clients, from where it ends when
 the server starts. Without Kafka the ledger is asked for everything, and with it for the requests that somebody watches
@@ -83,7 +83,7 @@ class ResultsReader(TopicFollower):
 
 
 class Known(NamedTuple):
-    """What was last seen of a request."""
+    """The last known state of a request."""
 
     version: tuple[int, str, int, int]
     state: RequestState
@@ -102,7 +102,7 @@ class Look:
 
     @cached_property
     def known(self) -> dict[str, Known]:
-        """What is known of each."""
+        """Return what is known of each."""
         return {task_id: _known(row) for task_id, row in self.rows.items()}
 
 

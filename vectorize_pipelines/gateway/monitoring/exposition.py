@@ -27,7 +27,7 @@ _QUALITY = re.compile(r"q=([01](?:\.[0-9]{0,3})?)")
 
 @dataclass(frozen=True, slots=True)
 class LedgerReading:
-    """What the ledger says."""
+    """The figures of the ledger."""
 
     counts: Reading[dict[RequestState, int]]
     sums: Reading[Sums]
@@ -35,7 +35,7 @@ class LedgerReading:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot(Collector):
-    """All figures of one moment, but for those of the process. `ledger` is None where that cannot be asked."""
+    """The figures of one moment, except those of the process. `ledger` is None where that cannot be asked."""
 
     report: HealthModel
     ledger: LedgerReading | None

@@ -24,7 +24,7 @@ MOST_COUNTED = 10_000
 
 
 class Since:
-    """How much sums have grown since they were seen first, as counters of Prometheus are: never less than before.
+    """The growth of sums since they were first seen, as Prometheus' counters: never less than before.
 
     Old requests are cleaned up, and sums shrink: what finished between two looks with a clean-up in between may be
     missed, in part or in whole.
@@ -56,7 +56,7 @@ class Sums:
 
 
 class LedgerFigures:
-    """How many requests there are, what came of them, and how long those that wait will. An async context manager.
+    """The number of requests by state, and the expected time of those that wait. An async context manager.
 
     Every method may raise `LedgerError`, and `Problem` where it takes too long for the first time.
     """

@@ -58,7 +58,7 @@ def skipped(number: int) -> str:
 
 
 class RiskSubscription:
-    """What waits for one client. `RiskHub.subscribe` makes it, `RiskHub.unsubscribe` ends it.
+    """The messages that wait for one client. `RiskHub.subscribe` makes it, `RiskHub.unsubscribe` ends it.
 
     cameras  those that it follows; none: all
     """

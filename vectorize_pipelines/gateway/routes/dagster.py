@@ -46,7 +46,7 @@ class GraphQLBody(BaseModel):
 
 
 class GraphQLAnswer(BaseModel):
-    """What Dagster answers."""
+    """The answer of Dagster."""
 
     data: dict[str, Any] | None = None
     errors: list[dict[str, Any]] | None = None

@@ -46,7 +46,7 @@ _CODES = {HTTPStatus.NOT_FOUND: "model_not_found", HTTPStatus.TOO_MANY_REQUESTS:
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong. `param`: the field of the request that it is about."""
+    """The reason of an error. `param`: the field of the request that it is about."""
 
     message: str
     type: str
@@ -136,7 +136,7 @@ class Model(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All models that are served."""
+    """The models that are served."""
 
     object: Literal["list"] = "list"
     data: list[Model]

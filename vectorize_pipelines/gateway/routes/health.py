@@ -14,7 +14,7 @@ router = APIRouter(tags=["health"])
 
 
 class AliveModel(BaseModel):
-    """What a server that runs answers."""
+    """The answer of a server that runs."""
 
     status: Literal["ok"] = "ok"
 

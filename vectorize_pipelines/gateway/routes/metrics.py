@@ -91,7 +91,7 @@ async def _read_ledger(services: Services) -> LedgerReading:
 
 
 async def _text(services: Services, requests: RequestFigures, accept: str) -> Response:
-    """What Prometheus reads. Where the ledger cannot be asked, its figures are missing, and the others are there."""
+    """Return the text that Prometheus reads, without the ledger's figures where it cannot be asked."""
     report = await services.health.report()
     try:
         ledger = await _read_ledger(services)

@@ -49,7 +49,7 @@ class CallerModel(BaseModel):
 
 
 class ServiceModel(BaseModel):
-    """What the server is, and where to go on. `links` are paths of this server."""
+    """A description of the server. `links` are paths of this server."""
 
     service: str
     version: str

@@ -40,7 +40,7 @@ Cameras = Annotated[
 
 
 class DetectionModel(BaseModel):
-    """What was assessed of one detection.
+    """The assessed risks of one detection.
 
     `missing` has the indices of groups whose results did not come in time, `late` says that a later one came before.
     """

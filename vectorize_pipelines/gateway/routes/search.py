@@ -254,7 +254,7 @@ def _described(store: VectorStore, collection: Collection) -> CollectionModel:
 
 
 def _answer(found: Collection, vector: "Vectors", limit: int, where: Filter | None, store: VectorStore) -> str:
-    """Not by its alias, which may have been turned to another model's vectors since the query was encoded."""
+    """Search the physical collection: the alias may have been turned to another model since the query was encoded."""
     hits = hits_as_json(store.search(found.physical, vector, limit, where))
     return json_text({"collection": found.name, "model": found.model, "hits": hits})
 

@@ -1,4 +1,4 @@
-"""What the routes of collections and of search take and answer, as OpenAPI describes it."""
+"""Requests and answers of the routes of collections and of search, as OpenAPI describes them."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -71,7 +71,7 @@ class CollectionModel(BaseModel):
 
 
 class CollectionsModel(BaseModel):
-    """All collections, by name."""
+    """The collections, by name."""
 
     collections: list[CollectionModel]
 

@@ -35,7 +35,7 @@ _FAILURES_PER_SECOND = 1.0
 
 
 class FailureRate:
-    """How often a wrong token is answered as one; with more, whoever sends them is told to come later.
+    """A limit on wrong tokens; whoever sends more is told to come later.
 
     It is one rate for everybody, as addresses can be borrowed, and a right token is never held up by it: there is
     nothing to guess, and nobody keeps others out. It bounds what is logged, and tells a script that it is wrong.
@@ -57,7 +57,7 @@ class FailureRate:
 
 
 class SignIn:
-    """What the sign-in of one server goes by."""
+    """The state of the sign-in of one server."""
 
     def __init__(self, access: Access) -> None:
         self.access, self.failures = access, FailureRate()

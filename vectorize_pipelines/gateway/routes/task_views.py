@@ -1,4 +1,4 @@
-"""What became of tasks: `GET /tasks`, `GET /tasks/{task_id}` and `GET /tasks/{task_id}/result`.
+"""Routes that show tasks: `GET /tasks`, `GET /tasks/{task_id}` and `GET /tasks/{task_id}/result`.
 
 They ask the ledger, and never a topic. A message without `task_id` is called `topic/partition/offset`, so ids may hold
 slashes, which stay as they are in the path: `{task_id:path}`. A path that ends in `/result` or `/events` is about the
@@ -56,14 +56,14 @@ class TaskError(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """What a completed task left in the store."""
+    """The rows of a completed task."""
 
     collection: str | None
     vector_count: int
 
 
 class Task(BaseModel):
-    """What became of a task."""
+    """A task and its state."""
 
     task_id: str
     task_type: str | None = Field(description="null where it is not known: of a message that is no request")

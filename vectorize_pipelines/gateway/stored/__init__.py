@@ -1,1 +1,1 @@
-"""What is read from the vector store: the store itself, and pictures of its rows."""
+"""Reading from the vector store: the store itself, and pictures of its rows."""

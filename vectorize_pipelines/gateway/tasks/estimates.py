@@ -1,4 +1,4 @@
-"""How long a request takes that is submitted now: what waits before it, at the speed of those that were done last.
+"""Estimates of how long a new request takes: what waits before it, at the speed of those that were done last.
 
 Called by the routes that take requests in, thousands of times a second: they get what was last found out, and nobody
 waits for the database to find it out again.

@@ -136,7 +136,7 @@ def _outcome(request: OutgoingRequest, result: dict[str, Any], submitted_ms: int
 
 
 def _reason(answer: dict[str, Any]) -> str:
-    """What Dagster says, without the lines of a stack trace that may follow."""
+    """Return what Dagster says, without the lines of a stack trace that may follow."""
     errors = answer.get("errors") or [answer]
     text = str(errors[0].get("message") or answer["__typename"])
     return text.partition("\n")[0][:_REASON_CHARACTERS]

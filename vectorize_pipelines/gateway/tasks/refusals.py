@@ -1,4 +1,4 @@
-"""What is answered where requests were not accepted, or not all of them, or where it is too late to cancel one.
+"""Answers where requests were not accepted, or not all of them, or where it is too late to cancel one.
 
 Called by `gateway.tasks.submitting` and `gateway.tasks.launching`.
 """

@@ -94,7 +94,7 @@ class Submissions:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """What is under way comes to its end: it is confirmed or given up, and noted."""
+        """Bring what is under way to its end: confirmed or given up, and noted."""
         if self._producer is not None:
             await self._producer.close()
         if self._replaced:

@@ -1,4 +1,4 @@
-"""How many of the nearest rows a collection's index finds, held against comparing every vector.
+"""The recall of a collection's index, held against comparing every vector.
 
 Called by the asset checks of that name (`assets/checks/vectors.py`, `assets/maintenance.py`); changes nothing.
 """
@@ -36,7 +36,7 @@ _ID_PREFIXES = 16**8
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What was found.
+    """The measured recall.
 
     rows       of the collection
     compared   rows whose vectors were compared with the queries; the figures are about these
@@ -61,7 +61,7 @@ class IndexReport:
         return IndexReport(*(one + another for one, another in pairs))
 
     def reaches(self, least: float) -> bool:
-        """Whether the recall is at least that; of a sample, whether it may be, by two standard deviations."""
+        """Return whether the recall is at least that; of a sample, whether it may be, by two standard deviations."""
         if not self.nearest:
             return True
         spread = 0.0 if self.compared >= self.rows else math.sqrt(least * (1 - least) / self.nearest)
@@ -112,7 +112,7 @@ def _vectors(
 
 
 def _queries(vectors: Matrix, number: int, chance: np.random.Generator) -> Iterator[Matrix]:
-    """So many vectors of length 1 near those of rows, a few together."""
+    """Return so many vectors of length 1 near those of rows, a few together."""
     places = chance.choice(len(vectors), number, replace=False) if number else np.empty(0, np.int64)
     for first in range(0, number, QUERIES_TOGETHER):
         near = vectors[places[first : first + QUERIES_TOGETHER]]
@@ -122,7 +122,7 @@ def _queries(vectors: Matrix, number: int, chance: np.random.Generator) -> Itera
 
 
 def _found(hits: Sequence[str], scores: Sequence[float], ids: Mapping[str, int], exact: Matrix) -> tuple[int, int]:
-    """Of the compared rows: how many are among the nearest, and how many of these are hits.
+    """Return how many of the compared rows are among the nearest, and how many of these are hits.
 
     `exact` is each compared row's own score. A row that is just as near as the last hit has not been missed.
     """

@@ -190,7 +190,7 @@ def canary_recall(
 
 
 def _content(row: Mapping[str, str], read: Callable[[Mapping[str, Any]], bytes]) -> str | bytes | None:
-    """What a row was made from, if it can still be had."""
+    """Return the content that a row was made from, None where it is not to be had any more."""
     if row["modality"] != Modality.IMAGE:
         return row["text"]
     try:

@@ -48,7 +48,7 @@ class Wanted:
 
     @property
     def cuts_again(self) -> bool:
-        """Whether documents are to be cut again."""
+        """Return whether documents are to be cut again."""
         return self.chunk_tokens is not None or self.overlap_tokens is not None
 
 

@@ -185,7 +185,7 @@ def _nearest(
 
 @dataclass(frozen=True, slots=True)
 class GenerationComparison:
-    """All that is looked at before a switch."""
+    """The figures that are looked at before a switch."""
 
     live: Generation
     new: Generation

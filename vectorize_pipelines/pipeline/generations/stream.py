@@ -131,7 +131,7 @@ class ReembeddingStream(EmbeddingStream):
         self._resources.close()
 
     def reported(self) -> None:
-        """Nothing is remembered: what is there tells what is to be done."""
+        """Do nothing: the rows that are there tell what is to be done."""
 
     @property
     def choice(self) -> EngineChoice | None:

@@ -1,4 +1,4 @@
-"""How far large requests are while they are encoded, noted in the ledger now and then.
+"""The progress of large requests while they are encoded, noted in the ledger now and then.
 
 Made by `encoding`, in its thread, for the requests that take long; most are done before there is anything to tell.
 """

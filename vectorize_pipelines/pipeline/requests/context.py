@@ -1,4 +1,4 @@
-"""What a run over messages is given once and all of its parts share. Made by what opens a stream; nobody changes it."""
+"""The context of a run over messages, which its parts share. Made by what opens a stream; nobody changes it."""
 
 from dataclasses import dataclass
 

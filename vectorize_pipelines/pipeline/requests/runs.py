@@ -55,7 +55,7 @@ class DrainRequest:
     should_stop: Callable[[], str | None] = lambda: None
 
     def stop_policy(self, drain: DrainSettings) -> StopPolicy:
-        """When the run ends."""
+        """Return when the run ends."""
         return StopPolicy.of_drain(
             drain,
             once=self.once,

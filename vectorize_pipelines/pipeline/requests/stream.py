@@ -146,7 +146,7 @@ class RequestStream(EmbeddingStream):
         self._reader.close()
 
     def reported(self) -> None:
-        """Nothing is kept for a later run: the materialization of a killed run's days is made up for by the next."""
+        """Do nothing: the next run makes up for the materializations of a killed run's days."""
 
     @property
     def choice(self) -> EngineChoice | None:

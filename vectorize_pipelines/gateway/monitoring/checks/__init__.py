@@ -1,1 +1,1 @@
-"""Whether the parts that the server stands on are there. `gateway.services` opens `report.HealthChecks`."""
+"""Health checks of the parts that the server stands on. `gateway.services` opens `report.HealthChecks`."""

@@ -1,4 +1,4 @@
-"""How each part is asked whether it is there: calls that block, and the query for Dagster's web server.
+"""The health check of each part: calls that block, and the query for Dagster's web server.
 
 Called by `checks.report`. Clients and stores are kept from one time to the next, and made again after a failure: one
 that has lost its server may take long to look for it again.
@@ -47,7 +47,7 @@ query Health {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What asking a part came to.
+    """The outcome of one health check.
 
     connected  it has answered
     complete   it also has what is needed of it
@@ -135,7 +135,7 @@ class RedisCheck:
 
 @dataclass(frozen=True, slots=True)
 class DagsterFinding:
-    """What Dagster's web server says: the daemon (None: none has ever run), and how many runs are in progress."""
+    """The answer of Dagster's web server: the daemon (None: none has ever run), and how many runs are in progress."""
 
     daemon_healthy: bool | None
     runs: int | None
