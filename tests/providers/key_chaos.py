@@ -8,8 +8,8 @@ limits and counts what exceeds them when it arrives; beside it stand the times a
 The server's windows are exactly those of the limits. So of two calls of a key the earlier one may take longer to arrive
 by no more than the margins of `Windows`, less the 10 ms by which a call may begin late: by 25 ms where the limit by
 second counts (by up to 240 ms where that by minute is lower), by 490 ms where that by minute does. A machine that is
-busy with other things keeps processes waiting for longer; `--second 10` makes the short window, its margins and its
-limits ten times as large, so that 340 ms are allowed, and all else stays.
+busy with other things keeps processes waiting for longer. `--second 30` makes the short window, its margins and its
+limits thirty times as large, and the margin of a minute three times, so that a whole second is allowed; all else stays.
 """
 
 import argparse
@@ -309,10 +309,18 @@ def _most(windows: Sequence[tuple[int, float]], seconds: float) -> int:
 
 
 def _stretched(second: float) -> Windows:
-    """Return the windows of the pool, the short one of another length, and its margins in proportion."""
+    """Return the windows of the pool, the short one of another length, and the margins in proportion.
+
+    Three times the margin of a minute costs as much of it as the other does of a second.
+    """
     usual = Windows()
-    margins = {name: getattr(usual, name) * second / usual.second for name in ("second_margin", "second_margin_most")}
-    return replace(usual, second=second, **margins)
+    return replace(
+        usual,
+        second=second,
+        second_margin=usual.second_margin * second,
+        second_margin_most=usual.second_margin_most * second,
+        minute_margin=usual.minute_margin * min(second, 3.0),
+    )
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """What a body raised that was done together with others, and concerns none of them."""
+    """The error of a body that was done together with others, and concerns none of them."""
 
     error: Exception
 
