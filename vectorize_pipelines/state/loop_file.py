@@ -40,7 +40,7 @@ class _Job:
 
 @dataclass(frozen=True, slots=True)
 class _Failed:
-    """The error of a body that was done together with others, and concerns none of them."""
+    """The error that a body is to be answered with: its own, or what is wrong with the file."""
 
     error: Exception
 
@@ -92,7 +92,8 @@ class LoopFile:
         error of its own, what it did is undone, and the others stay. Where the caller is cancelled meanwhile, it is
         done nevertheless. `briefly`: false of what takes longer than the loop may wait.
         """
-        if briefly and not self._working and self._written < LOGGED and self._is_open():
+        is_free = not self._working and not self._closed
+        if briefly and is_free and self._written < LOGGED and self._is_open():
             results = self._transaction([body], wait=False)
             if results is not None:
                 found: T = results[0]
@@ -101,7 +102,7 @@ class LoopFile:
 
     async def read(self, body: Body[T]) -> T:
         """Return what `body` returns, which reads by one statement. Raises what `error` makes."""
-        if self._working or not self._is_open():
+        if self._working or self._closed or not self._is_open():
             return await self._in_thread(body)
         assert self._connection is not None, "it is open"
         try:
@@ -137,27 +138,25 @@ class LoopFile:
 
     def _work(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction, in the thread."""
-        error: Exception | None = None
-        results: list[Any] | None = None
         try:
             results = self._transaction([job.body for job in jobs], wait=True)
-            self._write_back()
+            assert results is not None, "it was waited for"
         except Exception as failure:  # noqa: BLE001 (raised again by each of those who wait)
-            error = failure
+            results = [_Failed(failure)] * len(jobs)
+        else:
+            with suppress(sqlite3.Error):  # what is wrong with the file the next transaction says
+                self._write_back()
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(self._done, loop, jobs, results, error)
+            loop.call_soon_threadsafe(self._done, loop, jobs, results)
 
-    def _done(
-        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any] | None, error: Exception | None
-    ) -> None:
+    def _done(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any]) -> None:
         """Hand over the results, in the loop."""
         if self._jobs:
             self._begin(loop)
         else:
             self._working = False
             self._is_idle.set()
-        for number, job in enumerate(jobs):
-            result = _Failed(error) if error is not None and results is None else (results or [])[number]
+        for job, result in zip(jobs, results, strict=True):
             if job.future.done():
                 continue  # cancelled
             if isinstance(result, _Failed):
