@@ -87,8 +87,8 @@ chaos: setup ## kill runs over messages again and again, and count what is there
 chaos-assessments: setup ## the same for runs from detections to risks (DETECTIONS=20000 KILLS=20 SEED=0)
 	@$(RUN) python -m tests.pipeline.assessments.chaos --detections $(or $(DETECTIONS),20000) --kills $(or $(KILLS),20) --seed $(or $(SEED),0)
 
-chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exceeded, nearly all used (MINUTES=5)
-	@$(RUN) python -m tests.providers.key_chaos --minutes $(or $(MINUTES),5)
+chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exceeded, nearly all used (MINUTES=5 SECOND=1)
+	@$(RUN) python -m tests.providers.key_chaos --minutes $(or $(MINUTES),5) --second $(or $(SECOND),1)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)

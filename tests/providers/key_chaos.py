@@ -1,9 +1,15 @@
-"""Processes that borrow the keys of one pool until a time is over, some of them killed, and a count of what they did.
+"""Processes that ask a provider with the keys of one pool until a time is over, some of them killed, and a count of it.
 
 `python -m tests.providers.key_chaos --minutes 5` (`make chaos-keys`) is the proof that the windows of 20 keys are never
 exceeded by 8 processes, that nearly everything that the limits allow is used, that no process starves, and that the
-leases of killed ones end; else it exits with 1. Times are those at which a borrower has its key in hand, as a provider
-would see them, by the clock that all processes have.
+leases of killed ones end; else it exits with 1. The provider is the server of the tests, which holds each key to its
+limits and counts what exceeds them when it arrives; beside it stand the times at which the processes sent.
+
+The server's windows are exactly those of the limits. So of two calls of a key the earlier one may take longer to arrive
+by no more than the margins of `Windows`, less the 10 ms by which a call may begin late: by 25 ms where the limit by
+second counts (by up to 240 ms where that by minute is lower), by 490 ms where that by minute does. A machine that is
+busy with other things keeps processes waiting for longer. `--second 30` makes the short window, its margins and its
+limits thirty times as large, and the margin of a minute three times, so that a whole second is allowed; all else stays.
 """
 
 import argparse
@@ -15,18 +21,27 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.servers import redis
+from tests.servers.provider import KeyLimits, Report, serving_provider
+from vectorize_pipelines.errors import KeysError, ProviderUnavailableError
+from vectorize_pipelines.providers.calls import Call, ProviderClient, Usage
 from vectorize_pipelines.providers.key_pool import APIKeyPool, Windows, create_key_pool_from_config
+from vectorize_pipelines.providers.models import parse_model
 from vectorize_pipelines.settings import load_settings
 
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+#: Of each call: half of them are the question's, at four characters each, the others the answer's.
 TOKENS = 100
+_QUESTION = [{"role": "user", "content": "x" * (TOKENS // 2 * 4)}]
 #: The share of what the limits allow that is to be used at least.
 LEAST_USED = 0.95
 _START_SECONDS = 120.0
@@ -34,9 +49,9 @@ _START_SECONDS = 120.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to happen. `calls`: borrowers side by side in each process; `hold`: seconds of one call, at most.
+    """What is to happen. `calls`: callers side by side in each process; `answer_seconds`: of the provider.
 
-    `skew`: the clocks of one of the processes are off by so many seconds, where the state has a clock of its own.
+    `skew`: the clock of one of the processes is off by so many seconds.
     """
 
     keys: int
@@ -44,12 +59,12 @@ class Plan:
     seconds: float
     kills: int
     windows: Windows
-    qps: int = 4
-    rpm: int = 90
-    tpm: int = 100 * TOKENS
-    concurrency: int = 6
+    qps: int = 3
+    rpm: int = 60
+    tpm: int = 70 * TOKENS
+    concurrency: int = 3
     calls: int = 12
-    hold: float = 0.1
+    answer_seconds: float = 0.05
     lease_seconds: float = 5.0
     skew: float = 0.0
 
@@ -70,48 +85,101 @@ class Plan:
 
 @dataclass(frozen=True)
 class Result:
-    """What happened. `used`: share of the calls that the limits allowed; `calls`: by process that was never killed."""
+    """What happened.
 
-    violations: list[str]
+    refused     kind of limit -> requests that the provider refused for it; `early`: seconds, of the worst of them
+    violations  windows that were exceeded by the times at which requests were sent
+    used        share of the calls that the limits allowed, by those that the provider accepted
+    calls       by process that was never killed
+    left        loans that have not ended
+    """
+
+    refused: Mapping[str, int]
+    early: float
+    violations: Sequence[str]
     used: float
-    calls: dict[int, int]
+    calls: Mapping[int, int]
     left: int
 
     @property
     def holds(self) -> bool:
         """Whether no window was exceeded, nearly everything was used, nobody starved, and every loan has ended."""
-        return not self.violations and self.used >= LEAST_USED and not self.left and min(self.calls.values()) > 0
+        exceeded = self.refused or self.violations
+        return not exceeded and self.used >= LEAST_USED and not self.left and min(self.calls.values()) > 0
+
+    def __str__(self) -> str:
+        refused = ", ".join(f"{number} by {name}" for name, number in sorted(self.refused.items())) or "none"
+        worst = f", the worst {self.early * 1000:.1f} ms early" if self.refused else ""
+        return (
+            f"refused by the provider: {refused}{worst}; windows exceeded when sent: {len(self.violations)}; "
+            f"{self.used:.1%} used; {self.left} leases left; calls by process {dict(self.calls)}"
+        )
 
 
 def run(plan: Plan, home: Path, redis_url: str | None, seed: int = 0) -> Result:
-    """Run the processes, kill some, and count."""
-    drawn = random.Random(seed)
+    """Run the provider and the processes, kill some, and count."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "plan.json").write_text(json.dumps(asdict(plan)))
+    windows = {"second": plan.windows.second, "minute": plan.windows.minute}
+    with serving_provider(_limits(plan), answer_seconds=plan.answer_seconds, **windows) as provider:
+        environment = _environment(home, provider.url, redis_url)
+        start = _run_processes(plan, home, environment, random.Random(seed))
+        report = provider.report()
+    assert set(report.statuses) <= {"200", "429"}, f"the provider answered {report.statuses}"
+    return _count(plan, home, start, report, asyncio.run(_left(plan, home, redis_url)))
+
+
+def _environment(home: Path, provider_url: str, redis_url: str | None) -> dict[str, str]:
     environment = {**os.environ, "VECTORIZE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment["VECTORIZE_PROVIDERS__BASE_URL"] = provider_url
     environment.pop("VECTORIZE_REDIS__URL", None)
     if redis_url is not None:
         environment["VECTORIZE_REDIS__URL"] = redis_url
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "plan.json").write_text(json.dumps(asdict(plan)))
+    return environment
+
+
+def _limits(plan: Plan) -> dict[str, KeyLimits]:
+    """Return the limits that the provider holds the keys to: those of the file."""
+    return {
+        key["api_key"]: KeyLimits(key["qps_limit"], key.get("rpm_limit"), key.get("tpm_limit"), key["max_concurrency"])
+        for key in plan.config()["keys"]
+    }
+
+
+def _run_processes(plan: Plan, home: Path, environment: Mapping[str, str], drawn: random.Random) -> float:
+    """Run the processes, and kill some; return when the others began.
+
+    Those that take the place of killed ones are there from the beginning: to start a process takes all of a core.
+    """
+    numbers = range(plan.processes + plan.kills)
     with ExitStack() as running:
-        processes = [running.enter_context(_process(home, n, environment)) for n in range(plan.processes)]
-        _wait_until_ready(home, range(plan.processes))
+        processes = [running.enter_context(_process(home, number, environment)) for number in numbers]
+        _wait_until_ready(home, numbers)
         start = time.monotonic()
-        (home / "start").write_text(str(start))
+        for number in range(plan.processes):
+            _begin(home, number, start)
         moments = sorted(drawn.uniform(0.2, 0.8) * plan.seconds for _ in range(plan.kills))
         for number, moment in enumerate(moments):
             time.sleep(max(0.0, start + moment - time.monotonic()))
             processes[plan.processes - 1 - number].kill()
-            processes.append(running.enter_context(_process(home, plan.processes + number, environment)))
+            _begin(home, plan.processes + number, start)
         ended = [process.wait(plan.seconds + _START_SECONDS) for process in processes]
     killed = sum(code == -9 for code in ended)
     assert killed == plan.kills, f"{ended}: {killed} processes were killed"
     assert all(code in (0, -9) for code in ended), f"{ended}: a process failed"
-    return _count(plan, home, start, asyncio.run(_left(plan, home, redis_url)))
+    return start
 
 
-def _process(home: Path, number: int, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "tests.providers.key_chaos", "--borrow", str(home), str(number)]
+def _process(home: Path, number: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    command = [sys.executable, "-m", "tests.providers.key_chaos", "--call", str(home), str(number)]
     return subprocess.Popen(command, env=environment)
+
+
+def _begin(home: Path, number: int, start: float) -> None:
+    """Let a process begin, which waits for a file with the time from which all of them count."""
+    written = home / f"starting-{number}"
+    written.write_text(str(start))
+    written.rename(home / f"start-{number}")
 
 
 def _wait_until_ready(home: Path, numbers: Sequence[int]) -> None:
@@ -132,41 +200,43 @@ def _pool(plan: Plan) -> APIKeyPool:
     )
 
 
-async def _borrow(home: Path, number: int) -> None:
-    """Borrow keys in many tasks until the time is over; write down when each was in hand."""
-    plan = _plan(home)
+async def _call(home: Path, number: int) -> None:
+    """Ask the provider in many tasks until the time is over; write down when each request was sent, with which key."""
+    plan, settings = _plan(home), load_settings()
+    names = {key["api_key"]: key["name"] for key in plan.config()["keys"]}
     pool = _pool(plan)
+    client = ProviderClient(settings, pool)
     await pool.health_check()
     (home / f"ready-{number}").touch()
-    while not (home / "start").exists() or not (home / "start").read_text():
-        await asyncio.sleep(0.01)
-    ends = float((home / "start").read_text()) + plan.seconds
-    drawn = random.Random(number)
+    while not (home / f"start-{number}").exists():
+        await asyncio.sleep(0.05)
+    ends = float((home / f"start-{number}").read_text()) + plan.seconds
     clock = time.monotonic
-    if number == 1 and load_settings().redis.url is not None:
-        _shift_clocks(plan.skew)
+    if number == 1:
+        _shift_clock(plan.skew)
+    model = parse_model("judge", settings.providers)
     with (home / f"calls-{number}").open("w", buffering=1) as log:
+
+        async def send(openai: "AsyncOpenAI") -> tuple[object, Usage]:
+            log.write(f"{clock()} {names[openai.api_key]}\n")
+            body = {"model": model.model, "messages": _QUESTION}
+            answer: Any = await openai.post("/chat/completions", cast_to=object, body=body)
+            return answer, Usage(answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"])
 
         async def caller() -> None:
             while clock() < ends:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(max(0.0, ends - clock())):
-                        key = await pool.acquire_key(tokens=TOKENS)
-                        log.write(f"{clock()} {key.name}\n")
-                        try:
-                            await asyncio.sleep(drawn.uniform(0, plan.hold))
-                        finally:
-                            await pool.release_key(key, tokens=TOKENS)
+                with suppress(KeysError, ProviderUnavailableError):  # the time is over
+                    await client.call(Call(model, TOKENS, max(0.0, ends - clock())), send)
 
         await asyncio.gather(*(caller() for _ in range(plan.calls)))
+    await client.close()
     await pool.close()
 
 
-def _shift_clocks(seconds: float) -> None:
-    """Let this process be wrong about the time."""
-    for name in ("time", "monotonic"):
-        real = getattr(time, name)
-        setattr(time, name, lambda real=real: real() + seconds)
+def _shift_clock(seconds: float) -> None:
+    """Let this process be wrong about the time; monotonic clocks of several machines have nothing in common anyway."""
+    real = time.time
+    time.time = lambda: real() + seconds
 
 
 async def _left(plan: Plan, home: Path, redis_url: str | None) -> int:
@@ -184,13 +254,13 @@ async def _left(plan: Plan, home: Path, redis_url: str | None) -> int:
 
 def _calls(home: Path, number: int) -> Iterator[tuple[float, str]]:
     file = home / f"calls-{number}"
-    for line in file.read_text().splitlines() if file.exists() else ():  # it may have come too late to borrow any
+    for line in file.read_text().splitlines() if file.exists() else ():  # it may have come too late to call at all
         at, _, name = line.partition(" ")
         if name:  # a killed process may have left half a line
             yield float(at), name
 
 
-def _count(plan: Plan, home: Path, start: float, left: int) -> Result:
+def _count(plan: Plan, home: Path, start: float, report: Report, left: int) -> Result:
     by_key: dict[str, list[float]] = {}
     by_process: Counter[int] = Counter()
     for number in range(plan.processes + plan.kills):
@@ -210,7 +280,12 @@ def _count(plan: Plan, home: Path, start: float, left: int) -> Result:
                         f"{entry['name']}: {limit + 1} calls within {later - first:.4f} s at {first - start:.3f} s"
                     )
     calls = {number: by_process[number] for number in range(plan.processes - plan.kills)}
-    return Result(violations, sum(map(len, by_key.values())) / allowed, calls, left)
+    refused: Counter[str] = Counter()
+    for key in report.keys.values():
+        refused.update(key.violations)
+    early = max(key.most_early for key in report.keys.values())
+    used = sum(key.accepted for key in report.keys.values()) / allowed
+    return Result(refused, early, violations, used, calls, left)
 
 
 def _windows(plan: Plan, entry: dict[str, Any]) -> list[tuple[int, float]]:
@@ -233,30 +308,44 @@ def _most(windows: Sequence[tuple[int, float]], seconds: float) -> int:
         times.append(at)
 
 
+def _stretched(second: float) -> Windows:
+    """Return the windows of the pool, the short one of another length, and the margins in proportion.
+
+    Three times the margin of a minute costs as much of it as the other does of a second.
+    """
+    usual = Windows()
+    return replace(
+        usual,
+        second=second,
+        second_margin=usual.second_margin * second,
+        second_margin_most=usual.second_margin_most * second,
+        minute_margin=usual.minute_margin * min(second, 3.0),
+    )
+
+
 def main() -> None:
     """Run the large proof, in SQLite and in Redis; or be one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--borrow", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--call", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--second", type=float, default=1.0, help="length of the short window, in seconds")
     parser.add_argument("--keys", type=int, default=20)
     parser.add_argument("--processes", type=int, default=8)
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--state", choices=["sqlite", "redis", "both"], default="both")
     given = parser.parse_args()
-    if given.borrow:
-        asyncio.run(_borrow(Path(given.borrow[0]), int(given.borrow[1])))
+    if given.call:
+        asyncio.run(_call(Path(given.call[0]), int(given.call[1])))
         return
-    plan = Plan(given.keys, given.processes, given.minutes * 60, given.kills, Windows(), skew=5.0)
+    plan = Plan(given.keys, given.processes, given.minutes * 60, given.kills, _stretched(given.second), skew=5.0)
+    plan = replace(plan, qps=round(plan.qps * given.second))
     failed = False
     for state in ("sqlite", "redis") if given.state == "both" else (given.state,):
         with ExitStack() as stack:
             home = Path(stack.enter_context(TemporaryDirectory(prefix="vectorize-keys-")))
             url = stack.enter_context(redis.running()).url if state == "redis" else None
             result = run(plan, home, url)
-        print(
-            f"{state}: {len(result.violations)} violations, {result.used:.1%} used, {result.left} leases left, "
-            f"calls by process {result.calls}"
-        )
+        print(f"{state}: {result}", flush=True)
         for each in result.violations[:10]:
             print(f"  {each}")
         failed = failed or not result.holds

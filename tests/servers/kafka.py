@@ -11,18 +11,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import filelock
 
 from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
+from tests.servers.process import ServerProcess
 
 VERSION = "4.1.1"
 _ARTIFACTS = (
@@ -32,8 +31,6 @@ _ARTIFACTS = (
     ("org.apache.logging.log4j", "log4j-api", "2.25.1"),
 )
 _FETCH_SECONDS = 900.0
-_READY_SECONDS = 90.0
-_STOP_SECONDS = 30.0
 _LOGGING = """\
 status=error
 appender.out.type=Console
@@ -87,7 +84,7 @@ def _fetch(folder: Path) -> None:
 
 
 @dataclass
-class Server:
+class Server(ServerProcess):
     """A broker with its data in `folder`. Starting it again after `kill` or `stop` finds that data, at the same ports.
 
     listeners  name of a listener -> its security protocol, beside the plain one (`PLAINTEXT`) that is always there
@@ -98,6 +95,7 @@ class Server:
                than it saves a broker that lives for minutes
     """
 
+    name = "Kafka"
     folder: Path
     listeners: dict[str, str] = field(default_factory=dict)
     properties: dict[str, str] = field(default_factory=dict)
@@ -111,7 +109,6 @@ class Server:
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
         if self.port is not None:
             self._ports["PLAINTEXT"] = self.port
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def bootstrap_servers(self) -> str:
@@ -121,34 +118,6 @@ class Server:
     def address(self, listener: str) -> str:
         """The address of a listener."""
         return f"localhost:{self._ports[listener]}"
-
-    def start(self) -> None:
-        """Starts the broker, unless it runs, and waits until it answers. Raises `RuntimeError` with its log if not."""
-        if self._process is not None:
-            return
-        self._format()
-        log = self.folder / "kafka.log"
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._java("kafka.Kafka", str(self.folder / "server.properties")),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=self.folder,
-            )
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Kafka does not start: {log.read_text(errors='replace')[-2000:]}")
-
-    def kill(self) -> None:
-        """Ends it as a crash would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ends it in good order."""
-        self._end(signal.SIGTERM)
 
     def restart(self) -> None:
         """Stops and starts it; data and addresses stay."""
@@ -169,12 +138,9 @@ class Server:
         """Waits until the broker ends by itself, and returns its exit status."""
         return self._process.wait() if self._process is not None else 0
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
+    def _command(self) -> list[str]:
+        self._format()
+        return self._java("kafka.Kafka", str(self.folder / "server.properties"))
 
     def _format(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -224,17 +190,6 @@ class Server:
         logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         memory = (f"-Xmx{self.heap}", "-Xms128m", "-XX:+UseSerialGC")
         return ["java", *memory, *self.compiling, logging, "-cp", f"{jars()}/*", main, *arguments]
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
 
     def _is_ready(self) -> bool:
         from confluent_kafka import KafkaException

@@ -27,12 +27,17 @@ __all__ = ["Fault", "KeyLimits", "KeyReport", "Plan", "ProviderServer", "Report"
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What was done with one API key. `violations`: kind of limit (qps, rpm, tpm, concurrency) -> number."""
+    """What was done with one API key.
+
+    most_early  seconds by which the worst request came before its windows had room for it
+    violations  kind of limit (qps, rpm, tpm, concurrency) -> number
+    """
 
     requests: int
     accepted: int
     running: int
     most_running: int
+    most_early: float
     violations: Mapping[str, int]
 
 

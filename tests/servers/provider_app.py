@@ -59,6 +59,7 @@ class Provider:
                     "accepted": use.accepted,
                     "running": use.running,
                     "most_running": use.most_running,
+                    "most_early": use.most_early,
                     "violations": dict(use.violations),
                 }
                 for key, use in self.uses.items()

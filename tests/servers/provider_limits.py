@@ -45,7 +45,10 @@ class _Window:
 
 
 class KeyUse:
-    """What one key has done. Not safe for use by several threads."""
+    """What one key has done. Not safe for use by several threads.
+
+    most_early  seconds by which the worst request came before its windows had room for it
+    """
 
     def __init__(self, limits: KeyLimits, second: float, minute: float):
         """Begin with empty windows, which last `second` and `minute` seconds."""
@@ -54,6 +57,7 @@ class KeyUse:
         self.accepted = 0
         self.running = 0
         self.most_running = 0
+        self.most_early = 0.0
         self.violations: Counter[str] = Counter()
         self._windows = {"qps": _Window(second), "rpm": _Window(minute), "tpm": _Window(minute)}
 
@@ -64,7 +68,9 @@ class KeyUse:
         exceeded = list(self._exceeded(now, tokens))
         if exceeded:
             self.violations.update(name for name, _ in exceeded)
-            return max(seconds for _, seconds in exceeded)
+            early = max(seconds for _, seconds in exceeded)
+            self.most_early = max(self.most_early, early)
+            return early
         for name, amount in (("qps", 1), ("rpm", 1), ("tpm", tokens)):
             self._windows[name].add(now, amount)
         self.accepted += 1

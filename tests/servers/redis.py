@@ -5,40 +5,37 @@ project's own code.
 """
 
 import os
-import signal
 import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
 
 from tests.servers.packages import UnavailableError, ensure
 from tests.servers.ports import free_ports
+from tests.servers.process import ServerProcess
 
 PROGRAM = "redis-server"
-_READY_SECONDS = 60.0
-_STOP_SECONDS = 20.0
+_ANSWER_SECONDS = 60.0
 
 
 @dataclass
-class Server:
+class Server(ServerProcess):
     """A server with its data in `folder`, which it makes, at a port that it keeps. `password`: None asks for none.
 
     With `appendonly` it keeps what it was told when it is killed and started again, else it forgets everything.
     """
 
+    name = "Redis"
     folder: Path
     password: str | None = None
     appendonly: bool = False
 
     def __post_init__(self) -> None:
         self.port: int = free_ports(1)[0]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._logged_before = 0
 
     @property
     def url(self) -> str:
@@ -48,33 +45,9 @@ class Server:
 
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers. Raises `RuntimeError` with its log if not."""
-        if self._process is not None:
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        log = self.folder / "redis.log"
-        command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
-        command += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "no"]
-        if self.password is not None:
-            command += ["--requirepass", self.password]
-        with log.open("ab") as output:
-            begun = output.tell()
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=self.folder
-            )
-        deadline = time.monotonic() + _READY_SECONDS
-        while self._process.poll() is not None or not self._is_ready(log, begun):
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Redis does not start: {log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
-
-    def stop(self) -> None:
-        """End it in good order."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._end(signal.SIGKILL)
+        if self._process is None:
+            self._logged_before = self.log.stat().st_size if self.log.exists() else 0
+        super().start()
 
     def empty(self) -> None:
         """Forget everything that it was told."""
@@ -82,31 +55,21 @@ class Server:
 
     def said(self, command: bytes) -> bytes:
         """Return the beginning of its answer to a command, which may need no password."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=_READY_SECONDS) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_SECONDS) as connection:
             connection.sendall(command + b"\r\n")
             return connection.recv(64)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.kill()
 
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait(_STOP_SECONDS)
-        self._process = None
+    def _command(self) -> list[str]:
+        command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        command += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "no"]
+        return command if self.password is None else [*command, "--requirepass", self.password]
 
-    def _is_ready(self, log: Path, begun: int) -> bool:
+    def _is_ready(self) -> bool:
         """Return whether it answers: this one, which says so in its log, and no other that has its port."""
-        if b"Ready to accept connections" not in log.read_bytes()[begun:]:
+        if b"Ready to accept connections" not in self.log.read_bytes()[self._logged_before :]:
             return False
         try:
             answer = self.said(b"PING")

@@ -6,27 +6,23 @@ project's own code.
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import filelock
 
 from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
+from tests.servers.process import ServerProcess
 
 VERSION = "1.39.0"
 _MODULE = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{VERSION}"
-_READY_SECONDS = 60.0
 _BUILD_SECONDS = 1800.0
-_STOP_SECONDS = 20.0
 _PORTS = ("CLUSTER_GOSSIP_BIND_PORT", "CLUSTER_DATA_BIND_PORT", "RAFT_PORT", "RAFT_INTERNAL_RPC_PORT", "GRPC_PORT")
 
 
@@ -61,19 +57,19 @@ def _build(go: str, program: Path) -> None:
 
 
 @dataclass
-class Server:
+class Server(ServerProcess):
     """A server with its data in `folder`. Starting it again after `kill` or `stop` finds that data, at the same ports.
 
     `environment` is laid over what the server is configured by; see Weaviate's list of environment variables.
     """
 
+    name = "Weaviate"
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
         self._port = free_ports(1)[0]
-        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
@@ -85,12 +81,11 @@ class Server:
         """Where it is reached by gRPC."""
         return self._ports["GRPC_PORT"]
 
-    def start(self) -> None:
-        """Starts the server, unless it runs, and waits until it answers. Raises `RuntimeError` with its log if not."""
-        if self._process is not None:
-            return
-        log = self.folder / "weaviate.log"
-        environment = {
+    def _command(self) -> list[str]:
+        return [str(binary()), "--host", "127.0.0.1", "--port", str(self._port), "--scheme", "http"]
+
+    def _environment(self) -> dict[str, str]:
+        return {
             "PATH": os.environ.get("PATH", ""),
             "PERSISTENCE_DATA_PATH": str(self.folder / "data"),
             "AUTHENTICATION_ANONYMOUS_ACCESS_ENABLED": "true",
@@ -107,43 +102,6 @@ class Server:
             **{name: str(port) for name, port in self._ports.items()},
             **self.environment,
         }
-        command = [str(binary()), "--host", "127.0.0.1", "--port", str(self._port), "--scheme", "http"]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder
-            )
-        deadline = time.monotonic() + _READY_SECONDS
-        while not self._is_ready():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"Weaviate does not start: {log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        """Ends it as a crash would."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """Ends it in good order."""
-        self._end(signal.SIGTERM)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.stop()
-
-    def _end(self, number: signal.Signals) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(number)
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
 
     def _is_ready(self) -> bool:
         try:

@@ -1,4 +1,7 @@
-"""The beginning of a drain run, which `assessment_tasks` and `risk_assessments` have in common."""
+"""Runs of `assessment_tasks` and `risk_assessments`: how one begins to drain, and the figures of one as a whole."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import dagster as dg
 
@@ -25,3 +28,19 @@ def take_over(
         max_seconds=config.max_seconds,
         should_stop=beside.reason_to_end,
     )
+
+
+class FollowingRun(Protocol):
+    """A run over a topic of cameras."""
+
+    def figures(self) -> Mapping[str, int | float]:
+        """Return figures of the run as a whole."""
+
+    def losses(self) -> Sequence[str]:
+        """Return the places of what the broker had deleted before it was read, for people."""
+
+
+def run_metadata(run: FollowingRun) -> dict[str, Any]:
+    """Return what the metadata of a run say of it as a whole."""
+    losses = run.losses()
+    return {**run.figures(), **({"lost_unread_offsets": "\n".join(losses)} if losses else {})}

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from vectorize_pipelines.assets.assessment_runs import take_over
+from vectorize_pipelines.assets.assessment_runs import run_metadata, take_over
 from vectorize_pipelines.assets.files import OWNERS, RETRIES
 from vectorize_pipelines.jobs import STREAM_JOBS
 from vectorize_pipelines.kafka.clients import require_servers
@@ -49,7 +49,7 @@ def assessment_tasks_asset(settings: Settings) -> dg.AssetsDefinition:
         with translate_errors(), _opened(context, config) as run:
             run.run()
             days = {day: _day_metadata(run, day) for day in run.days}
-            report_days(context, days, DayFigures().as_dict(), _run_metadata(run))
+            report_days(context, days, DayFigures().as_dict(), run_metadata(run))
 
     return assessment_tasks
 
@@ -65,8 +65,3 @@ def _opened(context: dg.AssetExecutionContext, config: FollowConfig) -> TaskRun:
 def _day_metadata(run: TaskRun, day: str) -> dict[str, Any]:
     failures = [each for each in run.failures if each.day == day]
     return {**run.days[day].as_dict(), **({"failures": failures_table(failures)} if failures else {})}
-
-
-def _run_metadata(run: TaskRun) -> dict[str, Any]:
-    lost = {"lost_unread_offsets": "\n".join(run.losses())} if run.losses() else {}
-    return {**run.figures(), **lost}

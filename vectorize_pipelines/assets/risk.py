@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 from pydantic import Field
 
-from vectorize_pipelines.assets.assessment_runs import take_over
+from vectorize_pipelines.assets.assessment_runs import run_metadata, take_over
 from vectorize_pipelines.assets.camera_report import camera_day_metadata, camera_plot
 from vectorize_pipelines.assets.files import OWNERS, RETRIES
 from vectorize_pipelines.jobs import STREAM_JOBS
@@ -71,7 +71,7 @@ def _risk_assessments(settings: Settings) -> dg.AssetsDefinition:
         with translate_errors(), _opened(context, config, language_model) as run:
             run.run()
             days = {day: _day_metadata(figures) for day, figures in run.days.items()}
-            report_days(context, days, _day_metadata(DayFigures()), {**_run_metadata(run), **keys.metadata()})
+            report_days(context, days, _day_metadata(DayFigures()), {**run_metadata(run), **keys.metadata()})
 
     return risk_assessments
 
@@ -100,11 +100,6 @@ def _day_metadata(figures: DayFigures) -> dict[str, Any]:
     if figures.completed:
         metadata["latency_seconds"] = round(figures.latency_seconds / figures.completed, 4)
     return metadata | {f"level/{level}": figures.levels[level] for level in LEVELS}
-
-
-def _run_metadata(run: AssessmentRun) -> dict[str, Any]:
-    lost = {"lost_unread_offsets": "\n".join(run.losses())} if run.losses() else {}
-    return {**run.figures(), **lost}
 
 
 def _camera_risk(settings: Settings) -> dg.AssetsDefinition:

@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -20,6 +21,7 @@ class Call:
 
     tokens            what it may take, estimated; corrected once the provider has counted
     deadline_seconds  for the whole, with all repeats and all waiting
+    begins            called when a request of it begins: it has a key, and a place among the calls
     """
 
     model: RemoteModel
@@ -27,6 +29,7 @@ class Call:
     deadline_seconds: float
     tenant: str | None = None
     camera: str | None = None
+    begins: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ class ProviderClient:
         try:
             progress.key_name = key.name
             progress.attempts[key.name] += 1
+            call.begins()
             began = limit.now()
             outcome = await self._with_key(key, call.model, send, progress.left(call))
             if isinstance(outcome, ProviderFailed):

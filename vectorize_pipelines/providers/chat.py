@@ -5,7 +5,7 @@ import hashlib
 import json
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -72,11 +72,15 @@ class ChatModel:
         deadline_seconds: float,
         tenant: str | None = None,
         camera: str | None = None,
+        begins: Callable[[], None] = lambda: None,
     ) -> Answer[T]:
         """Return the model's answer as an object of `schema`.
 
         `cache_key` is a hash of the content: an answer to the same content by the same model under the same
         `prompt_version` is not asked for again, nor while it is being asked for. None: it is.
+
+        `begins` is called once the question stands in line for a key no more, and perhaps again when it is repeated:
+        when it is sent, or where it waits for the answer to the same one.
 
         Raises `InvalidAnswerError` where the answer is none of the schema, nor that to a second question that says what
         was wrong, and `ContentRefusedError` where the provider will not answer: both concern this item alone.
@@ -84,11 +88,11 @@ class ChatModel:
         """
         began = time.monotonic()
         question = Question.make(system, prompt, [image.data_uri for image in images], schema, self._client.settings)
-        call = Call(self._model, question.tokens, deadline_seconds, tenant, camera)
+        call = Call(self._model, question.tokens, deadline_seconds, tenant, camera, begins)
         if self._answers is None or cache_key is None:
             return await self._asked(question, schema, call)
         key = _answer_key(self._model.full_name, prompt_version, schema, cache_key)
-        async with self._turn(key, deadline_seconds):
+        async with self._turn(key, deadline_seconds, begins):
             kept = _kept(await self._answers.get(key), schema, call, began)
             if kept is not None:
                 self._client.note(kept.record)
@@ -100,9 +104,11 @@ class ChatModel:
             return answer
 
     @asynccontextmanager
-    async def _turn(self, key: str, seconds: float) -> AsyncIterator[None]:
+    async def _turn(self, key: str, seconds: float, waits: Callable[[], None]) -> AsyncIterator[None]:
         """Wait until nobody else asks for the same answer. Raises `ProviderUnavailableError` after so many seconds."""
         lock = self._asking.setdefault(key, asyncio.Lock())
+        if lock.locked():
+            waits()
         try:
             async with asyncio.timeout(seconds):
                 await lock.acquire()

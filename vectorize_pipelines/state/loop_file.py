@@ -38,6 +38,13 @@ class _Job:
     future: asyncio.Future[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """The error that a body is to be answered with: its own, or what is wrong with the file."""
+
+    error: Exception
+
+
 class LoopFile:
     """Transactions on a file of what can be made again, one after another; it belongs to one event loop.
 
@@ -69,20 +76,24 @@ class LoopFile:
         self._inode = 0
         self._jobs: list[_Job] = []
         self._working = self._closed = False
+        self._is_idle = asyncio.Event()
+        self._is_idle.set()
         self._written = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"{file.stem}-file")
 
     async def open(self) -> None:
         """Open the file, or make it; `do` and `read` do that as well. Raises what `error` makes."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
+        await self._in_thread(lambda _connection: None)
 
     async def do(self, body: Body[T], *, briefly: bool = True) -> T:
         """Return what `body` returns in a transaction that writes. Raises what `error` makes.
 
-        What is asked for while a transaction is under way is done in the next one, together. `briefly`: false of what
-        takes longer than the loop may wait.
+        What is asked for while a transaction is under way is done in the next one, together: where a body raises an
+        error of its own, what it did is undone, and the others stay. Where the caller is cancelled meanwhile, it is
+        done nevertheless. `briefly`: false of what takes longer than the loop may wait.
         """
-        if briefly and not self._working and self._written < LOGGED and self._is_open():
+        is_free = not self._working and not self._closed
+        if briefly and is_free and self._written < LOGGED and self._is_open():
             results = self._transaction([body], wait=False)
             if results is not None:
                 found: T = results[0]
@@ -91,7 +102,7 @@ class LoopFile:
 
     async def read(self, body: Body[T]) -> T:
         """Return what `body` returns, which reads by one statement. Raises what `error` makes."""
-        if self._working or not self._is_open():
+        if self._working or self._closed or not self._is_open():
             return await self._in_thread(body)
         assert self._connection is not None, "it is open"
         try:
@@ -100,14 +111,17 @@ class LoopFile:
             raise self._failure(error) from None
 
     async def close(self) -> None:
-        """Close the file once what has been asked for is done; a second call does nothing."""
+        """Close the file once what has been asked for is done, and nothing more is; a second call does nothing."""
         if self._closed:
             return
         self._closed = True
+        await self._is_idle.wait()
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown(wait=False)
 
     async def _in_thread(self, body: Body[T]) -> T:
+        if self._closed:
+            raise self._error(f"{self.file} has been closed here")
         loop = asyncio.get_running_loop()
         job = _Job(body, loop.create_future())
         self._jobs.append(job)
@@ -119,38 +133,42 @@ class LoopFile:
     def _begin(self, loop: asyncio.AbstractEventLoop) -> None:
         jobs, self._jobs = self._jobs[:TOGETHER], self._jobs[TOGETHER:]
         self._working = True
+        self._is_idle.clear()
         self._thread.submit(self._work, loop, jobs)
 
     def _work(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job]) -> None:
         """Do the jobs in one transaction, in the thread."""
-        error: Exception | None = None
-        results: list[Any] | None = None
         try:
             results = self._transaction([job.body for job in jobs], wait=True)
-            self._write_back()
+            assert results is not None, "it was waited for"
         except Exception as failure:  # noqa: BLE001 (raised again by each of those who wait)
-            error = failure
+            results = [_Failed(failure)] * len(jobs)
+        else:
+            with suppress(sqlite3.Error):  # what is wrong with the file the next transaction says
+                self._write_back()
         with suppress(RuntimeError):  # the loop was closed: nobody waits any more
-            loop.call_soon_threadsafe(self._done, loop, jobs, results, error)
+            loop.call_soon_threadsafe(self._done, loop, jobs, results)
 
-    def _done(
-        self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any] | None, error: Exception | None
-    ) -> None:
+    def _done(self, loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: list[Any]) -> None:
         """Hand over the results, in the loop."""
         if self._jobs:
             self._begin(loop)
         else:
             self._working = False
-        for number, job in enumerate(jobs):
+            self._is_idle.set()
+        for job, result in zip(jobs, results, strict=True):
             if job.future.done():
                 continue  # cancelled
-            if results is not None:
-                job.future.set_result(results[number])
-            elif error is not None:
-                job.future.set_exception(error)
+            if isinstance(result, _Failed):
+                job.future.set_exception(result.error)
+            else:
+                job.future.set_result(result)
 
     def _transaction(self, bodies: list[Body[Any]], *, wait: bool) -> list[Any] | None:
-        """Return what the bodies return in one transaction; None where another process is at it, and not to `wait`."""
+        """Return what the bodies return in one transaction; None where another process is at it, and not to `wait`.
+
+        In the place of what one of several raised stands `_Failed`; what is wrong with the file is raised.
+        """
         try:
             if not self._is_open():
                 self._open()
@@ -159,7 +177,8 @@ class LoopFile:
             if not _begin_immediate(connection, BUSY_SECONDS if wait else 0):
                 return None
             try:
-                results = [body(connection) for body in bodies]
+                alone = len(bodies) == 1
+                results = [body(connection) if alone else _beside_others(connection, body) for body in bodies]
                 connection.execute("commit")
             except BaseException:
                 with suppress(sqlite3.Error):  # what failed before is the reason
@@ -179,7 +198,7 @@ class LoopFile:
         """Return whether the connection is one to the file that lies there now, which may have been replaced."""
         try:
             return self._connection is not None and self.file.stat().st_ino == self._inode
-        except FileNotFoundError:
+        except OSError:  # it is not there; or it will be said when it is opened what is wrong
             return False
 
     def _open(self) -> None:
@@ -229,6 +248,20 @@ class LoopFile:
             connection.close()
             raise
         return connection
+
+
+def _beside_others(connection: sqlite3.Connection, body: Body[Any]) -> Any:
+    """Return what a body returns. Where it raises an error of its own, undo what it did, and return `_Failed`."""
+    connection.execute("savepoint body")
+    try:
+        result = body(connection)
+    except (sqlite3.Error, OSError):
+        raise
+    except Exception as error:  # noqa: BLE001 (raised again where it was asked for)
+        connection.execute("rollback to body")
+        result = _Failed(error)
+    connection.execute("release body")
+    return result
 
 
 def _begin_immediate(connection: sqlite3.Connection, seconds: float) -> bool:

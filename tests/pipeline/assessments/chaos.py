@@ -25,6 +25,10 @@ from vectorize_pipelines.kafka.topics import Family, create_topics
 from vectorize_pipelines.settings import load_settings
 
 CONCURRENCY = 64
+#: As many as a run has room for by default.
+HELD_TASKS = 10_000
+#: So long that no task expires; where there is no room, tasks that have waited for a tenth of it are put aside.
+DEADLINE_SECONDS = 86_400.0
 RUN_SECONDS = 900.0
 #: A run is killed so long at most after it was opened.
 TIMER_SECONDS = 4.0
@@ -40,7 +44,15 @@ FAULTS = [
 ]
 
 
-def tree_of(home: Path, servers: str, provider: ProviderServer, redis_url: str | None, prefix: str) -> dict[str, Any]:
+def tree_of(
+    home: Path,
+    servers: str,
+    provider: ProviderServer,
+    redis_url: str | None,
+    prefix: str,
+    held_tasks: int = HELD_TASKS,
+    deadline_seconds: float = DEADLINE_SECONDS,
+) -> dict[str, Any]:
     """Return the settings of the runs, as a tree."""
     home.mkdir(exist_ok=True)
     keys = [
@@ -54,7 +66,11 @@ def tree_of(home: Path, servers: str, provider: ProviderServer, redis_url: str |
         "home": str(home),
         "kafka": {"bootstrap_servers": servers, "topic_prefix": prefix, **topics},
         "providers": {"base_url": provider.url, "model": "judge", "keys_file": str(home / "keys.yaml")},
-        "assessments": {"deadline_seconds": 86_400, "concurrency": CONCURRENCY},
+        "assessments": {
+            "deadline_seconds": deadline_seconds,
+            "concurrency": CONCURRENCY,
+            "held_tasks": held_tasks,
+        },
         "redis": {"url": redis_url},
     }
 
@@ -136,6 +152,8 @@ def main() -> None:
     parser.add_argument("--detections", type=int, default=20_000)
     parser.add_argument("--kills", type=int, default=20, help="how many runs over each of the two topics are killed")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--held-tasks", type=int, default=HELD_TASKS, help="for how many tasks a run has room")
+    parser.add_argument("--deadline-seconds", type=float, default=DEADLINE_SECONDS, help="of a task")
     options = parser.parse_args()
     started = time.monotonic()
     with (
@@ -144,7 +162,15 @@ def main() -> None:
         redis.running(appendonly=True) as store,
         serving_provider(KEYS, answer_seconds=0.3, faults=FAULTS) as provider,
     ):
-        tree = tree_of(Path(place) / "home", broker.bootstrap_servers, provider, store.url, "chaos")
+        tree = tree_of(
+            Path(place) / "home",
+            broker.bootstrap_servers,
+            provider,
+            store.url,
+            "chaos",
+            options.held_tasks,
+            options.deadline_seconds,
+        )
         restarts = threading.Thread(target=_restart_both, args=(broker, store), daemon=True)
         restarts.start()
         checks = kill_runs(tree, provider, options.detections, options.kills, options.seed)

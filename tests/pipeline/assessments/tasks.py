@@ -5,7 +5,7 @@ from math import inf
 from typing import Any
 
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
-from vectorize_pipelines.pipeline.assessments.window import PendingTask
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 
 #: The smallest JPEG that says so.
 PICTURE = "/9j/4AAQSkZJRgABAQAAAQABAAD/2Q=="

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from vectorize_pipelines.errors import KafkaError, KeysError, NoSuitableKeyError
 from vectorize_pipelines.kafka.clients import consumer
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
+from vectorize_pipelines.kafka.lookup import MessageLookup
+from vectorize_pipelines.kafka.partitions import PartitionId
+from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.kafka.transactions import TransactionalProducer
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
@@ -164,14 +168,58 @@ def test_a_task_that_expired_is_judged_when_it_is_made_again_with_another_deadli
 
 
 def test_the_newest_is_judged_first_and_the_rest_expires(make_installation: MakeInstallation) -> None:
+    """The provider answers the newest alone; whichever of the others is asked for takes all of their time."""
     installation = make_installation(assessments={"concurrency": 1})
-    installation.provider.change(answer_seconds=0.05)
+    installation.provider.change(faults=[Fault("stall", contains="[0, 0, 100", seconds=600, count=None)])
     now = time.time_ns() // 1_000_000
-    order = [3, 0, 4, 1, 2]
-    sent = tasks(5)
-    installation.send(*(sent[n] for n in order), partition=0, timestamps_ms=[now - 1000 + n for n in order])
-    installation.drain()
-    assert [each.task_id for each in installation.results()] == [f"task-{n}" for n in (4, 3, 2, 1, 0)]
+    older, newest = tasks(4, "older", seconds=2.0), task("newest", bbox=[0, 0, 2000, 10], seconds=600.0)
+    # In one transaction and one partition, so that one poll reads them all.
+    sent = [older[2], older[0], newest, older[3], older[1]]
+    installation.send(*sent, partition=0, timestamps_ms=[now - 2000, now - 4000, now, now - 1000, now - 3000])
+    run = installation.drain()
+    results = {each.task_id: each for each in installation.results()}
+    assert len(results) == 5
+    assert results.pop("newest").error is None
+    assert [(each.error or {})["class"] for each in results.values()] == [EXPIRED] * 4
+    report = installation.provider.report()
+    assert report.requests <= 2, "one call at a time, and each of the others takes longer than all of them have"
+    assert next(iter(report.asked)) in report.answered, "what was asked first is what was answered: the newest"
+    (completed, expired) = (sum(getattr(day, name) for day in run.days.values()) for name in ("completed", "expired"))
+    assert (completed, expired) == (1, 4)
+    assert lag(installation) == 0
+
+
+def test_what_was_put_aside_for_want_of_room_is_read_once_more_and_judged(
+    make_installation: MakeInstallation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 20
+    installation = make_installation(assessments={"concurrency": 1, "held_tasks": 5})
+    installation.provider.change(answer_seconds=0.5)
+    began = time.time_ns() // 1_000_000 - 300_000
+    installation.send(*tasks(count, seconds=600.0), timestamps_ms=[began + n for n in range(count)])
+    again: list[ReceivedMessage] = []
+    find = MessageLookup.find
+
+    def finding(lookup: MessageLookup, wanted: Mapping[PartitionId, Collection[int]]) -> list[ReceivedMessage]:
+        found = find(lookup, wanted)
+        again.extend(found)
+        return found
+
+    monkeypatch.setattr(MessageLookup, "find", finding)
+
+    def should_stop() -> None:
+        """Let the provider be fast once everything was read, which takes it no longer than an answer now and then."""
+        if run.figures()["messages"] == count:
+            installation.provider.change(answer_seconds=0.0)
+
+    with installation.open_drain(should_stop=should_stop) as run:
+        run.run()
+    assert len(again) >= 5
+    results = installation.results()
+    assert Counter(each.task_id for each in results) == Counter(f"task-{n}" for n in range(count))
+    assert all(each.error is None for each in results)
+    assert set(installation.provider.report().answered.values()) == {1}
+    assert lag(installation) == 0
 
 
 def test_what_was_judged_before_a_failure_is_told_by_the_next_run_and_not_asked_again(

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.pipeline.assessments.tasks import pending
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.progress import BLOCK_OFFSETS, MOST_BLOCKS, FinishedOffsets
-from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
+from vectorize_pipelines.pipeline.assessments.window import TaskWindow
 
 
 def taken(window: TaskWindow) -> list[PendingTask]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from vectorize_pipelines.errors import ItemError, KeysError, NoSuitableKeyError, PaidItemError, ProviderUnavailableError
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.prompt import (
     PROMPT_VERSION,
     SYSTEM,
@@ -14,7 +15,6 @@ from vectorize_pipelines.pipeline.assessments.prompt import (
     picture_of,
     prompt_of,
 )
-from vectorize_pipelines.pipeline.assessments.window import PendingTask
 from vectorize_pipelines.providers.call_progress import LEAST_SECONDS
 from vectorize_pipelines.providers.chat import Answer, ChatModel
 from vectorize_pipelines.settings import Settings
@@ -40,11 +40,11 @@ class Judge:
         self._run_id = run_id
         self._now = now
 
-    async def judge(self, model: ChatModel, pending: PendingTask) -> bool:
+    async def judge(self, model: ChatModel, pending: PendingTask, begins: Callable[[], None] = lambda: None) -> bool:
         """Have the model judge a task: leaves it with a row, and with an error where it failed.
 
-        Returns whether a provider answered, whatever it said. Raises those of `TRANSIENT` while the task's time is not
-        over, and `NoSuitableKeyError`, which no task is to blame for.
+        `begins`: as in `ChatModel.ask`. Returns whether a provider answered, whatever it said. Raises those of
+        `TRANSIENT` while the task's time is not over, and `NoSuitableKeyError`, which no task is to blame for.
         """
         task = pending.task
         assert task is not None, "what cannot be read is not judged"
@@ -68,6 +68,7 @@ class Judge:
                 deadline_seconds=min(left, self._seconds),
                 tenant=None,
                 camera=task.camera_id,
+                begins=begins,
             )
         except ItemError as error:
             self.fail(pending, error)

@@ -16,9 +16,10 @@ from vectorize_pipelines.kafka.sources import MessageSource, Polled
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.messaging.dead_letters import attempts_of
 from vectorize_pipelines.messaging.messages import origin_of
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.progress import FinishedOffsets
 from vectorize_pipelines.pipeline.assessments.tasks import LATEST_MS
-from vectorize_pipelines.pipeline.assessments.window import PendingTask, Room, TaskWindow
+from vectorize_pipelines.pipeline.assessments.window import Room, TaskWindow
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
 

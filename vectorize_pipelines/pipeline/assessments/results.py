@@ -11,8 +11,8 @@ from vectorize_pipelines.kafka.transactions import OutgoingMessage, Transactiona
 from vectorize_pipelines.messaging.assessments import RiskAssessmentResultMessage, RiskLevel
 from vectorize_pipelines.messaging.dead_letters import DeadLetter
 from vectorize_pipelines.messaging.messages import origin_of
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.searchable import EmbeddingRequests
-from vectorize_pipelines.pipeline.assessments.window import PendingTask
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.assessments import AssessmentRow, Assessments, AssessmentState
 

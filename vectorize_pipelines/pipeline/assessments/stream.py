@@ -16,9 +16,10 @@ from typing import Self
 
 from vectorize_pipelines.kafka.sources import LostRange
 from vectorize_pipelines.pipeline.assessments.calls import Calls
+from vectorize_pipelines.pipeline.assessments.pending import PendingTask
 from vectorize_pipelines.pipeline.assessments.reading import TaskReading
 from vectorize_pipelines.pipeline.assessments.results import Results
-from vectorize_pipelines.pipeline.assessments.window import PendingTask, TaskWindow
+from vectorize_pipelines.pipeline.assessments.window import TaskWindow
 from vectorize_pipelines.pipeline.progress import PROGRESS_INTERVAL_SECONDS
 
 logger = logging.getLogger(__name__)
