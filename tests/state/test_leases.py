@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,20 @@ from tests.servers.postgresql import Server
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state import leases
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.leases import Lease, LeaseLostError, LeaseTakenError, forget, hold, is_held, lapsed
-from vectorize_pipelines.state.locks import ExclusiveLock
+from vectorize_pipelines.state.held_locks import ExclusiveLock, check_run
+from vectorize_pipelines.state.leases import (
+    Lease,
+    LeaseLostError,
+    LeaseTakenError,
+    await_signs,
+    hold,
+    is_held,
+    lapsed,
+    purge,
+)
 
 #: Of leases that are to lapse; those that are not have the seconds of every installation.
-SHORT_SECONDS = 1.0
+SHORT_SECONDS = 2.5
 LONG_SECONDS = 60.0
 
 
@@ -105,7 +115,7 @@ def test_an_error_of_the_body_lets_go(database: Database) -> None:
 
 def test_a_lease_is_held_for_longer_than_it_lasts(database: Database, short: None) -> None:
     with hold(database, "a", "a") as lease:
-        with pytest.raises(LeaseTakenError), hold(database, "a", "a", timeout_seconds=2.5 * SHORT_SECONDS):
+        with pytest.raises(LeaseTakenError), hold(database, "a", "a", timeout_seconds=1.5 * SHORT_SECONDS):
             raise AssertionError
         lease.check()
 
@@ -151,6 +161,17 @@ def test_a_killed_holder_is_followed_by_another_one(database: Database, installa
             assert lapsed(database, "run/") == []
 
 
+def test_whether_a_holder_lives_is_known_in_time(database: Database, installation: Settings) -> None:
+    with holding(installation, "dead", SHORT_SECONDS) as holder, hold(database, "alive", "alive"):
+        assert holder.check() == "held"
+        holder.process.kill()
+        await_signs(database, ["dead", "free"])
+        assert not is_held(database, "dead")
+    with holding(installation, "alive", SHORT_SECONDS):
+        await_signs(database, ["alive"])
+        assert is_held(database, "alive")
+
+
 def test_a_stalled_holder_finds_its_lease_taken(database: Database, installation: Settings) -> None:
     with holding(installation, "a", SHORT_SECONDS) as holder:
         assert holder.check() == "held"
@@ -170,12 +191,12 @@ def test_a_stalled_holder_whose_lease_nobody_took_has_lost_it(database: Database
         assert holder.check().startswith("lost ")
 
 
-def test_a_lapsed_lease_is_taken_from_its_holder(database: Database) -> None:
-    with ending_lost(), hold(database, "run/1", "run 1") as lease:
+def test_what_nobody_takes_over_is_removed(database: Database) -> None:
+    with ending_lost(), hold(database, "run/1", "run 1") as lease, hold(database, "run/2", "run 2") as other:
         lapse(database, "run/1")
-        (found,) = lapsed(database, "run/")
-        assert forget(database, found)
-        assert not forget(database, found)
+        assert purge(database, datetime.now(UTC) - timedelta(days=1)) == 1
+        assert lapsed(database, "run/") == []
+        other.check()
         with pytest.raises(LeaseLostError, match="the lock of run 1 was lost while it was needed: it had lapsed"):
             lease.check()
     assert lapsed(database, "run/") == []
@@ -190,8 +211,10 @@ def test_what_the_process_needs_is_checked_with_every_lock(database: Database) -
             for lock in (lease, ExclusiveLock()):
                 with pytest.raises(LeaseLostError, match="the lock of run 1 was lost"):
                     lock.check()
+            with pytest.raises(LeaseLostError):
+                check_run()
         lease.check()
-        ExclusiveLock().check()
+        check_run()
 
 
 def test_connections_that_are_ended_cost_no_lease(postgresql: Server, tmp_path: Path) -> None:
@@ -362,7 +385,7 @@ def test_any_order_of_takers(database: Database) -> None:
 
     Machine.database = database
     run_state_machine_as_test(
-        Machine, settings=hypothesis_settings(max_examples=15, stateful_step_count=20, deadline=None)
+        Machine, settings=hypothesis_settings(max_examples=8, stateful_step_count=15, deadline=None)
     )
 
 

@@ -125,15 +125,15 @@ class Database:
         with self._errors_reported(), engine.connect() as connection:
             yield connection
 
-    def insert(self, table: sa.Table) -> Any:
-        """Return an insert for which can be said what it does on a conflict, in the words of PostgreSQL or SQLite."""
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """Return an insert of which can be said what it does on a conflict."""
         return (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
 
     def upsert(
         self, table: sa.Table, replaces: Callable[[Any, Any], sa.ColumnElement[bool]] | None = None
     ) -> sa.Insert:
         """Return an insert that replaces the row of the same key where `replaces(new, old)` holds; None: never."""
-        insert: sa.Insert = self.insert(table)
+        insert = self.insert(table)
         key = list(table.primary_key.columns)
         if replaces is None:
             return insert.on_conflict_do_nothing(index_elements=key)

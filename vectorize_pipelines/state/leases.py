@@ -23,13 +23,12 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import sqlalchemy as sa
 
 from vectorize_pipelines.errors import LedgerError
-from vectorize_pipelines.state.database import Database, Text, metadata
-from vectorize_pipelines.state.locks import ExclusiveLock, needed_by_process
+from vectorize_pipelines.state.database import Database, Text, metadata, purge_rows
+from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError, LockTakenError, needed_by_process
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +63,11 @@ leases = sa.Table(
 )
 
 
-class LeaseLostError(LedgerError):
+class LeaseLostError(LockLostError):
     """A lease is not, or not certainly, held any more: whoever held it must write nothing."""
 
 
-class LeaseTakenError(LedgerError):
+class LeaseTakenError(LockTakenError):
     """Somebody else has held a lease for all the time that it was waited for."""
 
 
@@ -113,7 +112,7 @@ class Lease(ExclusiveLock):
         most as long as the lease lasts.
         """
         begun = _now()
-        for lease in (*needed_by_process, self):
+        for lease in (*_of_process(), self):
             lease.confirm(begun)
 
     def confirm(self, begun: float) -> None:
@@ -129,6 +128,15 @@ class Lease(ExclusiveLock):
     def error(self) -> LeaseLostError:
         """Return what to raise once the lease is lost."""
         return LeaseLostError(f"the lock of {self.what} was lost while it was needed: {self.lost}")
+
+
+def is_held_by_process(name: str) -> bool:
+    """Return whether this process holds a lease that all of it needs."""
+    return any(lease.name == name for lease in _of_process())
+
+
+def _of_process() -> list[Lease]:
+    return [lock for lock in tuple(needed_by_process) if isinstance(lock, Lease)]
 
 
 @contextlib.contextmanager
@@ -175,6 +183,27 @@ def is_held(database: Database, name: str) -> bool:
         return bool(found.scalar())
 
 
+def await_signs(database: Database, names: Sequence[str]) -> None:
+    """Wait until the holder of each has renewed its lease, given it back, or not renewed it in time.
+
+    Then `is_held` tells who lives, and not only who lived a moment ago. Raises `LedgerError`.
+    """
+    silent = _expiries(database, names)
+    while silent:
+        time.sleep(_POLL_SECONDS[1])
+        now = _expiries(database, list(silent))
+        silent = {name: expires for name, expires in silent.items() if now.get(name) == expires}
+
+
+def _expiries(database: Database, names: Sequence[str]) -> dict[str, int]:
+    """Return when each that is held would lapse."""
+    query = sa.select(leases.c.name, leases.c.expires_us).where(
+        leases.c.name.in_(names), leases.c.expires_us >= _database_clock(database)
+    )
+    with database.statements() as connection:
+        return {row.name: row.expires_us for row in connection.execute(query)}
+
+
 def lapsed(database: Database, prefix: str) -> list[LapsedLease]:
     """Return the leases that their holders have not renewed, and nobody has taken over. Raises `LedgerError`."""
     query = (
@@ -190,11 +219,9 @@ def lapsed(database: Database, prefix: str) -> list[LapsedLease]:
         ]
 
 
-def forget(database: Database, lease: LapsedLease) -> bool:
-    """Remove a lapsed lease; return whether it was there. Its holder cannot renew it any more. Raises `LedgerError`."""
-    removal = sa.delete(leases).where(leases.c.name == lease.name, leases.c.fence == lease.fence)
-    with database.statements() as connection:
-        return connection.execute(removal).rowcount > 0
+def purge(database: Database, before: datetime) -> int:
+    """Remove what lapsed before then, and nobody will take over; return their number. Raises `LedgerError`."""
+    return purge_rows(database, leases, leases.c.expires_us < round(before.timestamp() * 1e6))
 
 
 # ---- taking a lease, and giving it back: each statement by itself, since a process that is stopped in the middle of a
@@ -223,7 +250,7 @@ def _taken(database: Database, name: str, what: str, holder: str, node: str, tim
 def _try(database: Database, name: str, holder: str, node: str, token: str, seconds: float) -> int | None:
     """Take a lease that is free, unless somebody waits for it already, and return its fence; or wait for it."""
     clock = _database_clock(database)
-    insert: Any = database.insert(leases).values(
+    insert = database.insert(leases).values(
         name=name,
         holder=holder,
         node=node,

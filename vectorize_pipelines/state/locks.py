@@ -4,39 +4,20 @@ With SQLite, which one machine uses, the lock of a file; with PostgreSQL a lease
 PostgreSQL's own would go on while a process is stalled that has it.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.state.held_locks import ExclusiveLock, LockTakenError
 
 if TYPE_CHECKING:
     from vectorize_pipelines.state.database import Database
-    from vectorize_pipelines.state.leases import Lease
 
 POLL_SECONDS = 0.01
-#: The leases without which this process must write nothing: that of its run.
-needed_by_process: "list[Lease]" = []
-
-
-class ExclusiveLock:
-    """A lock that `exclusive` holds."""
-
-    def check(self) -> None:
-        """Raise `LedgerError` if the lock, or a lease that the whole process needs, is lost.
-
-        To be called just before what must not be done by two at once.
-        """
-        for lease in tuple(needed_by_process):
-            lease.check()
-
-
-def unlocked() -> AbstractContextManager[ExclusiveLock]:
-    """Return a lock for the only user of something."""
-    return nullcontext(ExclusiveLock())
 
 
 @contextmanager
@@ -46,8 +27,8 @@ def exclusive(
     """Hold a lock that one thread of one process has at a time; it goes when that process or its machine dies.
 
     `name` tells locks apart, `file` does so where the database is SQLite; `what` is said in errors. Waits for the
-    holder, at most `timeout_seconds`. Raises `LedgerError` when it cannot be had in time, and after the body when it
-    was lost meanwhile.
+    holder, at most `timeout_seconds`: then raises `LockTakenError`. Raises `LockLostError` after the body when the lock
+    was lost meanwhile, and `LedgerError` when the database fails.
     """
     if database.is_sqlite:
         with _file_lock(file, what, timeout_seconds):
@@ -72,13 +53,24 @@ def is_held(database: "Database", name: str, file: Path) -> bool:
         return True
 
 
+def await_signs(database: "Database", names: Sequence[str]) -> None:
+    """Wait until `is_held` tells of each who holds it now: a killed process counts as a holder until its lease lapses.
+
+    Raises `LedgerError`.
+    """
+    if not database.is_sqlite:
+        from vectorize_pipelines.state import leases
+
+        leases.await_signs(database, names)
+
+
 @contextmanager
 def _file_lock(file: Path, what: str, timeout_seconds: float | None) -> Iterator[None]:
     with ExitStack() as held:
         try:
             held.enter_context(_acquired(file, -1 if timeout_seconds is None else timeout_seconds))
         except Timeout:
-            raise _not_free(what, timeout_seconds) from None
+            raise LockTakenError(f"another run has held the lock of {what} for {timeout_seconds} s") from None
         yield
 
 
@@ -97,7 +89,3 @@ def _acquired(file: Path, timeout_seconds: float) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _not_free(what: str, timeout_seconds: float | None) -> LedgerError:
-    return LedgerError(f"another run has held the lock of {what} for {timeout_seconds} s")
