@@ -8,6 +8,7 @@ from typing import Literal
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 
 
@@ -40,6 +41,7 @@ class FolderRun:
     model          fingerprint of model and way of cutting, as it is written into the records
     days           the days that items may belong to
     outage         how a store that is away is waited for
+    lock           of the collection's rows that come from files, held until the stream is closed
     force_sources  sources whose items are encoded again, also without `request.force`
     """
 
@@ -50,6 +52,7 @@ class FolderRun:
     model: str
     days: Days
     outage: SpillingRetry
+    lock: ExclusiveLock
     force_sources: AbstractSet[str] = frozenset()
 
     @property

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-
-from filelock import FileLock, Timeout
+from functools import partial
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.encoders.base import Encoder, EncoderSpec
@@ -36,12 +34,14 @@ from vectorize_pipelines.pipeline.writing import DirectWriter
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource, Listing
 from vectorize_pipelines.state import home
+from vectorize_pipelines.state.database import Database
+from vectorize_pipelines.state.held_locks import ExclusiveLock, LockTakenError
+from vectorize_pipelines.state.locks import exclusive
 from vectorize_pipelines.state.manifest import Manifest
 from vectorize_pipelines.stores.base import VectorStore
 
 logger = logging.getLogger(__name__)
 
-LOCK_POLL_SECONDS = 0.2
 OTHER_KINDS_SHOWN = 5
 
 
@@ -60,8 +60,9 @@ def open_folder(
     once. Raises `SourceError` and `StoreError`.
     """
     with ExitStack() as resources:
-        _lock(home.manifest_lock(settings, request.collection), resources)
+        lock = _locked(settings, request.collection, resources)
         listing = source.list()  # not before: another run may have embedded files that came meanwhile
+        lock.check()
         physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest = Manifest.open(home.manifest_file(settings, request.collection))
         resources.callback(manifest.close)
@@ -75,6 +76,7 @@ def open_folder(
             reader.model,
             Days(settings.partitions.start, datetime.now(UTC).date()),
             configured_outage(settings),
+            lock,
             sources_to_mend(settings, store, request.collection, physical, source.holds),
         )
         work = _work(run, source, listing, reader, manifest)
@@ -133,15 +135,17 @@ def _item_encoder(
     )
 
 
-def _lock(file: Path, resources: ExitStack) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(file)
+def _locked(settings: Settings, collection: str, resources: ExitStack) -> ExclusiveLock:
+    """Return the lock of a collection's rows that come from files, held until `resources` are closed."""
+    database = Database.open(settings)
+    resources.callback(database.close)
+    file = home.manifest_lock(settings, collection)
+    take = partial(exclusive, database, f"files/{collection}", file, f"the files of collection {collection}")
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("another run is bringing this collection up to date; waiting for it to end (%s)", file)
-        lock.acquire(poll_interval=LOCK_POLL_SECONDS)
-    resources.callback(lock.release)
+        return resources.enter_context(take(timeout_seconds=0))
+    except LockTakenError:
+        logger.info("another run is bringing collection %s up to date; waiting for it to end", collection)
+        return resources.enter_context(take())
 
 
 def _forget_everything(manifest: Manifest, store: VectorStore, physical: str) -> None:

@@ -59,6 +59,7 @@ class FolderChanges:
         self.totals, self.failures = count_unchanged(work.comparison.unchanged, run.days)
         self.touched = manifest.unreported_days()
         self._request = run.request
+        self._lock = run.lock
         self._reader = reader
         self._work = work
         self._manifest = manifest
@@ -100,6 +101,7 @@ class FolderChanges:
 
     def acknowledge(self, receipts: Sequence[Receipt], days: Iterable[str]) -> None:
         """Note in the manifest what the store has now, and the days that were touched."""
+        self._lock.check()
         self._manifest.record(
             [receipt for receipt in receipts if isinstance(receipt, ManifestEntry)],
             [receipt.source_id for receipt in receipts if isinstance(receipt, Forget)],
@@ -108,6 +110,7 @@ class FolderChanges:
 
     def reported(self) -> None:
         """Note that the days that were touched have been told to the user."""
+        self._lock.check()
         self._manifest.days_reported()
 
     def interrupt(self) -> None:
