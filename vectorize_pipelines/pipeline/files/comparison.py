@@ -16,8 +16,7 @@ from vectorize_pipelines.pipeline.files.reader import FileReader
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile, time_of
-from vectorize_pipelines.state import home
-from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import Manifest, ManifestEntry, open_manifest
 from vectorize_pipelines.stores.filters.expressions import Equal, Or, Prefix
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def compare(
 
 def compare_folder(settings: Settings, collection: str, source: FileSource, reader: FileReader) -> FolderComparison:
     """Return what a drain run would find to do; read no file and ask no store."""
-    with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
+    with closing(open_manifest(settings, collection)) as manifest:
         known = {name: entry for name, entry in known_entries(manifest, reader).items() if source.holds(name)}
         attempted = manifest.attempted()
     return replace(compare(source.list(), known, (), source, reader), attempted=attempted)

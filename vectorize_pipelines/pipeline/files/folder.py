@@ -37,7 +37,7 @@ from vectorize_pipelines.state import home
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.held_locks import ExclusiveLock, LockTakenError
 from vectorize_pipelines.state.locks import exclusive
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import Manifest, open_manifest
 from vectorize_pipelines.stores.base import VectorStore
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ def open_folder(
         listing = source.list()  # not before: another run may have embedded files that came meanwhile
         lock.check()
         physical = store.ensure_collection(request.collection, reader.spec).physical
-        manifest = Manifest.open(home.manifest_file(settings, request.collection))
+        manifest = open_manifest(settings, request.collection)
         resources.callback(manifest.close)
         with closing(DirectWriter(settings, store)) as writer:
             writer.repair_left(physical, "files")
@@ -80,7 +80,7 @@ def open_folder(
             sources_to_mend(settings, store, request.collection, physical, source.holds),
         )
         work = _work(run, source, listing, reader, manifest)
-        attempts = FileAttempts.open(home.manifest_file(settings, request.collection), request.run_id)
+        attempts = FileAttempts.open(manifest, request.run_id)
         resources.callback(attempts.close)
         resources.enter_context(reader)
         changes = FolderChanges(run, reader, work, manifest, attempts)

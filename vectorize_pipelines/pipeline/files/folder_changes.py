@@ -111,7 +111,7 @@ class FolderChanges:
     def reported(self) -> None:
         """Note that the days that were touched have been told to the user."""
         self._lock.check()
-        self._manifest.days_reported()
+        self._manifest.days_reported(self.touched)
 
     def interrupt(self) -> None:
         """Make a reading in progress end soon."""
