@@ -49,6 +49,16 @@ class Server(ServerProcess):
             self._logged_before = self.log.stat().st_size if self.log.exists() else 0
         super().start()
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Let it answer nobody in the body, though its connections stay."""
+        assert self._process is not None, "it runs"
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def empty(self) -> None:
         """Forget everything that it was told."""
         assert self.said(b"FLUSHALL").startswith(b"+OK"), "the server is not empty"
