@@ -25,7 +25,7 @@ from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state import home as home_module
 from vectorize_pipelines.state.callbacks import CallbackOutbox
 from vectorize_pipelines.state.dagster_databases import DATABASES
-from vectorize_pipelines.state.embedding_cache import SQLiteEmbeddingCache
+from vectorize_pipelines.state.embedding_cache.sqlite import SQLiteEmbeddingCache
 from vectorize_pipelines.state.generations import Generations
 from vectorize_pipelines.state.home import embedding_cache, manifest_file, use_dagster_home
 from vectorize_pipelines.state.ledger import RequestLedger

@@ -1,7 +1,6 @@
 """Each content is encoded once, and whatever is reused, every row has the vector of its own content."""
 
 import logging
-import multiprocessing
 import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 from tests.encoders.tiny_clips import build_clip
 from tests.pipeline.files.gallery import REFUSED_RED, Gallery, picture
 from tests.pipeline.files.installation import DAY, Installation, install, paragraphs
+from tests.servers import redis
 from vectorize_pipelines.core.items import Item, Modality, content_hash
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.pipeline import reuse as reuse_module
@@ -26,7 +26,13 @@ from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state import home
 from vectorize_pipelines.state.damage import left_aside
-from vectorize_pipelines.state.embedding_cache import EmbeddingCacheError, SQLiteEmbeddingCache, Vector
+from vectorize_pipelines.state.embedding_cache import (
+    EmbeddingCacheError,
+    EmbeddingCacheFullError,
+    EmbeddingCacheUnavailableError,
+    Vector,
+)
+from vectorize_pipelines.state.embedding_cache.sqlite import SQLiteEmbeddingCache
 
 LIMIT = 2**20
 WORDS = ("caf\u00e9", "tea", "rum", "milk")
@@ -42,11 +48,6 @@ def key(number: int) -> bytes:
 
 def text_item(text: str) -> Item:
     return Item("source", 0, Modality.TEXT, text, None, content_hash(text), datetime.now(UTC))
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "cache" / "embeddings.sqlite"
 
 
 @pytest.fixture
@@ -92,6 +93,40 @@ def test_a_run_with_nothing_to_encode_opens_no_cache(installation: Installation)
     file.unlink()
     installation.run()
     assert not file.exists()
+
+
+def with_redis(home: Path, url: str) -> Installation:
+    """A machine that shares nothing but Redis with others."""
+    installation = install(home, cache="on")
+    section = load_settings({}, home, redis={"url": url}).redis
+    installation.settings = installation.settings.model_copy(update={"redis": section})
+    return installation
+
+
+def test_machines_share_vectors_by_redis_and_go_on_without_it(
+    tmp_path: Path, redis_program: None, shared_parsers: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with redis.running() as server:
+        one, other = with_redis(tmp_path / "one", server.url), with_redis(tmp_path / "other", server.url)
+        one.write("a.md", paragraphs(1, 2))
+        assert one.run().totals.sum().encoded == 2
+        other.write("b.md", paragraphs(2, 3))
+        totals = other.run().totals.sum()
+        assert (totals.encoded, totals.cache_hits) == (1, 1)
+        assert not home.embedding_cache(other.settings).exists()
+        server.kill()
+        other.write("c.md", paragraphs(1, 4))
+        totals = other.run().totals.sum()
+        assert (totals.encoded, totals.cache_hits, totals.failed) == (2, 0, 0)
+        (told,) = [record.message for record in caplog.records if "embedding cache" in record.message]
+        assert told.startswith("going on without the embedding cache: Redis at 127.0.0.1:")
+        server.start()
+        one.write("d.md", paragraphs(5))
+        assert one.run().totals.sum().encoded == 1
+        other.write("d.md", paragraphs(5))
+        assert other.run().totals.sum().cache_hits == 1
+    assert len(one.rows()) == 3
+    assert len(other.rows()) == 5
 
 
 def test_texts_that_differ_before_normalisation_keep_vectors_of_their_own(installation: Installation) -> None:
@@ -195,7 +230,7 @@ def test_a_damaged_cache_fails_no_run_and_is_made_again(
 def test_a_locked_cache_fails_no_run(
     installation: Installation, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vectorize_pipelines.state.embedding_cache.BUSY_SECONDS", 0.0)
+    monkeypatch.setattr("vectorize_pipelines.state.embedding_cache.sqlite.BUSY_SECONDS", 0.0)
     installation.write("a.md", paragraphs(1))
     installation.run()
     other = sqlite3.connect(home.embedding_cache(installation.settings), isolation_level=None)
@@ -207,99 +242,28 @@ def test_a_locked_cache_fails_no_run(
     assert len(installation.rows()) == 3
 
 
-def test_a_cache_of_another_model_is_never_used(file: Path) -> None:
-    cache = SQLiteEmbeddingCache(file, LIMIT)
-    cache.put("one", {key(1): vector(1)})
-    assert cache.get("other", [key(1)]) == {}
-    cache.put("other", {key(1): vector(2)})
-    assert np.array_equal(cache.get("one", [key(1)])[key(1)], vector(1))
-    assert np.array_equal(cache.get("other", [key(1)])[key(1)], vector(2))
-    cache.close()
-
-
-def test_a_vector_whose_bytes_were_damaged_is_not_there(file: Path) -> None:
-    cache = SQLiteEmbeddingCache(file, LIMIT)
-    cache.put("model", {key(n): vector(n) for n in range(3)})
-    cache.close()
-    with sqlite3.connect(file) as damage:
-        damage.execute("update vectors set vector = zeroblob(length(vector)) where id = 1")
-        damage.execute("update vectors set vector = (select vector from vectors where id = 3) where id = 2")
-    damage.close()
-    cache = SQLiteEmbeddingCache(file, LIMIT)
-    assert list(cache.get("model", [key(n) for n in range(3)])) == [key(2)]
-    cache.close()
-
-
-@pytest.mark.parametrize("dimension", [64, 384, 3072])
-def test_the_file_stays_below_its_limit_and_the_oldest_go_first(file: Path, dimension: int) -> None:
-    time = 0.0
-    cache = SQLiteEmbeddingCache(file, LIMIT, now=lambda: time)
-    cache.put("model", {key(0): vector(0, dimension)})
-    together = LIMIT // (40 * dimension)
-    number = 0
-    for batch in range(60):
-        time += 7200
-        assert key(0) in cache.get("model", [key(0)]), "what is used stays"
-        new = range(batch * together + 1, (batch + 1) * together + 1)
-        cache.put("model", {key(n): vector(n, dimension) for n in new})
-        number = new[-1]
-        assert file.stat().st_size <= LIMIT
-    there = [n for n in range(1, number + 1) if cache.get("model", [key(n)])]
-    assert there == list(range(there[0], number + 1)), "those that are left are the latest"
-    assert there[0] > 1
-    assert len(there) * dimension * 4 > LIMIT / 3
-    cache.close()
-    smaller = SQLiteEmbeddingCache(file, LIMIT // 2, now=lambda: time)
-    smaller.put("model", {key(10**6): vector(0, dimension)})
-    smaller.close()
-    assert file.stat().st_size <= LIMIT // 2
-
-
-def _puts_and_gets(file: Path, name: int) -> None:
-    cache = SQLiteEmbeddingCache(file, LIMIT)
-    for n in range(40):
-        cache.put("model", {key(n): vector(n), key(1000 * name + n): vector(1000 * name + n)})
-        found = cache.get("model", [key(m) for m in range(n + 1)])
-        assert len(found) == n + 1
-        assert all(np.array_equal(each, vector(int.from_bytes(which))) for which, each in found.items())
-    cache.close()
-
-
-def test_several_processes_use_one_file(file: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_puts_and_gets, args=(file, name)) for name in (1, 2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
-    cache = SQLiteEmbeddingCache(file, LIMIT)
-    assert len(cache.get("model", [key(1000 * name + n) for name in (1, 2) for n in range(40)])) == 80
-    cache.close()
-
-
 class TimedCache:
     """A cache in memory of which every call takes so many seconds by the clock."""
 
-    def __init__(self, seconds: float, fails: bool = False) -> None:
+    def __init__(self, seconds: float, get_fails: Exception | None = None, put_fails: Exception | None = None) -> None:
         self.clock = 0.0
         self.calls = 0
+        self.get_fails, self.put_fails = get_fails, put_fails
         self._seconds = seconds
-        self._fails = fails
         self._vectors: dict[bytes, Vector] = {}
 
-    def _call(self) -> None:
+    def _call(self, failure: Exception | None) -> None:
         self.clock += self._seconds
         self.calls += 1
-        if self._fails:
-            raise EmbeddingCacheError("away")
+        if failure is not None:
+            raise failure
 
     def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
-        self._call()
+        self._call(self.get_fails)
         return {each: self._vectors[each] for each in hashes if each in self._vectors}
 
     def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
-        self._call()
+        self._call(self.put_fails)
         self._vectors.update(vectors)
 
     def close(self) -> None:
@@ -353,7 +317,7 @@ def test_auto_turns_the_cache_off_where_it_does_not_pay(
 
 
 def test_a_cache_that_fails_is_asked_once_and_the_run_still_shares(caplog: pytest.LogCaptureFixture) -> None:
-    cache = TimedCache(0.0, fails=True)
+    cache = TimedCache(0.0, EmbeddingCacheError("broken"))
     reuse = VectorReuse("model", lambda: cache)
     item = text_item("one")
     assert reuse.cached([content_key(item)]) == {}
@@ -362,6 +326,74 @@ def test_a_cache_that_fails_is_asked_once_and_the_run_still_shares(caplog: pytes
     assert list(reuse.recent([content_key(item)])) == [content_key(item)]
     assert cache.calls == 1
     assert len(caplog.records) == 1
+
+
+def look_up(reuse: VectorReuse, number: int) -> bool:
+    """Look a text up, encode it where it is not there, and return whether it was."""
+    item = text_item(f"text {number}")
+    key = content_key(item)
+    found = reuse.cached([key])
+    if not found:
+        reuse.cache({key: (item, vector(number))}, 1.0)
+    return bool(found)
+
+
+def test_a_cache_that_is_away_is_done_without_and_used_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cache = TimedCache(0.5)
+    reuse = VectorReuse("model", lambda: cache, clock=lambda: cache.clock)
+    assert not look_up(reuse, 1)
+    cache.get_fails = cache.put_fails = EmbeddingCacheUnavailableError("it is away")
+    calls = []
+    for _ in range(100):
+        before = cache.calls
+        assert not look_up(reuse, 2), "it is encoded"
+        calls.append(cache.calls - before)
+        cache.clock += 1
+    assert calls[0] == 1, "no vector is offered to a cache that has just failed"
+    assert sum(calls) == 6, "after 2, 4, 8, 16 and 32 seconds"
+    cache.get_fails = cache.put_fails = None
+    cache.clock += reuse_module.LONGEST_PAUSE_SECONDS
+    assert look_up(reuse, 1)
+    assert not look_up(reuse, 3)
+    assert look_up(reuse, 3)
+    assert [record.message for record in caplog.records] == [
+        "going on without the embedding cache: it is away",
+        "the embedding cache is used again",
+    ]
+
+
+def test_a_cache_that_is_full_is_still_asked(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cache = TimedCache(0.0)
+    reuse = VectorReuse("model", lambda: cache, clock=lambda: cache.clock)
+    assert not look_up(reuse, 1)
+    cache.put_fails = EmbeddingCacheFullError("no room")
+    for _ in range(3):
+        assert look_up(reuse, 1)
+        assert not look_up(reuse, 2)
+    item = text_item("text 2")
+    before = cache.calls
+    reuse.cache_once({content_key(item): (item, vector(2))})
+    assert cache.calls == before, "it was full a moment ago"
+    cache.put_fails = None
+    cache.clock += reuse_module.FIRST_PAUSE_SECONDS
+    reuse.cache_once({content_key(item): (item, vector(2))})
+    assert look_up(reuse, 2)
+    assert [record.message for record in caplog.records] == [
+        "the embedding cache keeps nothing more: no room",
+        "the embedding cache keeps vectors again",
+    ]
+
+
+def test_waiting_for_a_cache_that_is_away_does_not_turn_it_off(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cache = TimedCache(4.0, *[EmbeddingCacheUnavailableError("no answer")] * 2)
+    reuse = VectorReuse("model", lambda: cache, clock=lambda: cache.clock)
+    running = batches(reuse, 1.0)
+    for _ in range(2 * JUDGED_AFTER_ROWS // 500):
+        next(running)
+    assert [record.message for record in caplog.records] == ["going on without the embedding cache: no answer"]
 
 
 def test_on_and_off_are_words_in_yaml_too(tmp_path: Path) -> None:

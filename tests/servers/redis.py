@@ -76,6 +76,16 @@ class Server:
         """End it at once."""
         self._end(signal.SIGKILL)
 
+    @contextmanager
+    def stalled(self) -> Iterator[None]:
+        """Let it answer nobody in the body, though its connections stay."""
+        assert self._process is not None, "it runs"
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
     def empty(self) -> None:
         """Forget everything that it was told."""
         assert self.said(b"FLUSHALL").startswith(b"+OK"), "the server is not empty"

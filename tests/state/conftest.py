@@ -26,6 +26,12 @@ def own_postgresql(postgresql_program: None) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture
+def new_postgresql_database(postgresql: Server) -> str:
+    """The address of an empty database."""
+    return _make_database(postgresql, f"test_{uuid.uuid4().hex}")
+
+
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
 def new_installation(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSettings:
     """Makes settings with an empty database and an empty home at each call."""
@@ -34,11 +40,8 @@ def new_installation(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSett
         name = f"test_{uuid.uuid4().hex}"
         if request.param == "sqlite":
             return load_settings(home=tmp_path / name)
-        server: Server = request.getfixturevalue("postgresql")
-        engine = sa.create_engine(_with_driver(server.url()), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"create database {name}")
-        return load_settings(home=tmp_path / name, ledger={"url": server.url(name)})
+        url = _make_database(request.getfixturevalue("postgresql"), name)
+        return load_settings(home=tmp_path / name, ledger={"url": url})
 
     return make
 
@@ -47,6 +50,13 @@ def new_installation(request: pytest.FixtureRequest, tmp_path: Path) -> MakeSett
 def installation(new_installation: MakeSettings) -> Settings:
     """Settings with an empty database and an empty home."""
     return new_installation()
+
+
+def _make_database(server: Server, name: str) -> str:
+    engine = sa.create_engine(_with_driver(server.url()), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"create database {name}")
+    return server.url(name)
 
 
 def _with_driver(url: str) -> str:

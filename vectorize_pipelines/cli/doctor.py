@@ -356,14 +356,30 @@ def check_kafka(settings: Settings) -> Iterator[Finding]:
 
 
 def _redis(settings: Settings) -> Iterator[Finding]:
-    """Whether the server answers. Raises `SettingsError`, `MissingExtraError` and `RedisUnavailableError`."""
+    """Whether the server answers, what it holds, and whether its memory is bounded.
+
+    Raises `SettingsError`, `MissingExtraError` and `RedisUnavailableError`.
+    """
     if settings.redis.url is None:
-        yield Finding("redis", "off", "not configured; SQLite files keep what is shared")
+        yield Finding("redis", "off", "not configured; the database and SQLite files keep what is shared")
         return
     from vectorize_pipelines.state.redis_connection import ping_redis, redis_address
 
-    version = ping_redis(settings, CONNECT_SECONDS)
-    yield Finding("redis", "ok", f"{redis_address(settings)} answers (Redis {version}): it holds the use of API keys")
+    version, memory = ping_redis(settings, CONNECT_SECONDS)
+    held = ["the use of API keys", "heartbeats of workers and runs"]
+    if settings.providers.answers_kept_seconds:
+        held.append("answers of models")
+    if settings.cache.enabled != "off":
+        held.append("the embedding cache")
+    limit = f"{memory.limit_bytes:,} bytes, {memory.policy}" if memory.limit_bytes else "no limit"
+    detail = f"{redis_address(settings)} answers (Redis {version}, maxmemory: {limit}); it holds {', '.join(held)}"
+    if memory.policy.startswith("allkeys-"):
+        remedy = "its policy may also evict what must stay, such as waiting runs: set maxmemory-policy to volatile-lru"
+        yield Finding("redis", "warning", detail, remedy)
+        return
+    few = settings.cache.enabled != "off" and not memory.evicts
+    remedy = "with a maxmemory and the maxmemory-policy volatile-lru it keeps more vectors than cache.max_bytes"
+    yield Finding("redis", "ok", detail, remedy if few else "")
 
 
 def _keys(settings: Settings) -> Iterator[Finding]:

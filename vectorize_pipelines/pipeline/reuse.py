@@ -10,21 +10,24 @@ import hashlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Literal
 
 from vectorize_pipelines.core.items import Item, content_hash
+from vectorize_pipelines.core.retrying import growing_pauses
 from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.errors import UnreadableFileError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.content import read_content
-from vectorize_pipelines.state import home
 from vectorize_pipelines.state.embedding_cache import (
     EmbeddingCache,
     EmbeddingCacheError,
-    SQLiteEmbeddingCache,
+    EmbeddingCacheFullError,
+    EmbeddingCacheUnavailableError,
     Vector,
+    open_embedding_cache,
 )
 
 logger = logging.getLogger(__name__)
@@ -34,6 +37,9 @@ REMEMBERED = 4096
 #: Rows looked up before the cache is judged, and the share of the encoding time that it may cost on balance.
 JUDGED_AFTER_ROWS = 2000
 TOLERATED_SHARE = 0.05
+#: A cache that is away is asked again after so long, then after twice as long, and so on; at most this long.
+FIRST_PAUSE_SECONDS = 2.0
+LONGEST_PAUSE_SECONDS = 60.0
 
 
 def content_key(item: Item) -> bytes:
@@ -52,18 +58,56 @@ def content_key(item: Item) -> bytes:
     return bytes.fromhex(item.content_hash)
 
 
+class Pause:
+    """Calls that are left out for a while after one has failed; said once, and once more when one succeeds again.
+
+    Safe for use by several threads.
+    """
+
+    def __init__(self, failing: str, works: str, clock: Callable[[], float]):
+        """`failing` and `works` are what is said; `clock` gives seconds."""
+        self._failing = failing
+        self._works = works
+        self._clock = clock
+        self._lock = Lock()
+        self._lengths: Iterator[float] | None = None
+        self._until = 0.0
+
+    @property
+    def over(self) -> bool:
+        """True where the call may be made."""
+        return self._lengths is None or self._clock() >= self._until
+
+    def begin(self, error: Exception) -> None:
+        """Note that the call has failed."""
+        with self._lock:
+            if self._lengths is None:
+                self._lengths = growing_pauses(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+                logger.warning("%s: %s", self._failing, error)
+            self._until = self._clock() + next(self._lengths)
+
+    def end(self) -> None:
+        """Note that the call has succeeded."""
+        with self._lock:
+            if self._lengths is not None:
+                self._lengths = None
+                logger.info(self._works)
+
+
 class VectorReuse:
     """The vectors that a run need not make again, for one model. Used by one thread.
 
     `open_cache` is called once there is something to encode; None: no cache. With `force` nothing is taken from the
-    cache, but what is encoded replaces what it held. A cache that fails is left alone for the rest of the run.
+    cache, but what is encoded replaces what it held. A cache that is away or full is done without, for growing pauses;
+    one that fails otherwise is left alone for the rest of the run.
 
-    With `mode` `auto` it measures itself. Cost: the seconds that looking up, checking and storing take. Saving: rows
-    found in the cache, times the mean seconds in which this run encoded a row. After `JUDGED_AFTER_ROWS` rows, once
-    the cost exceeds the saving by more than `TOLERATED_SHARE` of the time spent encoding, the cache is left alone for
-    the rest of the run, and images in files, which have to be read again to be checked, are no longer compared. So a
-    first run, which finds nothing, fills the cache where that is cheap beside encoding, and an encoder as fast as
-    the cache is not slowed down. A run that encodes nothing is not judged: there is nothing to compare with.
+    With `mode` `auto` it measures itself. Cost: the seconds that looking up, checking and storing take, but for what a
+    cache that failed was waited for. Saving: rows found in the cache, times the mean seconds in which this run encoded
+    a row. After `JUDGED_AFTER_ROWS` rows, once the cost exceeds the saving by more than `TOLERATED_SHARE` of the time
+    spent encoding, the cache is left alone for the rest of the run, and images in files, which have to be read again
+    to be checked, are no longer compared. So a first run, which finds nothing, fills the cache where that is cheap
+    beside encoding, and an encoder as fast as the cache is not slowed down. A run that encodes nothing is not judged:
+    there is nothing to compare with.
     """
 
     def __init__(
@@ -87,6 +131,9 @@ class VectorReuse:
         self._checks_files = True
         self._looked_up = self._hits = self._encoded = 0
         self._encode_seconds = 0.0
+        self._away = Pause("going on without the embedding cache", "the embedding cache is used again", clock)
+        self._full = Pause("the embedding cache keeps nothing more", "the embedding cache keeps vectors again", clock)
+        self._seconds_away = 0.0
         self.seconds = 0.0
 
     def recent(self, keys: Sequence[bytes]) -> dict[bytes, Vector]:
@@ -101,7 +148,7 @@ class VectorReuse:
         started = self._clock()
         found: dict[bytes, Vector] = {}
         if keys and self._opened() and not self._force:
-            found = self._attempt(lambda cache: cache.get(self._fingerprint, keys)) or {}
+            found = self._attempt(lambda cache: cache.get(self._fingerprint, keys), self._away) or {}
         self._looked_up += len(keys)
         self._hits += len(found)
         self._remember(found)
@@ -117,7 +164,7 @@ class VectorReuse:
         trusted = {key: vector for key, (item, vector) in encoded.items() if self._trusts(item)}
         self._remember(trusted)
         if trusted and self._opened():
-            self._attempt(lambda cache: cache.put(self._fingerprint, trusted))
+            self._attempt(lambda cache: cache.put(self._fingerprint, trusted), self._away, self._full)
         self._encoded += len(encoded)
         self._encode_seconds += encode_seconds
         self.seconds += self._clock() - started
@@ -129,7 +176,7 @@ class VectorReuse:
 
         A file that is not the one its item was made from, any more, is left out.
         """
-        if self._open_once is None:
+        if self._open_once is None or not (self._away.over and self._full.over):
             return
         try:
             cache = self._open_once()
@@ -140,8 +187,11 @@ class VectorReuse:
                 )
             finally:
                 cache.close()
+            self._away.end()
+            self._full.end()
         except EmbeddingCacheError as error:
-            logger.warning("not all that was encoded is in the embedding cache: %s", error)
+            if not self._paused(error):
+                logger.warning("not all that was encoded is in the embedding cache: %s", error)
 
     def close(self) -> None:
         """Let go of the cache."""
@@ -158,13 +208,34 @@ class VectorReuse:
                 self._give_up(error)
         return self._cache is not None
 
-    def _attempt(self, call: Callable[[EmbeddingCache], dict[bytes, Vector] | None]) -> dict[bytes, Vector] | None:
+    def _attempt(
+        self, call: Callable[[EmbeddingCache], dict[bytes, Vector] | None], *pauses: Pause
+    ) -> dict[bytes, Vector] | None:
+        """Return what the call does, None where it fails, or is left out because one of the pauses lasts."""
         assert self._cache is not None, "called where _opened() said so"
-        try:
-            return call(self._cache)
-        except EmbeddingCacheError as error:
-            self._give_up(error)
+        if not all(pause.over for pause in pauses):
             return None
+        started = self._clock()
+        try:
+            result = call(self._cache)
+        except EmbeddingCacheError as error:
+            self._seconds_away += self._clock() - started
+            if not self._paused(error):
+                self._give_up(error)
+            return None
+        for pause in pauses:
+            pause.end()
+        return result
+
+    def _paused(self, error: EmbeddingCacheError) -> bool:
+        """Return whether the call may be made again later."""
+        if isinstance(error, EmbeddingCacheUnavailableError):
+            self._away.begin(error)
+        elif isinstance(error, EmbeddingCacheFullError):
+            self._full.begin(error)
+        else:
+            return False
+        return True
 
     def _give_up(self, error: EmbeddingCacheError) -> None:
         logger.warning("going on without the embedding cache: %s", error)
@@ -183,11 +254,12 @@ class VectorReuse:
         if self._mode != "auto" or self._looked_up < JUDGED_AFTER_ROWS or not self._encoded:
             return
         saved = self._hits * self._encode_seconds / self._encoded
-        if self._checks_files and self.seconds - saved > TOLERATED_SHARE * self._encode_seconds:
+        cost = self.seconds - self._seconds_away
+        if self._checks_files and cost - saved > TOLERATED_SHARE * self._encode_seconds:
             logger.info(
                 "embedding cache off for the rest of this run: it took %.2f s for %d rows and saved %.2f s by %d hits, "
                 "while encoding took %.2f s (cache.enabled is auto)",
-                self.seconds,
+                cost,
                 self._looked_up,
                 saved,
                 self._hits,
@@ -212,7 +284,4 @@ def configured_reuse(settings: Settings, spec: EncoderSpec, *, force: bool) -> V
     cache = settings.cache
     if cache.enabled == "off":
         return VectorReuse(spec.fingerprint, None, mode="on", force=force)
-    file = home.embedding_cache(settings)
-    return VectorReuse(
-        spec.fingerprint, lambda: SQLiteEmbeddingCache(file, cache.max_bytes), mode=cache.enabled, force=force
-    )
+    return VectorReuse(spec.fingerprint, lambda: open_embedding_cache(settings), mode=cache.enabled, force=force)

@@ -39,7 +39,13 @@ class CacheSettings(Section):
     enabled: Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_or_off)] = Field(
         "auto", description="auto: a run leaves the embedding cache alone once it costs more than it saves"
     )
-    max_bytes: int = Field(2**30, ge=2**20, description="size of the cache; what was used longest ago goes first")
+    max_bytes: int = Field(
+        2**30,
+        ge=2**20,
+        description="size of the file, where what was used longest ago goes first; of a Redis that evicts nothing by "
+        "itself, the memory above which nothing more is put there",
+    )
+    unused_days: int = Field(30, ge=1, le=3650, description="in Redis: a vector goes so long after its last use")
 
 
 class LedgerSettings(Section):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -68,13 +69,37 @@ def open_async_redis(settings: Settings) -> "redis.asyncio.Redis":
     return redis.asyncio.Redis(connection_pool=pool)
 
 
-def ping_redis(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> str:
-    """Return the version of the server, which has answered. Raises as `open_redis`, and `RedisUnavailableError`."""
+@dataclass(frozen=True, slots=True)
+class RedisMemory:
+    """The memory of a server: what is in use, `maxmemory` (0: no limit), and `maxmemory-policy`. In bytes."""
+
+    used_bytes: int
+    limit_bytes: int
+    policy: str
+
+    @property
+    def evicts(self) -> bool:
+        """Return whether the server makes room by itself."""
+        return bool(self.limit_bytes) and self.policy != "noeviction"
+
+
+def redis_memory(client: "redis.Redis") -> RedisMemory:
+    """Return what a server says of its memory. To be called within `redis_errors`."""
+    said = client.info("memory")
+    limit, policy = said.get("maxmemory", 0), said.get("maxmemory_policy", "noeviction")  # some hosts withhold them
+    return RedisMemory(int(said.get("used_memory", 0)), int(limit), str(policy))
+
+
+def ping_redis(settings: Settings, seconds: float = TIMEOUT_SECONDS) -> tuple[str, RedisMemory]:
+    """Return version and memory of the server, which has answered.
+
+    Raises as `open_redis`, and `RedisUnavailableError`.
+    """
     client = open_redis(settings, seconds)
     try:
         with redis_errors(settings):
             version: str = client.info("server")["redis_version"]
-            return version
+            return version, redis_memory(client)
     finally:
         client.close()
 

@@ -1,25 +1,24 @@
-"""Vectors of earlier runs by what they were made from, so that no content is encoded twice by one model.
+"""The embedding cache in one file, for all processes of a machine.
 
-`EmbeddingCache` is what `pipeline.reuse` calls; `SQLiteEmbeddingCache` keeps it in one file for all collections and
-processes of an installation. All of it can be lost without losing data, so it has no migrations as the database of
-`state.database` has: a file of another format, also of a newer one, is put aside and made again, as a damaged one is.
+All of it can be lost without losing data, so it has no migrations as the database of `state.database` has: a file of
+another format, also of a newer one, is put aside and made again, as a damaged one is.
 """
 
-import hashlib
 import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
 
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.state.damage import OtherFormatError, discard_damaged, explain, is_damage, open_derived
-
-Vector: TypeAlias = npt.NDArray[np.float32]
+from vectorize_pipelines.state.embedding_cache.base import (
+    EmbeddingCacheError,
+    Vector,
+    cache_key,
+    packed_vector,
+    unpacked_vector,
+)
 
 #: Of vectors that were used within it, the last use is not written again.
 USE_RESOLUTION_SECONDS = 3600
@@ -36,7 +35,6 @@ KEYS_TOGETHER = 500
 BUSY_SECONDS = 2.0
 #: What it costs to make the cache again.
 REMADE = "what it held is encoded once more where it is needed"
-_CHECKSUM_BYTES = 8
 #: SQLite's `user_version` of the files; to be raised with every change of what follows.
 _FORMAT = 0
 _SCHEMA = """
@@ -48,26 +46,6 @@ create table if not exists vectors (
 );
 create index if not exists vectors_by_use on vectors (used);
 """
-
-
-class EmbeddingCacheError(Exception):
-    """The cache cannot be used now; who asked goes on without it."""
-
-
-class EmbeddingCache(Protocol):
-    """Vectors under a model's fingerprint and a hash of the exact content. Used by one thread of a process at a time.
-
-    Every method may raise `EmbeddingCacheError`, after which the cache is closed and not used again.
-    """
-
-    def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
-        """Return hash -> vector, of those that are there and whole. Called once a batch, before anything is encoded."""
-
-    def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
-        """Keep vectors, in place of those under the same hashes. Called once a batch, after encoding."""
-
-    def close(self) -> None:
-        """Close the cache; a second call does nothing."""
 
 
 class SQLiteEmbeddingCache:
@@ -90,7 +68,7 @@ class SQLiteEmbeddingCache:
 
     def get(self, fingerprint: str, hashes: Sequence[bytes]) -> dict[bytes, Vector]:
         """Return vectors as `EmbeddingCache.get` does."""
-        wanted = {_key(fingerprint, each): each for each in hashes}
+        wanted = {cache_key(fingerprint, each): each for each in hashes}
         keys = list(wanted)
         found: dict[bytes, Vector] = {}
         outdated: list[tuple[int]] = []
@@ -100,7 +78,7 @@ class SQLiteEmbeddingCache:
                 some = keys[start : start + KEYS_TOGETHER]
                 query = f"select id, key, vector, used from vectors where key in ({','.join('?' * len(some))})"
                 for id_, key, stored, used in self._connection.execute(query, some):
-                    vector = _unpacked(key, stored)
+                    vector = unpacked_vector(key, stored)
                     if vector is not None:
                         found[wanted[key]] = vector
                         if now - used >= USE_RESOLUTION_SECONDS:
@@ -115,7 +93,9 @@ class SQLiteEmbeddingCache:
     def put(self, fingerprint: str, vectors: Mapping[bytes, Vector]) -> None:
         """Keep vectors as `EmbeddingCache.put` does, but for what is larger than the whole cache may be."""
         now = int(self._now())
-        rows = [(key := _key(fingerprint, each), _packed(key, vector), now) for each, vector in vectors.items()]
+        rows = [
+            (key := cache_key(fingerprint, each), packed_vector(key, vector), now) for each, vector in vectors.items()
+        ]
         incoming = math.ceil(sum(len(row[1]) + ROW_OVERHEAD_BYTES for row in rows) * PAGE_SLACK)
         if not rows or incoming > self._max_bytes * KEPT_SHARE:
             return
@@ -183,26 +163,3 @@ def _connect(file: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def _key(fingerprint: str, content_hash: bytes) -> bytes:
-    return hashlib.blake2b(fingerprint.encode("utf-8", "surrogatepass"), digest_size=16).digest() + content_hash
-
-
-def _checksum(key: bytes, vector: bytes) -> bytes:
-    return hashlib.blake2b(vector, digest_size=_CHECKSUM_BYTES, key=key[:64]).digest()
-
-
-def _packed(key: bytes, vector: Vector) -> bytes:
-    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return data + _checksum(key, data)
-
-
-def _unpacked(key: bytes, stored: object) -> Vector | None:
-    """Return the vector; None where it is not what was stored under this key."""
-    if not isinstance(stored, bytes):
-        return None
-    data, checksum = stored[:-_CHECKSUM_BYTES], stored[-_CHECKSUM_BYTES:]
-    if checksum != _checksum(key, data):
-        return None
-    return np.frombuffer(data, dtype="<f4").astype(np.float32)
