@@ -28,6 +28,9 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 # A class of instances has to hand on the defaults of Dagster's own.
 from dagster._core.instance.ref import InstanceRef
 
+# What launchers are called with, and what they say of a run's worker.
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+
 # What an instance says of its queue, for annotations: it has no public name.
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 
@@ -40,6 +43,9 @@ from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
+# A class of instances says with it which launcher holds where dagster.yaml names none.
+from dagster._serdes import ConfigurableClassData
+
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from starlette.types import ASGIApp
@@ -47,11 +53,14 @@ if TYPE_CHECKING:
 __all__ = [
     "AssetJob",
     "CheckError",
+    "CheckRunHealthResult",
+    "ConfigurableClassData",
     "DagsterEvaluationErrorReason",
     "DagsterSqliteStorage",
     "EvaluationError",
     "ExecutionPlan",
     "InstanceRef",
+    "LaunchRunContext",
     "PlanOrchestrationContext",
     "RetryMode",
     "RunQueueConfig",
@@ -60,7 +69,9 @@ __all__ = [
     "SqlEventLogStorageMetadata",
     "SqliteEventLogStorage",
     "StepDependencyConfig",
+    "WorkerStatus",
     "configure_web_logging",
+    "execute_run",
     "get_friendly_path_info",
     "stamp_alembic_rev",
     "stamp_postgresql",
@@ -84,6 +95,16 @@ def configure_web_logging() -> None:
     from dagster._utils.log import configure_loggers
 
     configure_loggers(log_level="INFO")
+
+
+def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Execute a launched run in this process as `dagster api execute_run` does, whose command makes a new process.
+
+    Whatever becomes of the run is in the instance.
+    """
+    from dagster._cli.api import _execute_run_command_body
+
+    _execute_run_command_body(run_id, instance, lambda event: None, set_exit_code_on_failure=False)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from vectorize_pipelines.sensors.files import CORPUS, GALLERY, new_files_sensor
 from vectorize_pipelines.sensors.lost_runs import lost_runs_sensor
 from vectorize_pipelines.sensors.requests import request_sensors
 from vectorize_pipelines.sensors.run_failures import cancelled_requests, failed_requests, failed_runs
+from vectorize_pipelines.sensors.waiting_runs import waiting_runs_sensors
 from vectorize_pipelines.settings import load_settings
 
 _settings = load_settings()
@@ -79,6 +80,7 @@ defs = dg.Definitions(
         *request_sensors(_settings),
         *assessment_sensors(_settings),
         lost_runs_sensor(_settings),
+        *waiting_runs_sensors(_settings),
         failed_runs,
         failed_requests,
         cancelled_requests,

@@ -29,6 +29,8 @@ COMMANDS = {
     "collections": ("collections", "List the collections, and change their models without downtime."),
     "models": ("models", "Show, fetch and export models."),
     "serve": ("serve", "Serve the HTTP API, search, and Dagster's UI."),
+    "worker": ("worker", "Execute runs on this host, with models that stay loaded."),
+    "workers": ("workers", "List the workers of all hosts."),
     "tokens": ("tokens", "Make, list and revoke the tokens of the HTTP server."),
     "keys": ("keys", "List, check, enable and disable the API keys of remote models."),
     "doctor": ("doctor", "Say what is configured, what answers, what is missing."),

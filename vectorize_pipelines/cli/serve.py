@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -49,6 +49,14 @@ def command(host: str | None, port: int | None, metrics_port: int | None, with_d
     given = {"host": host, "port": port, "metrics_port": metrics_port}
     settings = load_settings(gateway={name: value for name, value in given.items() if value is not None})
     home.keep_private(settings)
+    return serve(settings, with_daemon=with_daemon)
+
+
+def serve(settings: Settings, *, with_daemon: bool, beside: Sequence[Service] = ()) -> int:
+    """Serve until a signal, and return the exit status. `beside`: further services, which start last and end first.
+
+    Raises `SettingsError`, and `ServiceError` where a service cannot be kept up.
+    """
     tokens = Tokens.open(settings)
     _check(settings, tokens, with_daemon=with_daemon)
     with ExitStack() as stack:
@@ -63,7 +71,7 @@ def command(host: str | None, port: int | None, metrics_port: int | None, with_d
         # Nobody else can enter it, so nobody else can speak to the code server and to Dagster's web server.
         folder = Path(tempfile.mkdtemp(prefix=home.server_folder_prefix(settings)))
         services = _services(settings.gateway, folder, bound, metrics, with_daemon=with_daemon)
-        return Supervisor(services, folder, held=held).run()
+        return Supervisor([*services, *beside], folder, held=held).run()
 
 
 def _check(settings: Settings, tokens: Tokens, *, with_daemon: bool) -> None:

@@ -16,6 +16,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "weaviate": ("weaviate", "weaviate-client"),
     "providers": ("openai", "openai"),
     "redis": ("redis", "redis"),
+    "celery": ("dagster_celery", "dagster-celery"),
     "postgres": ("dagster_postgres", "dagster-postgres"),
     "s3": ("s3fs", "s3fs"),
     "gcs": ("gcsfs", "gcsfs"),

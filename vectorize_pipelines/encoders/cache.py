@@ -8,6 +8,7 @@ import contextlib
 import gc
 import logging
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -88,7 +89,9 @@ class EncoderCache:
         try:
             with entry.loading:
                 if entry.encoder is None:
+                    began = time.monotonic()
                     entry.encoder = self._loaded(entry, load)
+                    logger.info("loaded %s on %s in %.1f s", key.fingerprint, key.device, time.monotonic() - began)
             yield entry.encoder
         finally:
             self._return(key, entry)

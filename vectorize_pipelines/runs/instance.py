@@ -24,6 +24,7 @@ from sqlalchemy.engine import URL
 
 from vectorize_pipelines.compat import (
     CheckError,
+    ConfigurableClassData,
     DagsterEvaluationErrorReason,
     DagsterSqliteStorage,
     EvaluationError,
@@ -35,8 +36,9 @@ from vectorize_pipelines.compat import (
     get_friendly_path_info,
     stamp_postgresql,
 )
+from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.core.urls import without_secrets
-from vectorize_pipelines.errors import DamagedStateError, SettingsError, StateError, VectorizeError
+from vectorize_pipelines.errors import DamagedStateError, MissingExtraError, SettingsError, StateError, VectorizeError
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.dagster_databases import DATABASES, Condition, condition, connect
 from vectorize_pipelines.state.damage import COMPANIONS, explain, making, put_aside
@@ -49,6 +51,7 @@ from vectorize_pipelines.state.database import (
     shown_database,
 )
 from vectorize_pipelines.state.home import keep_private, use_dagster_home
+from vectorize_pipelines.state.redis_connection import redis_address
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +74,14 @@ _POSTGRESQL_LOCK = 0x766563746F726961
 _PARTS = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
 
 
+#: The launcher of `run_launcher: celery`, unless dagster.yaml names one.
+_WARM_LAUNCHER = ConfigurableClassData("vectorize_pipelines.runs.workers.launcher", "WarmRunLauncher", "{}\n")
+#: Where runs wait for a worker, they have been launched already: a day's work of all workers is no reason to give up.
+_WAITING_SECONDS = 7 * 86_400
+
+
 class PreparedInstance(dg.DagsterInstance):
-    """Dagster's own instance, on databases that are whole."""
+    """Dagster's own instance, on databases that are whole, with the launcher of the setting `run_launcher`."""
 
     @classmethod
     def config_schema(cls) -> Mapping[str, Any]:
@@ -87,11 +96,30 @@ class PreparedInstance(dg.DagsterInstance):
         with its message, without a stack trace.
         """
         try:
-            keep_private(load_settings())
+            settings = load_settings()
+            keep_private(settings)
             prepare(Path(base_dir))
+            return {**InstanceRef.config_defaults(base_dir), **_launcher(settings)}
         except VectorizeError as error:
             raise click.ClickException(str(error)) from error
-        return InstanceRef.config_defaults(base_dir)
+
+    @property
+    def run_monitoring_start_timeout_seconds(self) -> int:
+        """Return after how many seconds a run that was launched, and has not begun, is given up."""
+        if load_settings().run_launcher == "celery":
+            return _WAITING_SECONDS
+        return super().run_monitoring_start_timeout_seconds
+
+
+def _launcher(settings: Settings) -> Mapping[str, ConfigurableClassData]:
+    """Return the launcher that holds in place of Dagster's own, if any. Raises `SettingsError`, `MissingExtraError`."""
+    if settings.run_launcher != "celery":
+        return {}
+    lacking = missing("run_launcher: celery", "celery", "redis")
+    if lacking is not None:
+        raise MissingExtraError(lacking)
+    redis_address(settings)
+    return {"run_launcher": _WARM_LAUNCHER}
 
 
 @contextlib.contextmanager

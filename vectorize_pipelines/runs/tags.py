@@ -15,6 +15,8 @@ SHARD_TAG = "vectorize/shard"
 TOPIC_TAG = "vectorize/topic"
 #: Topic and shard in one: `dagster.yaml` lets two runs with the same value not run at once.
 OWNS_TAG = "vectorize/owns"
+#: Names the queue from which workers on several hosts take the run, in place of the one for its kind.
+QUEUE_TAG = "vectorize/queue"
 #: Set on a run that is to end soon; the value says why.
 WIND_DOWN_TAG = "vectorize/wind_down"
 #: Set on a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.

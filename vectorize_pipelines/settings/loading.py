@@ -57,6 +57,7 @@ from vectorize_pipelines.settings.running import (
     RedisSettings,
     ReembeddingSettings,
     RetentionSettings,
+    WorkerSettings,
 )
 from vectorize_pipelines.settings.stores import StoreSettings
 
@@ -86,6 +87,11 @@ class Settings(BaseSettings):
         default_factory=socket.gethostname, min_length=1, description="this machine, as the others call it"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the command line")
+    run_launcher: Literal["processes", "celery"] = Field(
+        "processes",
+        description="processes: each run is a new process on the host of the code location; celery: runs wait in Redis "
+        "for the processes of `vectorize worker`, which keep their models loaded",
+    )
     store: StoreSettings = StoreSettings()
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
@@ -103,6 +109,7 @@ class Settings(BaseSettings):
     uris: UriSettings = UriSettings()
     retention: RetentionSettings = RetentionSettings()
     reembedding: ReembeddingSettings = ReembeddingSettings()
+    worker: WorkerSettings = WorkerSettings()
     alerts: AlertSettings = AlertSettings()
     gateway: GatewaySettings = GatewaySettings()
     assessments: AssessmentSettings = AssessmentSettings()
@@ -133,12 +140,28 @@ LEGACY_NAMES: Mapping[str, SettingPath] = {
     LEGACY_WEAVIATE: ("store", "url"),
     "VECTORIZE_MASTER_LOG_LEVEL": ("log_level",),
     "VECTORIZE_WORKER_DEVICE": ("encoder", "device"),
+    "VECTORIZE_WORKER_MODE": ("worker", "mode"),
+    "VECTORIZE_WORKER_WORKER_ID": ("worker", "node_id"),
+    "VECTORIZE_WORKER_NODE_ID": ("worker", "node_id"),
+    "VECTORIZE_WORKER_NODE_NAME": ("node_name",),
+    "VECTORIZE_WORKER_POOL_SIZE": ("worker", "pool_size"),
+    "VECTORIZE_WORKER_MAX_CONCURRENT_TASKS": ("worker", "max_concurrent_tasks"),
+    "VECTORIZE_WORKER_QUEUES": ("worker", "queues"),
+    "VECTORIZE_WORKER_LOG_LEVEL": ("log_level",),
+    "VECTORIZE_WORKER_LOG_FILE": ("worker", "log_file"),
+    "VECTORIZE_WORKER_HEARTBEAT_INTERVAL": ("worker", "heartbeat_seconds"),
 }
 
 #: Variables of the earlier services that have no counterpart, and what does their work here.
 LEGACY_WITHOUT_EFFECT: Mapping[str, str] = {
-    "VECTORIZE_WORKER_WORKER_ID": "Dagster names runs and their processes itself",
-    "VECTORIZE_WORKER_MAX_CONCURRENT_TASKS": "`concurrency` in dagster.yaml limits what runs at once",
+    "VECTORIZE_WORKER_MASTER_HOST": "a worker asks no master: it finds its runs by VECTORIZE_REDIS__URL, and all else "
+    "in the PostgreSQL database of dagster.yaml",
+    "VECTORIZE_WORKER_MASTER_PORT": "as VECTORIZE_WORKER_MASTER_HOST; VECTORIZE_GATEWAY__PORT is where the HTTP server "
+    "of `--mode standalone` listens",
+    "VECTORIZE_WORKER_API_TOKEN": "a worker sends no token: Redis and PostgreSQL ask for the passwords in their "
+    "addresses, and tokens are for HTTP (`vectorize tokens`)",
+    "VECTORIZE_WORKER_TASK_POLL_INTERVAL": "Redis hands a run to a waiting worker at once; how often Dagster's daemon "
+    "looks at its own queue says run_queue.dequeue_interval_seconds in dagster.yaml",
 }
 
 #: What starts so is not a setting: the project's own test switches.

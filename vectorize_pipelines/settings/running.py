@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
-from vectorize_pipelines.settings.base import Section
+from vectorize_pipelines.core.worker_queues import QUEUES
+from vectorize_pipelines.settings.base import AbsolutePath, Names, Section
 
 
 class RedisSettings(Section):
@@ -94,6 +95,46 @@ class ReembeddingSettings(Section):
     least_recall: float = Field(
         0.95, ge=0, le=1, description="share of passages that must find themselves in the new collection"
     )
+
+
+def _known_queues(names: tuple[str, ...]) -> tuple[str, ...]:
+    unknown = [name for name in names if name not in QUEUES]
+    if unknown or not names:
+        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no queue: there are {', '.join(QUEUES)}")
+    return tuple(dict.fromkeys(names))
+
+
+class WorkerSettings(Section):
+    """The worker that `vectorize worker` starts on this host."""
+
+    mode: Literal["distributed", "standalone"] = Field(
+        "distributed",
+        description="distributed: a worker of an installation on several hosts; standalone: web server, daemon and one "
+        "worker on this host",
+    )
+    node_id: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="tells workers apart, also those of one host; null: `node_name` and the process's number",
+    )
+    queues: Annotated[Names, AfterValidator(_known_queues)] = Field(
+        tuple(QUEUES), description="the worker takes runs from these queues only"
+    )
+    pool_size: int = Field(
+        1, ge=1, le=64, description="processes, each of which executes one run at a time and keeps its models loaded"
+    )
+    max_concurrent_tasks: int | None = Field(
+        None, ge=1, description="at most so many runs at the same time, where `pool_size` is larger; null: `pool_size`"
+    )
+    heartbeat_seconds: float = Field(
+        5.0, ge=1, le=60, description="from one heartbeat, by which a worker is listed, to the next"
+    )
+    log_file: AbsolutePath | None = Field(None, description="the worker's log; null: stderr")
+
+    @property
+    def processes(self) -> int:
+        """How many processes execute runs."""
+        return min(self.pool_size, self.max_concurrent_tasks or self.pool_size)
 
 
 class AlertSettings(Section):

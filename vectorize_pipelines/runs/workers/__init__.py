@@ -1,0 +1,1 @@
+"""Runs that are executed by warm workers on several hosts: Celery processes, which keep their models loaded."""
