@@ -14,7 +14,7 @@ class UnavailableError(Exception):
 
 
 #: Program -> the package that has it.
-PROGRAMS = {"strace": "strace"}
+PROGRAMS = {"strace": "strace", "systemd-analyze": "systemd"}
 
 
 def ensure(program: str, package: str) -> None:
