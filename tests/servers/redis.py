@@ -5,6 +5,7 @@ project's own code.
 """
 
 import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
