@@ -148,11 +148,20 @@ class Database:
     ) -> Callable[[sa.Connection, Sequence[tuple[Any, ...]]], None]:
         """Return `upsert` for many rows: tuples in the order of the columns, in the types that the driver takes."""
         statement = self.upsert(table, replaces)
+        if self.is_sqlite:
+            return self.bulk(table, statement)
         names = [column.name for column in table.columns]
-        if not self.is_sqlite:
-            return lambda connection, rows: _execute_named(connection, statement, names, rows)
+        return lambda connection, rows: _execute_named(connection, statement, names, rows)
+
+    def bulk(self, table: sa.Table, insert: sa.Insert) -> Callable[[sa.Connection, Sequence[tuple[Any, ...]]], None]:
+        """Return an insert for many rows, which has no parameters beside theirs, as `bulk_upsert` does.
+
+        With PostgreSQL, which would be asked once for each row else, no two rows may have the same key.
+        """
+        names = [column.name for column in table.columns]
+        dialect = self._engine.dialect if self.is_sqlite else postgresql.psycopg2.dialect(paramstyle="format")  # type: ignore[no-untyped-call]
         # SQLAlchemy takes longer to look at a row's parameters than SQLite to store them.
-        compiled = statement.compile(dialect=self._engine.dialect)
+        compiled = insert.compile(dialect=dialect, column_keys=names)
         assert list(compiled.positiontup or ()) == names, "an insert has its parameters in the columns' order"
         statements = _for_many_rows(str(compiled))
         return lambda connection, rows: _execute_positional(connection, statements, rows)

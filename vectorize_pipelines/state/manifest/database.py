@@ -91,8 +91,8 @@ class DatabaseManifest:
     def __init__(self, database: Database, collection: str):
         self._database = database
         self._collection = collection
-        self._write_files = database.bulk_upsert(files, lambda *_: sa.true())
-        self._write_days = database.upsert(unreported_days)
+        self._write_files = database.bulk(files, database.upsert(files, lambda *_: sa.true()))
+        self._write_days = database.bulk(unreported_days, database.upsert(unreported_days))
 
     def entries(self) -> dict[str, ManifestEntry]:
         """Return every entry that is not in doubt, by source id."""
@@ -162,13 +162,11 @@ class DatabaseManifest:
         touched: all or nothing.
         """
         latest = {entry.source_id: entry for entry in entries}  # a statement may write a row only once
-        new_days = [{"collection": self._collection, "day": day} for day in sorted(set(days))]
+        new_days = [(self._collection, day) for day in sorted(set(days))]
         with self._database.write() as connection:
             _delete(connection, attempts.c.source_key, self._collection, _keys([*latest, *forgotten]))
-            if new_days:
-                connection.execute(self._write_days, new_days)
-            if latest:
-                self._write_files(connection, [self._row(entry) for entry in latest.values()])
+            self._write_days(connection, new_days)
+            self._write_files(connection, [self._row(entry) for entry in latest.values()])
             _delete(connection, files.c.source_key, self._collection, _keys(forgotten))
 
     def open_attempts(self, owns: Callable[[str], bool] = everything) -> "DatabaseAttemptNotes":
@@ -239,7 +237,7 @@ class DatabaseAttemptNotes:
         self._database = database
         self._collection = collection
         self._owns = owns
-        self._note = _noting()
+        self._write_notes = database.bulk(attempts, _noting())
 
     def suspects(self) -> list[Suspect]:
         """Return the files that were in hand at deaths."""
@@ -299,25 +297,19 @@ class DatabaseAttemptNotes:
         return [row for row in found if self._owns(row[1])]
 
     def _write(self, files: Sequence[SourceFile], in_hand: int, stage: str, run_id: str) -> None:
-        rows = {}
-        for file in files:
-            key, whole = _key(file.source_id)
-            rows[key] = {
-                "collection": self._collection,
-                "source_key": key,
-                "source_id": whole,
-                "size": file.size,
-                "modified_ns": file.modified_ns,
-                "version": file.version,
-                "in_hand": in_hand,
-                "stage": stage,
-                "run_id": run_id,
-                "suspected": 0,
-                "deaths": "[]",
-            }
-        if rows:
-            with self._database.write() as connection:
-                connection.execute(self._note, list(rows.values()))
+        latest = {file.source_id: file for file in files}  # a statement may write a row only once
+        rows = [
+            (
+                self._collection,
+                *_key(file.source_id),
+                *(file.size, file.modified_ns, file.version),
+                *(in_hand, stage, run_id),
+                *(0, "[]"),
+            )
+            for file in latest.values()
+        ]
+        with self._database.write() as connection:
+            self._write_notes(connection, rows)
 
 
 def _noting() -> sa.Insert:
@@ -330,8 +322,8 @@ def _noting() -> sa.Insert:
         index_elements=list(attempts.primary_key.columns),
         set_={
             **{name: new[name] for name in given},
-            "suspected": sa.case((same, old.suspected), else_=0),
-            "deaths": sa.case((same, old.deaths), else_="[]"),
+            "suspected": sa.case((same, old.suspected), else_=sa.literal_column("0")),
+            "deaths": sa.case((same, old.deaths), else_=sa.literal_column("'[]'")),
         },
     )
 
