@@ -104,7 +104,7 @@ def test_its_commands_exist(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("profile", compose.PROFILES)
 def test_everything_waits_for_what_it_needs(profile: str) -> None:
     started = compose.services(profile)
-    assert ("code-gpu" in started, "code" in started) == (profile == "gpu", profile == "cpu")
+    assert ("worker-gpu" in started, "worker" in started) == (profile == "gpu", profile == "cpu")
     for name, service in started.items():
         needed = service.get("depends_on", {})
         assert needed or name in ("kafka", "postgres", "redis", "weaviate")
@@ -124,17 +124,16 @@ def test_the_gateway_alone_is_reached_from_outside() -> None:
     assert load_settings(_environment(compose.services()["gateway"])).gateway.port == 8000
     assert compose.content(compose.filled_in())["networks"]["inside"] == {"internal": True}
     outside = {name for name, service in compose.services().items() if "outside" in service["networks"]}
-    assert outside == {"gateway", "code", "code-gpu"}
+    assert outside == {"gateway", "code", "worker", "worker-gpu"}
 
 
 def test_the_services_find_each_other() -> None:
     found = compose.services()
     (location,) = yaml.safe_load((compose.FOLDER / "workspace.yaml").read_text())["load_from"]
     server = location["grpc_server"]
-    for name in ("code", "code-gpu"):
-        assert server["host"] in found[name]["networks"]["inside"]["aliases"]
-        assert {f"--port={server['port']}", f"--location-name={server['location_name']}"} <= set(found[name]["command"])
-        assert f"--port={server['port']}" in found[name]["healthcheck"]["test"]
+    code = found[server["host"]]
+    assert {f"--port={server['port']}", f"--location-name={server['location_name']}"} <= set(code["command"])
+    assert f"--port={server['port']}" in code["healthcheck"]["test"]
     web = urlsplit(load_settings(_environment(found["gateway"])).gateway.dagster_url or "")
     assert web.hostname in found
     assert {f"--port={web.port}", f"--allow-host={web.netloc}"} <= set(found["web"]["command"])

@@ -33,12 +33,12 @@ def _analyze(*arguments: str | Path) -> tuple[int, str]:
 
 def _installed(unit: str, folder: Path, *drop_ins: str) -> Path:
     """Return a copy of a unit, whose command exists here, with drop-ins beside it."""
-    copy = folder / unit
+    copy = folder / unit.replace("@", "@1")
     text = (FOLDER / unit).read_text()
     assert f"ExecStart={_PROGRAM} " in text
     copy.write_text(text.replace(_PROGRAM, shutil.which("true") or ""))
     for each in drop_ins:
-        place = folder / f"{unit}.d"
+        place = folder / f"{copy.name}.d"
         place.mkdir()
         shutil.copy(FOLDER / each, place)
     return copy
@@ -61,8 +61,8 @@ def test_systemd_would_see_a_mistake(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("systemd")
 @pytest.mark.parametrize("unit", UNITS)
-def test_little_is_exposed(unit: str) -> None:
-    code, said = _analyze("security", "--offline=true", "--threshold=20", FOLDER / unit)
+def test_little_is_exposed(unit: str, tmp_path: Path) -> None:
+    code, said = _analyze("security", "--offline=true", "--threshold=20", _installed(unit, tmp_path))
     assert code == 0, said
 
 
@@ -80,6 +80,12 @@ def test_the_account_is_one_that_systemd_makes(tmp_path: Path) -> None:
     command = ["systemd-sysusers", "--dry-run", f"--root={tmp_path}", str(FOLDER / "vectorize.sysusers")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "Creating user 'vectorize'" in done.stdout + done.stderr
+
+
+def test_workers_are_left_as_little_as_the_server() -> None:
+    server, worker = ((FOLDER / unit).read_text() for unit in ("vectorize.service", "vectorize-worker@.service"))
+    begin = "# Nothing is written but"
+    assert server[server.index(begin) :] == worker[worker.index(begin) :]
 
 
 def test_the_settings_of_the_example_exist(tmp_path: Path) -> None:
