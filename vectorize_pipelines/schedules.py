@@ -13,6 +13,8 @@ from vectorize_pipelines.sensors.files import CORPUS, GALLERY, WatchedFolder
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.assessment_totals import AssessmentTotals
 from vectorize_pipelines.state.callbacks import CallbackOutbox
+from vectorize_pipelines.state.home import manifest_file
+from vectorize_pipelines.state.manifest import Manifest
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -66,9 +68,16 @@ def reconcile_schedule(folder: WatchedFolder, settings: Settings) -> dg.Schedule
         description="Holds the manifest against store and folder once a day, deletions included.",
         default_status=_running_where(on=folder.watched(settings)),
     )
-    def reconcile(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        """A drain run that trusts nothing."""
-        return folder.drain_request(reconcile=True)
+    def reconcile(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        """Drain runs that trust nothing: one, or one a shard."""
+        settings = load_settings()
+        section = folder.section(settings)
+        files = 0
+        if section.files_per_run is not None:
+            with closing(Manifest.open(manifest_file(settings, section.collection))) as manifest:
+                files = manifest.number_of_files()
+        shards = folder.shards_of(settings, files)
+        return [folder.drain_request(settings, shard, reconcile=True) for shard in shards]
 
     return reconcile
 

@@ -9,7 +9,7 @@ also a newer one, is put aside and made again.
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, fields
 from functools import wraps
@@ -55,6 +55,10 @@ create table if not exists attempts (
 ) without rowid;
 """
 _TABLES = ("files", "unreported_days", "attempts")
+#: The rows of an entry in doubt of which nobody has counted them.
+UNKNOWN_ROWS = -1
+#: Entries that are read at once.
+ENTRIES_TOGETHER = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,10 @@ class ManifestEntry:
     error_class  why it could not be embedded; empty where it was. Its rows, if any, are of an earlier version
     retryable    whether it is tried again although nothing about it has changed
     attempts     how often in a row it was tried in vain, where that is limited
+
+    An entry in doubt says only that the store may hold rows of the file: what a run that was killed was changing, and
+    what the store has otherwise than the manifest said. Its `fingerprint` is empty, and its `rows` those that the store
+    has, or `UNKNOWN_ROWS`.
     """
 
     source_id: str
@@ -79,6 +87,11 @@ class ManifestEntry:
     error_message: str = ""
     retryable: bool = False
     attempts: int = 0
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether nothing is known of the file but that the store may hold rows of it."""
+        return not self.fingerprint
 
     def is_of(self, file: SourceFile, fingerprint: str) -> bool:
         """Return whether the file can be left alone: nothing about it, or about how it is embedded, has changed."""
@@ -94,6 +107,7 @@ class ManifestEntry:
         )
 
 
+_DOUBT = "insert or replace into files values (?, 0, 0, '', '', '', ?, '', '', 0, 0)"
 #: `dataclasses.astuple` copies every value deeply, which took more time than writing the rows.
 _AS_ROW = attrgetter(*(field.name for field in fields(ManifestEntry)))
 
@@ -133,9 +147,43 @@ class Manifest:
 
     @_reported
     def entries(self) -> dict[str, ManifestEntry]:
-        """Return every entry, by source id."""
-        with closing(self._connection.execute("select * from files")) as cursor:
+        """Return every entry that is not in doubt, by source id."""
+        with closing(self._connection.execute("select * from files where fingerprint != ''")) as cursor:
             return {row[0]: ManifestEntry(*row) for row in cursor}
+
+    def below(self, root: str) -> Iterator[ManifestEntry]:
+        """Yield the entries of a file or folder and of what lies below it, those in doubt included.
+
+        In the order of the code points of their source ids, and `ENTRIES_TOGETHER` at a time, so that neither all are
+        held nor the file is: what is written meanwhile behind the place that was come to is not seen.
+        """
+        first, end = _bounds(root)
+        yield from self._rows("source_id = ?", (root,))
+        while entries := self._rows("source_id > ? and source_id < ?", (first, end)):
+            yield from entries
+            first = entries[-1].source_id
+
+    @_reported
+    def rows_below(self, root: str) -> int:
+        """Return how many rows the store has of a file or folder, by what is known."""
+        query = (
+            "select coalesce(sum(rows), 0) from files "
+            "where rows > 0 and (source_id = ? or (source_id > ? and source_id < ?))"
+        )
+        with closing(self._connection.execute(query, (root, *_bounds(root)))) as cursor:
+            return int(cursor.fetchone()[0])
+
+    @_reported
+    def number_of_files(self) -> int:
+        """Return how many entries there are."""
+        with closing(self._connection.execute("select count(*) from files")) as cursor:
+            return int(cursor.fetchone()[0])
+
+    @_reported
+    def _rows(self, where: str, values: Sequence[str]) -> list[ManifestEntry]:
+        query = f"select * from files where {where} order by source_id limit {ENTRIES_TOGETHER}"
+        with closing(self._connection.execute(query, values)) as cursor:
+            return [ManifestEntry(*row) for row in cursor]
 
     @_reported
     def attempted(self) -> list[tuple[str, str]]:
@@ -152,16 +200,25 @@ class Manifest:
             return {row[0] for row in cursor}
 
     @_reported
-    def days_reported(self) -> None:
-        """Note that every day has been reported."""
+    def days_reported(self, days: Iterable[str]) -> None:
+        """Note that these days have been reported."""
         with self._connection:
-            self._connection.execute("delete from unreported_days")
+            self._connection.executemany("delete from unreported_days where day = ?", ((day,) for day in days))
 
     @_reported
-    def forget(self, source_ids: Iterable[str]) -> None:
-        """Forget what is known of these."""
+    def doubt(self, rows: Mapping[str, int]) -> None:
+        """Forget what is known of these but that the store may hold rows of them: source id -> how many."""
         with self._connection:
-            self._connection.executemany("delete from files where source_id = ?", ((name,) for name in source_ids))
+            self._connection.executemany(_DOUBT, rows.items())
+
+    @_reported
+    def doubt_everything(self) -> None:
+        """Forget what is known of every file but that the store may hold rows of it."""
+        with self._connection:
+            self._connection.execute(
+                "update files set size = 0, modified_ns = 0, version = '', content_hash = '', fingerprint = '', "
+                f"rows = {UNKNOWN_ROWS}, error_class = '', error_message = '', retryable = 0, attempts = 0"
+            )
 
     @_reported
     def record(
@@ -186,6 +243,12 @@ class Manifest:
     def failure(self, error: sqlite3.DatabaseError) -> VectorizeError | None:
         """Return what to raise for an error of SQLite; a damaged file is put aside. None where the defect is ours."""
         return manifest_failure(self._connection, self._file, error)
+
+
+def _bounds(root: str) -> tuple[str, str]:
+    """Return two texts between which, in order, everything lies that begins with a folder's name and a slash."""
+    folder = root.rstrip("/")
+    return f"{folder}/", f"{folder}{chr(ord('/') + 1)}"
 
 
 def manifest_failure(

@@ -1,9 +1,9 @@
 """Which files runs had in hand when they died, so that no file stops its folder for ever.
 
-Beside the manifest of a collection, in the same SQLite file, and written by the run that holds the collection's lock: a
-note that this run finds is of one that is gone. `pipeline.files.folder` takes suspects one at a time, after all other
-files; one that was alone in hand at two deaths is set aside. A file that has changed since is another one. The manifest
-takes away the notes of what it records.
+Beside the manifest of a collection, in the same SQLite file, and written by the run that holds the lock of the
+collection or of a shard of it: a note that this run finds of a file that it owns is of a run that is gone.
+`pipeline.files.folder` takes suspects one at a time, after all other files; one that was alone in hand at two deaths is
+set aside. A file that has changed since is another one. The manifest takes away the notes of what it records.
 
 A run that ends with an error has died, too; the error counts where the run has stored another file before, which would
 else have met it as well, or where the file met an error of the same class before that counts.
@@ -20,6 +20,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Concatenate, Literal, ParamSpec, Self, TypeAlias, TypeVar
 
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.attempts import ERROR_CHARACTERS, MOST_DEATHS
@@ -88,22 +89,23 @@ class FileAttempts:
     Every note is in the file before its method returns, where a process that dies leaves it.
     """
 
-    def __init__(self, connection: sqlite3.Connection, file: Path, run_id: str):
+    def __init__(self, connection: sqlite3.Connection, file: Path, run_id: str, shard: Shard):
         self._connection = connection
         self._file = file
         self._run_id = run_id
+        self._shard = shard
         self._using = Lock()
         self._error: BaseException | None = None
         self._proven = True
 
     @classmethod
-    def open(cls, file: Path, run_id: str) -> Self:
-        """The notes beside a manifest that has been opened. What is in hand by them is of runs that died.
+    def open(cls, file: Path, run_id: str, shard: Shard = WHOLE) -> Self:
+        """The notes beside a manifest that has been opened. What of the shard is in hand by them is of runs that died.
 
         Raises `SettingsError` and `StateError`.
         """
         try:
-            opened = cls(connect(file), file, run_id)
+            opened = cls(connect(file), file, run_id, shard)
         except sqlite3.DatabaseError as error:
             # Nothing is made again here: the manifest is open, and would go on writing into the one that is put aside.
             known = manifest_failure(None, file, error)
@@ -166,17 +168,18 @@ class FileAttempts:
     @_reported
     def _forget_notes(self) -> None:
         with self._using, self._connection:
-            self._connection.execute("delete from attempts where not suspected")
-            self._connection.execute("update attempts set in_hand = 0")
+            own = [(source_id,) for source_id, *_ in self._in_hand()]
+            self._connection.executemany("delete from attempts where source_id = ? and not suspected", own)
+            self._connection.executemany("update attempts set in_hand = 0 where source_id = ?", own)
 
     @_reported
     def _collect_deaths(self, error: str | None, *, proven: bool) -> None:
         """Makes a death of what is in hand."""
         with self._using, self._connection:
-            alone = self._connection.execute(
-                "select source_id, stage, run_id, deaths from attempts where in_hand = ?", (_ALONE,)
-            ).fetchall()
-            for source_id, stage, run_id, before in alone:
+            own = self._in_hand()
+            for source_id, stage, run_id, before, in_hand in own:
+                if in_hand != _ALONE:
+                    continue
                 deaths = json.loads(before)
                 if proven or any(_error_class(death) == _error_class(f": {error}") for death in deaths):
                     deaths.append(f"run {run_id[:8]}, {stage}: {error or 'its process died'}")
@@ -187,7 +190,16 @@ class FileAttempts:
                     self._connection.execute(
                         "update attempts set suspected = max(suspected, 1) + 1 where source_id = ?", (source_id,)
                     )
-            self._connection.execute("update attempts set suspected = max(suspected, 1), in_hand = 0 where in_hand > 0")
+            self._connection.executemany(
+                "update attempts set suspected = max(suspected, 1), in_hand = 0 where source_id = ?",
+                [(source_id,) for source_id, *_ in own],
+            )
+
+    def _in_hand(self) -> list[tuple[str, str, str, str, int]]:
+        """Return what of the shard is noted as in hand: source id, stage, run, deaths, and whether alone."""
+        query = "select source_id, stage, run_id, deaths, in_hand from attempts where in_hand > 0"
+        with closing(self._connection.execute(query)) as cursor:
+            return [row for row in cursor if self._shard.owns_source(row[0])]
 
     def _row(self, file: SourceFile, in_hand: int, stage: str) -> tuple[object, ...]:
         return (*_content(file), in_hand, stage, self._run_id)

@@ -6,9 +6,12 @@ from datetime import date
 from typing import Literal
 
 from vectorize_pipelines.core.days import Days
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.stores.base import VectorStore
+
+FILES_WRITER = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,7 @@ class FolderRequest:
     window      first and last day of the run's partitions, both included
     force       encode also what has not changed
     reconcile   hold the manifest against the store before trusting it
+    shard       the part of the folder that the run owns
     """
 
     collection: str
@@ -30,6 +34,17 @@ class FolderRequest:
     run_id: str
     force: bool = False
     reconcile: bool = False
+    shard: Shard = WHOLE
+
+    @property
+    def writer(self) -> str:
+        """The name of those who write the same rows, one after another, as the journal of writes knows them."""
+        return FILES_WRITER if self.shard.is_whole else f"{FILES_WRITER} {self.shard}"
+
+    def wrote(self, writer: str) -> bool:
+        """Return whether a writer was a run over what this one owns, or over some of it, which has ended."""
+        name, _, shard = writer.partition(" ")
+        return name == FILES_WRITER and self.shard.overlaps(Shard.parse(shard) if shard else WHOLE)
 
 
 @dataclass(frozen=True)
