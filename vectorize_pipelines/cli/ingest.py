@@ -19,12 +19,12 @@ from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings
 from vectorize_pipelines.sources.files import FileSource, normalised_root
+from vectorize_pipelines.state.collection_locks import MOST_SHARDS
 from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
 from vectorize_pipelines.state.home import enter_home, manifest_file, use_dagster_home
 from vectorize_pipelines.state.manifest import Manifest
 
 KINDS = ("documents", "images")
-MOST_SHARDS = 1024
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
 
 

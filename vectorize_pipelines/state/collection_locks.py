@@ -10,112 +10,125 @@ a shard takes the shard's lock meanwhile, and gives the other one back when it h
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-
-from filelock import FileLock, Timeout
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 
 from vectorize_pipelines.core.shards import Shard
-from vectorize_pipelines.errors import StateError
+from vectorize_pipelines.errors import SettingsError, StateError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home
+from vectorize_pipelines.state.database import Database
+from vectorize_pipelines.state.locks import ExclusiveLock, exclusive, held, is_held
 
 logger = logging.getLogger(__name__)
 
+MOST_SHARDS = 256
 POLL_SECONDS = 0.2
 
 
-class CollectionLock:
+class CollectionLock(ExclusiveLock):
     """A lock that `hold` has taken.
 
     is_alone  whether no other run over files of the collection is at work, and none begins before `let_others_begin`
     """
 
-    def __init__(self, collection_lock: FileLock, *, is_alone: bool, is_whole: bool):
+    def __init__(self, own: ExclusiveLock, entering: ExitStack, *, is_alone: bool):
         self.is_alone = is_alone
-        self._collection_lock = collection_lock
-        self._is_whole = is_whole
+        self._own = own
+        self._entering = entering
+
+    def check(self) -> None:
+        """Raise `LedgerError` if the lock of the shard, or of the whole, is lost."""
+        self._own.check()
 
     def let_others_begin(self) -> None:
         """Let runs over other shards begin; does nothing where the lock is that of the whole."""
-        if not self._is_whole:
-            self._collection_lock.release()
+        self._entering.close()
 
 
 @contextmanager
 def hold(settings: Settings, collection: str, shard: Shard) -> Iterator[CollectionLock]:
     """Hold the lock of a shard, or of the whole, of a collection; waits for a run that has the same, or the other.
 
-    Raises `StateError` where runs over another count of shards are at work.
+    Raises `StateError` where runs over another count of shards are at work, `SettingsError` where there are more than
+    `MOST_SHARDS`, `LedgerError` where the database fails, and after the body where the lock was lost meanwhile.
     """
-    file = home.manifest_lock(settings, collection)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    collection_lock = FileLock(file, thread_local=False)
-    with ExitStack() as held:
-        _acquire(collection_lock, f"the collection {collection}")
-        held.callback(collection_lock.release, force=True)
+    if shard.count > MOST_SHARDS:
+        raise SettingsError(f"{shard}: a folder or bucket has at most {MOST_SHARDS} shards")
+    with closing(Database.open(settings)) as database:
+        locks = _CollectionLocks(settings, database, collection)
         if shard.is_whole:
-            _wait_for_shards(settings, collection)
-            others: list[Shard] = []
-        else:
-            others = _take_shard(settings, collection, shard, collection_lock, held)
-        yield CollectionLock(collection_lock, is_alone=not others, is_whole=shard.is_whole)
+            with locks.of_collection() as own:
+                locks.wait_for_shards()
+                yield CollectionLock(own, ExitStack(), is_alone=True)
+            return
+        with ExitStack() as entering, ExitStack() as held_shard:
+            entering.enter_context(locks.of_collection())
+            while not locks.can_be_taken(shard):
+                entering.close()  # nobody waits for a shard with the collection in hand
+                with locks.of_shard(shard):
+                    pass
+                entering.enter_context(locks.of_collection())
+            own = held_shard.enter_context(locks.of_shard(shard))
+            yield CollectionLock(own, entering, is_alone=locks.at_work() == [shard])
 
 
-def _take_shard(
-    settings: Settings, collection: str, shard: Shard, collection_lock: FileLock, held: ExitStack
-) -> list[Shard]:
-    """Take the lock of a shard while the collection's is held; return the other shards that runs are at work on."""
-    file = home.shard_lock(settings, collection, str(shard))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    own = FileLock(file, thread_local=False)
-    while True:
-        others = [each for each in shards_at_work(settings, collection) if each != shard]
-        if any(each.count != shard.count for each in others):
-            at_work = ", ".join(map(str, others))
-            raise StateError(
-                f"the shards {at_work} of the collection {collection} are being brought up to date, and {shard} would "
-                f"own some of their files: use the same count of shards, or try again once these runs have ended"
-            )
-        try:
-            own.acquire(timeout=0)
-        except Timeout:
-            collection_lock.release()  # nobody waits for a shard with the collection in hand
-            _acquire(own, f"the shard {shard} of the collection {collection}")
-            own.release()
-            _acquire(collection_lock, f"the collection {collection}")
-        else:
-            held.callback(own.release, force=True)
-            return others
+class _CollectionLocks:
+    """The locks of one collection, by name."""
 
+    def __init__(self, settings: Settings, database: Database, collection: str):
+        self._settings = settings
+        self._database = database
+        self._collection = collection
+        self._prefix = f"files/{collection}"
 
-def shards_at_work(settings: Settings, collection: str) -> list[Shard]:
-    """Return the shards of a collection whose locks are held."""
-    folder = home.shard_lock(settings, collection, "").parent
-    found = (Shard.parse(file.stem.replace("-of-", "/")) for file in sorted(folder.glob("*-of-*.lock")))
-    return [shard for shard in found if _is_held(FileLock(home.shard_lock(settings, collection, str(shard))))]
+    def of_collection(self) -> AbstractContextManager[ExclusiveLock]:
+        """Wait for the collection's own lock."""
+        file = home.manifest_lock(self._settings, self._collection)
+        what = f"the files of collection {self._collection}"
+        if is_held(self._database, self._prefix, file):
+            logger.info("another run holds %s; waiting for it", what)
+        return exclusive(self._database, self._prefix, file, what)
 
+    def of_shard(self, shard: Shard) -> AbstractContextManager[ExclusiveLock]:
+        """Wait for the lock of a shard."""
+        file = home.shard_lock(self._settings, self._collection, str(shard))
+        name, what = self._name(shard), f"shard {shard} of the files of collection {self._collection}"
+        if is_held(self._database, name, file):
+            logger.info("another run holds %s; waiting for it", what)
+        return exclusive(self._database, name, file, what)
 
-def _wait_for_shards(settings: Settings, collection: str) -> None:
-    told = False
-    while at_work := shards_at_work(settings, collection):
-        if not told:
+    def can_be_taken(self, shard: Shard) -> bool:
+        """Return whether the lock of a shard is free; called with the collection's in hand.
+
+        Raises `StateError` where it has to be refused.
+        """
+        at_work = self.at_work()
+        if any(each.count != shard.count for each in at_work):
             shown = ", ".join(map(str, at_work))
-            logger.info("the shards %s of %s are being brought up to date; waiting for them to end", shown, collection)
-            told = True
-        time.sleep(POLL_SECONDS)
+            raise StateError(
+                f"the shards {shown} of the collection {self._collection} are being brought up to date, and {shard} "
+                f"would own some of their files: use the same count of shards, or try again once these runs have ended"
+            )
+        return shard not in at_work
 
+    def at_work(self) -> list[Shard]:
+        """Return the shards whose locks are held."""
+        if not self._database.is_sqlite:
+            shards = {self._name(each): each for n in range(2, MOST_SHARDS + 1) for each in Shard.layout(n)}
+            return [shards[name] for name in held(self._database, shards)]
+        folder = home.shard_lock(self._settings, self._collection, "0/1").parent
+        found = {file: Shard.parse(file.stem.replace("-of-", "/")) for file in sorted(folder.glob("*-of-*.lock"))}
+        return [each for file, each in found.items() if is_held(self._database, self._name(each), file)]
 
-def _acquire(lock: FileLock, what: str) -> None:
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        logger.info("another run is bringing %s up to date; waiting for it to end (%s)", what, lock.lock_file)
-        lock.acquire(poll_interval=POLL_SECONDS)
+    def wait_for_shards(self) -> None:
+        """Wait until no shard's lock is held."""
+        told = False
+        while at_work := self.at_work():
+            if not told:
+                shown = ", ".join(map(str, at_work))
+                logger.info("other runs hold the shards %s of %s; waiting for them", shown, self._collection)
+                told = True
+            time.sleep(POLL_SECONDS)
 
-
-def _is_held(lock: FileLock) -> bool:
-    try:
-        with lock.acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+    def _name(self, shard: Shard) -> str:
+        return f"{self._prefix}/{shard}"

@@ -4,7 +4,7 @@ With SQLite, which one machine uses, the lock of a file; with PostgreSQL the dat
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,6 +94,22 @@ def is_held(database: "Database", name: str, file: Path) -> bool:
             return False
     except Timeout:
         return True
+
+
+def held(database: "Database", names: Iterable[str]) -> list[str]:
+    """Return which of many locks of PostgreSQL are held, by one question. Raises `LedgerError`."""
+    import sqlalchemy as sa
+
+    keys = {_key(name): name for name in names}
+    # A key is shown in two halves without a sign.
+    query = sa.text(
+        "select cast(classid as bigint), cast(objid as bigint) from pg_locks where locktype = 'advisory' and granted "
+        "and objsubid = 1 and database = (select oid from pg_database where datname = current_database())"
+    )
+    with database.read() as connection:
+        found = [(high << 32 | low) for high, low in connection.execute(query)]
+    signed = [key - 2**64 if key >= 2**63 else key for key in found]
+    return [keys[key] for key in signed if key in keys]
 
 
 def _session_is_held(database: "Database", name: str) -> bool:

@@ -9,6 +9,7 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 
 FILES_WRITER = "files"
@@ -55,6 +56,7 @@ class FolderRun:
     model          fingerprint of model and way of cutting, as it is written into the records
     days           the days that items may belong to
     outage         how a store that is away is waited for
+    lock           of what the run owns of the collection's rows from files, held until the stream is closed
     force_sources  sources whose items are encoded again, also without `request.force`
     """
 
@@ -65,6 +67,7 @@ class FolderRun:
     model: str
     days: Days
     outage: SpillingRetry
+    lock: ExclusiveLock
     force_sources: AbstractSet[str] = frozenset()
 
     @property

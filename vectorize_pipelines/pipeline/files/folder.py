@@ -26,6 +26,7 @@ from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource
 from vectorize_pipelines.state import home
 from vectorize_pipelines.state.collection_locks import hold
+from vectorize_pipelines.state.locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import Manifest
 from vectorize_pipelines.stores.base import VectorStore
 
@@ -54,7 +55,7 @@ def open_folder(
             for _ in range(2)  # the second one is read while the first one is written, by another thread
         )
         _repair_left(settings, store, physical, request)
-        run = _run(settings, request, source, reader, store, physical)
+        run = _run(settings, request, source, reader, store, physical, lock)
         if lock.is_alone:
             check_whole(run, source, manifest)
         lock.let_others_begin()
@@ -77,6 +78,7 @@ def _run(
     reader: FileReader,
     store: VectorStore,
     physical: str,
+    lock: ExclusiveLock,
 ) -> FolderRun:
     def owns(source_id: str) -> bool:
         return source.holds(source_id) and request.shard.owns_source(source_id)
@@ -89,6 +91,7 @@ def _run(
         reader.model,
         Days(settings.partitions.start, datetime.now(UTC).date()),
         configured_outage(settings),
+        lock,
         sources_to_mend(settings, store, request.collection, physical, owns),
     )
 

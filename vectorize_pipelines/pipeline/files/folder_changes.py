@@ -117,6 +117,7 @@ class FolderChanges:
         """Note in the manifest what the store has now, and the days that were touched."""
         if not receipts and not days:
             return
+        self._run.lock.check()
         self._manifest.record(
             [receipt for receipt in receipts if isinstance(receipt, ManifestEntry)],
             [receipt.source_id for receipt in receipts if isinstance(receipt, Forget)],
@@ -125,6 +126,7 @@ class FolderChanges:
 
     def reported(self) -> None:
         """Note that the days that were touched have been told to the user."""
+        self._run.lock.check()
         self._manifest.days_reported(self._notes | {self._note(day) for day in self.touched})
 
     def interrupt(self) -> None:

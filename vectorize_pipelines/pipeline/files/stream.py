@@ -9,7 +9,7 @@ wait between two stages, so memory is bounded whatever the size of the partition
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from itertools import compress
@@ -186,6 +186,7 @@ class ChangeStream(EmbeddingStream):
             totals=plan.totals,
             weights=weights,
             acknowledge=acknowledge,
+            exclusive=lambda: nullcontext(self._run.lock),
             physical=self._run.physical,
             writer=self._run.request.writer,
             reindex=self._run.request.force,
