@@ -149,6 +149,7 @@ def test_the_schedule_reconciles() -> None:
     from vectorize_pipelines.sensors.files import CORPUS
 
     with dg.DagsterInstance.ephemeral() as instance:
-        (request,) = reconcile_schedule(CORPUS, load_settings())(dg.build_schedule_context(instance=instance))
-    assert isinstance(request, dg.RunRequest)
+        requests = reconcile_schedule(CORPUS, load_settings())(dg.build_schedule_context(instance=instance))
+    assert isinstance(requests, list)
+    (request,) = requests
     assert request.run_config["ops"]["corpus_embeddings"]["config"] == {"mode": "drain", "reconcile": True}

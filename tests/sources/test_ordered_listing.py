@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import listing
 from tests.sources import simulated_bucket
+from tests.sources.s3_listing_server import s3_listing_server
 from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.pipeline.files.comparison import compare
@@ -78,3 +79,28 @@ def test_a_large_bucket_is_compared_in_bounded_memory(tmp_path: Path) -> None:
     assert found.unchanged == known
     assert peaks[1] < peaks[0] + 2**20, peaks
     assert peaks[1] < 8 * 2**20, peaks
+
+
+def test_a_bucket_of_s3_is_listed_page_by_page_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    import s3fs
+
+    keys = [f"docs/{n % 7}/{n:05}.md" for n in range(2500)] + [
+        "docs/0.md",
+        "docs/0-1.md",
+        "docs/",
+        "docs/é.md",
+        "other/a.md",
+    ]
+    expected = sorted(f"s3://bucket/{key}" for key in keys if key.startswith("docs/") and key != "docs/")
+    with s3_listing_server("bucket", keys) as (endpoint, queries):
+        for name, value in (("ENDPOINT_URL", endpoint), ("ACCESS_KEY_ID", "a"), ("SECRET_ACCESS_KEY", "b")):
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        listed = list(source("s3://bucket/docs").ordered())
+        s3fs.S3FileSystem.clear_instance_cache()
+    assert [file.source_id for file in listed] == expected
+    assert {file.size for file in listed} == {7}
+    assert listed[0].occurred_at.isoformat() == "2024-03-01T12:00:00+00:00"
+    assert sum("continuation-token" in query for query in queries) == 2, "three pages in all"
+    assert len(queries) <= 5, "and no request a folder"

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,7 +25,7 @@ import pathspec
 from vectorize_pipelines.core.urls import shown_text
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.sources.content import LEADS_OUT, kind_of, leads_out, missing_package
-from vectorize_pipelines.sources.remote_listing import remote_files
+from vectorize_pipelines.sources.remote_listing import Info, remote_files
 
 #: Where fsspec's file systems put a file's modification time, and what identifies its version.
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -196,19 +197,24 @@ class FileSource:
         with self._translated():
             filesystem, path = fsspec.core.url_to_fs(self.root)
             filesystem.invalidate_cache()  # a code server lives for days
-            single = filesystem.info(path) if filesystem.isfile(path) else None
-            exists = single is not None or filesystem.exists(path)
+            if filesystem.isfile(path):
+                file = _remote_file(self.root, filesystem.info(path))
+                return OrderedListing(lambda _: iter((file,)))
+            found = remote_files(filesystem, path)
+            try:
+                first = list(islice(found, 1))  # now, so that a root that cannot be listed fails at once
+            except FileNotFoundError:
+                first = []
+            exists = bool(first) or filesystem.exists(path)
         if not exists:
             raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
-        if single is not None:
-            file = _remote_file(self.root, single)
-            return OrderedListing(lambda _: iter((file,)))
-        return OrderedListing(partial(self._remote_files, filesystem, path))
+        return OrderedListing(partial(self._remote_files, chain(first, found), path.rstrip("/") + "/"))
 
-    def _remote_files(self, filesystem: Any, path: str, listing: OrderedListing) -> Iterator[SourceFile]:
-        base = path.rstrip("/") + "/"
+    def _remote_files(
+        self, found: Iterator[tuple[str, Info]], base: str, listing: OrderedListing
+    ) -> Iterator[SourceFile]:
         with self._translated():
-            for name, info in remote_files(filesystem, path):
+            for name, info in found:
                 relative = name.removeprefix(base)
                 if self._takes(relative, listing.other_kinds):
                     # Files go by the name of the root as it was given: file systems know several spellings of a
