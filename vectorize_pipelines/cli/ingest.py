@@ -103,7 +103,7 @@ def command(
         arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
         arguments += [name for name, is_set in flags.items() if is_set]
         about_shards = {"collection": collection or section.collection, "path": path}
-        return _in_shards(["ingest", *arguments, "--", path], Shard.layout(shards), about_shards, as_json=as_json)
+        return _in_shards([*arguments, "--", path], Shard.layout(shards), about_shards, as_json=as_json)
     default = EmbeddingConfig(model_name(default_model))
     now = resolve_embedding_config(settings, collection or section.collection, model_name(model or ""), default)
     config = {
@@ -167,7 +167,7 @@ def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
 def _in_shards(arguments: Sequence[str], shards: Sequence[Shard], about: Mapping[str, str], *, as_json: bool) -> int:
     """Bring all shards up to date, tell what became of them, and return the exit code."""
     started = time.monotonic()
-    with ShardProcesses(arguments) as processes, ended_by_signals(processes):
+    with ShardProcesses("ingest", arguments) as processes, ended_by_signals(processes):
         found = summed(processes.run(shards))
     code = int(found.pop("exit_code"))
     outcome = {**about, "seconds": round(time.monotonic() - started, 2), **found}

@@ -26,9 +26,10 @@ MOST_DEATHS = 2
 class ShardProcesses:
     """The processes of one command, as many at once as there are processors. A context manager: ends what is left."""
 
-    def __init__(self, arguments: Sequence[str]):
+    def __init__(self, command: str, arguments: Sequence[str]):
         """`arguments`: those of the command for one shard, without the shard."""
-        self._arguments = [sys.executable, "-c", _COMMAND, *arguments]
+        self._command = [sys.executable, "-c", _COMMAND, command]
+        self._arguments = arguments
         self._running: set[subprocess.Popen[str]] = set()
         self._is_interrupted = False
 
@@ -66,7 +67,7 @@ class ShardProcesses:
         return _no_outcome(shard, code if code > 0 else EXIT_FAILED, f"ended with {code}; see above")
 
     def _run(self, shard: Shard) -> tuple[int, str]:
-        arguments = [*self._arguments, "--shard", str(shard), "--json"]
+        arguments = [*self._command, "--shard", str(shard), "--json", *self._arguments]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
             self._running.add(process)
             if self._is_interrupted:  # while it was being started
