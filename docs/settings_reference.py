@@ -18,6 +18,7 @@ COMPUTED = {
     ("home",): "`.vectorize`",
     ("kafka", "config_file"): "`kafka.yaml` of the package",
     ("providers", "keys_file"): "`config/api_keys.yaml`",
+    ("node_name",): "the host's name",
     ("documents", "parser_processes"): "half of the processors",
 }
 

@@ -19,6 +19,12 @@ from dagster._config.stack import get_friendly_path_info
 # What `define_asset_job` returns, for annotations: it has no public name.
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition as AssetJob
 
+# What an executor is given and asked for, for annotations: none of it has a public name.
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.execution.step_dependency_config import StepDependencyConfig
+
 # A class of instances has to hand on the defaults of Dagster's own.
 from dagster._core.instance.ref import InstanceRef
 
@@ -44,12 +50,16 @@ __all__ = [
     "DagsterEvaluationErrorReason",
     "DagsterSqliteStorage",
     "EvaluationError",
+    "ExecutionPlan",
     "InstanceRef",
+    "PlanOrchestrationContext",
+    "RetryMode",
     "RunQueueConfig",
     "RunStorageSqlMetadata",
     "ScheduleStorageSqlMetadata",
     "SqlEventLogStorageMetadata",
     "SqliteEventLogStorage",
+    "StepDependencyConfig",
     "configure_web_logging",
     "get_friendly_path_info",
     "stamp_alembic_rev",

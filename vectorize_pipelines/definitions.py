@@ -27,10 +27,12 @@ from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.keys import KeyPoolResource
 from vectorize_pipelines.resources.language_model import LanguageModelResource
 from vectorize_pipelines.resources.vector_store import VectorStoreIOManager, VectorStoreResource
+from vectorize_pipelines.runs.executor import in_process_executor
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.schedules import schedules
 from vectorize_pipelines.sensors.assessments import assessment_sensors
 from vectorize_pipelines.sensors.files import CORPUS, GALLERY, new_files_sensor
+from vectorize_pipelines.sensors.lost_runs import lost_runs_sensor
 from vectorize_pipelines.sensors.requests import request_sensors
 from vectorize_pipelines.sensors.run_failures import cancelled_requests, failed_requests, failed_runs
 from vectorize_pipelines.settings import load_settings
@@ -76,6 +78,7 @@ defs = dg.Definitions(
         new_files_sensor(GALLERY, _settings),
         *request_sensors(_settings),
         *assessment_sensors(_settings),
+        lost_runs_sensor(_settings),
         failed_runs,
         failed_requests,
         cancelled_requests,
@@ -88,5 +91,5 @@ defs = dg.Definitions(
         "vector_store_io_manager": VectorStoreIOManager(vector_store=_vector_store, encoder=_encoder),
     },
     # A process of its own for every step would load the model anew for each.
-    executor=dg.in_process_executor,
+    executor=in_process_executor,
 )

@@ -22,6 +22,7 @@ from vectorize_pipelines.errors import StoreUnavailableError
 from vectorize_pipelines.pipeline.outage import StoreRetry
 from vectorize_pipelines.pipeline.writing import DirectWriter
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.state.write_journal import WriteJournal
 from vectorize_pipelines.stores.conformance.records import COLLECTION, spec
 from vectorize_pipelines.stores.contents import vectors_of
@@ -116,7 +117,7 @@ def test_rows_that_were_acknowledged_outlive_the_server(store: WeaviateStore, se
 def _write_all() -> None:
     settings = load_settings()
     store = WeaviateStore(settings.store)
-    DirectWriter(settings, store).put(physical(store), WRITER, rows(), ())
+    DirectWriter(settings, store).put(physical(store), WRITER, rows(), (), check_run)
 
 
 def test_what_a_killed_writer_left_is_found_after_the_next_write(settings: Settings, store: WeaviateStore) -> None:
@@ -155,7 +156,7 @@ def test_force_has_everything_indexed_again(settings: Settings, store: WeaviateS
         store.upsert(COLLECTION, rows())
     killer.join()
     writes = DirectWriter(settings, store)
-    writes.put(physical(store), WRITER, rows(), (), reindex=True)
+    writes.put(physical(store), WRITER, rows(), (), check_run, reindex=True)
     writes.close()
     assert hidden(store, rows()) == (set(), set())
     table = store.fetch(COLLECTION, In("id", tuple(rows()["id"].to_pylist())), ("id", "vector"))

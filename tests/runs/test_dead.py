@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 
 from vectorize_pipelines.definitions import defs
-from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs, run_lock
+from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs
+from vectorize_pipelines.runs.held import run_lock
 from vectorize_pipelines.runs.tags import LAUNCHED_BY_TAG
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.home import run_locks, server_folder_prefix

@@ -100,7 +100,7 @@ def test_a_drain_run_of_another_collection_is_no_reason_to_wait(instance: dg.Dag
 
 def test_a_killed_drain_run_is_no_reason_to_wait(instance: dg.DagsterInstance) -> None:
     from vectorize_pipelines.definitions import defs
-    from vectorize_pipelines.runs.dead import run_lock
+    from vectorize_pipelines.runs.held import run_lock
 
     job = defs.resolve_job_def("embed_corpus")
     tags = {MODE_TAG: "drain", COLLECTION_TAG: "corpus"}

@@ -5,6 +5,7 @@ import sys
 from tests.state.rows import row
 from vectorize_pipelines.messaging.callbacks import CallbackSender
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state import leases
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.versions import SourceVersions
 
@@ -25,6 +26,7 @@ def note(home: str) -> None:
 
 def hold(home: str, url: str) -> None:
     """Hold the lock of a collection until the process is killed or its stdin is closed."""
+    leases.LEASE_SECONDS = 2.5
     settings = load_settings(home=home, ledger={"url": url} if url else {})
     with SourceVersions.open(settings).exclusive("texts"):
         print("held", flush=True)

@@ -26,7 +26,9 @@ import json, os, signal, sys
 from pathlib import Path
 from vectorize_pipelines.state.attempts import RunAttempts, Spot
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state import leases
 
+leases.LEASE_SECONDS = 2.0  # for so long a killed run counts as one that lives
 home, url, kind, calls = json.loads(sys.argv[1])
 settings = load_settings({}, home=Path(home), **({"ledger": {"url": url}} if url else {}))
 run = RunAttempts.open(settings, kind, "dying")

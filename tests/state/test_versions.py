@@ -20,7 +20,8 @@ from tests.servers.postgresql import Server
 from tests.state.rows import VERSIONS
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.state.locks import ExclusiveLock
+from vectorize_pipelines.state import leases
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.versions import Known, SourceVersions, Version
 
 OLD, NEW = (1, "t", 0, 7), (2, "t", 0, 0)
@@ -197,7 +198,10 @@ def test_a_killed_process_lets_go(versions: SourceVersions, installation: Settin
     holder.wait()
 
 
-def test_a_lock_that_is_lost_meanwhile_is_an_error(own_postgresql: Server, tmp_path: Path) -> None:
+def test_a_lock_that_is_lost_meanwhile_is_an_error(
+    own_postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", 2.5)
     versions = SourceVersions.open(load_settings(home=tmp_path, ledger={"url": own_postgresql.url()}))
     lost = "the lock of collection texts was lost"
 

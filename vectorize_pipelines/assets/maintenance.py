@@ -13,6 +13,7 @@ from vectorize_pipelines.pipeline.checks.index_recall import index_recall as mea
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.stores.base import VectorStore
 
 ASSET = "maintained_collections"
@@ -38,6 +39,7 @@ def maintained_collections_asset(settings: Settings) -> dg.AssetsDefinition:
         with translate_errors():
             store = vector_store.open()
             for physical, name in _collections(store).items():
+                check_run()
                 try:
                     metadata |= _figures(name, store.maintain(physical))
                 except StoreError as error:

@@ -144,8 +144,8 @@ def switch(name: str, force: bool, as_json: bool) -> int:
     read = ContentReader(settings, LARGEST_CANARY_BYTES).read
     with closing(_generations(settings)) as generations:
         _check_no_generation(generations, name)
-        with generations.exclusive(name):
-            live = reconcile_live(settings, store, generations, name)
+        with generations.exclusive(name) as lock:
+            live = reconcile_live(settings, store, generations, name, lock)
         new = lifecycle.next_of(generations, name)
         if live is None:
             raise SettingsError(f"{name!r} names none of its generations; `vectorize collections show {name}`")

@@ -37,7 +37,8 @@ def execute(
     with large_imports():
         from vectorize_pipelines.definitions import defs
         from vectorize_pipelines.partitions import today
-        from vectorize_pipelines.runs.dead import close_dead_runs, run_lock
+        from vectorize_pipelines.runs.dead import close_dead_runs
+        from vectorize_pipelines.runs.held import held
         from vectorize_pipelines.runs.instance import open_instance
         from vectorize_pipelines.runs.tags import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG, SHARD_TAG
 
@@ -52,7 +53,7 @@ def execute(
     with open_instance(settings) as instance:
         close_dead_runs(instance, settings)
         run_id = run_id or str(uuid.uuid4())
-        with run_lock(settings, run_id):
+        with held(settings, run_id):
             return defs.resolve_job_def(job).execute_in_process(
                 instance=instance,
                 run_id=run_id,

@@ -19,6 +19,7 @@ from vectorize_pipelines.state.generations import (
     resolve_embedding_config,
     with_state,
 )
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 
 logger = logging.getLogger(__name__)
@@ -46,15 +47,15 @@ def repair_alias(settings: Settings, store: VectorStore, collection: str) -> Non
         try:
             if live is None or live.physical == store.collection(collection).physical:
                 return
-            with generations.exclusive(collection):  # who is just switching has ended then
-                reconcile_live(settings, store, generations, collection)
+            with generations.exclusive(collection) as lock:  # who is just switching has ended then
+                reconcile_live(settings, store, generations, collection, lock)
         except CollectionNotFoundError:
             _name_again(store, generations, collection)
 
 
 def _name_again(store: VectorStore, generations: Generations, collection: str) -> None:
     """Have a lost alias name the live generation; where that is gone, too, the run makes it anew."""
-    with generations.exclusive(collection):
+    with generations.exclusive(collection) as lock:
         live = generations.live(collection)
         if live is None or live.physical not in {each.physical for each in store.collections()}:
             return
@@ -62,13 +63,17 @@ def _name_again(store: VectorStore, generations: Generations, collection: str) -
             store.collection(collection)
         except CollectionNotFoundError:
             logger.warning("the alias %s was lost; it names %s again", collection, live.physical)
+            lock.check()
             store.set_alias(collection, live.physical)
 
 
 def reconcile_live(
-    settings: Settings, store: VectorStore, generations: Generations, collection: str
+    settings: Settings, store: VectorStore, generations: Generations, collection: str, lock: ExclusiveLock
 ) -> Generation | None:
-    """Return the live generation by what the alias names; put right what a process that died has noted otherwise."""
+    """Return the live generation by what the alias names; put right what a process that died has noted otherwise.
+
+    To be called under the lock of the collection's generations.
+    """
     known = generations.of(collection)
     noted = next((each for each in known if each.state is State.LIVE), None)
     try:
@@ -81,6 +86,7 @@ def reconcile_live(
     if named is None or noted is None or named.physical == noted.physical:
         return named
     live = with_state(named, State.LIVE)
+    lock.check()
     generations.put(live, as_kept(settings, noted))
     return live
 

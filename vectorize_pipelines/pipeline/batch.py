@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from vectorize_pipelines.pipeline.totals import Totals
-from vectorize_pipelines.state.locks import ExclusiveLock, unlocked
+from vectorize_pipelines.state.held_locks import ExclusiveLock, unlocked
 from vectorize_pipelines.stores.filters.expressions import Filter
 
 

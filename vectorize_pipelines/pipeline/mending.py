@@ -63,7 +63,8 @@ def repair_requests(settings: Settings, store: VectorStore, versions: SourceVers
         if not named:
             continue  # of the collection as a whole, which a replay with `force` has indexed again
         logger.warning("%d rows of %s were not found by a search; they are indexed again", len(named), collection)
-        with versions.exclusive(collection):
+        with versions.exclusive(collection) as lock:
+            lock.check()
             _repair(store, physical, named)
 
 

@@ -6,10 +6,10 @@ collection may be several physical ones; for each of these it has a `DirectWrite
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -17,6 +17,7 @@ from vectorize_pipelines.errors import CollectionNotFoundError
 from vectorize_pipelines.pipeline.batch import EmbeddingBatch
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.state.write_journal import WriteJournal
 from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.filters.expressions import Filter
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: Every batch is a commit, and many small ones slow down those after them; where nothing is due, a call is cheap.
 BATCHES_BETWEEN_MAINTENANCE = 16
+
+#: Raises `LedgerError` where a lock is lost.
+Check: TypeAlias = Callable[[], None]
 
 
 class BatchWriter(Protocol):
@@ -71,9 +75,9 @@ class DirectWriter:
         """
         physical = batch.physical or batch.collection
         with batch.exclusive() as lock:
-            batch.announce(batch)
             lock.check()
-            self.put(physical, batch.writer, batch.records, batch.stale, reindex=batch.reindex)
+            batch.announce(batch)
+            self.put(physical, batch.writer, batch.records, batch.stale, lock.check, reindex=batch.reindex)
         return [physical]
 
     def physicals(self, collection: str) -> Sequence[str]:
@@ -81,21 +85,29 @@ class DirectWriter:
         return [collection]
 
     def put(
-        self, physical: str, writer: str, records: pa.Table, stale: Sequence[Filter], *, reindex: bool = False
+        self,
+        physical: str,
+        writer: str,
+        records: pa.Table,
+        stale: Sequence[Filter],
+        check: Check,
+        *,
+        reindex: bool = False,
     ) -> None:
         """Write records, if there are any, then delete what is stale; called under the lock of `writer`.
 
+        `check`, called before each of these, raises `LedgerError` where that lock is lost.
         What an earlier write left unfinished is repaired, and so are these records where the store was away meanwhile,
         or where `reindex` says so. Raises `StoreError`; the next call then repairs what this one wrote.
         """
         if self._journal is None:
-            self._write(physical, records, stale)
+            self._write(physical, records, stale, check)
             return
         left = self._left(self._journal, physical, writer)
         self._clean.discard((physical, writer))
         ids = records["id"].to_pylist()
         self._journal.begin(physical, writer, ids)
-        written = self._write(physical, records, stale)
+        written = self._write(physical, records, stale, check)
         if reindex or written.resent:
             left = [*left, *ids]
         self._repair(physical, left)
@@ -118,9 +130,11 @@ class DirectWriter:
         journal.end(physical, writer)
         self._clean.add((physical, writer))
 
-    def _write(self, physical: str, records: pa.Table, stale: Sequence[Filter]) -> Written:
+    def _write(self, physical: str, records: pa.Table, stale: Sequence[Filter], check: Check) -> Written:
+        check()
         written = self.store.upsert(physical, records) if records.num_rows else Written(0, 0)
         for filter_ in stale:
+            check()
             self.store.delete(physical, filter_)
         return written
 
@@ -141,6 +155,7 @@ def write_batch(writer: BatchWriter, batch: EmbeddingBatch) -> None:
     started = time.perf_counter()
     writer.store.flush(writer.write(batch))
     batch.totals.spread("write", time.perf_counter() - started, batch.weights)
+    check_run()  # a run that was declared lost while the store was at work leaves it to its successor
     batch.acknowledge()
 
 
@@ -153,6 +168,7 @@ def written(writer: BatchWriter, stream: EmbeddingStream) -> Iterator[EmbeddingB
 
     def maintain(collection: str) -> None:
         for name in writer.physicals(collection):
+            check_run()
             with suppress(CollectionNotFoundError):  # nobody has made it: all that there was so far was refused
                 stream.outage.call(partial(writer.store.maintain, name))
 

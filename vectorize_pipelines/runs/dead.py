@@ -1,36 +1,41 @@
 """Runs whose process was killed together with what would have noticed it.
 
-Dagster's code server watches the runs that it launched. Those of one that has ended with its `vectorize serve` are
-closed by `close_abandoned_runs`, which the web server of the next one calls. Runs of `vectorize ingest` it does not
-watch: such a run holds a lock for as long as its process lives, since the operating system lets go of it when the
-process ends, however it ends. `vectorize ingest` calls `close_dead_runs` before its own run, the sensor for new files
-before it decides.
+On one machine, Dagster's code server watches the runs that it launched. Those of one that has ended with its `vectorize
+serve` are closed by `close_abandoned_runs`, which the web server of the next one calls. Runs of `vectorize ingest` it
+does not watch: they hold the lock of a file. Where several machines share the database, every run holds a lease. Both
+says `runs.held`. `vectorize ingest` calls `close_dead_runs` before its own run, the sensors before they decide, and the
+sensor `lost_runs` every few seconds.
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 from filelock import FileLock, Timeout
 
+from vectorize_pipelines.runs.held import PREFIX, is_shared
 from vectorize_pipelines.runs.tags import CODE_SERVER_TAG, RUNNING
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state import home
-
-
-def run_lock(settings: Settings, run_id: str) -> FileLock:
-    """The lock to be held from before a run is made until it has ended. Locks nothing yet."""
-    folder = home.run_locks(settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / f"{run_id}.lock")
+from vectorize_pipelines.state import home, leases
+from vectorize_pipelines.state.database import Database
+from vectorize_pipelines.state.held_locks import LockTakenError
+from vectorize_pipelines.state.leases import LapsedLease
 
 
 def close_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
-    """Mark unfinished runs as failed whose lock file is there and held by nobody; return their ids.
+    """Mark unfinished runs as failed whose lease lapsed, or whose lock's file nobody holds; return their ids.
 
-    A run without a lock file was not made by `vectorize ingest`, whatever its tags say: a re-execution has its
-    parent's.
+    A run without either is none that says so: one that has not begun, or one that the code server watches.
+    Raises `SettingsError` and `LedgerError`.
     """
+    if is_shared(settings):
+        with closing(Database.open(settings)) as database:
+            return [
+                lease.name.removeprefix(PREFIX)
+                for lease in leases.lapsed(database, PREFIX)
+                if _close_lapsed(instance, database, lease)
+            ]
     return [file.stem for file in sorted(home.run_locks(settings).glob("*.lock")) if _close(instance, file)]
 
 
@@ -38,7 +43,10 @@ def close_abandoned_runs(instance: dg.DagsterInstance, settings: Settings, folde
     """Mark unfinished runs as failed that an earlier `vectorize serve` of this installation launched; return their ids.
 
     `folder` is that of the present one. There is one at a time, and all that an earlier one had started ended with it.
+    Where several machines share the database, that may be another machine's: their leases tell of those.
     """
+    if is_shared(settings):
+        return []
     prefix = home.server_folder_prefix(settings)
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=RUNNING)):
@@ -48,6 +56,28 @@ def close_abandoned_runs(instance: dg.DagsterInstance, settings: Settings, folde
             instance.report_run_failed(run, "The process of this run ended together with an earlier `vectorize serve`.")
             closed.append(run.run_id)
     return closed
+
+
+def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: LapsedLease) -> bool:
+    """Close the run of a lease, and return whether it had not ended.
+
+    The lease is taken over meanwhile: another one that closes it, or a process that Dagster has go on with the run,
+    has it before or after. Who is killed now leaves it as it was.
+    """
+    run_id = lease.name.removeprefix(PREFIX)
+    try:
+        with leases.hold(database, lease.name, f"run {run_id}", lease.holder, lease.node, timeout_seconds=0):
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.is_finished:
+                return False
+            why = f"the machine {lease.node} was lost, or its process was killed"
+            if run.status == dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, f"The run was to end, and {why}.")
+            else:
+                instance.report_run_failed(run, f"The run was lost: {why}.")
+            return True
+    except LockTakenError:
+        return False
 
 
 def _close(instance: dg.DagsterInstance, file: Path) -> bool:

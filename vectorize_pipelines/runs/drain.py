@@ -148,6 +148,8 @@ class DrainRun:
         own = self._instance.get_run_by_id(self._run_id)
         if own is None:
             return "the run has been deleted"
+        if own.is_finished:
+            return f"the run has been marked as {own.status.value.lower()}"
         if WIND_DOWN_TAG in own.tags:
             return own.tags[WIND_DOWN_TAG]
         if now - self._begun >= BEFORE_GIVING_WAY_SECONDS:

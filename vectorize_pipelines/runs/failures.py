@@ -21,8 +21,10 @@ from vectorize_pipelines.kafka.transactions import FencedError
 from vectorize_pipelines.runs.drain import OccupiedTopicError, WoundDownError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.damage import explain
+from vectorize_pipelines.state.held_locks import LockLostError
 
-#: A run that was fenced would fence its successor if it were tried again; one that found its topic occupied has waited.
+#: A run that was fenced would fence its successor if it were tried again; one that found its topic occupied has waited;
+#: one that lost its lease cannot write any more, and is taken up by another one.
 _FINAL = (
     SettingsError,
     SourceError,
@@ -33,6 +35,7 @@ _FINAL = (
     FencedError,
     OccupiedTopicError,
     WoundDownError,
+    LockLostError,
 )
 
 

@@ -15,11 +15,13 @@ from vectorize_pipelines.messaging.lost_requests import fail_lost_requests
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.runs.tags import FINISHED
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.state import leases
 from vectorize_pipelines.state.assessments import Assessments
 from vectorize_pipelines.state.attempts import purge_deaths
 from vectorize_pipelines.state.callbacks import CallbackOutbox
 from vectorize_pipelines.state.cameras import Cameras
 from vectorize_pipelines.state.damage import explain
+from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.provider_calls import purge_calls
 from vectorize_pipelines.state.versions import SourceVersions
@@ -81,6 +83,8 @@ def _purge_requests(settings: Settings, now: datetime) -> dict[str, int]:
         removed["assessments"] = assessments.purge(kept_since)
     with closing(Cameras.open(settings)) as cameras:
         removed["cameras"] = cameras.purge(kept_since)
+    with closing(Database.open(settings)) as database:
+        removed["leases"] = leases.purge(database, kept_since)
     removed["deaths"] = purge_deaths(settings, kept_since)
     removed["provider_calls"] = purge_calls(settings, kept_since)
     if settings.retention.deletions_days is not None:

@@ -16,6 +16,7 @@ settings, cannot tell which variable or file a wrong value came from, and show t
 import difflib
 import logging
 import os
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -80,6 +81,9 @@ class Settings(BaseSettings):
     )
     home_shared: bool = Field(
         False, description="several users of the machine work in the home: its modes are left alone; else it is private"
+    )
+    node_name: str = Field(
+        default_factory=socket.gethostname, min_length=1, description="this machine, as the others call it"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="of the command line")
     store: StoreSettings = StoreSettings()

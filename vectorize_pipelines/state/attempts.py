@@ -37,7 +37,7 @@ from vectorize_pipelines.errors import (
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home
 from vectorize_pipelines.state.database import Database, Text, metadata
-from vectorize_pipelines.state.locks import exclusive, is_held
+from vectorize_pipelines.state.locks import await_signs, exclusive, is_held
 
 logger = logging.getLogger(__name__)
 
@@ -246,6 +246,9 @@ class RunAttempts(Attempts):
         self._read.update(positions)
         self._done.update(positions)
         topics = sorted({topic for topic, _ in positions})
+        # Whoever had a part of this run's in hand has ended, or was killed just now.
+        owners = [owner for owner, *place in self._open_notes(topics) if tuple(place) in positions]
+        await_signs(self._database, [_lock_name(owner) for owner in owners if owner != self._owner])
         # One run at a time: another one that just looks whether an owner lives would make it seem so.
         with exclusive(self._database, _LOCK, home.attempt_lock(self._settings, _LOCK), "the notes of attempts"):
             self._collect_deaths(topics)
@@ -344,10 +347,7 @@ class RunAttempts(Attempts):
 
     def _collect_deaths(self, topics: Sequence[str]) -> None:
         """Make deaths of the notes of runs that are gone."""
-        open_notes = sa.and_(attempts.c.kind == self._kind, attempts.c.topic.in_(topics), ~attempts.c.died)
-        with self._database.read() as connection:
-            owners = list(connection.execute(sa.select(attempts.c.owner).where(open_notes).distinct()).scalars())
-        for owner in owners:
+        for owner in sorted({owner for owner, *_ in self._open_notes(topics)}):
             file = home.attempt_lock(self._settings, owner)
             if owner == self._owner or is_held(self._database, _lock_name(owner), file):
                 continue
@@ -356,6 +356,14 @@ class RunAttempts(Attempts):
                 connection.execute(sa.delete(attempts).where(attempts.c.owner == owner, empty))
                 connection.execute(sa.update(attempts).where(attempts.c.owner == owner).values(died=True))
             file.unlink(missing_ok=True)
+
+    def _open_notes(self, topics: Sequence[str]) -> list[tuple[str, str, int]]:
+        """Return owner, topic and partition of what is noted as in hand."""
+        query = sa.select(attempts.c.owner, attempts.c.topic, attempts.c.partition).where(
+            attempts.c.kind == self._kind, attempts.c.topic.in_(topics), ~attempts.c.died
+        )
+        with self._database.read() as connection:
+            return [(owner, topic, partition) for owner, topic, partition in connection.execute(query)]
 
     def _deaths(self, topics: Sequence[str]) -> list[Death]:
         query = sa.select(attempts).where(attempts.c.died, attempts.c.topic.in_(topics)).order_by(attempts.c.noted_us)

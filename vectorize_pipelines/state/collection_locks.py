@@ -17,7 +17,8 @@ from vectorize_pipelines.errors import SettingsError, StateError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.locks import ExclusiveLock, exclusive, held, is_held
+from vectorize_pipelines.state.held_locks import ExclusiveLock
+from vectorize_pipelines.state.locks import exclusive, is_held
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +115,10 @@ class _CollectionLocks:
     def at_work(self) -> list[Shard]:
         """Return the shards whose locks are held."""
         if not self._database.is_sqlite:
-            shards = {self._name(each): each for n in range(2, MOST_SHARDS + 1) for each in Shard.layout(n)}
-            return [shards[name] for name in held(self._database, shards)]
+            from vectorize_pipelines.state import leases
+
+            prefix = f"{self._prefix}/"
+            return [Shard.parse(name.removeprefix(prefix)) for name in leases.held_below(self._database, prefix)]
         folder = home.shard_lock(self._settings, self._collection, "0/1").parent
         found = {file: Shard.parse(file.stem.replace("-of-", "/")) for file in sorted(folder.glob("*-of-*.lock"))}
         return [each for file, each in found.items() if is_held(self._database, self._name(each), file)]

@@ -32,6 +32,8 @@ from vectorize_pipelines.state.home import dagster_home
 #: How long a writer waits for another one; a batch takes a fraction of a second.
 BUSY_SECONDS = 60
 CONNECT_SECONDS = 10
+#: How long a server may leave packets unanswered before its connections count as broken.
+SILENCE_SECONDS = 30.0
 #: Rows that one transaction deletes, so that who records need not wait long.
 PURGE_ROWS = 10_000
 #: Rows of one statement, of which SQLite takes 32,766 values; few numbers, so that statements are prepared once.
@@ -102,19 +104,36 @@ class Database:
             yield connection
 
     @contextmanager
-    def session(self) -> Iterator[sa.Connection]:
-        """Open a connection outside the pool, each statement a transaction; closed at the end."""
+    def statements(self) -> Iterator[sa.Connection]:
+        """Open a connection on which each statement is a transaction: nothing stays locked from one to the next."""
+        with self._errors_reported(), self._engine.connect() as connection:
+            # SQLite's is so already: see `engine_options`.
+            yield connection if self.is_sqlite else connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def session(self, silence_seconds: float) -> Iterator[sa.Connection]:
+        """Open a connection outside the pool, each statement a transaction; closed at the end.
+
+        A server of another machine that is silent for so long counts as away.
+        """
         engine = sa.create_engine(
-            self.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", **engine_options(self.url)
+            self.url,
+            poolclass=sa.NullPool,
+            isolation_level="AUTOCOMMIT",
+            **engine_options(self.url, silence_seconds),
         )
         with self._errors_reported(), engine.connect() as connection:
             yield connection
+
+    def insert(self, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+        """Return an insert of which can be said what it does on a conflict."""
+        return (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
 
     def upsert(
         self, table: sa.Table, replaces: Callable[[Any, Any], sa.ColumnElement[bool]] | None = None
     ) -> sa.Insert:
         """Return an insert that replaces the row of the same key where `replaces(new, old)` holds; None: never."""
-        insert = (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
+        insert = self.insert(table)
         key = list(table.primary_key.columns)
         if replaces is None:
             return insert.on_conflict_do_nothing(index_elements=key)
@@ -413,9 +432,20 @@ def _engine(url: URL) -> sa.Engine:
     return engine
 
 
-def engine_options(url: URL) -> dict[str, Any]:
+def engine_options(url: URL, silence_seconds: float = SILENCE_SECONDS) -> dict[str, Any]:
     """Return how long a database may let a connection wait, as `sa.create_engine` takes it."""
     if url.get_backend_name() == "sqlite":
         # Without SQLite's own idea of when a transaction begins: `Database.write` says it.
         return {"connect_args": {"timeout": BUSY_SECONDS, "isolation_level": None}}
-    return {"connect_args": {"connect_timeout": CONNECT_SECONDS, "application_name": "vectorize"}}
+    probe_seconds = max(1, round(silence_seconds / 3))
+    return {
+        "connect_args": {
+            "connect_timeout": min(CONNECT_SECONDS, max(2, round(silence_seconds))),  # fewer would be taken for two
+            "application_name": "vectorize",
+            # A machine that vanished is noticed soon, not within the two hours of TCP's default.
+            "tcp_user_timeout": round(silence_seconds * 1000),
+            "keepalives_idle": probe_seconds,
+            "keepalives_interval": probe_seconds,
+            "keepalives_count": 3,
+        }
+    }

@@ -23,7 +23,7 @@ from vectorize_pipelines.state import home
 
 if TYPE_CHECKING:
     from vectorize_pipelines.state.database import Database
-    from vectorize_pipelines.state.locks import ExclusiveLock
+    from vectorize_pipelines.state.held_locks import ExclusiveLock
 
 
 class State(StrEnum):

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import Database, Text, metadata, purge_rows
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.home import request_lock
-from vectorize_pipelines.state.locks import ExclusiveLock, exclusive
+from vectorize_pipelines.state.locks import exclusive
 
 #: (timestamp_ms, topic, partition, offset) of a message; compared as such, the larger is the newer.
 Version: TypeAlias = tuple[int, str, int, int]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from vectorize_pipelines.pipeline.files import folder as folder_module
 from vectorize_pipelines.pipeline.files.documents import compare_corpus
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.state import collection_locks
+from vectorize_pipelines.state import collection_locks, held_locks
+from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
 from vectorize_pipelines.state.home import manifest_file
 
 
@@ -224,6 +226,29 @@ def test_files_that_came_while_a_run_waited_for_its_turn_are_not_taken_for_vanis
     monkeypatch.setattr(folder_module, "hold", another_run_comes_first)
     assert installation.run().totals.sum().deleted == 0
     assert {name for name, _ in installation.rows()} == {"a.md", "new.md"}
+
+
+class _Lost(ExclusiveLock):
+    def check(self) -> None:
+        raise LockLostError("the run was declared lost")
+
+
+def test_a_run_that_was_declared_lost_writes_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1))
+    with installation.open() as stream, closing(DirectWriter(installation.settings, installation.store)) as writer:
+        batch = next(iter(stream))
+        with monkeypatch.context() as lost:
+            lost.setattr(held_locks, "needed_by_process", [_Lost()])
+            with pytest.raises(LockLostError):
+                write_batch(writer, batch)
+            assert installation.rows() == {}
+            writer.write = lambda batch: []  # type: ignore[method-assign]  # as if it was lost after the write
+            with pytest.raises(LockLostError):
+                write_batch(writer, batch)
+    installation.run()
+    assert {name for name, _ in installation.rows()} == {"a.md"}, "nothing was acknowledged either"
 
 
 def test_a_second_run_waits_for_the_first(installation: Installation) -> None:

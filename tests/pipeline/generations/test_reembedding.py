@@ -25,8 +25,8 @@ from vectorize_pipelines.pipeline.generations.begin import Wanted, begin
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL
 from vectorize_pipelines.state.generations import Generations, State
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.home import generations_lock
-from vectorize_pipelines.state.locks import ExclusiveLock
 from vectorize_pipelines.stores.filters.expressions import In
 
 TEXTS = {f"s{n}": f"text number {n}" for n in range(7)}
@@ -391,7 +391,7 @@ def test_who_died_between_alias_and_notes_is_put_right(writers: Writers) -> None
     writers.reembed()
     writers.store.set_alias(COLLECTION, writers.physical(NEW))  # and died
     with closing(writers.generations()) as generations:
-        live = reconcile_live(writers.settings, writers.store, generations, COLLECTION)
+        live = reconcile_live(writers.settings, writers.store, generations, COLLECTION, ExclusiveLock())
     assert live is not None
     assert live.dimension == NEW
     assert states(writers) == {OLD: State.KEPT, NEW: State.LIVE}

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 revision = "9001"
-down_revision = "0005"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -9,7 +9,7 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.locks import ExclusiveLock
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 
 FILES_WRITER = "files"

@@ -26,7 +26,7 @@ from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource
 from vectorize_pipelines.state import home
 from vectorize_pipelines.state.collection_locks import hold
-from vectorize_pipelines.state.locks import ExclusiveLock
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import Manifest
 from vectorize_pipelines.stores.base import VectorStore
 
@@ -49,6 +49,7 @@ def open_folder(
     with ExitStack() as resources:
         lock = resources.enter_context(hold(settings, request.collection, request.shard))
         listing = source.ordered()  # not before: another run may have embedded files that came meanwhile
+        lock.check()
         physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest, manifest_in_order = (
             resources.enter_context(closing(Manifest.open(home.manifest_file(settings, request.collection))))

@@ -76,8 +76,8 @@ def begin(
     if spec is not None and not any(each.state in MAKING for each in generations.of(collection)):
         configured_outage(settings).call(partial(_check_contents, store, standing, spec))
         _try(lease_encoder, spec, wanted)
-    with generations.exclusive(collection):
-        live = reconcile_live(settings, store, generations, collection) or _registered(settings, store, standing)
+    with generations.exclusive(collection) as lock:
+        live = reconcile_live(settings, store, generations, collection, lock) or _registered(settings, store, standing)
         making = next((each for each in generations.of(collection) if each.state in MAKING), None)
         if making is not None:
             _check_same(making, spec, wanted)
@@ -88,7 +88,9 @@ def begin(
             )
         limits = _limits(store, live, spec, wanted)
         _check_new(generations, live, spec, limits, wanted)
+        lock.check()
         new = _made(store, generations, live, spec, limits, cuts_again=wanted.cuts_again)
+        lock.check()
         generations.put(live, new)
     return live, new
 

@@ -12,6 +12,7 @@ from vectorize_pipelines.errors import CollectionNotFoundError, SettingsError, S
 from vectorize_pipelines.pipeline.aliases import as_kept, reconcile_live
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.generations import Generation, Generations, State, with_state
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 
 logger = logging.getLogger(__name__)
@@ -32,12 +33,12 @@ def switch(
     `compared` is the (live, new) that were looked at. Raises `SettingsError` where there is nothing to switch to, or
     where it would be between others than these by now.
     """
-    with generations.exclusive(collection):
-        live = reconcile_live(settings, store, generations, collection)
+    with generations.exclusive(collection) as lock:
+        live = reconcile_live(settings, store, generations, collection, lock)
         new = next_of(generations, collection)
         if compared is not None:
             _check_compared(collection, compared, live, new)
-        return _turned(settings, store, generations, live, new)
+        return _turned(settings, store, generations, live, new, lock)
 
 
 def _check_compared(
@@ -75,15 +76,15 @@ def rollback(
 
     Nothing is lost: what was written since went to both. Raises `SettingsError` where nothing is kept.
     """
-    with generations.exclusive(collection):
-        live = reconcile_live(settings, store, generations, collection)
+    with generations.exclusive(collection) as lock:
+        live = reconcile_live(settings, store, generations, collection, lock)
         others = [each for each in generations.of(collection) if each.state is State.KEPT]
         before = [each for each in others if live is not None and each.created < live.created]
         if not before:
             newer = f"; `vectorize collections switch {collection}` turns to the newer one" if others else ""
             raise SettingsError(f"no earlier generation of {collection!r} is kept{newer}")
         # Two may have been tried one after the other: the one that was read last counts.
-        return _turned(settings, store, generations, live, max(before, key=lambda each: each.changed))
+        return _turned(settings, store, generations, live, max(before, key=lambda each: each.changed), lock)
 
 
 def drop(settings: Settings, store: VectorStore, generations: Generations, physical: str) -> None:
@@ -107,8 +108,8 @@ def _drop(
 ) -> bool:
     """Drop a generation if it still is to be, as it stands under the lock; return whether it was."""
     physical = known.physical
-    with generations.exclusive(known.collection):
-        live = _live_or_none(settings, store, generations, known.collection)
+    with generations.exclusive(known.collection) as lock:
+        live = _live_or_none(settings, store, generations, known.collection, lock)
         known = next(each for each in generations.of(known.collection) if each.physical == physical)
         if not wanted(known):
             return False
@@ -118,7 +119,9 @@ def _drop(
                 f"{physical} is what {known.collection!r} names; switch, roll back or drop the others first: "
                 + ", ".join(each.physical for each in others)
             )
+        lock.check()
         generations.put(with_state(known, State.DROPPING))  # who dies now leaves word that it is to be deleted
+        lock.check()
         try:
             store.drop(physical)
         except CollectionNotFoundError:
@@ -142,10 +145,16 @@ def drop_expired(settings: Settings, store: VectorStore, generations: Generation
 
 
 def _turned(
-    settings: Settings, store: VectorStore, generations: Generations, live: Generation | None, to: Generation
+    settings: Settings,
+    store: VectorStore,
+    generations: Generations,
+    live: Generation | None,
+    to: Generation,
+    lock: ExclusiveLock,
 ) -> tuple[Generation, Generation]:
     if live is None:
         raise StoreError(f"what {to.collection!r} names is none of its generations; point it at one of them again")
+    lock.check()
     store.set_alias(to.collection, to.physical)
     now, before = with_state(to, State.LIVE), as_kept(settings, live)
     generations.put(now, before)
@@ -153,9 +162,9 @@ def _turned(
 
 
 def _live_or_none(
-    settings: Settings, store: VectorStore, generations: Generations, collection: str
+    settings: Settings, store: VectorStore, generations: Generations, collection: str, lock: ExclusiveLock
 ) -> Generation | None:
     try:
-        return reconcile_live(settings, store, generations, collection)
+        return reconcile_live(settings, store, generations, collection, lock)
     except CollectionNotFoundError:
         return None

@@ -143,11 +143,12 @@ class ReembeddingStream(EmbeddingStream):
         look = partial(differences, self._store, self._generations, self._live, self._new)
         if self.failures or self.outage.call(look).total:
             return
-        with self._generations.exclusive(self._new.collection):
+        with self._generations.exclusive(self._new.collection) as lock:
             written = self._generations.written(self._new.collection)
             now = next((each for each in written if each.physical == self._new.physical), None)
             if now is None or now.state is not State.BUILDING:
                 return
+            lock.check()
             self._generations.put(with_state(now, State.READY))
         logger.info(
             "%s is filled; `vectorize collections switch %s` turns readers to it",

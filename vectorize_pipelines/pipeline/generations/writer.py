@@ -13,6 +13,7 @@ source with that one: what it finds there, the others have.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,11 +26,11 @@ from vectorize_pipelines.pipeline.generations.recutting import Recutter, can_be_
 from vectorize_pipelines.pipeline.generations.rows import FIELDS, Refused, RowReembedder
 from vectorize_pipelines.pipeline.stored_rows import StoredRow
 from vectorize_pipelines.pipeline.totals import Totals
-from vectorize_pipelines.pipeline.writing import DirectWriter
+from vectorize_pipelines.pipeline.writing import Check, DirectWriter
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.rereading import listed_roots
 from vectorize_pipelines.state.generations import Generation, Generations, Identity
-from vectorize_pipelines.state.locks import ExclusiveLock
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.filters.expressions import Filter, In, Or
 
@@ -92,17 +93,17 @@ class GenerationWriter:
         for generation in self._others(batch.collection, own):
             prepared[generation.identity] = self._prepare(batch, own, generation)
         with batch.exclusive() as lock:
-            batch.announce(batch)
             lock.check()
-            if prepared or not self._write_alone(batch, own):
+            batch.announce(batch)
+            if prepared or not self._write_alone(batch, own, lock):
                 holding = self._write_all(batch, own, prepared, lock)
             else:
                 holding = [own]
         return holding
 
-    def _write_alone(self, batch: EmbeddingBatch, own: str) -> bool:
+    def _write_alone(self, batch: EmbeddingBatch, own: str, lock: ExclusiveLock) -> bool:
         """Write to the one generation that was known; return false where another one has come meanwhile."""
-        self._direct.put(own, batch.writer, batch.records, batch.stale, reindex=batch.reindex)
+        self._direct.put(own, batch.writer, batch.records, batch.stale, lock.check, reindex=batch.reindex)
         return not self._others(batch.collection, own)
 
     def _others(self, collection: str, own: str) -> list[Generation]:
@@ -138,18 +139,26 @@ class GenerationWriter:
                 _check_known(batch.collection, own, written)
                 missing = [each for each in written if each.physical != own and each.identity not in prepared]
                 if not missing:
-                    lock.check()
-                    lock_of_generations.check()
-                    for generation in written:
-                        if generation.physical == own:
-                            self._direct.put(own, batch.writer, batch.records, batch.stale, reindex=batch.reindex)
-                        else:
-                            self._put_prepared(batch, generation, prepared[generation.identity])
+                    self._put_all(batch, own, written, prepared, partial(_check_both, lock, lock_of_generations))
                     return [each.physical for each in written]
             for generation in missing:
                 prepared[generation.identity] = self._prepare(batch, own, generation)
 
-    def _put_prepared(self, batch: EmbeddingBatch, generation: Generation, prepared: _Prepared) -> None:
+    def _put_all(
+        self,
+        batch: EmbeddingBatch,
+        own: str,
+        written: Sequence[Generation],
+        prepared: dict[Identity, _Prepared],
+        check: Check,
+    ) -> None:
+        for generation in written:
+            if generation.physical == own:
+                self._direct.put(own, batch.writer, batch.records, batch.stale, check, reindex=batch.reindex)
+            else:
+                self._put_prepared(batch, generation, prepared[generation.identity], check)
+
+    def _put_prepared(self, batch: EmbeddingBatch, generation: Generation, prepared: _Prepared, check: Check) -> None:
         """Write what of a prepared batch is still to be written: announcing it may have taken rows out."""
         dropped = prepared.sources.difference(batch.records["source_id"].to_pylist())
         cut = {source_id: rows for source_id, rows in prepared.cut.items() if source_id not in dropped}
@@ -162,7 +171,7 @@ class GenerationWriter:
             there = self.store.fetch(generation.physical, In("source_id", tuple(cut)), ("id",))["id"].to_pylist()
             gone += set(there) - passages  # the batch's own ids are those of other passages here
         stale += [In("id", tuple(gone))] if gone else []
-        self._direct.put(generation.physical, batch.writer, records, stale, reindex=batch.reindex)
+        self._direct.put(generation.physical, batch.writer, records, stale, check, reindex=batch.reindex)
 
     # ---- what a batch comes to in another generation
 
@@ -219,6 +228,11 @@ class GenerationWriter:
                     f"cannot be: {error}; `vectorize collections drop {generation.physical}` does without it"
                 ) from error
         return self._reembedders[generation.identity]
+
+
+def _check_both(lock: ExclusiveLock, lock_of_generations: ExclusiveLock) -> None:
+    lock.check()
+    lock_of_generations.check()
 
 
 def _check_known(collection: str, own: str, written: Sequence[Generation]) -> None:
