@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import Vectorize
 from vectorize_pipelines.cli import sharded
 from vectorize_pipelines.cli.reporting import EXIT_INTERRUPTED
 from vectorize_pipelines.cli.sharded import ShardProcesses, ended_by_signals, summed
@@ -73,3 +74,19 @@ def test_a_signal_ends_all_shards(tmp_path: Path) -> None:
         found = summed(processes.run(Shard.layout(3)))
     thread.join()
     assert (found["status"], found["exit_code"]) == ("failed", EXIT_INTERRUPTED)
+
+
+def test_ingest_in_shards(vectorize_here: Vectorize, tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    for n in range(4):
+        (folder / f"{n}.md").write_text(f"The tide gauge number {n} is read every six minutes.")
+    refused = vectorize_here("ingest", folder, "--shards", "2", "--shard", "0/2")
+    assert refused.code == 2
+    assert "give one of the two" in refused.err
+    done = vectorize_here("ingest", folder, "--shards", "2", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["documents"], done.json["encoded"], done.json["failures"]) == (4, 4, [])
+    assert all(done.json["runs"][shard] for shard in ("0/2", "1/2"))
+    again = vectorize_here("ingest", folder, "--shard", "1/2", "--json")
+    assert (again.code, again.json["shard"], again.json["encoded"]) == (0, "1/2", 0), again.err
