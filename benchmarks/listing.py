@@ -24,7 +24,8 @@ from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.pipeline.files.comparison import FolderComparison, compare, known_entries
 from vectorize_pipelines.pipeline.files.reader import FileReader
 from vectorize_pipelines.sources.files import FileSource, SourceFile
-from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import ManifestEntry
+from vectorize_pipelines.state.manifest.sqlite import SQLiteManifest
 
 FILES_IN_FOLDER = 1000
 BOUND_MIB = 64
@@ -73,7 +74,7 @@ def measure(file: Path, folders: int, shard_text: str) -> float:
 def note_all(file: Path, folders: int, files_in_folder: int, shard: Shard) -> None:
     """Note every file of a shard in a manifest, as a run does that has embedded them."""
     source = bucket(folders, files_in_folder)
-    with closing(Manifest.open(file)) as manifest:
+    with closing(SQLiteManifest.open(file)) as manifest:
         owned = (each for each in source.ordered() if shard.owns_source(each.source_id))
         while some := [_entry(each) for each in islice(owned, NOTED_TOGETHER)]:
             manifest.record(some)
@@ -83,7 +84,7 @@ def compared(file: Path, folders: int, standing: int, files_in_folder: int, shar
     """Compare a shard of the bucket, of which the first `standing` folders are still there, with a manifest."""
     source, comparison = bucket(folders, files_in_folder), FolderComparison()
     SimulatedBucket.standing = standing
-    with closing(Manifest.open(file)) as manifest:
+    with closing(SQLiteManifest.open(file)) as manifest:
         for each in compare(source.ordered(), known_entries(manifest, source, READER), READER, shard):
             comparison.add(each)
     return comparison

@@ -1,6 +1,10 @@
 """One drain run of a folder with the null encoder or a real engine, in this process; prints what it took as JSON.
 
-Called by `run.py`, each time in a process of its own: python -m benchmarks.pipeline_run FOLDER HOME null|ENGINE
+Called by `run.py`, each time in a process of its own:
+
+    python -m benchmarks.pipeline_run FOLDER HOME null|ENGINE DATABASE
+
+DATABASE is the address of a PostgreSQL in which the state lies, or empty for SQLite files.
 """
 
 import json
@@ -23,8 +27,11 @@ from vectorize_pipelines.stores import open_store
 
 def main() -> None:
     """Does the run and prints its figures."""
-    folder, home, engine = sys.argv[1:]
-    settings = load_settings({"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"})
+    folder, home, engine, database = sys.argv[1:]
+    environment = {"VECTORIZE_HOME": home, "VECTORIZE_DOCUMENTS__OVERLAP_TOKENS": "0"}
+    if database:
+        environment["VECTORIZE_LEDGER__URL"] = database
+    settings = load_settings(environment)
     store = open_store(settings.store, settings.home)
     today = datetime.now(UTC).date()
     request = FolderRequest(

@@ -26,6 +26,7 @@ _PRELOADED = (
     "pytest",
     "tests.attacks.killer_folder_run",
     "tests.attacks.killer_run",
+    "tests.pipeline.files.machine",
     "vectorize_pipelines.assets.assessments",
     "vectorize_pipelines.assets.checks.generations",
     "vectorize_pipelines.assets.checks.requests",

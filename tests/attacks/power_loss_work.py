@@ -41,9 +41,8 @@ from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_settings
 from vectorize_pipelines.sources.files import FileSource, SourceFile
-from vectorize_pipelines.state.home import manifest_file
 from vectorize_pipelines.state.ledger import RequestLedger
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore, physical_name
 from vectorize_pipelines.stores.conformance.records import many
@@ -179,7 +178,7 @@ def ingest(settings: Settings, store: VectorStore, folder: Path) -> int:
 
 def manifest(settings: Settings) -> dict[str, Any]:
     """What the manifest says to be done, by name of file."""
-    with closing(Manifest.open(manifest_file(settings, COLLECTION))) as opened_manifest:
+    with closing(open_manifest(settings, COLLECTION)) as opened_manifest:
         return {Path(name).name: entry for name, entry in opened_manifest.entries().items()}
 
 

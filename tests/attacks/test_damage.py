@@ -27,8 +27,7 @@ from vectorize_pipelines.runs.instance import open_instance
 from vectorize_pipelines.runs.retention import purge_runs
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.damage import left_aside
-from vectorize_pipelines.state.home import manifest_file
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.stores import open_store
 
 RUNS = "dagster/history/runs.db"
@@ -329,7 +328,7 @@ def test_a_manifest_of_which_pages_are_damaged_is_made_again(
 
 
 def _open_the_manifest(home: str) -> None:
-    with closing(Manifest.open(manifest_file(load_settings({"VECTORIZE_HOME": home}), "corpus"))) as manifest:
+    with closing(open_manifest(load_settings({"VECTORIZE_HOME": home}), "corpus")) as manifest:
         assert manifest.entries() == {}
 
 

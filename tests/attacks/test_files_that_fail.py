@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.files.installation import DAY, Installation, install, paragraphs
+from tests.pipeline.files.installation import COLLECTION, DAY, Installation, install, paragraphs
 from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemoryError, ParseTimeoutError
 from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.pipeline.files import documents as documents_module
 from vectorize_pipelines.pipeline.files.documents import compare_corpus
 from vectorize_pipelines.settings import load_settings
-from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import ManifestEntry, open_manifest
+from vectorize_pipelines.state.manifest.sqlite import SQLiteManifest
 
 
 class FailingPool(ParserPool):
@@ -125,15 +126,9 @@ def test_a_file_that_really_times_out_is_given_up(tmp_path: Path) -> None:
     made.write("bad.md", "# " + "[" * 400_000)
     kinds = [[failure.error_class for failure in made.run().failures] for _ in range(3)]
     assert kinds == [["ParseTimeoutError"]] * 3
-    with closing(Manifest.open(documents_manifest(made))) as manifest:
+    with closing(open_manifest(made.settings, COLLECTION)) as manifest:
         (entry,) = manifest.entries().values()
     assert (entry.attempts, entry.retryable) == (2, False)
-
-
-def documents_manifest(installation: Installation) -> Path:
-    from vectorize_pipelines.state.home import manifest_file
-
-    return manifest_file(installation.settings, "corpus")
 
 
 #: As the version before wrote it.
@@ -155,7 +150,7 @@ def test_a_manifest_of_the_version_before_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "m.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(FIRST_VERSION)
-    first, second = Manifest.open(file), Manifest.open(file)
+    first, second = SQLiteManifest.open(file), SQLiteManifest.open(file)
     for manifest in (first, second):
         assert manifest.entries() == {
             "/d/a.md": ManifestEntry("/d/a.md", 4, 17, "", "hash", "print", 3),
@@ -166,6 +161,6 @@ def test_a_manifest_of_the_version_before_goes_on(tmp_path: Path) -> None:
     first.record([tried])
     first.close()
     second.close()
-    with closing(Manifest.open(file)) as manifest:
+    with closing(SQLiteManifest.open(file)) as manifest:
         assert manifest.entries()["/d/b.md"] == tried
     assert {entry.name for entry in tmp_path.iterdir()} <= {"m.sqlite", "m.sqlite.lock"}

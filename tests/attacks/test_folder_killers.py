@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,12 @@ from tests.commands import Vectorize
 from tests.forks import Fork
 from tests.pipeline.files.installation import COLLECTION, Installation, paragraphs
 from vectorize_pipelines.errors import DamagedStateError, StateError
-from vectorize_pipelines.pipeline.files import attempted
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts
 from vectorize_pipelines.pipeline.files.documents import corpus_source
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state import home
-from vectorize_pipelines.state import manifest as manifest_module
+from vectorize_pipelines.state.manifest import open_manifest
+from vectorize_pipelines.state.manifest import sqlite as manifest_file_module
 
 GOOD = 20
 SOME_FAILED = 6
@@ -146,19 +147,26 @@ def test_runs_that_are_killed_or_told_to_end_from_outside_set_nothing_aside(inst
     assert names(installation) == good_names()
 
 
+@contextmanager
+def noting(installation: Installation, run_id: str) -> Iterator[FileAttempts]:
+    """Yield the notes of a run, which dies at the end of the block unless it has closed them."""
+    with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
+        yield FileAttempts.open(manifest, run_id)
+
+
 def in_hand(installation: Installation) -> tuple[Path, SourceFile]:
     """The manifest, in which a run that died notes a file as alone in hand; the file as a listing has it."""
     installation.run()
-    file = home.manifest_file(installation.settings, COLLECTION)
     listed = corpus_source(installation.settings, str(installation.folder)).list().files
     source_id = os.path.realpath(installation.folder / "good-00.md")
-    FileAttempts.open(file, "dead").note_alone(listed[source_id], "embedding")
-    return file, listed[source_id]
+    with noting(installation, "dead") as attempts:
+        attempts.note_alone(listed[source_id], "embedding")
+    return home.manifest_file(installation.settings, COLLECTION), listed[source_id]
 
 
 def test_a_file_is_the_same_wherever_links_may_lead(installation: Installation) -> None:
-    manifest, file = in_hand(installation)
-    with closing(FileAttempts.open(manifest, "next")) as attempts:
+    _, file = in_hand(installation)
+    with noting(installation, "next") as attempts, closing(attempts):
         for within in (None, file.within, "/elsewhere"):
             suspects = attempts.suspects([replace(file, within=within)])
             assert [suspicion.deaths for suspicion in suspects.values()] == [["run dead, embedding: its process died"]]
@@ -169,7 +177,7 @@ def test_a_full_disk_is_told_and_held_against_no_file(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, file = in_hand(installation)
-    connect_before = manifest_module.connect
+    connect_before = manifest_file_module.connect
 
     def nearly_full(place: Path) -> sqlite3.Connection:
         connection = connect_before(place)
@@ -180,10 +188,10 @@ def test_a_full_disk_is_told_and_held_against_no_file(
     for n in range(2000):
         installation.write(f"further-{n:04}.md", "a line")
     with monkeypatch.context() as full:
-        full.setattr(attempted, "connect", nearly_full)
+        full.setattr(manifest_file_module, "connect", nearly_full)
         with pytest.raises(StateError, match="no space is left"):
             installation.run()
-    with closing(FileAttempts.open(home.manifest_file(installation.settings, COLLECTION), "next")) as attempts:
+    with noting(installation, "next") as attempts, closing(attempts):
         assert [len(suspicion.deaths) for suspicion in attempts.suspects([file]).values()] == [1]
 
 
@@ -207,17 +215,17 @@ def test_damage_that_is_met_while_a_run_goes_on_is_told_and_the_next_run_goes_on
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest, file = in_hand(installation)
-    attempts = FileAttempts.open(manifest, "next")
-    with closing(sqlite3.connect(manifest)) as connection:
-        (root,) = connection.execute("select rootpage from sqlite_master where name = 'attempts'").fetchone()
-        (size,) = connection.execute("pragma page_size").fetchone()
-        connection.execute("pragma wal_checkpoint(truncate)")
-    with manifest.open("r+b") as opened:
-        opened.seek((root - 1) * size)
-        opened.write(b"\xff" * size)
-    with pytest.raises(DamagedStateError, match="run this again"):
-        attempts.suspects([file])
-    attempts.close()
+    with noting(installation, "next") as attempts:
+        with closing(sqlite3.connect(manifest)) as connection:
+            (root,) = connection.execute("select rootpage from sqlite_master where name = 'attempts'").fetchone()
+            (size,) = connection.execute("pragma page_size").fetchone()
+            connection.execute("pragma wal_checkpoint(truncate)")
+        with manifest.open("r+b") as opened:
+            opened.seek((root - 1) * size)
+            opened.write(b"\xff" * size)
+        with pytest.raises(DamagedStateError, match="run this again"):
+            attempts.suspects([file])
+        attempts.close()
     assert not installation.run().failures
 
 

@@ -27,9 +27,9 @@ from vectorize_pipelines.state.callbacks import CallbackOutbox
 from vectorize_pipelines.state.dagster_databases import DATABASES
 from vectorize_pipelines.state.embedding_cache import SQLiteEmbeddingCache
 from vectorize_pipelines.state.generations import Generations
-from vectorize_pipelines.state.home import embedding_cache, manifest_file, use_dagster_home
+from vectorize_pipelines.state.home import embedding_cache, use_dagster_home
 from vectorize_pipelines.state.ledger import RequestLedger
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.state.migrations import HEAD, VERSION_TABLE
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores import open_store
@@ -75,7 +75,7 @@ def _open_what_is_ours(home: str) -> None:
     settings = load_settings({"VECTORIZE_HOME": home})
     for opened in (RequestLedger, CallbackOutbox, SourceVersions, Generations):
         opened.open(settings).close()
-    Manifest.open(manifest_file(settings, "corpus")).close()
+    open_manifest(settings, "corpus").close()
     SQLiteEmbeddingCache(embedding_cache(settings), 2**20).close()
 
 

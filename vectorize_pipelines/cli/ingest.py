@@ -21,8 +21,8 @@ from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Setti
 from vectorize_pipelines.sources.files import FileSource, normalised_root
 from vectorize_pipelines.state.collection_locks import MOST_SHARDS
 from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
-from vectorize_pipelines.state.home import enter_home, manifest_file, use_dagster_home
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.home import enter_home, use_dagster_home
+from vectorize_pipelines.state.manifest import open_existing_manifest
 
 KINDS = ("documents", "images")
 JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_gallery"}
@@ -157,10 +157,10 @@ def _kind(settings: Settings, path: str, collection: str | None) -> str:
 
 def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
     """Return whether the collection has files of this source."""
-    file = manifest_file(settings, collection)
-    if not file.exists():
+    manifest = open_existing_manifest(settings, collection)
+    if manifest is None:
         return False
-    with contextlib.closing(Manifest.open(file)) as manifest:
+    with contextlib.closing(manifest):
         return any(source.takes(entry.source_id) for entry in manifest.below(source.root) if not entry.is_in_doubt)
 
 

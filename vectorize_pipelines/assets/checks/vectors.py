@@ -37,10 +37,9 @@ from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.sources.rereading import listed_roots
-from vectorize_pipelines.state import home
 from vectorize_pipelines.state.findings import MOST_SUBJECTS, WHOLE
 from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
-from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import ManifestEntry, open_manifest
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.filters.expressions import Filter, In
 
@@ -304,7 +303,7 @@ class RowsReport:
 
 
 def _known_rows(settings: Settings, collection: str) -> dict[str, ManifestEntry]:
-    with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
+    with closing(open_manifest(settings, collection)) as manifest:
         return manifest.entries()
 
 

@@ -15,8 +15,7 @@ from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.pipeline.files.reader import FileReader
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile
-from vectorize_pipelines.state import home
-from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import Manifest, ManifestEntry, open_manifest
 
 #: Parts of a folder whose work is told apart, whatever the number of shards: a power of two that is at most this.
 PARTS = 256
@@ -92,7 +91,7 @@ def compare_folder(settings: Settings, collection: str, source: FileSource, read
     """Return what a drain run would find to do; read no file and ask no store."""
     comparison = FolderComparison()
     listing = source.ordered()
-    with closing(Manifest.open(home.manifest_file(settings, collection))) as manifest:
+    with closing(open_manifest(settings, collection)) as manifest:
         for compared in compare(listing, known_entries(manifest, source, reader), reader):
             comparison.add(compared)
         comparison.attempted = manifest.attempted()

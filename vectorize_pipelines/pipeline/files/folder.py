@@ -24,10 +24,9 @@ from vectorize_pipelines.pipeline.spill import configured_outage
 from vectorize_pipelines.pipeline.writing import DirectWriter
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import FileSource
-from vectorize_pipelines.state import home
 from vectorize_pipelines.state.collection_locks import hold
 from vectorize_pipelines.state.held_locks import ExclusiveLock
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.stores.base import VectorStore
 
 
@@ -52,7 +51,7 @@ def open_folder(
         lock.check()
         physical = store.ensure_collection(request.collection, reader.spec).physical
         manifest, manifest_in_order = (
-            resources.enter_context(closing(Manifest.open(home.manifest_file(settings, request.collection))))
+            resources.enter_context(closing(open_manifest(settings, request.collection)))
             for _ in range(2)  # the second one is read while the first one is written, by another thread
         )
         _repair_left(settings, store, physical, request)
@@ -62,7 +61,7 @@ def open_folder(
         lock.let_others_begin()
         if request.reconcile:
             check_sources(run, source, manifest, request.shard)
-        attempts = FileAttempts.open(home.manifest_file(settings, request.collection), request.run_id, request.shard)
+        attempts = FileAttempts.open(manifest, request.run_id, request.shard)
         resources.callback(attempts.close)
         resources.enter_context(reader)
         changes = resources.enter_context(
