@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,15 @@ def tree_of(
     prefix: str,
     held_tasks: int = HELD_TASKS,
     deadline_seconds: float = DEADLINE_SECONDS,
+    keys: Mapping[str, KeyLimits] = KEYS,
 ) -> dict[str, Any]:
     """Return the settings of the runs, as a tree."""
     home.mkdir(exist_ok=True)
-    keys = [
+    listed = [
         {"api_key": key, "name": f"name-of-{key}", "qps_limit": limits.qps, "max_concurrency": limits.concurrency}
-        for key, limits in KEYS.items()
+        for key, limits in keys.items()
     ]
-    (home / "keys.yaml").write_text(json.dumps({"keys": keys}))
+    (home / "keys.yaml").write_text(json.dumps({"keys": listed}))
     roles = ("detections", "assessment_tasks", "risk_results", "assessment_dead_letter")
     topics = {f"{role}_topic": f"{prefix}.{role}" for role in roles}
     return {
