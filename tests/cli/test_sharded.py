@@ -32,11 +32,13 @@ sys.exit(5 if failed else 6 if shard == "2/3" else 0)
 """
 
 
-@pytest.fixture(autouse=True)
-def command(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have processes of shards do what `COMMAND` says."""
     monkeypatch.setattr(sharded, "_COMMAND", COMMAND)
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_shard_whose_process_is_killed_is_repeated(tmp_path: Path) -> None:
     with ShardProcesses("dies-once", [str(tmp_path)]) as processes:
         found = summed(processes.run(Shard.layout(3)))
@@ -47,6 +49,7 @@ def test_a_shard_whose_process_is_killed_is_repeated(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("0-3-*"))) == 1
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_shard_that_dies_every_time_is_given_up_and_the_others_are_not(tmp_path: Path) -> None:
     with ShardProcesses("dies", [str(tmp_path)]) as processes:
         found = summed(processes.run(Shard.layout(3)))
@@ -55,12 +58,14 @@ def test_a_shard_that_dies_every_time_is_given_up_and_the_others_are_not(tmp_pat
     assert len(list(tmp_path.glob("1-3-*"))) == 1 + sharded.MOST_DEATHS
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_the_error_of_a_shard_and_its_exit_code_are_those_of_the_command(tmp_path: Path) -> None:
     with ShardProcesses("fails", [str(tmp_path)]) as processes:
         found = summed(processes.run(Shard.layout(3)))
     assert (found["status"], found["exit_code"], found["errors"]) == ("failed", 5, ["shard 1/3: no store"])
 
 
+@pytest.mark.usefixtures("stand_in")
 def test_a_signal_ends_all_shards(tmp_path: Path) -> None:
     def interrupt_once_begun() -> None:
         while not list(tmp_path.glob("*")):
