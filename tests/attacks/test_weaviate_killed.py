@@ -95,7 +95,7 @@ def test_a_server_killed_again_and_again_during_a_load_hides_no_row_from_any_que
     name, chance = physical(store), random.Random(3)
     writes, outage = DirectWriter(settings, store), StoreRetry(seconds=120, first_pause=0.05)
     for number, batch in enumerate(batches()):
-        put = partial(writes.put, name, WRITER, batch, ())
+        put = partial(writes.put, name, WRITER, batch, (), check_run)
         if number % 2 == 0:
             outage.call(put)
             continue

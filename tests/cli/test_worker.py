@@ -54,7 +54,7 @@ def test_a_wrong_value_names_the_variable_that_it_came_from(
     done = vectorize_here("worker", "--config", "node.env")
     assert (done.code, "VECTORIZE_WORKER_POOL_SIZE" in done.err, "worker.pool_size" in done.err) == (2, True, True)
     done = vectorize_here("worker", "--queues", "text,pictures")
-    assert (done.code, "pictures is no queue: there are text, image" in done.err) == (2, True), done.err
+    assert (done.code, "names of queues belong here, separated by commas" in done.err) == (2, True), done.err
 
 
 def test_a_file_of_settings_in_yaml_is_refused(vectorize_here: Vectorize) -> None:

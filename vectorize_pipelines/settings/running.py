@@ -98,9 +98,8 @@ class ReembeddingSettings(Section):
 
 
 def _known_queues(names: tuple[str, ...]) -> tuple[str, ...]:
-    unknown = [name for name in names if name not in QUEUES]
-    if unknown or not names:
-        raise ValueError(f"{', '.join(unknown) or 'nothing'} is no queue: there are {', '.join(QUEUES)}")
+    if not names or not set(names) <= set(QUEUES):
+        raise ValueError(f"names of queues belong here, separated by commas: {', '.join(QUEUES)}")
     return tuple(dict.fromkeys(names))
 
 
