@@ -5,7 +5,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +274,41 @@ async def reading_afresh(notes: LoopFile) -> None:
         all_notes(connection)
 
     await notes.do(read)
+
+
+def test_closing_that_is_given_up_closes_nevertheless(file: Path) -> None:
+    log = file.with_name(f"{file.name}-wal")
+
+    async def go() -> None:
+        async with opened(file) as notes:
+            with held(file) as let_go:
+                (waiting,) = await asked_for(notes.do(note("kept")))
+                (closing_,) = await asked_for(notes.close())
+                closing_.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await closing_
+                let_go()
+                assert await waiting == "kept"
+            await notes.close()
+            assert not log.exists(), "nobody has the file open"
+
+    asyncio.run(go())
+    assert notes_in(file) == ["of another process", "kept"]
+
+
+def test_a_loop_that_ends_while_the_file_is_being_closed_closes_it(file: Path) -> None:
+    async def go() -> LoopFile:
+        notes = LoopFile(file, 1, SCHEMA, "the notes are lost", error=CannotBeUsedError)
+        await notes.open()
+        let_go = stack.enter_context(held(file))
+        await asked_for(notes.do(note("kept")), notes.close())
+        asyncio.get_running_loop().call_soon(let_go)
+        return notes
+
+    with ExitStack() as stack:
+        notes = asyncio.run(go())
+    notes._thread.shutdown(wait=True)
+    assert not file.with_name(f"{file.name}-wal").exists(), "nobody has the file open"
 
 
 def test_a_folder_that_cannot_be_used_is_said_of_the_file(tmp_path: Path) -> None:

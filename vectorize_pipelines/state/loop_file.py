@@ -76,6 +76,7 @@ class LoopFile:
         self._inode = 0
         self._jobs: list[_Job] = []
         self._working = self._closed = False
+        self._closing: asyncio.Future[None] | None = None
         self._is_idle = asyncio.Event()
         self._is_idle.set()
         self._written = 0
@@ -111,13 +112,23 @@ class LoopFile:
             raise self._failure(error) from None
 
     async def close(self) -> None:
-        """Close the file once what has been asked for is done, and nothing more is; a second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
-        await self._is_idle.wait()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
+        """Close the file once what has been asked for is done, and nothing more is; a second call waits for that.
+
+        Where the caller is cancelled meanwhile, it is closed nevertheless.
+        """
+        if self._closing is None:
+            self._closed = True
+            self._closing = asyncio.ensure_future(self._close_once_idle())
+        await asyncio.shield(self._closing)
+
+    async def _close_once_idle(self) -> None:
+        try:
+            await self._is_idle.wait()
+        finally:
+            self._jobs.clear()  # some are left where the loop itself is about to end
+            closed = self._thread.submit(self._close)
+            self._thread.shutdown(wait=False)
+        await asyncio.wrap_future(closed)
 
     async def _in_thread(self, body: Body[T]) -> T:
         if self._closed:
