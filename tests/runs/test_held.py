@@ -153,12 +153,28 @@ def test_what_is_written_by_an_ingest_that_was_declared_lost(shared: Settings, i
     with pytest.raises(LockLostError), held(shared, run.run_id):  # noqa: PT012 (it is held until its end)
         check_run()
         assert close_dead_runs(instance, shared) == []
-        with closing(Database.open(shared)) as database, database.write() as connection:
-            connection.execute(sa.update(leases.leases).values(expires_us=1))
+        let_leases_lapse(shared)
         assert close_dead_runs(instance, shared) == [run.run_id]
         with pytest.raises(LockLostError):
             check_run()
     check_run()
+
+
+def test_a_lost_run_whose_closing_fails_is_closed_later(
+    shared: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionError
+
+    run = instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), status=dg.DagsterRunStatus.STARTED)
+    with pytest.raises(LockLostError), held(shared, run.run_id):  # noqa: PT012 (it is held until its end)
+        let_leases_lapse(shared)
+        with monkeypatch.context() as away:
+            away.setattr(instance, "report_run_failed", fail)
+            with pytest.raises(ConnectionError):
+                close_dead_runs(instance, shared)
+        let_leases_lapse(shared)
+        assert close_dead_runs(instance, shared) == [run.run_id]
 
 
 def test_the_start_of_a_server_closes_no_run_of_another_machine(shared: Settings, instance: dg.DagsterInstance) -> None:
@@ -176,6 +192,12 @@ def test_every_job_holds_the_lease_of_its_run() -> None:
     jobs = defs.resolve_all_job_defs()
     assert len(jobs) > 10
     assert {job.executor_def for job in jobs} == {executor.in_process_executor}
+
+
+def let_leases_lapse(settings: Settings) -> None:
+    """Make it so much later that those which nobody renews have lapsed."""
+    with closing(Database.open(settings)) as database, database.write() as connection:
+        connection.execute(sa.update(leases.leases).values(expires_us=1))
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance) -> str | None:

@@ -62,11 +62,13 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
     """Close the run of a lease, and return whether it had not ended.
 
     The lease is taken over meanwhile: another one that closes it, or a process that Dagster has go on with the run,
-    has it before or after. Who is killed now leaves it as it was.
+    has it before or after. Who is killed now, or fails, leaves it as it was: it is all that tells of the run.
     """
     run_id = lease.name.removeprefix(PREFIX)
     try:
-        with leases.hold(database, lease.name, f"run {run_id}", lease.holder, lease.node, timeout_seconds=0):
+        with leases.hold(
+            database, lease.name, f"run {run_id}", lease.holder, lease.node, timeout_seconds=0, keep_on_error=True
+        ):
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 return False

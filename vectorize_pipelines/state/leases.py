@@ -149,6 +149,7 @@ def hold(
     timeout_seconds: float | None = None,
     *,
     whole_process: bool = False,
+    keep_on_error: bool = False,
 ) -> Iterator[Lease]:
     """Hold a lease that one thread of one process has at a time.
 
@@ -156,6 +157,7 @@ def hold(
     what           is said in errors, as in "the lock of {what}"
     holder, node   are told to who finds the lease lapsed; the node is this host, unless it is named
     whole_process  every `check` of this process checks this lease, too
+    keep_on_error  after an error of the body the lease is not given back: it lapses, and `lapsed` tells of it
 
     Waits for an earlier holder, at most `timeout_seconds`: then raises `LeaseTakenError`. Who waits longest is next.
     Raises `LeaseLostError` after the body when the lease was lost meanwhile, `LedgerError` when the database fails.
@@ -166,7 +168,10 @@ def hold(
     try:
         yield lease
     except BaseException:
-        _abandon(database, lease)
+        if keep_on_error:
+            lease.drop()
+        else:
+            _abandon(database, lease)
         raise
     else:
         _release(database, lease)
