@@ -113,6 +113,24 @@ def test_an_error_of_the_body_lets_go(database: Database) -> None:
     assert not is_held(database, "a")
 
 
+def test_an_interrupt_that_comes_as_soon_as_a_lease_is_kept_lets_go(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = leases._keeper_of(database)
+    add = keeper.add
+
+    def interrupted(lease: Lease) -> None:
+        add(lease)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(keeper, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt), hold(database, "a", "a", whole_process=True):
+            raise AssertionError
+    assert not is_held(database, "a")
+    check_run()
+
+
 def test_a_lease_is_held_for_longer_than_it_lasts(database: Database, short: None) -> None:
     with hold(database, "a", "a") as lease:
         with pytest.raises(LeaseTakenError), hold(database, "a", "a", timeout_seconds=1.5 * SHORT_SECONDS):
