@@ -80,16 +80,27 @@ def launch(
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
 ) -> str:
     """Launch a run of a job, and return its id."""
+    run = create(instance, job, config, tags, status)
+    instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
+    return run.run_id
+
+
+def create(
+    instance: dg.DagsterInstance,
+    job: str,
+    config: dict[str, Any],
+    tags: dict[str, str] | None = None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
+) -> dg.DagsterRun:
+    """Make a run of a job, which nobody launches."""
     repository = ReconstructableRepository.for_module(LOCATION, "defs", working_directory=os.getcwd())  # noqa: PTH109
-    run = instance.create_run_for_job(
+    return instance.create_run_for_job(
         defs.resolve_job_def(job),
         run_config=config,
         tags=tags,
         job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
         status=status,
     )
-    instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
-    return run.run_id
 
 
 def launch_text(

@@ -1,14 +1,17 @@
 """Runs that workers execute, with real servers and real workers: what they keep, what they give back, what is lost."""
 
+from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import sqlalchemy as sa
+from dagster._core.events import DagsterEvent, DagsterEventType
 
 from tests.messaging.requests_in_kafka import send, text
 from tests.runs.workers.installation import (
     Worker,
+    create,
     launch,
     launch_text,
     messages,
@@ -24,13 +27,14 @@ from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs.dead import close_dead_runs
+from vectorize_pipelines.runs.held import PREFIX
 from vectorize_pipelines.runs.tags import WIND_DOWN_TAG, drain_tags
 from vectorize_pipelines.runs.workers.app import celery_app
 from vectorize_pipelines.runs.workers.app import send as send_run
 from vectorize_pipelines.runs.workers.waiting import send_again
 from vectorize_pipelines.settings import KafkaSettings, Settings
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.leases import leases
+from vectorize_pipelines.state.leases import hold, leases
 
 DOCUMENTS = 200
 PARTITION = "dagster/partition"
@@ -160,6 +164,21 @@ def test_a_run_that_is_terminated_ends_wherever_it_is(
         run = launch_text(instance, "b", "A boat at sea.")  # by the same process, which goes on
         assert wait_for_end(instance, run) == dg.DagsterRunStatus.SUCCESS, slow.said()
     assert sources(shared, "notes") == ["b"]
+
+
+def test_a_run_that_its_worker_gave_up_is_found_and_that_of_a_command_is_left_alone(
+    instance: dg.DagsterInstance, shared: Settings
+) -> None:
+    launched, own = (create(instance, "embed_corpus", {}) for _ in range(2))
+    instance.launch_run(launched.run_id, workspace=None)  # type: ignore[arg-type]  # which is not used
+    for run in (launched, own):
+        start = DagsterEvent(DagsterEventType.RUN_START.value, run.job_name)
+        instance.report_dagster_event(start, run.run_id)
+    check = instance.run_launcher.check_run_worker_health
+    with closing(Database.open(shared)) as database, hold(database, PREFIX + launched.run_id, "the run"):
+        assert check(run_of(instance, launched.run_id)).status.name == "RUNNING"
+    assert check(run_of(instance, launched.run_id)).status.name == "FAILED"
+    assert check(run_of(instance, own.run_id)).status.name == "RUNNING"
 
 
 def test_runs_that_redis_has_lost_are_sent_again(
