@@ -36,11 +36,11 @@ from vectorize_pipelines.settings import KafkaSettings, Settings
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.leases import hold, leases
 
-DOCUMENTS = 200
+DOCUMENTS = 20
 PARTITION = "dagster/partition"
-REQUESTS = 300
-#: So slow that a run is certainly under way when its first rows are seen.
-SLOW = {"VECTORIZE_PIPELINE__BATCH_ITEMS": "1"}
+REQUESTS = 40
+#: Of a run that is stopped after its first batch, so that there are others.
+ONE_BY_ONE = {"VECTORIZE_PIPELINE__BATCH_ITEMS": "1"}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_models_stay_loaded_from_run_to_run(instance: dg.DagsterInstance, shared
 def test_what_a_killed_worker_had_in_hand_is_done_once_elsewhere(
     instance: dg.DagsterInstance, shared: Settings, many: list[str], tmp_path: Path
 ) -> None:
-    with worker("slow", tmp_path / "slow.log", **SLOW) as slow:
+    with worker("slow", tmp_path / "slow.log", pausing=True, **ONE_BY_ONE) as slow:
         lost = launch_corpus(instance)
         wait_for_rows(shared, "corpus", slow)
         slow.kill()
@@ -112,7 +112,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_once_elsewhere(
 def test_a_worker_that_ends_gives_back_what_it_has_not_done(
     instance: dg.DagsterInstance, shared: Settings, many: list[str], tmp_path: Path
 ) -> None:
-    with worker("ending", tmp_path / "ending.log", **SLOW) as ending:
+    with worker("ending", tmp_path / "ending.log", pausing=True, **ONE_BY_ONE) as ending:
         begun = launch_corpus(instance)
         wait_for_rows(shared, "corpus", ending)
         waiting = launch_text(instance, "a", "A lamp in the tower.")
@@ -135,11 +135,15 @@ def test_a_drain_run_winds_down_with_its_worker(
     send(kafka_settings, [text(f"note-{number}", f"Entry {number}: the wind turned.") for number in range(REQUESTS)])
     drains: list[str] = []
     for name in ("ending", "next"):
-        with worker(name, tmp_path / f"{name}.log", VECTORIZE_PIPELINE__BATCH_ITEMS="4") as started:
+        pausing = name == "ending"
+        with worker(name, tmp_path / f"{name}.log", pausing=pausing, VECTORIZE_PIPELINE__BATCH_ITEMS="4") as started:
             drains.append(launch_drain(instance, kafka_settings))
-            if name == "ending":
+            if pausing:
                 wait_for_rows(shared, "texts", started)
-                assert started.end() == 0, started.said()
+                started.process.terminate()
+                until("the sign", lambda: WIND_DOWN_TAG in run_of(instance, drains[0]).tags)
+                started.go_on.touch()
+                assert started.wait() == 0, started.said()
             assert wait_for_end(instance, drains[-1]) == dg.DagsterRunStatus.SUCCESS, started.said()
     assert run_of(instance, drains[0]).tags[WIND_DOWN_TAG] == "its worker ends"
     assert sorted(sources(shared, "texts")) == sorted(f"note-{number}" for number in range(REQUESTS))
@@ -156,11 +160,12 @@ def test_a_run_that_is_terminated_ends_wherever_it_is(
     waiting = launch_text(instance, "a", "A lamp in the tower.")
     assert instance.run_launcher.terminate(waiting)
     assert run_of(instance, waiting).status == dg.DagsterRunStatus.CANCELED
-    with worker("slow", tmp_path / "slow.log", **SLOW) as slow:
+    with worker("slow", tmp_path / "slow.log", pausing=True, **ONE_BY_ONE) as slow:
         begun = launch_corpus(instance)
         wait_for_rows(shared, "corpus", slow)
         assert instance.run_launcher.terminate(begun)
         assert wait_for_end(instance, begun) == dg.DagsterRunStatus.CANCELED, slow.said()
+        slow.go_on.touch()
         run = launch_text(instance, "b", "A boat at sea.")  # by the same process, which goes on
         assert wait_for_end(instance, run) == dg.DagsterRunStatus.SUCCESS, slow.said()
     assert sources(shared, "notes") == ["b"]
