@@ -193,6 +193,9 @@ def test_runs_that_redis_has_lost_are_sent_again(
     assert send_again(instance, shared, 0) == []
     redis_server.empty()
     assert send_again(instance, shared) == []  # it may be about to begin
+    other = launch_text(instance, "b", "A boat at sea.", dg.DagsterRunStatus.STARTING)  # waits in the same queue
     assert send_again(instance, shared, 0) == [run]
+    assert send_again(instance, shared, 0) == []
     with worker("next", tmp_path / "next.log") as following:
-        assert wait_for_end(instance, run) == dg.DagsterRunStatus.SUCCESS, following.said()
+        for each in (run, other):
+            assert wait_for_end(instance, each) == dg.DagsterRunStatus.SUCCESS, following.said()
