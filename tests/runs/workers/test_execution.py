@@ -12,6 +12,7 @@ from vectorize_pipelines.definitions import defs
 from vectorize_pipelines.runs.held import PREFIX
 from vectorize_pipelines.runs.instance import open_instance
 from vectorize_pipelines.runs.workers import execution
+from vectorize_pipelines.runs.workers.node import _PoolProcess
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.leases import hold
@@ -64,6 +65,15 @@ def test_a_run_is_watched_on_after_its_storage_was_away(
     with execution._watched(instance, run_id, lambda: False):
         assert interrupted.wait(60)
     assert len([record for record in caplog.records if "cannot be looked at" in record.message]) == 1
+
+
+def test_a_process_that_has_executed_a_run_ends_at_sigterm(settings: Settings, interrupted: threading.Event) -> None:
+    process = _PoolProcess(settings, "a worker", lambda: False)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a run leaves it
+    process.execute("deleted")
+    with pytest.raises(SystemExit):
+        signal.raise_signal(signal.SIGTERM)
+    assert not interrupted.is_set()
 
 
 def test_a_terminated_run_is_ended_only_under_its_lease(

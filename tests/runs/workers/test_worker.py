@@ -34,6 +34,7 @@ from vectorize_pipelines.runs.workers.app import send as send_run
 from vectorize_pipelines.runs.workers.waiting import send_again
 from vectorize_pipelines.settings import KafkaSettings, Settings
 from vectorize_pipelines.state.database import Database
+from vectorize_pipelines.state.heartbeats import workers
 from vectorize_pipelines.state.leases import hold, leases
 
 DOCUMENTS = 20
@@ -83,6 +84,7 @@ def test_models_stay_loaded_from_run_to_run(instance: dg.DagsterInstance, shared
         assert wait_for_end(instance, run) == dg.DagsterRunStatus.SUCCESS, messages(instance, run) + first.said()
         assert sorted(sources(shared, "notes")) == ["a", "b"]
         assert first.end() == 0, first.said()
+        assert workers(shared) == []
         loads = [line for line in first.said().splitlines() if "encoders.cache" in line and " loaded " in line]
         assert len(loads) == 1, first.said()
 
