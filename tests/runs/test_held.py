@@ -1,5 +1,6 @@
 """Runs whose machine is lost, with real processes and a real PostgreSQL: declared lost, started again, and harmless."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from vectorize_pipelines.runs import executor
 from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs
 from vectorize_pipelines.runs.held import PREFIX, held
 from vectorize_pipelines.runs.instance import open_instance
-from vectorize_pipelines.runs.tags import WILL_RETRY_TAG
+from vectorize_pipelines.runs.tags import CODE_SERVER_TAG, WILL_RETRY_TAG
 from vectorize_pipelines.sensors.lost_runs import lost_runs_sensor
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state import leases
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.held_locks import LockLostError, check_run
+from vectorize_pipelines.state.home import server_folder_prefix
 
 NODE = "node-7"
 #: Of leases that are to lapse, and of those that are not.
@@ -153,17 +155,47 @@ def test_what_is_written_by_an_ingest_that_was_declared_lost(shared: Settings, i
     with pytest.raises(LockLostError), held(shared, run.run_id):  # noqa: PT012 (it is held until its end)
         check_run()
         assert close_dead_runs(instance, shared) == []
-        with closing(Database.open(shared)) as database, database.write() as connection:
-            connection.execute(sa.update(leases.leases).values(expires_us=1))
+        let_leases_lapse(shared)
         assert close_dead_runs(instance, shared) == [run.run_id]
         with pytest.raises(LockLostError):
             check_run()
     check_run()
 
 
-def test_the_start_of_a_server_closes_no_run_of_another_machine(shared: Settings, instance: dg.DagsterInstance) -> None:
-    instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), status=dg.DagsterRunStatus.STARTED)
-    assert close_abandoned_runs(instance, shared, shared.home) == []
+def test_a_lost_run_whose_closing_fails_is_closed_later(
+    shared: Settings, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionError
+
+    run = instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), status=dg.DagsterRunStatus.STARTED)
+    with pytest.raises(LockLostError), held(shared, run.run_id):  # noqa: PT012 (it is held until its end)
+        let_leases_lapse(shared)
+        with monkeypatch.context() as away:
+            away.setattr(instance, "report_run_failed", fail)
+            with pytest.raises(ConnectionError):
+                close_dead_runs(instance, shared)
+        let_leases_lapse(shared)
+        assert close_dead_runs(instance, shared) == [run.run_id]
+
+
+def test_the_start_of_a_server_closes_the_runs_of_an_earlier_one_that_no_lease_tells_of(
+    shared: Settings, instance: dg.DagsterInstance
+) -> None:
+    own = f"/tmp/{server_folder_prefix(shared)}earlier"
+    abandoned, leased, elsewhere = (launched_by(instance, each) for each in (own, own, "/tmp/vectorize-dev-other"))
+    with held(shared, leased):
+        assert close_abandoned_runs(instance, shared, shared.home) == [abandoned]
+    run = instance.get_run_by_id(elsewhere)
+    assert run is not None
+    assert run.status == dg.DagsterRunStatus.STARTED
+
+
+def launched_by(instance: dg.DagsterInstance, folder: str) -> str:
+    """The id of a run that a code server has launched which has this folder."""
+    tags = {CODE_SERVER_TAG: json.dumps({"socket": f"{folder}/code.sock"})}
+    job = defs.resolve_job_def("embed_corpus")
+    return instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED).run_id
 
 
 def test_the_sensor_is_on_where_several_machines_share_the_runs(shared: Settings, tmp_path: Path) -> None:
@@ -176,6 +208,12 @@ def test_every_job_holds_the_lease_of_its_run() -> None:
     jobs = defs.resolve_all_job_defs()
     assert len(jobs) > 10
     assert {job.executor_def for job in jobs} == {executor.in_process_executor}
+
+
+def let_leases_lapse(settings: Settings) -> None:
+    """Make it so much later that those which nobody renews have lapsed."""
+    with closing(Database.open(settings)) as database, database.write() as connection:
+        connection.execute(sa.update(leases.leases).values(expires_us=1))
 
 
 def tick(settings: Settings, instance: dg.DagsterInstance) -> str | None:

@@ -49,6 +49,13 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LEASE_SECONDS", SHORT_SECONDS)
 
 
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leases that last for long and are renewed all the time."""
+    monkeypatch.setattr(leases, "LEASE_SECONDS", LONG_SECONDS)
+    monkeypatch.setattr(leases, "RENEWALS", 500)
+
+
 class Holder:
     """A process that holds a lease."""
 
@@ -113,9 +120,29 @@ def test_an_error_of_the_body_lets_go(database: Database) -> None:
     assert not is_held(database, "a")
 
 
-def test_a_lease_is_held_for_longer_than_it_lasts(database: Database, short: None) -> None:
+def test_an_interrupt_that_comes_as_soon_as_a_lease_is_kept_lets_go(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = leases._keeper_of(database)
+    add = keeper.add
+
+    def interrupted(lease: Lease) -> None:
+        add(lease)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupting:
+        interrupting.setattr(keeper, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt), hold(database, "a", "a", whole_process=True):
+            raise AssertionError
+    assert not is_held(database, "a")
+    check_run()
+
+
+def test_a_lease_is_renewed_while_it_is_held(database: Database, often: None) -> None:
     with hold(database, "a", "a") as lease:
-        with pytest.raises(LeaseTakenError), hold(database, "a", "a", timeout_seconds=1.5 * SHORT_SECONDS):
+        for _ in range(2):
+            await_signs(database, ["a"])
+        with pytest.raises(LeaseTakenError), hold(database, "a", "a", timeout_seconds=0):
             raise AssertionError
         lease.check()
 
@@ -142,11 +169,12 @@ def test_who_waits_is_next(database: Database) -> None:
 
 
 def test_a_killed_holder_is_followed_by_another_one(database: Database, installation: Settings) -> None:
-    with holding(installation, "run/1", SHORT_SECONDS) as holder:
+    with holding(installation, "run/1", LONG_SECONDS) as holder:
         assert holder.check() == "held"
         assert lapsed(database, "run/") == []
         holder.process.kill()
-        until(lambda: lapsed(database, "run/") != [])
+        holder.process.wait()
+        lapse(database, "run/1")
         (found,) = lapsed(database, "run/")
         assert (found.name, found.holder, found.node, found.fence) == (
             "run/1",
@@ -161,21 +189,19 @@ def test_a_killed_holder_is_followed_by_another_one(database: Database, installa
             assert lapsed(database, "run/") == []
 
 
-def test_whether_a_holder_lives_is_known_in_time(database: Database, installation: Settings) -> None:
+def test_whether_a_holder_lives_is_known_in_time(database: Database, installation: Settings, often: None) -> None:
     with holding(installation, "dead", SHORT_SECONDS) as holder, hold(database, "alive", "alive"):
-        assert holder.check() == "held"
         holder.process.kill()
-        await_signs(database, ["dead", "free"])
+        await_signs(database, ["dead", "free", "alive"])
         assert not is_held(database, "dead")
-    with holding(installation, "alive", SHORT_SECONDS):
-        await_signs(database, ["alive"])
         assert is_held(database, "alive")
 
 
 def test_a_stalled_holder_finds_its_lease_taken(database: Database, installation: Settings) -> None:
-    with holding(installation, "a", SHORT_SECONDS) as holder:
+    with holding(installation, "a", LONG_SECONDS) as holder:
         assert holder.check() == "held"
         holder.process.send_signal(signal.SIGSTOP)
+        lapse(database, "a")
         with hold(database, "a", "a", timeout_seconds=60) as lease:
             holder.process.send_signal(signal.SIGCONT)
             assert holder.check().startswith("lost the lock of a was lost while it was needed: ")
@@ -230,7 +256,10 @@ def test_connections_that_are_ended_cost_no_lease(postgresql: Server, tmp_path: 
     database.close()
 
 
-def test_a_restart_of_the_server_costs_no_lease(own_postgresql: Server, tmp_path: Path) -> None:
+def test_a_restart_of_the_server_costs_no_lease(
+    own_postgresql: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "LEASE_SECONDS", LONG_SECONDS)
     database = Database.open(load_settings(home=tmp_path, ledger={"url": own_postgresql.url()}))
     with hold(database, "a", "a") as lease:
         lease.check()

@@ -58,7 +58,7 @@ def command(config: Path | None, **options: Any) -> int:
 
     Each option is also a variable (WORKER_POOL_SIZE, VECTORIZE_WORKER_POOL_SIZE, or as the settings have it
     VECTORIZE_WORKER__POOL_SIZE), in the environment or in worker.env; options win. At the first signal a run finishes
-    the batch in hand and the rest of its work is another run's; at a second one everything ends at once.
+    the batch in hand and the rest of its work is another run's; a second Ctrl-C ends everything at once.
     """
     from vectorize_pipelines.runs.workers.app import check_available
 

@@ -42,31 +42,41 @@ def close_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> list[st
 def close_abandoned_runs(instance: dg.DagsterInstance, settings: Settings, folder: Path) -> list[str]:
     """Mark unfinished runs as failed that an earlier `vectorize serve` of this installation launched; return their ids.
 
-    `folder` is that of the present one. There is one at a time, and all that an earlier one had started ended with it.
-    Where several machines share the database, that may be another machine's: their leases tell of those.
+    `folder` is that of the present one. There is one at a time in this home on this machine, and all that an earlier
+    one had started ended with it. What the lease of a run tells is left to `close_dead_runs`. Raises as that.
     """
-    if is_shared(settings):
-        return []
     prefix = home.server_folder_prefix(settings)
+    leased = _leased(settings)
     closed = []
     for run in instance.get_runs(dg.RunsFilter(statuses=RUNNING)):
         socket = json.loads(run.tags.get(CODE_SERVER_TAG, "{}")).get("socket")
         launcher = "" if socket is None else Path(socket).parent.name
-        if launcher.startswith(prefix) and launcher != folder.name:
+        if launcher.startswith(prefix) and launcher != folder.name and run.run_id not in leased:
             instance.report_run_failed(run, "The process of this run ended together with an earlier `vectorize serve`.")
             closed.append(run.run_id)
     return closed
+
+
+def _leased(settings: Settings) -> set[str]:
+    """Return the ids of the runs whose lease is held, or was and has lapsed."""
+    if not is_shared(settings):
+        return set()
+    with closing(Database.open(settings)) as database:
+        names = [lease.name for lease in leases.lapsed(database, PREFIX)] + leases.held_below(database, PREFIX)
+    return {name.removeprefix(PREFIX) for name in names}
 
 
 def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: LapsedLease) -> bool:
     """Close the run of a lease, and return whether it had not ended.
 
     The lease is taken over meanwhile: another one that closes it, or a process that Dagster has go on with the run,
-    has it before or after. Who is killed now leaves it as it was.
+    has it before or after. Who is killed now, or fails, leaves it as it was: it is all that tells of the run.
     """
     run_id = lease.name.removeprefix(PREFIX)
     try:
-        with leases.hold(database, lease.name, f"run {run_id}", lease.holder, lease.node, timeout_seconds=0):
+        with leases.hold(
+            database, lease.name, f"run {run_id}", lease.holder, lease.node, timeout_seconds=0, keep_on_error=True
+        ):
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 return False

@@ -106,9 +106,15 @@ class PreparedInstance(dg.DagsterInstance):
     @property
     def run_monitoring_start_timeout_seconds(self) -> int:
         """Return after how many seconds a run that was launched, and has not begun, is given up."""
-        if load_settings().run_launcher == "celery":
+        if hands_runs_to_workers(self):
             return _WAITING_SECONDS
         return super().run_monitoring_start_timeout_seconds
+
+
+def hands_runs_to_workers(instance: dg.DagsterInstance) -> bool:
+    """Return whether workers on several hosts take an instance's runs: dagster.yaml may name another launcher."""
+    kind = type(instance.run_launcher)
+    return (kind.__module__, kind.__name__) == (_WARM_LAUNCHER.module_name, _WARM_LAUNCHER.class_name)
 
 
 def _launcher(settings: Settings) -> Mapping[str, ConfigurableClassData]:

@@ -21,8 +21,11 @@ def waiting_runs_sensors(settings: Settings) -> list[dg.SensorDefinition]:
 )
 def _waiting_runs(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     """A server that is away is asked again by the next tick."""
+    from vectorize_pipelines.runs.instance import hands_runs_to_workers
     from vectorize_pipelines.runs.workers.waiting import send_again
 
+    if not hands_runs_to_workers(context.instance):
+        return dg.SkipReason("dagster.yaml names another launcher: no run waits in Redis.")
     try:
         sent = send_again(context.instance, load_settings())
     except (LedgerError, RedisUnavailableError) as error:

@@ -149,6 +149,7 @@ def hold(
     timeout_seconds: float | None = None,
     *,
     whole_process: bool = False,
+    keep_on_error: bool = False,
 ) -> Iterator[Lease]:
     """Hold a lease that one thread of one process has at a time.
 
@@ -156,23 +157,31 @@ def hold(
     what           is said in errors, as in "the lock of {what}"
     holder, node   are told to who finds the lease lapsed; the node is this host, unless it is named
     whole_process  every `check` of this process checks this lease, too
+    keep_on_error  after an error of the body the lease is not given back: it lapses, and `lapsed` tells of it
 
     Waits for an earlier holder, at most `timeout_seconds`: then raises `LeaseTakenError`. Who waits longest is next.
     Raises `LeaseLostError` after the body when the lease was lost meanwhile, `LedgerError` when the database fails.
     """
-    lease = _taken(database, name, what, holder or _this_thread(), node or socket.gethostname(), timeout_seconds)
-    if whole_process:
-        needed_by_process.append(lease)
+    holder, node = holder or _this_thread(), node or socket.gethostname()
+    taken: list[Lease] = []  # an interrupt may come as soon as it is kept
     try:
+        lease = _take(database, name, what, holder, node, timeout_seconds, taken)
+        if whole_process:
+            needed_by_process.append(lease)
         yield lease
     except BaseException:
-        _abandon(database, lease)
+        for lease in taken:
+            if keep_on_error:
+                lease.drop()
+            else:
+                _abandon(database, lease)
         raise
     else:
         _release(database, lease)
     finally:
-        if whole_process:
-            needed_by_process.remove(lease)
+        for lease in taken:
+            if lease in needed_by_process:
+                needed_by_process.remove(lease)
 
 
 def is_held(database: Database, name: str) -> bool:
@@ -228,7 +237,16 @@ def purge(database: Database, before: datetime) -> int:
 # ---- transaction would keep the row from all others
 
 
-def _taken(database: Database, name: str, what: str, holder: str, node: str, timeout_seconds: float | None) -> Lease:
+def _take(
+    database: Database,
+    name: str,
+    what: str,
+    holder: str,
+    node: str,
+    timeout_seconds: float | None,
+    taken: list[Lease],
+) -> Lease:
+    """Return the lease, which is in `taken` before it is renewed."""
     token = uuid.uuid4().hex
     deadline = None if timeout_seconds is None else _now() + timeout_seconds
     pause, most = _POLL_SECONDS
@@ -238,6 +256,7 @@ def _taken(database: Database, name: str, what: str, holder: str, node: str, tim
         if fence is not None:
             keeper = _keeper_of(database)
             lease = Lease(name, what, holder, node, fence, sent + seconds, keeper)
+            taken.append(lease)
             keeper.add(lease)
             return lease
         if deadline is not None and _now() >= deadline:
@@ -347,13 +366,14 @@ class _Keeper:
         with self._changed:
             self._leases.append(lease)
             if not self._running:
-                self._running = True
                 threading.Thread(target=self._work, name="leases", daemon=True).start()
+                self._running = True  # after it, which an interrupt may prevent
 
     def remove(self, lease: Lease) -> None:
         """Renew a lease no more."""
         with self._changed:
-            self._leases.remove(lease)
+            if lease in self._leases:
+                self._leases.remove(lease)
             self._changed.notify_all()
 
     def confirm(self, lease: Lease, begun: float) -> None:

@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import psutil
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 
 from tests.commands import COMMAND
+from tests.runs.workers.pausing_worker import GO_ON
 from tests.servers.dev import until
 from vectorize_pipelines.compat import LaunchRunContext
 from vectorize_pipelines.core.request_runs import JOB, LOCATION, OP
@@ -24,6 +26,7 @@ from vectorize_pipelines.state.heartbeats import Heartbeat, workers
 from vectorize_pipelines.stores import open_store
 
 SECONDS = 120.0
+PAUSING = [sys.executable, "-m", "tests.runs.workers.pausing_worker"]
 FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 
@@ -34,6 +37,8 @@ class Worker:
     process: subprocess.Popen[bytes]
     name: str
     log: Path
+    go_on: Path
+    """What runs of a pausing worker wait for."""
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -53,18 +58,28 @@ class Worker:
     def end(self) -> int:
         """Ask it to end, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return its exit code."""
         return self.process.wait(SECONDS)
 
 
 @contextmanager
-def worker(name: str, log: Path, **environment: str) -> Iterator[Worker]:
-    """A worker, which is killed at the end if it lives."""
-    command = [*COMMAND, "worker", "--node-id", name, "--heartbeat-interval", "1"]
+def worker(name: str, log: Path, *, pausing: bool = False, **environment: str) -> Iterator[Worker]:
+    """A worker, which is killed at the end if it lives. A pausing one has runs wait after their first batch."""
+    go_on = log.with_suffix(".go_on")
+    start = PAUSING if pausing else COMMAND
+    command = [*start, "worker", "--node-id", name, "--heartbeat-interval", "1"]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, start_new_session=True, env={**os.environ, **environment}
+            command,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            env={**os.environ, GO_ON: str(go_on), **environment},
         )
-    started = Worker(process, name, log)
+    started = Worker(process, name, log, go_on)
     try:
         yield started
     finally:
@@ -80,16 +95,27 @@ def launch(
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
 ) -> str:
     """Launch a run of a job, and return its id."""
+    run = create(instance, job, config, tags, status)
+    instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
+    return run.run_id
+
+
+def create(
+    instance: dg.DagsterInstance,
+    job: str,
+    config: dict[str, Any],
+    tags: dict[str, str] | None = None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
+) -> dg.DagsterRun:
+    """Make a run of a job, which nobody launches."""
     repository = ReconstructableRepository.for_module(LOCATION, "defs", working_directory=os.getcwd())  # noqa: PTH109
-    run = instance.create_run_for_job(
+    return instance.create_run_for_job(
         defs.resolve_job_def(job),
         run_config=config,
         tags=tags,
         job_code_origin=repository.get_reconstructable_job(job).get_python_origin(),
         status=status,
     )
-    instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
-    return run.run_id
 
 
 def launch_text(

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
 import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
 
 from vectorize_pipelines.compat import execute_run
 from vectorize_pipelines.runs.held import PREFIX
@@ -40,7 +39,7 @@ def execute(settings: Settings, run_id: str, worker: str, is_ending: Callable[[]
     Called by the main thread. Raises `LedgerError` where the database fails before the run has begun.
     """
     with open_instance(settings) as instance:
-        if not _is_to_be_executed(instance, run_id):
+        if _waiting(instance, run_id) is None:
             return
         with closing(Database.open(settings)) as database:
             try:
@@ -63,17 +62,27 @@ def execute(settings: Settings, run_id: str, worker: str, is_ending: Callable[[]
 
 
 def _is_to_be_executed(instance: dg.DagsterInstance, run_id: str) -> bool:
-    """Return whether a run has been launched and not begun. One that was terminated meanwhile ends here."""
+    """Return whether a run has been launched and not begun. One that was terminated meanwhile ends here.
+
+    To be asked under the run's lease: without it, another process may be just about to begin, or to end, the run.
+    """
+    run = _waiting(instance, run_id)
+    if run is not None and run.status == dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, "The run was terminated before a worker took it up.")
+        return False
+    return run is not None
+
+
+def _waiting(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRun | None:
+    """Return a run, unless it has certainly begun, or ended."""
     run = instance.get_run_by_id(run_id)
-    if run is not None and run.status in _LAUNCHED:
-        return True
     if run is None:
         logger.info("run %s has been deleted: nothing is done", run_id)
-    elif run.status == dg.DagsterRunStatus.CANCELING:
-        instance.report_run_canceled(run, "The run was terminated before a worker took it up.")
+    elif run.status in (*_LAUNCHED, dg.DagsterRunStatus.CANCELING):
+        return run
     else:
         logger.info("run %s is %s already: nothing is done", run_id, run.status.value)
-    return False
+    return None
 
 
 @contextmanager
@@ -107,11 +116,16 @@ class _Watch:
 
     def work(self) -> None:
         """Look until the run is over."""
+        failed = False
         while not self._over.wait(LOOK_SECONDS):
             try:
                 self._look()
-            except SQLAlchemyError as error:  # away for a moment: the lease decides whether for too long
-                logger.warning("run %s cannot be looked at: %s", self._run_id, type(error).__name__)
+            except Exception as error:  # noqa: BLE001 (of any storage that is away: the lease says for how long it may)
+                if not failed:
+                    logger.warning("run %s cannot be looked at: %s", self._run_id, type(error).__name__)
+                failed = True
+            else:
+                failed = False
 
     def _look(self) -> None:
         run = self._instance.get_run_by_id(self._run_id)

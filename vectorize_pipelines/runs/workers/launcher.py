@@ -15,6 +15,7 @@ from dagster_celery.launcher import CeleryRunLauncher
 
 from vectorize_pipelines.compat import CheckRunHealthResult, ConfigurableClassData, LaunchRunContext, WorkerStatus
 from vectorize_pipelines.runs.held import PREFIX
+from vectorize_pipelines.runs.tags import CODE_SERVER_TAG
 from vectorize_pipelines.runs.workers.app import app_arguments, check_available, send
 from vectorize_pipelines.runs.workers.routing import queue_of
 from vectorize_pipelines.settings import load_settings
@@ -23,6 +24,11 @@ from vectorize_pipelines.state.leases import LapsedLease, is_held, lapsed
 
 if TYPE_CHECKING:
     from dagster._config import UserConfigSchema
+
+_GIVEN_UP = (
+    "The worker that executed the run has given it up without noting how it ended: Dagster's database was away, or "
+    "refused it. The worker's log says why."
+)
 
 
 class WarmRunLauncher(CeleryRunLauncher):
@@ -74,11 +80,17 @@ class WarmRunLauncher(CeleryRunLauncher):
         return False
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
-        """Return that a run's worker is lost where its lease has lapsed. Called by Dagster's run monitoring."""
+        """Return that a run's worker is lost where nobody holds the run's lease.
+
+        Called by Dagster's run monitoring for runs that have begun, which they do under their lease. One that ends
+        meanwhile is left alone: it reads the run's state again.
+        """
         lost = self._lost(run.run_id)
-        if lost is None:
+        if lost is not None:
+            return CheckRunHealthResult(WorkerStatus.FAILED, _said(lost))
+        if self._is_executed(run.run_id) or not self._is_launched_here(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(WorkerStatus.FAILED, _said(lost))
+        return CheckRunHealthResult(WorkerStatus.FAILED, _GIVEN_UP)
 
     def get_run_worker_debug_info(self, run: dg.DagsterRun, include_container_logs: bool | None = True) -> str | None:
         """Return who was to execute a run that has failed without saying why."""
@@ -88,6 +100,11 @@ class WarmRunLauncher(CeleryRunLauncher):
     def _is_executed(self, run_id: str) -> bool:
         with closing(Database.open(load_settings())) as database:
             return is_held(database, PREFIX + run_id)
+
+    def _is_launched_here(self, run: dg.DagsterRun) -> bool:
+        """Return whether a worker was to execute a run, and not a command, nor a code server before the setting."""
+        launched = self._instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_STARTING)
+        return bool(launched) and CODE_SERVER_TAG not in run.tags
 
     def _lost(self, run_id: str) -> LapsedLease | None:
         with closing(Database.open(load_settings())) as database:

@@ -38,7 +38,7 @@ def node_id(settings: Settings) -> str:
 def work(settings: Settings) -> int:
     """Execute runs until SIGTERM or Ctrl-C, and return the exit code; those in hand end first (`execution.execute`).
 
-    A second signal ends everything at once. Redis is waited for while it is away.
+    A second Ctrl-C ends everything at once; a second SIGTERM changes nothing. Redis is waited for while it is away.
     """
     from celery import signals
     from celery.exceptions import SecurityWarning
@@ -59,10 +59,14 @@ def work(settings: Settings) -> int:
     def begin(**_: Any) -> None:
         process.begin()
 
+    def leave(**_: Any) -> None:
+        process.leave()
+
     app.task(process.execute, name=TASK)
     signals.worker_shutting_down.connect(end, weak=False)
     signals.setup_logging.connect(leave_logging_alone, weak=False)
     signals.worker_process_init.connect(begin, weak=False)
+    signals.worker_process_shutdown.connect(leave, weak=False)
     worker = app.Worker(
         hostname=f"{node_id(settings)}@{socket.gethostname()}",
         pool="prefork",
@@ -101,6 +105,11 @@ class _PoolProcess:
         self._pulse = Pulse(self._settings, self._describe, self._settings.worker.heartbeat_seconds).__enter__()
         importlib.import_module(LOCATION)  # the first run need not wait for it
 
+    def leave(self) -> None:
+        """Have the process listed no more. Called in it by Celery at the end, after which nothing is cleaned up."""
+        if self._pulse is not None:
+            self._pulse.__exit__(None, None, None)
+
     def execute(self, run_id: str) -> None:
         """Execute a run, or give it back where the worker ends. The task of Celery."""
         from celery.exceptions import Reject
@@ -114,6 +123,7 @@ class _PoolProcess:
         try:
             execute(load_settings(), run_id, f"worker {self._worker}, process {os.getpid()}", self._is_ending)
         finally:
+            signal.signal(signal.SIGTERM, self._terminate)  # Dagster leaves another handler there
             self._say(None)
             logger.info("done with run %s after %.1f s", run_id, time.monotonic() - began)
 

@@ -1,5 +1,6 @@
 """Runs that wait for a worker, and the messages in Redis by which they do."""
 
+import json
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
@@ -16,13 +17,15 @@ from vectorize_pipelines.state.redis_connection import open_redis, redis_errors
 
 #: A run may be between its queue and its first line for so long.
 BEGINNING_SECONDS = 60.0
+#: So many messages of a queue are read at a time.
+_PAGE = 1000
 
 
 def send_again(instance: dg.DagsterInstance, settings: Settings, age_seconds: float = BEGINNING_SECONDS) -> list[str]:
     """Send launched runs again that nobody executes and no message is left of; return their ids.
 
     Redis may have been started without what it held, and a worker be killed just after it has taken a message. One that
-    is sent twice does no harm: whoever comes second finds that the run has begun.
+    is sent twice, as while it is just taken, does no harm: whoever comes second finds that the run has begun.
     Raises `RedisUnavailableError` and `LedgerError`.
     """
     launched = dg.RunsFilter(
@@ -32,21 +35,26 @@ def send_again(instance: dg.DagsterInstance, settings: Settings, age_seconds: fl
     runs = [(run, queue_of(run)) for run in instance.get_runs(launched)]
     if not runs:
         return []
-    empty = _empty_queues(settings, {queue for _, queue in runs})
+    waiting = {queue: _waiting_in(settings, queue) for queue in {queue for _, queue in runs}}
     app = celery_app(settings)
     sent = []
     with closing(Database.open(settings)) as database:
         for run, queue in runs:
-            if queue in empty and not is_held(database, PREFIX + run.run_id):
+            if run.run_id not in waiting[queue] and not is_held(database, PREFIX + run.run_id):
                 send(app, settings, run.run_id, queue)
                 sent.append(run.run_id)
     return sent
 
 
-def _empty_queues(settings: Settings, queues: set[str]) -> set[str]:
-    client = open_redis(settings)
-    try:
-        with redis_errors(settings):
-            return {queue for queue in queues if not client.llen(queue_key(queue))}
-    finally:
-        client.close()
+def _waiting_in(settings: Settings, queue: str) -> set[str]:
+    """Return the ids of the runs whose messages are in a queue; each is the id of a task.
+
+    Messages come in at the list's head: while it is read from there, none of them gets past what is read.
+    """
+    found: set[str] = set()
+    with closing(open_redis(settings)) as client, redis_errors(settings):
+        start = 0
+        while messages := client.lrange(queue_key(queue), start, start + _PAGE - 1):
+            found.update(json.loads(message)["headers"]["id"] for message in messages)
+            start += _PAGE
+    return found
