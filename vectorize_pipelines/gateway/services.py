@@ -13,6 +13,7 @@ from vectorize_pipelines.gateway.dagster.proxy import DagsterProxy
 from vectorize_pipelines.gateway.encoding.batching import EncodingQueue
 from vectorize_pipelines.gateway.encoding.served_models import ServedModels
 from vectorize_pipelines.gateway.live.events import LiveEvents
+from vectorize_pipelines.gateway.monitoring.checks.question import Question
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthChecks
 from vectorize_pipelines.gateway.monitoring.figures import LedgerFigures
 from vectorize_pipelines.gateway.risk.feed import LiveRisks
@@ -20,6 +21,7 @@ from vectorize_pipelines.gateway.stored.opened_store import OpenedStore
 from vectorize_pipelines.gateway.stored.thumbnails import Thumbnails
 from vectorize_pipelines.gateway.tasks.submitting import Submissions
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.heartbeats import Heartbeat, workers
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.request_totals import RequestTotals
 
@@ -37,6 +39,7 @@ class Services:
     submissions    takes requests in, finds them, and cancels them
     live           changes of state, for streams
     risks          what cameras are assessed to show, for WebSockets
+    workers        asks for the heartbeats of the workers that live
     health         whether everything is there
     dagster        GraphQL of Dagster's web server
     dagster_proxy  the same server, for what clients send to it
@@ -52,6 +55,7 @@ class Services:
     submissions: Submissions
     live: LiveEvents
     risks: LiveRisks
+    workers: Question[list[Heartbeat]]
     health: HealthChecks
     dagster: DagsterClient
     dagster_proxy: DagsterProxy
@@ -63,7 +67,8 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
     async with AsyncExitStack() as stack:
         ledger, totals = RequestLedger.open(settings), RequestTotals.open(settings)
         store, thumbnails = OpenedStore(settings), Thumbnails(settings)
-        for opened in (ledger, totals, store, thumbnails):
+        living = Question("workers", partial(workers, settings))
+        for opened in (ledger, totals, store, thumbnails, living):
             stack.callback(opened.close)
         client = await stack.enter_async_context(DagsterClient(dagster))
         figures = await stack.enter_async_context(LedgerFigures(totals))
@@ -82,7 +87,8 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
             ),
             live=await stack.enter_async_context(LiveEvents(settings, ledger)),
             risks=await stack.enter_async_context(LiveRisks(settings)),
-            health=await stack.enter_async_context(HealthChecks(settings, totals, client)),
+            workers=living,
+            health=await stack.enter_async_context(HealthChecks(settings, totals, client, living)),
             dagster=client,
             dagster_proxy=await stack.enter_async_context(DagsterProxy(dagster, settings.gateway)),
         )

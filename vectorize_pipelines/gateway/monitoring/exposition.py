@@ -53,7 +53,11 @@ class Snapshot(Collector):
                 self.report.queue_size,
             )
         if self.report.active_workers is not None:
-            yield GaugeMetricFamily("vectorize_active_workers", "Runs in progress", self.report.active_workers)
+            yield GaugeMetricFamily(
+                "vectorize_active_workers",
+                "Workers that live, where runs wait for workers, else runs in progress",
+                self.report.active_workers,
+            )
         yield GaugeMetricFamily(
             "vectorize_models_loaded", "Models that the server itself has loaded", self.models_loaded
         )

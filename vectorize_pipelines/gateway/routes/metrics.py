@@ -49,7 +49,10 @@ class MetricsModel(BaseModel):
     cancelled_tasks: int
     average_processing_time: float = Field(description="seconds, of the completed ones; 0 where there are none")
     total_vectors_generated: int
-    active_workers: int | None = Field(description="runs in progress; null: this cannot be known at the moment")
+    active_workers: int | None = Field(
+        description="workers that live, where runs wait for workers, else runs in progress; null: this cannot be known "
+        "at the moment"
+    )
     queue_size: int | None = Field(description="requests that wait; null: this cannot be known at the moment")
     as_of: datetime = Field(description="when the ledger was read; with millions of requests not each time")
 
