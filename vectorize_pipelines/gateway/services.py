@@ -7,6 +7,7 @@ from functools import partial
 
 from starlette.requests import HTTPConnection
 
+from vectorize_pipelines.core.worker_queues import QUEUES
 from vectorize_pipelines.encoders.configured import lease_configured
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress, DagsterClient
 from vectorize_pipelines.gateway.dagster.proxy import DagsterProxy
@@ -23,6 +24,7 @@ from vectorize_pipelines.gateway.tasks.submitting import Submissions
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.heartbeats import Heartbeat, workers
 from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.queue_lengths import queue_lengths
 from vectorize_pipelines.state.request_totals import RequestTotals
 
 
@@ -40,6 +42,7 @@ class Services:
     live           changes of state, for streams
     risks          what cameras are assessed to show, for WebSockets
     workers        asks for the heartbeats of the workers that live
+    queue_lengths  asks how many runs wait for a worker in each queue
     health         whether everything is there
     dagster        GraphQL of Dagster's web server
     dagster_proxy  the same server, for what clients send to it
@@ -56,6 +59,7 @@ class Services:
     live: LiveEvents
     risks: LiveRisks
     workers: Question[list[Heartbeat]]
+    queue_lengths: Question[dict[str, int]]
     health: HealthChecks
     dagster: DagsterClient
     dagster_proxy: DagsterProxy
@@ -68,7 +72,8 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
         ledger, totals = RequestLedger.open(settings), RequestTotals.open(settings)
         store, thumbnails = OpenedStore(settings), Thumbnails(settings)
         living = Question("workers", partial(workers, settings))
-        for opened in (ledger, totals, store, thumbnails, living):
+        lengths = Question("queues", partial(queue_lengths, settings, QUEUES))
+        for opened in (ledger, totals, store, thumbnails, living, lengths):
             stack.callback(opened.close)
         client = await stack.enter_async_context(DagsterClient(dagster))
         figures = await stack.enter_async_context(LedgerFigures(totals))
@@ -88,6 +93,7 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
             live=await stack.enter_async_context(LiveEvents(settings, ledger)),
             risks=await stack.enter_async_context(LiveRisks(settings)),
             workers=living,
+            queue_lengths=lengths,
             health=await stack.enter_async_context(HealthChecks(settings, totals, client, living)),
             dagster=client,
             dagster_proxy=await stack.enter_async_context(DagsterProxy(dagster, settings.gateway)),

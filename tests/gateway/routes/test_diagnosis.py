@@ -17,6 +17,7 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.core.worker_queues import QUEUES
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress
 from vectorize_pipelines.gateway.door.auth import Caller, Scope
+from vectorize_pipelines.runs.workers.app import celery_app, send
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.heartbeats import Heartbeat, open_heartbeats
 from vectorize_pipelines.state.request_rows import time_of
@@ -43,7 +44,7 @@ def client(settings: Settings) -> Iterator[httpx2.Client]:
     here = socket.gethostname()
     heartbeats(
         settings,
-        {"node_id": "a", "host": here, "queues": ("text", "general"), "run_id": "run-1"},
+        {"node_id": "a", "host": here, "queues": ("text", "general"), "run_id": "run-1", "run_queue": "general"},
         {"node_id": "b", "host": here, "queues": ("text",), "models": ("all-MiniLM-L6-v2",), "gpu": "cuda:0"},
         {"node_id": "c", "host": "elsewhere.example", "queues": ("image",), "run_id": "run-2"},
         {"node_id": "run-3", "host": here, "role": "run", "run_id": "run-3"},
@@ -72,7 +73,9 @@ def test_the_workers_of_all_hosts_are_listed(client: httpx2.Client) -> None:
         "memory_bytes": 0,
         "gpu": "cuda:0",
         "run_id": None,
+        "run_queue": None,
     }
+    assert (listed["a"]["run_id"], listed["a"]["run_queue"]) == ("run-1", "general")
     queues = content.pop("queues")
     assert content == {"total": 3, "busy": 2, "idle": 1}
     assert queues.keys() == QUEUES.keys()
@@ -126,6 +129,20 @@ def test_a_token_without_the_scope_sees_no_worker(settings: Settings, path: str)
 # ---- their number among the figures
 
 
+def figures(client: httpx2.Client) -> dict[str, float]:
+    """What Prometheus reads: the value of each line."""
+    text = client.get("/metrics", headers={"Accept": "text/plain"}).text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+def with_workers(client: httpx2.Client) -> dict[str, float] | None:
+    """The figures, once Redis has answered in time for all of them."""
+    found = figures(client)
+    names = ("vectorize_active_workers", 'vectorize_worker_runs{queue="text",state="waiting"}')
+    return found if all(each in found for each in names) and found['vectorize_part_up{part="redis"}'] else None
+
+
 def test_workers_are_counted_where_runs_wait_for_them(settings: Settings) -> None:
     launching = settings.model_copy(update={"run_launcher": "celery"})
     heartbeats(
@@ -135,10 +152,9 @@ def test_workers_are_counted_where_runs_wait_for_them(settings: Settings) -> Non
         {"node_id": "run-1", "host": "north", "role": "run"},
     )
     with served(launching) as client:  # whose Dagster is away: it is not asked how many there are
-        assert client.get("/health").json()["active_workers"] == 2
-        assert client.get("/metrics").json()["active_workers"] == 2
-        text = client.get("/metrics", headers={"Accept": "text/plain"}).text
-        assert "vectorize_active_workers 2.0" in text.splitlines()
+        until("both", lambda: client.get("/health").json()["active_workers"] == 2)
+        until("the figure", lambda: client.get("/metrics").json()["active_workers"] == 2)
+        until("the same for Prometheus", lambda: figures(client).get("vectorize_active_workers") == 2)
         heartbeats(launching, {"node_id": "c", "host": "north", "queues": ("text",)})
         until("the third", lambda: client.get("/health").json()["active_workers"] == 3)
 
@@ -149,7 +165,39 @@ def test_their_number_is_not_known_while_redis_is_away(settings: Settings, monke
     with served(load_settings()) as client:
         report = client.get("/health").json()
         assert (report["active_workers"], report["redis_connected"]) == (None, False)
-        assert "vectorize_active_workers" not in client.get("/metrics", headers={"Accept": "text/plain"}).text
+        found = figures(client)
+        assert found['vectorize_part_up{part="redis"}'] == 0
+        assert not [name for name in found if "worker" in name]
+
+
+def test_what_waits_and_what_is_executed_is_counted_by_queue(
+    redis_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(redis_settings) as client:
+        assert not [name for name in figures(client) if "vectorize_worker_runs" in name], "runs need no workers here"
+    monkeypatch.setenv("VECTORIZE_RUN_LAUNCHER", "celery")
+    settings = load_settings()
+    heartbeats(
+        settings,
+        {"node_id": "a", "host": "north", "queues": tuple(QUEUES), "run_id": "run-1", "run_queue": "text"},
+        {"node_id": "b", "host": "north", "queues": tuple(QUEUES), "run_id": "run-2", "run_queue": "text"},
+        {"node_id": "c", "host": "south", "queues": tuple(QUEUES)},
+        {"node_id": "d", "host": "south", "queues": ("later",), "run_id": "run-3", "run_queue": "of a later version"},
+    )
+    app = celery_app(settings)
+    for run_id, queue in (("run-4", "text"), ("run-5", "gpu-large"), ("run-6", "gpu-large")):
+        send(app, settings, run_id, queue)
+    with served(settings) as client:
+        found: dict[str, float] = until("all that Redis knows", lambda: with_workers(client))
+    assert found["vectorize_active_workers"] == 4
+    assert found['vectorize_part_up{part="redis"}'] == 1
+    runs = {name: value for name, value in found.items() if name.startswith("vectorize_worker_runs{")}
+    assert len(runs) == 2 * len(QUEUES)
+    assert {name: value for name, value in runs.items() if value} == {
+        'vectorize_worker_runs{queue="text",state="waiting"}': 1,
+        'vectorize_worker_runs{queue="text",state="running"}': 2,
+        'vectorize_worker_runs{queue="gpu-large",state="waiting"}': 2,
+    }
 
 
 # ---- a task submitted by hand

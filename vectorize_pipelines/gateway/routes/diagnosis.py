@@ -42,6 +42,7 @@ class WorkerModel(BaseModel):
     memory_bytes: int
     gpu: str | None = Field(description="the device that it computes on; null: the CPU")
     run_id: str | None = Field(description="the run that it executes; null: it waits for one")
+    run_queue: str | None = Field(description="the queue that this run waited in")
     started: datetime
     last_heartbeat: datetime
 

@@ -5,14 +5,13 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from vectorize_pipelines.core.worker_queues import queue_key
 from vectorize_pipelines.runs.held import PREFIX
 from vectorize_pipelines.runs.workers.app import celery_app, send
 from vectorize_pipelines.runs.workers.routing import queue_of
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.leases import is_held
-from vectorize_pipelines.state.redis_connection import open_redis, redis_errors
+from vectorize_pipelines.state.queue_lengths import queue_lengths
 
 #: A run may be between its queue and its first line for so long.
 BEGINNING_SECONDS = 60.0
@@ -32,21 +31,12 @@ def send_again(instance: dg.DagsterInstance, settings: Settings, age_seconds: fl
     runs = [(run, queue_of(run)) for run in instance.get_runs(launched)]
     if not runs:
         return []
-    empty = _empty_queues(settings, {queue for _, queue in runs})
+    waiting = queue_lengths(settings, {queue for _, queue in runs})
     app = celery_app(settings)
     sent = []
     with closing(Database.open(settings)) as database:
         for run, queue in runs:
-            if queue in empty and not is_held(database, PREFIX + run.run_id):
+            if not waiting[queue] and not is_held(database, PREFIX + run.run_id):
                 send(app, settings, run.run_id, queue)
                 sent.append(run.run_id)
     return sent
-
-
-def _empty_queues(settings: Settings, queues: set[str]) -> set[str]:
-    client = open_redis(settings)
-    try:
-        with redis_errors(settings):
-            return {queue for queue in queues if not client.llen(queue_key(queue))}
-    finally:
-        client.close()
