@@ -71,7 +71,7 @@ def test_workers_lists_those_that_live(vectorize_here: Vectorize, redis_settings
             pulse.beat_soon()
             found = json.loads(vectorize_here("workers", "--json").out)
         (listed,) = found
-        said = {name: listed[name] for name in ("node_id", "name", "host", "queues", "models", "run_id")}
+        said = {name: listed[name] for name in ("node_id", "name", "host", "queues", "models", "run_id", "run_queue")}
         assert said == {
             "node_id": "n-1",
             "name": "host-a",
@@ -79,6 +79,7 @@ def test_workers_lists_those_that_live(vectorize_here: Vectorize, redis_settings
             "queues": ["text"],
             "models": ["all-MiniLM-L6-v2"],
             "run_id": None,
+            "run_queue": None,
         }
         assert listed["last_heartbeat"]
         assert "n-1" in vectorize_here("workers").out

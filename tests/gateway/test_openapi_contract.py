@@ -146,6 +146,7 @@ HTML = {"Accept": "text/html"}
 NAME = {"name": TEXTS}
 ROW = {**NAME, "row_id": record_id(TEXTS, DONE, 0)}
 TEXT = {"task_type": "text_vectorization", "data": "a boat at sea"}
+BY_HAND = "POST /api/v1/diagnosis/tasks/{task_id}/submit"
 FORM = "application/x-www-form-urlencoded"
 KNOWN = [
     Known("GET /"),
@@ -161,6 +162,10 @@ KNOWN = [
     Known("POST /tasks/batch", body=[TEXT, TEXT]),
     Known("POST /tasks/batch", body={"tasks": [TEXT]}),
     Known("POST /tasks/batch", 422, body=[TEXT] * 101),
+    Known(BY_HAND, path={"task_id": "mine"}, body=TEXT),
+    Known(BY_HAND, 422, path={"task_id": "mine"}, body={**TEXT, "task_id": "another"}),
+    Known("GET /api/v1/diagnosis/workers/distributed"),
+    Known("GET /api/v1/diagnosis/workers/status"),
     Known("GET /tasks"),
     Known("GET /tasks", query={"status_filter": "FAILED", "page": 1, "page_size": 2}),
     Known("GET /tasks", 422, query={"cursor": "none"}),

@@ -29,6 +29,7 @@ def command(as_json: bool) -> None:
                 "memory_bytes": each.memory_bytes,
                 "gpu": each.gpu,
                 "run_id": each.run_id,
+                "run_queue": each.run_queue,
                 "started": each.started.isoformat(),
                 "last_heartbeat": each.last_heartbeat.isoformat(),
             }

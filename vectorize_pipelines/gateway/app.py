@@ -21,6 +21,7 @@ from vectorize_pipelines.gateway.door.tokens import Tokens
 from vectorize_pipelines.gateway.monitoring.measuring import MeasuredRequests, RequestFigures
 from vectorize_pipelines.gateway.routes import dagster as dagster_routes
 from vectorize_pipelines.gateway.routes import (
+    diagnosis,
     embeddings,
     health,
     live,
@@ -103,8 +104,9 @@ def create_routes(
     # something behind it.
     app.include_router(tasks.submitting)
     app.include_router(dagster_routes.direct)
-    for part in (embeddings, search, dagster_routes, health, pages, live, risk, metrics, task_views):
+    for part in (embeddings, search, dagster_routes, health, pages, live, risk, metrics, diagnosis, task_views):
         app.include_router(part.router)
     app.include_router(tasks.cancelling)
+    app.include_router(tasks.by_hand)
     check_dependencies(app)
     return app

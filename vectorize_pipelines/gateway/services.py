@@ -7,12 +7,14 @@ from functools import partial
 
 from starlette.requests import HTTPConnection
 
+from vectorize_pipelines.core.worker_queues import QUEUES
 from vectorize_pipelines.encoders.configured import lease_configured
 from vectorize_pipelines.gateway.dagster.client import DagsterAddress, DagsterClient
 from vectorize_pipelines.gateway.dagster.proxy import DagsterProxy
 from vectorize_pipelines.gateway.encoding.batching import EncodingQueue
 from vectorize_pipelines.gateway.encoding.served_models import ServedModels
 from vectorize_pipelines.gateway.live.events import LiveEvents
+from vectorize_pipelines.gateway.monitoring.checks.question import Question
 from vectorize_pipelines.gateway.monitoring.checks.report import HealthChecks
 from vectorize_pipelines.gateway.monitoring.figures import LedgerFigures
 from vectorize_pipelines.gateway.risk.feed import LiveRisks
@@ -20,7 +22,9 @@ from vectorize_pipelines.gateway.stored.opened_store import OpenedStore
 from vectorize_pipelines.gateway.stored.thumbnails import Thumbnails
 from vectorize_pipelines.gateway.tasks.submitting import Submissions
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.heartbeats import Heartbeat, workers
 from vectorize_pipelines.state.ledger import RequestLedger
+from vectorize_pipelines.state.queue_lengths import queue_lengths
 from vectorize_pipelines.state.request_totals import RequestTotals
 
 
@@ -37,6 +41,8 @@ class Services:
     submissions    takes requests in, finds them, and cancels them
     live           changes of state, for streams
     risks          what cameras are assessed to show, for WebSockets
+    workers        asks for the heartbeats of the workers that live
+    queue_lengths  asks how many runs wait for a worker in each queue
     health         whether everything is there
     dagster        GraphQL of Dagster's web server
     dagster_proxy  the same server, for what clients send to it
@@ -52,6 +58,8 @@ class Services:
     submissions: Submissions
     live: LiveEvents
     risks: LiveRisks
+    workers: Question[list[Heartbeat]]
+    queue_lengths: Question[dict[str, int]]
     health: HealthChecks
     dagster: DagsterClient
     dagster_proxy: DagsterProxy
@@ -63,7 +71,9 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
     async with AsyncExitStack() as stack:
         ledger, totals = RequestLedger.open(settings), RequestTotals.open(settings)
         store, thumbnails = OpenedStore(settings), Thumbnails(settings)
-        for opened in (ledger, totals, store, thumbnails):
+        living = Question("workers", partial(workers, settings))
+        lengths = Question("queues", partial(queue_lengths, settings, QUEUES))
+        for opened in (ledger, totals, store, thumbnails, living, lengths):
             stack.callback(opened.close)
         client = await stack.enter_async_context(DagsterClient(dagster))
         figures = await stack.enter_async_context(LedgerFigures(totals))
@@ -82,7 +92,9 @@ async def open_services(settings: Settings, dagster: DagsterAddress) -> AsyncIte
             ),
             live=await stack.enter_async_context(LiveEvents(settings, ledger)),
             risks=await stack.enter_async_context(LiveRisks(settings)),
-            health=await stack.enter_async_context(HealthChecks(settings, totals, client)),
+            workers=living,
+            queue_lengths=lengths,
+            health=await stack.enter_async_context(HealthChecks(settings, totals, client, living)),
             dagster=client,
             dagster_proxy=await stack.enter_async_context(DagsterProxy(dagster, settings.gateway)),
         )

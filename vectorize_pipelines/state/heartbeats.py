@@ -70,6 +70,7 @@ class NodeStatus:
     memory_bytes  resident memory of the process
     gpu           the device that it computes on; None: the CPU
     run_id        the run that it executes now; None: it waits
+    run_queue     the queue that this run waited in
     """
 
     node_id: str
@@ -81,6 +82,7 @@ class NodeStatus:
     memory_bytes: int = 0
     gpu: str | None = None
     run_id: str | None = None
+    run_queue: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -233,6 +233,7 @@ TRICKS = [
     ),
     *("/dagster/logs/a%2Fb", "/dagster%2Fruns", "/graphql%2F", "/dagster/runs/..%2Fgraphql", "/static/a%2Fb"),
     *("/v1/models%2Fa", "/v1%2Fmodels/a", "/v1/models/..%2F..%2Fgraphql", "/v1/models/a%5Cb", "/collections/a%2Fb"),
+    *("/api/v1/diagnosis/tasks/..%2fa/submit", "/api/v1/diagnosis/workers%2fstatus", "/api/v1/diagnosis/workers/a%5Cb"),
     *("/\\evil", "/static\\a", "/%5c", "/static/a%5Cb", "/dagster/runs/a%5Cb", "/tasks/a\\b"),
     *("/%00", "/tasks/a%00", "/tasks%0a", "/tasks/%0d%0aSet-Cookie:a", "/\x7f", "/a%1f", "/graphql%0A"),
     *("tasks", "", "*", "http:/x"),
@@ -259,6 +260,7 @@ PLAIN = [
         "/v1/models/sentence-transformers%2Fall-MiniLM-L6-v2",
     ),
     *("/tasks/vectorize.text/0/12", "/tasks/vectorize.text%2F0%2F12", "/tasks/a%5Cb", "/tasks/a%252Fb", "/tasks/..."),
+    *("/api/v1/diagnosis/tasks/vectorize.text%2F0%2F12/submit", "/api/v1/diagnosis/tasks/a%5Cb/submit"),
     *("/tasks?next=//a/../b%2f%5c", "/dagster/assets/a%2Fb", "/dagster/assets/s3%3A%2F%2Fbucket%2Fa", "/.well-known/x"),
     *("/dagster/locations/a@b%2Fc/jobs/d", "/static/a..b.js", "/static/.a"),
 ]

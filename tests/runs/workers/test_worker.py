@@ -95,6 +95,7 @@ def test_what_a_killed_worker_had_in_hand_is_done_once_elsewhere(
     with worker("slow", tmp_path / "slow.log", pausing=True, **ONE_BY_ONE) as slow:
         lost = launch_corpus(instance)
         wait_for_rows(shared, "corpus", slow)
+        until("its queue", lambda: (beat := slow.heartbeat(shared)) and beat.run_queue == "document")
         slow.kill()
     assert run_of(instance, lost).status == dg.DagsterRunStatus.STARTED
     assert close_dead_runs(instance, shared) == []

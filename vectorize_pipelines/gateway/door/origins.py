@@ -70,9 +70,10 @@ _DAGSTER_POLICY = (b"content-security-policy", FRAME_POLICY.encode())
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENCODED_SLASH = re.compile("%2f", re.IGNORECASE)
 _DOTS = re.compile(r"/\.{1,2}(/|$)")
-_TASKS = "/tasks/"
+#: Behind these stands the id of a task.
+_TASKS = ("/tasks/", "/api/v1/diagnosis/tasks/")
 #: Behind these stands a name, which may have a slash: `topic/0/17`, `sentence-transformers/all-MiniLM-L6-v2`.
-_NAMES = (_TASKS, "/v1/models/")
+_NAMES = (*_TASKS, "/v1/models/")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,24 @@ class LedgerReading:
     sums: Reading[Sums]
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerRuns:
+    """Runs by their queue: those that wait for a worker, and those that one executes."""
+
+    waiting: dict[str, int]
+    running: dict[str, int]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot(Collector):
-    """The figures of one moment, except those of the process. `ledger` is None where that cannot be asked."""
+    """The figures of one moment, except those of the process.
+
+    `ledger` and `worker_runs` are None where they cannot be asked, the latter also where runs need no worker.
+    """
 
     report: HealthModel
     ledger: LedgerReading | None
+    worker_runs: WorkerRuns | None
     models_loaded: int
 
     def collect(self) -> Iterator[Metric]:
@@ -53,7 +65,13 @@ class Snapshot(Collector):
                 self.report.queue_size,
             )
         if self.report.active_workers is not None:
-            yield GaugeMetricFamily("vectorize_active_workers", "Runs in progress", self.report.active_workers)
+            yield GaugeMetricFamily(
+                "vectorize_active_workers",
+                "Workers that live, where runs wait for workers, else runs in progress",
+                self.report.active_workers,
+            )
+        if self.worker_runs is not None:
+            yield _of_workers(self.worker_runs)
         yield GaugeMetricFamily(
             "vectorize_models_loaded", "Models that the server itself has loaded", self.models_loaded
         )
@@ -119,11 +137,24 @@ def _of_ledger(ledger: LedgerReading) -> Iterator[Metric]:
     )
 
 
+def _of_workers(runs: WorkerRuns) -> Metric:
+    family = GaugeMetricFamily(
+        "vectorize_worker_runs",
+        "Runs that wait for a worker, or that one executes, by queue",
+        labels=["queue", "state"],
+    )
+    for state, numbers in (("waiting", runs.waiting), ("running", runs.running)):
+        for queue, number in numbers.items():
+            family.add_metric([queue, state], number)
+    return family
+
+
 def _parts(report: HealthModel) -> dict[str, bool | None]:
     return {
         "kafka": report.kafka.connected,
         "store": report.store.connected,
         "database": report.database.connected,
+        "redis": report.redis.connected,
         "dagster": report.dagster.connected,
         "daemon": report.dagster.daemon_healthy,
     }

@@ -6,6 +6,7 @@ long as it runs, by `serve_metrics`.
 
 import asyncio
 import socket
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
@@ -18,14 +19,22 @@ from pydantic import BaseModel, Field
 from starlette.types import ASGIApp
 
 from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.core.worker_queues import QUEUES
 from vectorize_pipelines.encoders import encoder_cache
-from vectorize_pipelines.errors import LedgerError
+from vectorize_pipelines.errors import LedgerError, VectorizeError
 from vectorize_pipelines.gateway import problems
 from vectorize_pipelines.gateway.door.auth import Scope, requires
 from vectorize_pipelines.gateway.door.browser_guard import BrowserGuard
 from vectorize_pipelines.gateway.door.listening import is_loopback
 from vectorize_pipelines.gateway.door.origins import ServerAddress, loopback_hosts
-from vectorize_pipelines.gateway.monitoring.exposition import LedgerReading, Snapshot, expose, wants_text
+from vectorize_pipelines.gateway.monitoring.checks.report import CHECK_SECONDS
+from vectorize_pipelines.gateway.monitoring.exposition import (
+    LedgerReading,
+    Snapshot,
+    WorkerRuns,
+    expose,
+    wants_text,
+)
 from vectorize_pipelines.gateway.monitoring.measuring import RequestFigures
 from vectorize_pipelines.gateway.problems import Problem
 from vectorize_pipelines.gateway.services import Services, services_of
@@ -49,7 +58,10 @@ class MetricsModel(BaseModel):
     cancelled_tasks: int
     average_processing_time: float = Field(description="seconds, of the completed ones; 0 where there are none")
     total_vectors_generated: int
-    active_workers: int | None = Field(description="runs in progress; null: this cannot be known at the moment")
+    active_workers: int | None = Field(
+        description="workers that live, where runs wait for workers, else runs in progress; null: this cannot be known "
+        "at the moment"
+    )
     queue_size: int | None = Field(description="requests that wait; null: this cannot be known at the moment")
     as_of: datetime = Field(description="when the ledger was read; with millions of requests not each time")
 
@@ -90,14 +102,28 @@ async def _read_ledger(services: Services) -> LedgerReading:
     return LedgerReading(counts, sums)
 
 
+async def _read_worker_runs(services: Services) -> WorkerRuns | None:
+    """Return the runs that wait for workers or are executed by one; None: they need none, or Redis does not answer."""
+    if services.settings.run_launcher != "celery":
+        return None
+    try:
+        workers, waiting = await asyncio.gather(
+            services.workers.answer(CHECK_SECONDS), services.queue_lengths.answer(CHECK_SECONDS)
+        )
+    except (TimeoutError, VectorizeError):
+        return None  # `vectorize_part_up` says why
+    running = Counter(each.run_queue for each in workers)
+    return WorkerRuns(waiting, {queue: running[queue] for queue in QUEUES})
+
+
 async def _text(services: Services, requests: RequestFigures, accept: str) -> Response:
     """Return the text that Prometheus reads, without the ledger's figures where it cannot be asked."""
-    report = await services.health.report()
+    report, worker_runs = await asyncio.gather(services.health.report(), _read_worker_runs(services))
     try:
         ledger = await _read_ledger(services)
     except (LedgerError, Problem):
         ledger = None  # `vectorize_part_up` says why
-    snapshot = Snapshot(report, ledger, len(encoder_cache().loaded()))
+    snapshot = Snapshot(report, ledger, worker_runs, len(encoder_cache().loaded()))
     text, media_type = await anyio.to_thread.run_sync(expose, snapshot, requests, accept)
     return Response(text, headers={**_NO_STORE, "Content-Type": media_type})
 

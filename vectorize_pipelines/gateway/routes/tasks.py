@@ -1,15 +1,18 @@
 """The routes that take requests in and cancel them: POST /tasks/submit, POST /tasks/batch, DELETE /tasks/{task_id}.
 
+POST /api/v1/diagnosis/tasks/{task_id}/submit, an address of the earlier service, submits one by hand.
+
 A body is the JSON of a message. It is read here and not by FastAPI: what a message may hold is decided in one place for
 whoever sends one, and reading it once costs a fraction of what models of every field would.
 """
 
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, Field
 from pydantic_core import from_json, to_json
 
@@ -148,6 +151,9 @@ submitting = APIRouter(
     prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.SUBMIT))], route_class=DirectRoute
 )
 cancelling = APIRouter(prefix="/tasks", tags=["tasks"], dependencies=[Depends(requires(Scope.SUBMIT))])
+by_hand = APIRouter(
+    prefix="/api/v1/diagnosis/tasks", tags=["diagnosis"], dependencies=[Depends(requires(Scope.SUBMIT))]
+)
 
 
 @submitting.post(
@@ -164,10 +170,24 @@ async def submit(request: Request) -> Response:
 
     One that is sent again under a `task_id` is a newer version of it, which replaces the earlier one.
     """
-    services = services_of(request)
-    outgoing = await _parsed(request, services, _read_request)
-    (row,) = await services.submissions.submit([outgoing])
-    return _json(_submitted(outgoing, row, services))
+    return await _submit_one(request, _read_request)
+
+
+@by_hand.post(
+    "/{task_id:path}/submit",
+    summary="Submit a request under the id in the path",
+    response_model=Submitted,
+    responses=_SUBMIT_PROBLEMS,
+    openapi_extra=_body(_REQUEST, _EXAMPLE),
+)
+async def submit_by_hand(
+    task_id: Annotated[str, Path(description="id of the task; slashes in it stay as they are")], request: Request
+) -> Response:
+    """Accept one request as `POST /tasks/submit` does. A `task_id` in its body has to be the same.
+
+    One that is known already becomes a newer version, as there.
+    """
+    return await _submit_one(request, partial(_read_request, task_id=task_id))
 
 
 @submitting.post(
@@ -205,6 +225,13 @@ async def cancel(task_id: str, request: Request) -> Response:
     return _json({"task_id": task_id, "status": await services.submissions.cancel(row)})
 
 
+async def _submit_one(request: Request, read: Callable[[KafkaSettings, bytes], OutgoingRequest]) -> Response:
+    services = services_of(request)
+    outgoing = await _parsed(request, services, read)
+    (row,) = await services.submissions.submit([outgoing])
+    return _json(_submitted(outgoing, row, services))
+
+
 async def _parsed(request: Request, services: Services, read: Callable[[KafkaSettings, bytes], Parsed]) -> Parsed:
     """Return what a body holds. Raises `Problem`, and `InvalidMessageError`."""
     # Exactly this type: a page of another origin can send any of the others without asking first.
@@ -216,10 +243,16 @@ async def _parsed(request: Request, services: Services, read: Callable[[KafkaSet
     return await to_thread.run_sync(read, services.settings.kafka, body, limiter=services.submissions.parsing)
 
 
-def _read_request(settings: KafkaSettings, body: bytes) -> OutgoingRequest:
+def _read_request(settings: KafkaSettings, body: bytes, task_id: str | None = None) -> OutgoingRequest:
+    """Return the request of a body, under `task_id` where it is given, which the body may name too."""
     message = _content(body)
     if not isinstance(message, dict):
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body {_NOT_AN_OBJECT}")
+    if task_id is not None:
+        if message.get("task_id") not in (None, task_id):
+            problem = f"is not the id in the path, {task_id[:100]!r}"
+            raise invalid_fields([FieldProblem(field="task_id", problem=problem)])
+        message = {**message, "task_id": task_id}
     return prepare(settings, message, encode=to_json)
 
 

@@ -89,6 +89,7 @@ class _PoolProcess:
         self._worker = worker
         self._is_ending = is_ending
         self._run_id: str | None = None
+        self._run_queue: str | None = None
         self._pulse: Pulse | None = None
 
     def begin(self) -> None:
@@ -112,19 +113,20 @@ class _PoolProcess:
 
     def execute(self, run_id: str) -> None:
         """Execute a run, or give it back where the worker ends. The task of Celery."""
+        from celery import current_task
         from celery.exceptions import Reject
 
         from vectorize_pipelines.runs.workers.execution import execute
 
         if self._is_ending():
             raise Reject("the worker ends", requeue=True)
-        self._say(run_id)
+        self._say(run_id, current_task.request.delivery_info["routing_key"])
         began = time.monotonic()
         try:
             execute(load_settings(), run_id, f"worker {self._worker}, process {os.getpid()}", self._is_ending)
         finally:
             signal.signal(signal.SIGTERM, self._terminate)  # Dagster leaves another handler there
-            self._say(None)
+            self._say(None, None)
             logger.info("done with run %s after %.1f s", run_id, time.monotonic() - began)
 
     def _terminate(self, number: int, frame: "FrameType | None") -> None:
@@ -145,8 +147,8 @@ class _PoolProcess:
         """Return the number of this process in the pool, which the one that replaces it has again."""
         return int(getattr(multiprocessing.current_process(), "index", 0))
 
-    def _say(self, run_id: str | None) -> None:
-        self._run_id = run_id
+    def _say(self, run_id: str | None, queue: str | None) -> None:
+        self._run_id, self._run_queue = run_id, queue
         if self._pulse is not None:
             self._pulse.beat_soon()
 
@@ -166,6 +168,7 @@ class _PoolProcess:
             memory_bytes=psutil.Process().memory_info().rss,
             gpu=accelerators[0] if accelerators else None,
             run_id=self._run_id,
+            run_queue=self._run_queue,
         )
 
 

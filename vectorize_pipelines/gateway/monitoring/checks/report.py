@@ -25,6 +25,7 @@ from vectorize_pipelines.gateway.monitoring.checks.parts import (
 from vectorize_pipelines.gateway.monitoring.checks.question import Question
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.database import database_url
+from vectorize_pipelines.state.heartbeats import Heartbeat
 from vectorize_pipelines.state.request_totals import RequestTotals
 
 logger = logging.getLogger(__name__)
@@ -64,7 +65,10 @@ class HealthModel(BaseModel):
     kafka_connected: bool | None = Field(description="null: no cluster is configured")
     weaviate_connected: bool | None = Field(description="null: another store is configured")
     redis_connected: bool | None = Field(description="null: no Redis is configured")
-    active_workers: int | None = Field(description="runs in progress; null: this cannot be known at the moment")
+    active_workers: int | None = Field(
+        description="workers that live, where runs wait for workers, else runs in progress; null: this cannot be known "
+        "at the moment"
+    )
     queue_size: int | None = Field(description="requests that wait; null: this cannot be known at the moment")
     kafka: PartHealth
     store: KindHealth
@@ -83,8 +87,16 @@ class HealthChecks:
     Any number may ask at once: the parts are asked once for all of them.
     """
 
-    def __init__(self, settings: Settings, totals: RequestTotals, dagster: DagsterClient) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        totals: RequestTotals,
+        dagster: DagsterClient,
+        workers: Question[list[Heartbeat]],
+    ) -> None:
+        """`workers` asks for those that live; whoever made it closes it."""
         self._settings = settings
+        self._workers = workers if settings.run_launcher == "celery" else None
         self._dagster = dagster
         self._database_kind = database_url(settings).get_backend_name()
         self._has_kafka = settings.kafka.bootstrap_servers is not None
@@ -118,12 +130,13 @@ class HealthChecks:
             question.close()
 
     async def _ask_all(self) -> HealthModel:
-        kafka, store, database, redis, (dagster, runs) = await asyncio.gather(
+        kafka, store, database, redis, (dagster, runs), workers = await asyncio.gather(
             _ask_if(self._has_kafka, self._kafka),
             _ask(self._store),
             _ask(self._database),
             _ask_if(self._has_redis, self._redis),
             self._ask_dagster(),
+            self._count_workers(),
         )
         complete = all(each.complete for each in (kafka, store, database, redis) if each is not None)
         # A daemon that has never run is not part of this installation.
@@ -135,7 +148,7 @@ class HealthChecks:
             kafka_connected=None if kafka is None else kafka.connected,
             weaviate_connected=store.connected if kind == "weaviate" else None,
             redis_connected=None if redis is None else redis.connected,
-            active_workers=runs,
+            active_workers=runs if self._workers is None else workers,
             queue_size=(database if kafka is None else kafka).number,
             kafka=_NOT_CONFIGURED if kafka is None else PartHealth(connected=kafka.connected, detail=kafka.detail),
             store=KindHealth(kind=kind, connected=store.connected, detail=store.detail),
@@ -151,6 +164,13 @@ class HealthChecks:
         if found is None:
             return DagsterHealth(connected=False, detail=problem), None
         return DagsterHealth(connected=True, daemon_healthy=found.daemon_healthy, detail=found.detail), found.runs
+
+    async def _count_workers(self) -> int | None:
+        """The number of workers that live; None: nobody needs it, or Redis is away, of which its own check tells."""
+        if self._workers is None:
+            return None
+        found, _ = await _attempt(self._workers.answer(CHECK_SECONDS))
+        return None if found is None else len(found)
 
 
 async def _ask_if(configured: bool, question: Question[Finding]) -> Finding | None:
