@@ -213,6 +213,18 @@ def _expiries(database: Database, names: Sequence[str]) -> dict[str, int]:
         return {row.name: row.expires_us for row in connection.execute(query)}
 
 
+def held_below(database: Database, prefix: str) -> list[str]:
+    """Return the names of the leases that begin so and that somebody holds. Raises `LedgerError`."""
+    query = (
+        sa.select(leases.c.name)
+        .where(leases.c.name.startswith(prefix, autoescape=True), leases.c.holder != _FREE)
+        .where(leases.c.expires_us >= _database_clock(database))
+        .order_by(leases.c.name)
+    )
+    with database.statements() as connection:
+        return list(connection.scalars(query))
+
+
 def lapsed(database: Database, prefix: str) -> list[LapsedLease]:
     """Return the leases that their holders have not renewed, and nobody has taken over. Raises `LedgerError`."""
     query = (
