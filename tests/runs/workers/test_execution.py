@@ -70,7 +70,7 @@ def test_a_run_is_watched_on_after_its_storage_was_away(
 def test_a_process_that_has_executed_a_run_ends_at_sigterm(settings: Settings, interrupted: threading.Event) -> None:
     process = _PoolProcess(settings, "a worker", lambda: False)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as a run leaves it
-    process.execute("deleted")
+    process.execute("deleted", "text")
     with pytest.raises(SystemExit):
         signal.raise_signal(signal.SIGTERM)
     assert not interrupted.is_set()

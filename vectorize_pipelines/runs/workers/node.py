@@ -62,7 +62,7 @@ def work(settings: Settings) -> int:
     def leave(**_: Any) -> None:
         process.leave()
 
-    app.task(process.execute, name=TASK)
+    app.task(process.take, name=TASK)
     signals.worker_shutting_down.connect(end, weak=False)
     signals.setup_logging.connect(leave_logging_alone, weak=False)
     signals.worker_process_init.connect(begin, weak=False)
@@ -111,16 +111,21 @@ class _PoolProcess:
         if self._pulse is not None:
             self._pulse.__exit__(None, None, None)
 
-    def execute(self, run_id: str) -> None:
-        """Execute a run, or give it back where the worker ends. The task of Celery."""
+    def take(self, run_id: str) -> None:
+        """Execute a run that was taken from a queue. The task of Celery."""
         from celery import current_task
+
+        self.execute(run_id, current_task.request.delivery_info["routing_key"])
+
+    def execute(self, run_id: str, queue: str) -> None:
+        """Execute a run of a queue. Raises `Reject`, which gives it back, where the worker ends."""
         from celery.exceptions import Reject
 
         from vectorize_pipelines.runs.workers.execution import execute
 
         if self._is_ending():
             raise Reject("the worker ends", requeue=True)
-        self._say(run_id, current_task.request.delivery_info["routing_key"])
+        self._say(run_id, queue)
         began = time.monotonic()
         try:
             execute(load_settings(), run_id, f"worker {self._worker}, process {os.getpid()}", self._is_ending)
