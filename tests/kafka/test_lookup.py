@@ -42,7 +42,7 @@ def places(found: list[ReceivedMessage]) -> dict[PartitionId, list[int]]:
 
 
 def test_exactly_what_is_wanted_is_found_however_often(topic: str, lookup: MessageLookup) -> None:
-    # Of four offsets the last one is the mark of a transaction.
+    # Each transaction of three messages takes a fourth offset, which is its mark and no message.
     wanted = {(topic, 0): {0, 5, 38}, (topic, 1): {21}}
     for _ in range(3):
         found = lookup.find(wanted)

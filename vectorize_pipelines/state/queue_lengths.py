@@ -1,4 +1,4 @@
-"""The number of runs that wait for a worker, by queue. Used by the sensor of lost messages and by the HTTP server."""
+"""The number of runs that wait for a worker, by queue. Used by the HTTP server, for Prometheus."""
 
 from collections.abc import Iterable
 
