@@ -22,15 +22,17 @@ from vectorize_pipelines.gateway.door.tokens import Scope
 
 FIFTY_MEGABYTES = 50 * 2**20
 FORM = "application/x-www-form-urlencoded"
+REQUESTS = [
+    "%s",
+    '{"task_type": %s, "data": "a boat"}',
+    '{"task_type": "batch_vectorization", "data": %s}',
+    '{"task_type": "text_vectorization", "data": "a boat", "metadata": {"a": %s}}',
+    '{"task_type": "document_vectorization", "data": {"content": "a boat", "metadata": {"a": %s}}}',
+]
 #: JSON for each route that takes it, with a place for what is nested.
 PLACES = {
-    "/tasks/submit": [
-        "%s",
-        '{"task_type": %s, "data": "a boat"}',
-        '{"task_type": "batch_vectorization", "data": %s}',
-        '{"task_type": "text_vectorization", "data": "a boat", "metadata": {"a": %s}}',
-        '{"task_type": "document_vectorization", "data": {"content": "a boat", "metadata": {"a": %s}}}',
-    ],
+    "/tasks/submit": REQUESTS,
+    "/api/v1/diagnosis/tasks/boat/submit": REQUESTS,
     "/tasks/batch": [
         "%s",
         '{"tasks": %s}',
@@ -66,7 +68,7 @@ def routes_with_a_body(client: httpx2.Client) -> dict[str, str]:
     for path, methods in client.get("/openapi.json").json()["paths"].items():
         for operation in methods.values():
             for kind in operation.get("requestBody", {}).get("content", ()):
-                found[path.replace("{name}", "articles")] = kind
+                found[path.replace("{name}", "articles").replace("{task_id}", "boat")] = kind
     return found
 
 
