@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vectorize_pipelines.providers.concurrency import AdaptiveLimit
+from vectorize_pipelines.providers.concurrency import MOST_TOLERATED, AdaptiveLimit
 
 
 def test_it_falls_once_for_calls_that_fail_together_and_comes_back() -> None:
@@ -59,6 +59,19 @@ def test_what_fails_after_it_was_borne_is_approached_slowly() -> None:
     for _ in range(8):
         limit.succeeded()
     assert limit.limit <= 9
+
+
+def test_few_failures_among_many_successes_change_nothing_and_an_outage_is_noticed_all_the_same() -> None:
+    now = 0.0
+    limit = AdaptiveLimit(64, lambda: now)
+    for number in range(1, 2_000):
+        now += 1
+        limit.failed(now) if number % 50 == 0 else limit.succeeded()
+    assert limit.limit == 64
+    for _ in range(int(MOST_TOLERATED) + 6):
+        now += 1
+        limit.failed(now)
+    assert limit.limit == 1
 
 
 @given(st.integers(1, 6), st.lists(st.sampled_from(["succeed", "fail", "cancel"]), max_size=30))

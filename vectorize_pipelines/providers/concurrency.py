@@ -5,9 +5,16 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+#: Each success pays for so much of a failure, and so many are paid for ahead at most: a provider that fails one call in
+#: a hundred bears what it bears, and halving for each would leave some 14 calls, the square root of twice 100.
+TOLERATED_SHARE = 0.05
+MOST_TOLERATED = 3.0
+
 
 class AdaptiveLimit:
     """A limit of concurrent calls that is halved when the provider fails, and grows again as calls succeed.
+
+    Failures that are few among successes change nothing, by the account that Finagle's retry budget keeps.
 
     It grows as TCP's window does: by one for each success, which doubles it each round, up to half of what the provider
     last bore before it failed; from there on by one for as many successes as it allows calls. Calls wait in order. Used
@@ -21,6 +28,7 @@ class AdaptiveLimit:
         self._limit = self._threshold = self._most
         # Successes that are lacking until the limit counts as borne: as many as it allowed when it was last reduced.
         self._unproven = 0
+        self._tolerated = 0.0
         self._running = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._reduced_at = float("-inf")
@@ -60,6 +68,7 @@ class AdaptiveLimit:
     def succeeded(self) -> None:
         """Note that the provider has answered a call."""
         self._unproven -= 1
+        self._tolerated = min(MOST_TOLERATED, self._tolerated + TOLERATED_SHARE)
         step = 1.0 if self._limit < self._threshold else 1.0 / self._limit
         self._limit = min(self._most, self._limit + step)
         self._wake()
@@ -70,6 +79,9 @@ class AdaptiveLimit:
         A call that began before the limit was last reduced tells nothing about the limit that there is now.
         """
         if began < self._reduced_at:
+            return
+        if self._tolerated >= 1:
+            self._tolerated -= 1
             return
         self._reduced_at = self.now()
         half = max(1.0, self._limit / 2)
