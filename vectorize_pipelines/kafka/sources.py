@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from vectorize_pipelines.kafka.clients import consumer, kafka_errors, retry
 from vectorize_pipelines.kafka.followed import FollowedTopic
@@ -61,6 +61,13 @@ class LostRange:
 
     def __str__(self) -> str:
         return f"{self.topic}, partition {self.partition}, offsets {self.begin} to {self.end - 1}"
+
+
+class CommittedNote(NamedTuple):
+    """A committed offset, and what was kept with it (`TransactionalProducer.send`)."""
+
+    offset: int
+    note: str
 
 
 class MessageSource(ABC):
@@ -152,6 +159,10 @@ class DrainSource(MessageSource):
     def ends_at(self) -> Mapping[PartitionId, int]:
         return {place: offset for lane in self._lanes for place, offset in lane.ends.items()}
 
+    def notes(self) -> Mapping[PartitionId, CommittedNote]:
+        """Return what was kept with the committed offsets from which reading begins."""
+        return {place: note for lane in self._lanes for place, note in lane.notes.items()}
+
     def close(self) -> None:
         for lane in self._lanes:
             lane.consumer.close()
@@ -165,6 +176,7 @@ class _Beginning:
     committed: int
     low: int
     high: int
+    note: str
 
     @property
     def offset(self) -> int:
@@ -179,6 +191,7 @@ class _Lane:
         # Where the broker has deleted what is to be read next, that is told: see `_go_on_after_deletion`.
         self.consumer = consumer(settings, **_TELL_ENDS, **{"auto.offset.reset": "error"})
         self.lost: list[LostRange] = []
+        self.notes: dict[PartitionId, CommittedNote] = {}
         self._settings = settings
         self._seconds = settings.request_seconds
         self._topic = topic
@@ -247,7 +260,8 @@ class _Lane:
             if offset > high:  # of a topic that was deleted and made again
                 offset = low
             # Negative where nothing has been committed yet.
-            found.append(_Beginning(partition.partition, offset if offset >= 0 else low, low, high))
+            note = "" if offset != partition.offset else partition.metadata or ""
+            found.append(_Beginning(partition.partition, offset if offset >= 0 else low, low, high, note))
         return found
 
     def _take_up(self, beginnings: "Sequence[_Beginning]", assign: "Callable[[list[TopicPartition]], None]") -> None:
@@ -259,6 +273,7 @@ class _Lane:
             place = (self._topic, each.number)
             self._positions[place] = each.offset
             self._ends[place] = each.high
+            self.notes[place] = CommittedNote(each.committed, each.note)
             self._note_lost(each.number, each.committed, each.low)
 
     def _take_up_new(self) -> list[int]:
@@ -271,12 +286,17 @@ class _Lane:
         """The next message of a partition is not there any more: reads on from the first one that is."""
         from confluent_kafka import TopicPartition
 
-        low, _ = _bounds(self._settings, self.consumer, TopicPartition(*place))
-        self._note_lost(place[1], self._positions[place], low)
-        self._positions[place] = low
+        low, high = _bounds(self._settings, self.consumer, TopicPartition(*place))
+        position = self._positions[place]
+        self._note_lost(place[1], position, low)
+        # Of a topic that was deleted and made again everything is read. A client may also tell of a deletion where
+        # there was none, after its broker has started again: what was read already would come a second time.
+        offset = position if low <= position <= high else low
+        logger.warning("%s, partition %d, is read on from offset %d, after %d", *place, offset, position)
+        self._positions[place] = offset
         self._ended.discard(place)
         self.consumer.incremental_unassign([TopicPartition(*place)])
-        self.consumer.incremental_assign([TopicPartition(*place, low)])
+        self.consumer.incremental_assign([TopicPartition(*place, offset)])
 
     def _note_lost(self, number: int, position: int, low: int) -> None:
         if low > position:

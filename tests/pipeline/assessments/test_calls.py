@@ -56,7 +56,7 @@ class Calling:
     def __init__(self, model: Model, concurrency: int):
         self.model = model
         self.window = TaskWindow(10_000, 10**9)
-        self.window.begin({PLACE: 0})
+        self.window.begin({PLACE: 0}, {})
         judge = Judge(Settings(), "run")
         self.calls = Calls(self.window, judge, model.opened, concurrency, ProviderOutage(SECONDS))
         self._offset = 0

@@ -92,20 +92,30 @@ def test_metadata_of_somebody_else_says_that_nothing_is_done() -> None:
         assert all(offset not in FinishedOffsets.parse(5, metadata) for offset in range(50))
 
 
-@given(st.lists(st.integers(0, 40), min_size=1, unique=True))
-def test_a_run_goes_on_where_another_ended(done: list[int]) -> None:
-    """Its own metadata also tells of what the run before had done."""
-    first = PartitionProgress(0)
-    for offset in range(41):
-        first.read(offset)
-    for offset in done:
-        first.finish(offset)
-    known = FinishedOffsets.parse(first.finished, first.metadata())
-    second = PartitionProgress(first.finished)
-    for offset in range(first.finished, 41):
-        if offset in known:
-            second.pass_to(offset + 1)
-        else:
-            second.read(offset)
-    assert second.finished == first.finished
-    assert second.metadata() == first.metadata()
+#: Of each run in a row: how many messages it reads before it is killed.
+_RUNS = st.lists(st.integers(0, 200), min_size=1, max_size=6)
+
+
+@given(_RUNS, st.randoms(use_true_random=False), st.integers(0, 2**40))
+def test_no_run_forgets_what_those_before_it_have_done(runs: list[int], chance: random.Random, begin: int) -> None:
+    """However little of it a run reads before it commits something and is killed."""
+    messages = [begin + offset for offset in range(400) if chance.random() < 0.8]
+    done: set[int] = set()
+    committed, metadata = begin, ""
+    for count in runs:
+        earlier = FinishedOffsets.parse(committed, metadata)
+        progress = PartitionProgress(committed, earlier)
+        unread = [offset for offset in messages if offset >= committed and offset not in earlier]
+        assert done.isdisjoint(unread), "none is dealt with twice"
+        taken = unread[:count]
+        for offset in taken:
+            progress.read(offset)
+        if chance.random() < 0.5:
+            progress.pass_to(min(unread[count:], default=begin + 403))
+        for offset in chance.sample(taken, chance.randint(0, len(taken))):
+            progress.finish(offset)
+            done.add(offset)
+        committed, metadata = progress.finished, progress.metadata()
+        assert len(metadata) <= MOST_CHARACTERS
+        found = FinishedOffsets.parse(committed, metadata)
+        assert {offset for offset in messages if offset < committed or offset in found} == done

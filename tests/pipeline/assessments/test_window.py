@@ -40,7 +40,7 @@ def test_in_whatever_order_tasks_are_done_no_offset_is_committed_before_what_lie
 ) -> None:
     counts = {partition: data.draw(st.integers(0, 12)) for partition in range(3)}
     window = TaskWindow(1000, 1000)
-    window.begin({("tasks", partition): 100 for partition in counts})
+    window.begin({("tasks", partition): 100 for partition in counts}, {})
     tasks = [
         pending(100 + offset, partition=partition) for partition, count in counts.items() for offset in range(count)
     ]
@@ -80,7 +80,7 @@ def test_reading_waits_for_room_in_tasks_and_in_bytes() -> None:
 
 def test_a_partition_with_much_that_is_not_done_waits() -> None:
     window = TaskWindow(10**6, 10**9)
-    window.begin({("tasks", 0): 0})
+    window.begin({("tasks", 0): 0}, {})
     window.add([pending(BLOCK_OFFSETS * number) for number in range(MOST_BLOCKS)], {("tasks", 0): 10**9})
     assert not window.wait_for_room(0)
     first = window.take()
@@ -166,7 +166,7 @@ def test_what_is_over_time_is_given_once() -> None:
 
 def test_after_stop_nothing_begins_and_what_was_begun_is_told() -> None:
     window = TaskWindow(10, 100)
-    window.begin({("tasks", 0): 0})
+    window.begin({("tasks", 0): 0}, {})
     window.add([pending(0, timestamp_ms=2), pending(1, timestamp_ms=1)], {("tasks", 0): 2})
     begun = window.take()
     assert begun is not None

@@ -27,14 +27,62 @@ _MOST_BYTES = (MOST_CHARACTERS - len(_FORM)) // 4 * 3
 MOST_BLOCKS = (_MOST_BYTES - _OFFSET_BYTES) // (_NUMBER_BYTES + _BLOCK_BYTES)
 
 
+class FinishedOffsets:
+    """The messages of a partition that earlier runs have done, behind the offset that they committed.
+
+    first, end  they lie between; what lies there and is not pending is done
+    pending     number of a block -> those that are not done, as bits; the blocks in rising order
+    """
+
+    def __init__(self, first: int, end: int, pending: Mapping[int, int]):
+        self._first = first
+        self.end = end
+        self._pending = pending
+
+    @classmethod
+    def parse(cls, committed: int, metadata: str | None) -> "FinishedOffsets":
+        """Return those in the metadata of a committed offset.
+
+        None where the metadata is of another form: somebody else set the offset, and wants what lies behind it again.
+        """
+        if not metadata or not metadata.startswith(_FORM):
+            return cls(committed, committed, {})
+        try:
+            told = base64.b64decode(metadata[len(_FORM) :], validate=True)
+            return cls(committed, *_parsed(committed, told))
+        except (binascii.Error, IndexError):
+            return cls(committed, committed, {})
+
+    def pending_from(self, position: int) -> dict[int, int]:
+        """Return those that are not done and lie at this offset or behind it, as bits by the number of their block."""
+        if position >= self.end:
+            return {}
+        first, place = divmod(position, BLOCK_OFFSETS)
+        found = {block: bits for block, bits in self._pending.items() if block >= first}
+        if first in found:
+            found[first] &= -1 << place
+            if not found[first]:
+                del found[first]
+        return found
+
+    def __contains__(self, offset: int) -> bool:
+        block, place = divmod(offset, BLOCK_OFFSETS)
+        return self._first <= offset < self.end and not self._pending.get(block, 0) >> place & 1
+
+
+NOTHING_FINISHED = FinishedOffsets(0, 0, {})
+
+
 class PartitionProgress:
     """The offsets of one partition that were read, and those of them that are done.
 
     position  the next offset to read
+    earlier   what runs before had done behind the offset from which reading begins: told again until it is read
     """
 
-    def __init__(self, position: int):
+    def __init__(self, position: int, earlier: FinishedOffsets = NOTHING_FINISHED):
         self.position = position
+        self._earlier = earlier
         # Of each block with messages that are not done, these, as bits. In the order of the offsets, in which they
         # are read: the first is the lowest.
         self._pending: OrderedDict[int, int] = OrderedDict()
@@ -42,13 +90,16 @@ class PartitionProgress:
     @property
     def finished(self) -> int:
         """Return the offset before which everything is done."""
-        for block, bits in self._pending.items():
-            return block * BLOCK_OFFSETS + (bits & -bits).bit_length() - 1
-        return self.position
+        for block, bits in self._pending.items() or self._earlier.pending_from(self.position).items():
+            return _lowest(block, bits)
+        return self._end
 
     @property
     def room(self) -> int:
-        """Return how many messages more may be read, wherever they lie: what is not done has to fit into metadata."""
+        """Return how many messages more may be read, wherever they lie: what is not done has to fit into metadata.
+
+        What runs before left takes none: it fitted, and until all of it is read nothing else is.
+        """
         return MOST_BLOCKS - len(self._pending)
 
     def read(self, offset: int) -> None:
@@ -72,46 +123,23 @@ class PartitionProgress:
 
     def metadata(self) -> str:
         """Return what is done behind `finished`, for `FinishedOffsets.parse`; empty where nothing is."""
+        pending = dict(self._pending)
+        for block, bits in self._earlier.pending_from(self.position).items():
+            pending[block] = pending.get(block, 0) | bits
         first = self.finished
-        if sum(bits.bit_count() for bits in self._pending.values()) == self.position - first:
+        if sum(bits.bit_count() for bits in pending.values()) == self._end - first:
             return ""
-        told = _number(self.position - first)
+        told = _number(self._end - first)
         block = first // BLOCK_OFFSETS
-        for each, bits in self._pending.items():
+        for each, bits in pending.items():
             told += _number(each - block) + bits.to_bytes(_BLOCK_BYTES, "little")
             block = each + 1
         return _FORM + base64.b64encode(told).decode()
 
-
-class FinishedOffsets:
-    """The messages of a partition that earlier runs have done, behind the offset that they committed.
-
-    first, end  they lie between; what lies there and is not pending is done
-    pending     number of a block -> those that are not done, as bits
-    """
-
-    def __init__(self, first: int, end: int, pending: Mapping[int, int]):
-        self._first = first
-        self._end = end
-        self._pending = pending
-
-    @classmethod
-    def parse(cls, committed: int, metadata: str | None) -> "FinishedOffsets":
-        """Return those in the metadata of a committed offset.
-
-        None where the metadata is of another form: somebody else set the offset, and wants what lies behind it again.
-        """
-        if not metadata or not metadata.startswith(_FORM):
-            return cls(committed, committed, {})
-        try:
-            told = base64.b64decode(metadata[len(_FORM) :], validate=True)
-            return cls(committed, *_parsed(committed, told))
-        except (binascii.Error, IndexError):
-            return cls(committed, committed, {})
-
-    def __contains__(self, offset: int) -> bool:
-        block, place = divmod(offset, BLOCK_OFFSETS)
-        return self._first <= offset < self._end and not self._pending.get(block, 0) >> place & 1
+    @property
+    def _end(self) -> int:
+        """The offset behind all that this run or one before it has read."""
+        return max(self.position, self._earlier.end)
 
 
 def _parsed(committed: int, told: bytes) -> tuple[int, dict[int, int]]:
@@ -146,3 +174,8 @@ def _read_number(told: bytes, at: int) -> tuple[int, int]:
         value |= (told[at] & 0x7F) << shift
         shift, at = shift + 7, at + 1
     return value | told[at] << shift, at + 1
+
+
+def _lowest(block: int, bits: int) -> int:
+    """Return the first offset of those in a block."""
+    return block * BLOCK_OFFSETS + (bits & -bits).bit_length() - 1

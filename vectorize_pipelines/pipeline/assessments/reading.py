@@ -82,7 +82,7 @@ class TaskReading:
         self.messages = 0
         self.lag = 0
         self.why_ended = ""
-        window.begin(source.begins_at())
+        window.begin(source.begins_at(), finished)
 
     def start(self) -> None:
         """Begin to read."""

@@ -1,17 +1,13 @@
 """Opens runs over assessment tasks: those that wait in the topic, or those of some days."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import partial
 
 from vectorize_pipelines.core.days import Days
-from vectorize_pipelines.kafka.clients import retry
 from vectorize_pipelines.kafka.followed import ASSESSMENTS, followed_topic
-from vectorize_pipelines.kafka.lag import offset_reader
 from vectorize_pipelines.kafka.lookup import MessageLookup
-from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
 from vectorize_pipelines.kafka.topics import Family, compression_of, create_topics
 from vectorize_pipelines.kafka.transactions import TransactionalProducer
@@ -60,7 +56,7 @@ def open_drain(settings: Settings, request: DrainRequest, open_model: OpenModel)
         policy = request.stop_policy(kafka.drain)
         lookup = MessageLookup(kafka)
         resources.callback(lookup.close)
-        finished = _finished(kafka, source.begins_at())
+        finished = {place: FinishedOffsets.parse(*found) for place, found in source.notes().items()}
         days = partial(_days, settings)
         reading = TaskReading(window, source, assessments, policy, days, finished, lookup=lookup)
         return _run(settings, request.run_id, window, reading, results, source, open_model, resources)
@@ -134,30 +130,6 @@ def _families(settings: Settings) -> tuple[Family, ...]:
 
 def _is_searchable(settings: Settings) -> bool:
     return settings.assessments.collection is not None or settings.assessments.image_collection is not None
-
-
-def _finished(settings: KafkaSettings, begins: Mapping[PartitionId, int]) -> dict[PartitionId, FinishedOffsets]:
-    """Return what earlier runs have done behind the offsets that they committed."""
-    from confluent_kafka import TopicPartition
-
-    if not begins:
-        return {}
-    reader = offset_reader(settings)
-    try:
-        committed = retry(
-            settings,
-            f"asking for the offsets of the group {settings.group}",
-            lambda: reader.committed([TopicPartition(*place) for place in begins], timeout=settings.request_seconds),
-        )
-    finally:
-        reader.close()
-    return {
-        (each.topic, each.partition): FinishedOffsets.parse(each.offset, each.metadata)
-        for each in committed
-        # A committed offset before where reading begins, or behind it, is that of messages which are not there any
-        # more, or of a topic that was deleted and made again.
-        if 0 <= each.offset <= begins[each.topic, each.partition]
-    }
 
 
 def _days(settings: Settings) -> Days:

@@ -21,7 +21,12 @@ from vectorize_pipelines.kafka.partitions import PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.messaging.assessments import AssessmentTaskMessage
 from vectorize_pipelines.pipeline.assessments.pending import ASIDE_BYTES, PendingTask
-from vectorize_pipelines.pipeline.assessments.progress import MOST_BLOCKS, PartitionProgress
+from vectorize_pipelines.pipeline.assessments.progress import (
+    MOST_BLOCKS,
+    NOTHING_FINISHED,
+    FinishedOffsets,
+    PartitionProgress,
+)
 
 
 class Room(NamedTuple):
@@ -61,10 +66,11 @@ class TaskWindow:
 
     # The reading thread
 
-    def begin(self, positions: Mapping[PartitionId, int]) -> None:
-        """Note where reading begins in each partition."""
+    def begin(self, positions: Mapping[PartitionId, int], earlier: Mapping[PartitionId, FinishedOffsets]) -> None:
+        """Note where reading begins in each partition, and what runs before had done behind that."""
         with self._lock:
-            self._partitions.update({place: PartitionProgress(position) for place, position in positions.items()})
+            for place, position in positions.items():
+                self._partitions[place] = PartitionProgress(position, earlier.get(place, NOTHING_FINISHED))
 
     def wait_for_room(self, seconds: float) -> Room | None:
         """Return how much more may be read, after waiting so long for any; None: nothing, as always after `stop`."""
