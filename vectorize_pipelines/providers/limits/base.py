@@ -29,7 +29,7 @@ class Windows:
 
     second: float = 1.0
     minute: float = 60.0
-    second_margin: float = 0.035
+    second_margin: float = 0.045
     minute_margin: float = 0.5
     #: The margin of the short window grows to this where it costs nothing, since the long one limits the key anyway.
     second_margin_most: float = 0.25
