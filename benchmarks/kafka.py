@@ -5,7 +5,6 @@
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -13,12 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
-
 from benchmarks.figures import PROJECT_ROOT, Figure, python
 from benchmarks.flat import short_texts
 from benchmarks.passages import passages
-from tests.commands import COMMAND
 from tests.servers.kafka import Server
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import producer
@@ -30,8 +26,6 @@ MESSAGES_WITH_MODEL = 6_000
 WORDS = 110
 MESSAGES_FOR_MEMORY = 1_000_000
 LATENCY_SECONDS = 20
-COLD_SECONDS = 120
-COLD_STARTS = 5
 
 
 def run(place: Path) -> list[Figure]:
@@ -66,7 +60,7 @@ def latency(place: Path, server: Server, rate: float) -> list[Figure]:
 
     The run has stored something before: how long a run takes to begin is another figure.
     """
-    settings = _settings(place / "home-latency", server, "latency")
+    settings = settings_of(place / "home-latency", server, "latency")
     create_topics(settings.kafka)
     child = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.kafka_run", str(settings.home), server.bootstrap_servers, "latency", "null"],
@@ -76,7 +70,7 @@ def latency(place: Path, server: Server, rate: float) -> list[Figure]:
         env={**os.environ, "IDLE_SECONDS": "5"},
         text=True,
     )
-    _send(settings, ["a text that warms the run up"])
+    send(settings, ["a text that warms the run up"])
     assert child.stdout is not None, "it is a pipe"
     assert child.stdout.readline().strip() == "warm", "the run says when it has stored something"
     _send_at(settings, short_texts(int(rate / 2 * _capped(LATENCY_SECONDS, 3))), rate / 2)
@@ -100,95 +94,11 @@ def memory(place: Path, server: Server) -> Figure:
     return Figure("kafka: memory", measured, "≤ 1.2 times", ratio <= 1.2)
 
 
-def cold_start(place: Path) -> list[Figure]:
-    """From a message's sending to its row, while no run is active: `make dev` and its sensors as users have them."""
-    with Server(place / "kafka", compiling=()) as server:
-        settings = _settings(place / "home", server, "cold")
-        create_topics(settings.kafka)
-        environment = {
-            **os.environ,
-            "VECTORIZE_HOME": str(settings.home),
-            "VECTORIZE_GATEWAY__METRICS_PORT": "0",
-            "VECTORIZE_KAFKA__BOOTSTRAP_SERVERS": server.bootstrap_servers,
-            "VECTORIZE_KAFKA__TOPIC_PREFIX": "cold",
-        }
-        dagster = subprocess.Popen(
-            [*COMMAND, "serve", "--with-daemon", "--port", "3997"],
-            cwd=PROJECT_ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            _wait_for_row(settings, "warm-up")
-            starts = [_cold_start(settings, number) for number in range(COLD_STARTS)]
-        finally:
-            dagster.terminate()
-            dagster.wait()
-    _show_stages(starts)
-    seconds = [start[-1][1] for start in starts]
-    measured = f"{statistics.median(seconds):.1f} s, at most {max(seconds):.1f} s of {len(seconds)} times"
-    return [Figure("kafka: cold, from sending to the row", measured, "< 6 s", max(seconds) < 6)]
-
-
-def _cold_start(settings: Settings, number: int) -> list[tuple[str, float]]:
-    """What had happened how many seconds after a text was sent; the last is that its row is there.
-
-    The sensor's ticks begin every 20 s: the texts of several starts come at different places between them.
-    """
-    time.sleep(settings.kafka.drain.idle_seconds + 12 + 3.7 * number)  # until the last run has ended
-    sent = time.time()
-    seconds = _wait_for_row(settings, f"measured-{number}")
-    with dg.DagsterInstance.from_config(str(settings.home / "dagster")) as instance:
-        run = instance.get_run_records(limit=1)[0]
-        first: dict[str, float] = {}
-        for event in instance.all_logs(run.dagster_run.run_id):
-            if event.dagster_event is not None:
-                first.setdefault(event.dagster_event.event_type_value, event.timestamp - sent)
-    launched = run.create_timestamp.timestamp() - sent
-    return [
-        ("the sensor has seen it", launched),
-        ("the queue has let the run go", first["PIPELINE_STARTING"]),
-        ("its process runs", first["ENGINE_EVENT"]),
-        ("Dagster executes the step", first["STEP_START"]),
-        ("its row is in the store", seconds),
-    ]
-
-
-def _show_stages(starts: list[list[tuple[str, float]]]) -> None:
-    """A table of the medians."""
-    before = 0.0
-    print("cold start, seconds after sending (median):")
-    for stage in zip(*starts, strict=True):
-        after = statistics.median(seconds for _, seconds in stage)
-        print(f"  {stage[0][0]:30} {after:5.2f}  (+{after - before:.2f})")
-        before = after
-
-
-def _wait_for_row(settings: Settings, task_id: str) -> float:
-    """Sends one text, and gives the seconds until its row can be found."""
-    from vectorize_pipelines.errors import CollectionNotFoundError
-    from vectorize_pipelines.stores import open_store
-    from vectorize_pipelines.stores.filters.expressions import In
-
-    store = open_store(settings.store, settings.home)
-    started = time.perf_counter()
-    _send(settings, [f"a text called {task_id}"], task_ids=[task_id])
-    while time.perf_counter() - started < COLD_SECONDS:
-        try:
-            if store.count(settings.kafka.text_collection, In("source_id", (task_id,))):
-                return time.perf_counter() - started
-        except CollectionNotFoundError:
-            pass
-        time.sleep(0.02)
-    raise TimeoutError(f"{task_id} was not stored within {COLD_SECONDS} s: is the sensor of the text topic on?")
-
-
 def _drained(place: Path, server: Server, encoder: str, texts: list[str], name: str | None = None) -> dict[str, Any]:
     """Sends the texts, drains them in a process of its own, and gives what `kafka_run` prints."""
     prefix = name or encoder
-    settings = _settings(place / f"home-{prefix}", server, prefix)
-    _send(settings, texts)
+    settings = settings_of(place / f"home-{prefix}", server, prefix)
+    send(settings, texts)
     outcome: dict[str, Any] = json.loads(
         python(
             "-m", "benchmarks.kafka_run", settings.home, server.bootstrap_servers, prefix, encoder
@@ -198,12 +108,12 @@ def _drained(place: Path, server: Server, encoder: str, texts: list[str], name: 
     return outcome
 
 
-def _settings(home: Path, server: Server, prefix: str) -> Settings:
+def settings_of(home: Path, server: Server, prefix: str) -> Settings:
     kafka = {"bootstrap_servers": server.bootstrap_servers, "topic_prefix": prefix}
     return load_settings({}, home=home, kafka=kafka)
 
 
-def _send(settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
+def send(settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
     create_topics(settings.kafka)
     client = producer(settings.kafka)
     topic = TopicNames(settings.kafka.topic_prefix).requests(Modality.TEXT)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import assessments, encoders, first_vector, flat, http, images, kafka, keys, stores
+from benchmarks import assessments, encoders, first_vector, flat, http, images, kafka, kafka_idle, keys, stores
 from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from tests.servers import postgresql
@@ -165,7 +165,8 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "flat": flat.run,
     "stores": stores.run,
     "kafka": kafka.run,
-    "kafka-cold": kafka.cold_start,
+    "kafka-cold": kafka_idle.cold,
+    "kafka-warm": kafka_idle.warm,
     "http": http.run,
     "http-ledger": http.ledger.run,
     "keys": keys.run,
