@@ -200,9 +200,10 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
 
 def _store(settings: Settings) -> Iterator[Finding]:
     from vectorize_pipelines.cli.collections import DAMAGED_REMEDY
+    from vectorize_pipelines.state.table_locks import TableLocks
     from vectorize_pipelines.stores import open_store
 
-    store = open_store(settings.store, settings.home)
+    store = open_store(settings.store, settings.home, TableLocks(settings))
     damaged = store.damaged()
     collections = [each for each in store.collections() if each.physical not in damaged]
     names = ", ".join(f"{each.name} ({store.count(each.name)} rows)" for each in collections)

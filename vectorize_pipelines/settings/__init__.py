@@ -23,7 +23,13 @@ from vectorize_pipelines.settings.loading import (
 from vectorize_pipelines.settings.models import DEFAULT_TEXT_MODEL, EncoderSettings
 from vectorize_pipelines.settings.providers import DEFAULT_PROVIDER, Price, ProvidersSettings
 from vectorize_pipelines.settings.running import CallbackSettings, PipelineSettings
-from vectorize_pipelines.settings.stores import QdrantSettings, StoreSettings, WeaviateSettings
+from vectorize_pipelines.settings.stores import (
+    ENV_REFERENCE,
+    LanceDBSettings,
+    QdrantSettings,
+    StoreSettings,
+    WeaviateSettings,
+)
 
 __all__ = [
     "COLLECTION_CHARACTERS",
@@ -32,6 +38,7 @@ __all__ = [
     "DEFAULT_PROVIDER",
     "DEFAULT_TEXT_MODEL",
     "DOTENV_FILE",
+    "ENV_REFERENCE",
     "LEGACY_NAMES",
     "LEGACY_WITHOUT_EFFECT",
     "PREFIX",
@@ -46,6 +53,7 @@ __all__ = [
     "GallerySettings",
     "GatewaySettings",
     "KafkaSettings",
+    "LanceDBSettings",
     "PipelineSettings",
     "Price",
     "ProvidersSettings",

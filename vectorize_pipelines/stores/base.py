@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vectorize_pipelines.settings import StoreSettings
+    from vectorize_pipelines.state.table_locks import TableLocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,14 @@ class VectorStore(ABC):
     @abstractmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
         """Open the store that the settings name, once a process; `home` is VECTORIZE_HOME."""
+
+    def use_table_locks(self, locks: "TableLocks") -> None:
+        """Serialise writers by the installation's locks. Called by `open_store`, right after `open`.
+
+        For stores to whose files several machines write, without a server between them; `close` closes the locks then.
+        Others serialise their writers themselves and have nothing to do here.
+        """
+        locks.close()
 
     @abstractmethod
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:

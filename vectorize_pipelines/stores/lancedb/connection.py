@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any
 
+from vectorize_pipelines.stores.lancedb.location import Location
+
 # LanceDB offers no arguments for these. By default it reads up to 2 GiB ahead, and several fragments at once:
 # compacting 300,000 rows of 384 dimensions then took 420 MB over the process's own size, with these 180 MB, and
 # a flat search of as many became a quarter faster. Its log goes to standard error and warns of every new table.
@@ -26,7 +28,7 @@ _M_ARENA_MAX = -8
 _ARENAS = 2
 
 
-def connect(location: str) -> Any:
+def connect(location: Location) -> Any:
     """Return a connection of `lancedb`; raises what LanceDB raises."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -38,7 +40,7 @@ def connect(location: str) -> Any:
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
-    return lancedb.connect(location, session=session)
+    return lancedb.connect(location.uri, session=session, storage_options=dict(location.options) or None)
 
 
 def _import_lancedb() -> Any:
