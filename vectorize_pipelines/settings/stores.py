@@ -33,8 +33,8 @@ class LanceDBSettings(Section):
     storage_options: Annotated[dict[str, str], BeforeValidator(_as_options)] = Field(
         {},
         description="of an object store, as LanceDB names them: `{endpoint: https://minio:9000, region: us-east-1, "
-        "access_key_id: …, secret_access_key: env:NAME}`; `env:NAME` is the value of that variable, the only way to give "
-        "a secret; what is not given is taken from the environment (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, …)",
+        "access_key_id: …, secret_access_key: env:NAME}`; `env:NAME` is the value of that variable, the only way to "
+        "give a secret; what is not given is taken from the environment (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, …)",
     )
 
     @field_validator("storage_options")
@@ -138,8 +138,8 @@ class StoreSettings(Section):
     kind: str = Field("lancedb", description="lancedb, qdrant, weaviate, or a store plugged in through an entry point")
     url: str | None = Field(
         None,
-        description="address of a store server; a folder or the URI of an object store (s3://bucket/path, gs://, az://) "
-        "for lancedb, a folder for qdrant",
+        description="address of a store server; a folder or the URI of an object store (s3://bucket/path, gs://, "
+        "az://) for lancedb, a folder for qdrant",
     )
     grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
     api_key: SecretStr | None = Field(None, description="key of a store server")

@@ -33,7 +33,7 @@ class TableLocks:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._database: "Database | None" = None
+        self._database: Database | None = None
         self._opening = threading.Lock()
 
     def is_of_one_machine(self) -> bool:

@@ -40,16 +40,6 @@ class Aliases:
             self._read = (newest, aliases)
         return dict(aliases)
 
-    def point(self, name: str, physical: str) -> None:
-        """Point an alias at a physical name; the table is there."""
-        row = pa.Table.from_pylist([{"name": name, "physical": physical}], schema=SCHEMA)
-        merge_once(self._database.open_table(ALIASES), "name", row)
-
-    def remove(self, physical: str) -> None:
-        """Remove the aliases of a physical name; the table is there."""
-        quoted = physical.replace("'", "''")
-        delete_once(self._database.open_table(ALIASES), f"physical = '{quoted}'")
-
     def _newest_version(self) -> int | None:
         """Return the newest version in an object store, by one request; None where there is none."""
         if self._table is None:
@@ -78,3 +68,14 @@ class Aliases:
 def is_not_found(error: ValueError) -> bool:
     """Return whether LanceDB says with this that there is no such table."""
     return "was not found" in str(error)
+
+
+def point(aliases: Any, name: str, physical: str) -> None:
+    """Point an alias at a physical name, in the table as the caller has opened it before it was certain of its lock."""
+    merge_once(aliases, "name", pa.Table.from_pylist([{"name": name, "physical": physical}], schema=SCHEMA))
+
+
+def remove(aliases: Any, physical: str) -> None:
+    """Remove the aliases of a physical name, likewise."""
+    quoted = physical.replace("'", "''")
+    delete_once(aliases, f"physical = '{quoted}'")

@@ -60,8 +60,8 @@ class Location:
             )
         if options:
             raise SettingsError(
-                f"store.lancedb.storage_options are those of an object store, and store.url names none: give a URI with "
-                f"one of {', '.join(OBJECT_STORES)}, or leave them out"
+                f"store.lancedb.storage_options are those of an object store, and store.url names none: give a URI "
+                f"with one of {', '.join(OBJECT_STORES)}, or leave them out"
             )
         path = Path(url2pathname(urlsplit(uri).path)) if scheme else Path(uri)
         return cls.folder(path.expanduser().absolute())

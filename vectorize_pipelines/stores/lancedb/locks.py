@@ -1,4 +1,4 @@
-"""The locks of tables: each writer of a table holds its lock, and says so again before it commits. Called by `catalogue`.
+"""The locks of tables: each writer of a table holds its lock, and checks it before it commits. Called by `catalogue`.
 
 In a folder they are files beside the tables. In an object store, which has no locks, they are those of the installation
 (`state.table_locks`), which every machine takes that writes there.

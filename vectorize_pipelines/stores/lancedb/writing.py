@@ -1,11 +1,11 @@
 """Rows into a LanceDB table: appended where their ids are certainly new, else merged by id. Called by `store`.
 
 The caller holds the table's lock. In a directory that keeps every other writer away. In an object store it is a lease,
-which goes to another writer when its holder is stalled; then the commit must fail when the holder goes on. LanceDB makes
-certain that nobody commits the same version, by a conditional write, and puts a commit behind those that came before it
-unless they conflict: where both changed or deleted the same row, and where both inserted the same `id`, which is the
-table's (unenforced) primary key. By itself LanceDB then does all of it again with the rows as they are now, also what
-they must not become any more: so it is told not to.
+which goes to another writer when its holder is stalled: what the holder writes when it goes on must fail. So it opens
+the table, makes certain of the lease, and then writes to the version that it has opened. LanceDB commits by a
+conditional write, so that each version is one writer's, and puts a commit behind those that came before it unless they
+conflict: both have changed or deleted the same row, or both have inserted the same `id`, which is the table's
+(unenforced) primary key. By itself LanceDB then writes once more, over what the other one wrote: so it is told not to.
 """
 
 from concurrent.futures import ThreadPoolExecutor, wait
