@@ -38,7 +38,7 @@ def open_store(settings: "StoreSettings", home: Path, locks: "TableLocks | None"
         if lacking is not None:
             raise SettingsError(lacking)
     store = _load(entry).open(settings, home)
-    if locks is not None:
+    if locks is not None and store.needs_table_locks:
         store.use_table_locks(locks)
     return store
 

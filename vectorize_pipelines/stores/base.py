@@ -84,19 +84,20 @@ class VectorStore(ABC):
     #: Whether a write that was cut off can leave rows that some queries do not find, and that an upsert of the same
     #: content leaves so. Then the ids of every write are noted until it has ended, and `repair` is called for the rest.
     needs_repair: ClassVar[bool] = False
+    #: Whether several machines write to the store's files, with no server between them: their writers then take turns by
+    #: the installation's locks, and without these it can only be read.
+    needs_table_locks: bool = False
 
     @classmethod
     @abstractmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
         """Open the store that the settings name, once a process; `home` is VECTORIZE_HOME."""
 
-    def use_table_locks(self, locks: "TableLocks") -> None:
-        """Serialise writers by the installation's locks. Called by `open_store`, right after `open`.
+    def use_table_locks(self, locks: "TableLocks") -> None:  # noqa: B027 (only for stores that need them)
+        """Serialise writers by the installation's locks, which `close` closes, too.
 
-        For stores to whose files several machines write, without a server between them; `close` closes the locks then.
-        Others serialise their writers themselves and have nothing to do here.
+        Called by `open_store` where `needs_table_locks`, right after `open`.
         """
-        locks.close()
 
     @abstractmethod
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:

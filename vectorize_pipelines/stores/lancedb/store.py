@@ -104,6 +104,7 @@ class LanceDBStore(VectorStore):
 
     def __init__(self, location: Location, *, maintenance: Maintenance | None = None) -> None:
         self._location = location
+        self.needs_table_locks = location.directory is None
         self._shown_location = location.shown
         self._schedule = MaintenanceSchedule(maintenance or Maintenance())
         self._processes = MaintenanceProcesses(location)
@@ -116,10 +117,7 @@ class LanceDBStore(VectorStore):
         self._durability = self._tables.durability
 
     def use_table_locks(self, locks: "TableLocks") -> None:
-        """See `VectorStore`. A folder has locks of its own, which every machine sees that shares it."""
-        if self._location.directory is not None:
-            locks.close()
-            return
+        """See `VectorStore`; for an object store. A folder has locks of its own."""
         self._tables.locks = InstallationLocks(self._shown_location, locks)
 
     # ---- collections
