@@ -4,18 +4,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vectorize_pipelines.settings import StoreSettings, load_settings
 from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import conformance, open_store
 from vectorize_pipelines.stores.base import VectorStore
+from vectorize_pipelines.stores.conformance import suite
+from vectorize_pipelines.stores.conformance.records import Row
+from vectorize_pipelines.stores.filters.expressions import Filter
 
 
 class _OnObjectStore:
     @pytest.fixture
     def open_again(self, bucket_store: StoreSettings, tmp_path: Path) -> Callable[[], VectorStore]:
-        settings = load_settings({}, home=tmp_path / "home")
-        return lambda: open_store(bucket_store, settings.home, TableLocks(settings))
+        installation = load_settings({}, home=tmp_path / "home")
+        return lambda: open_store(bucket_store, installation.home, TableLocks(installation))
 
 
 class TestCollections(_OnObjectStore, conformance.Collections):
@@ -31,7 +36,17 @@ class TestSearch(_OnObjectStore, conformance.Search):
 
 
 class TestFilters(_OnObjectStore, conformance.Filters):
-    pass
+    @settings(max_examples=4)
+    @given(
+        generated=st.lists(suite.generated_rows, min_size=1, max_size=12), wheres=st.lists(suite.filters, min_size=4)
+    )
+    def test_filters_mean_what_the_reference_says(
+        self, store: VectorStore, generated: list[Row], wheres: list[Filter]
+    ) -> None:
+        """With few examples: what evaluates a filter is the same in a folder."""
+        conformance.Filters.test_filters_mean_what_the_reference_says.hypothesis.inner_test(  # type: ignore[attr-defined]
+            self, store, generated, wheres
+        )
 
 
 class TestHistories(_OnObjectStore, conformance.Histories):

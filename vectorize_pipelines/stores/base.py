@@ -84,8 +84,8 @@ class VectorStore(ABC):
     #: Whether a write that was cut off can leave rows that some queries do not find, and that an upsert of the same
     #: content leaves so. Then the ids of every write are noted until it has ended, and `repair` is called for the rest.
     needs_repair: ClassVar[bool] = False
-    #: Whether several machines write to the store's files, with no server between them: their writers then take turns by
-    #: the installation's locks, and without these it can only be read.
+    #: Whether several machines write to the store's files, with no server between them: writers then take turns by the
+    #: installation's locks, and without these the store can only be read.
     needs_table_locks: bool = False
 
     @classmethod

@@ -18,6 +18,9 @@ _ENVIRONMENT = {
     "LANCE_DEFAULT_BATCH_SIZE": "2048",
     "LANCEDB_LOG": "error",
 }
+# Of an object store, where each fragment that is read after another one costs a round trip: with 30 ms of it a search in
+# 30 small fragments took 1.6 s, with these 0.35 s, and an upsert of 20 rows 2 s and 0.6 s.
+_FRAGMENTS_READ_TOGETHER = "16"
 # The defaults are 6 GiB and 1 GiB.
 _INDEX_CACHE_BYTES = 256 * 2**20
 _METADATA_CACHE_BYTES = 16 * 2**20
@@ -30,7 +33,8 @@ _ARENAS = 2
 
 def connect(location: Location) -> Any:
     """Return a connection of `lancedb`; raises what LanceDB raises."""
-    for name, value in _ENVIRONMENT.items():
+    read_together = {} if location.directory else {"LANCE_DEFAULT_FRAGMENT_READAHEAD": _FRAGMENTS_READ_TOGETHER}
+    for name, value in (_ENVIRONMENT | read_together).items():
         os.environ.setdefault(name, value)
     with contextlib.suppress(AttributeError, OSError):  # where the C library is another one
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
