@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vectorize_pipelines.settings import StoreSettings, load_settings
@@ -36,7 +36,7 @@ class TestSearch(_OnObjectStore, conformance.Search):
 
 
 class TestFilters(_OnObjectStore, conformance.Filters):
-    @settings(max_examples=4)
+    @settings(max_examples=4, suppress_health_check=list(HealthCheck))
     @given(
         generated=st.lists(suite.generated_rows, min_size=1, max_size=12), wheres=st.lists(suite.filters, min_size=4)
     )
