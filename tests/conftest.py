@@ -33,8 +33,6 @@ from vectorize_pipelines.cli import main
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import PREFIX, KafkaSettings, LanceDBSettings, Settings, StoreSettings, load_settings
 
-#: What clients of `s3` sign with, which no output may show.
-S3_SECRET = "the-secret-of-the-object-store"
 #: The topics of assessments, as their settings name them.
 ASSESSMENT_ROLES = ("detections", "assessment_tasks", "risk_results", "assessment_dead_letter")
 
@@ -202,7 +200,7 @@ def s3() -> Iterator[s3_server.Server]:
     """A real server of objects that all tests share: each has buckets of its own (`bucket`). Nobody stops it."""
     need(s3_server.installed)
     with s3_server.running() as server, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VECTORIZE_TEST_S3_SECRET", S3_SECRET)
+        patch.setenv("VECTORIZE_TEST_S3_SECRET", s3_server.SECRET)
         yield server
 
 

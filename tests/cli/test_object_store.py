@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Vectorize
-from tests.conftest import S3_SECRET
 from tests.gateway.searching import served
-from tests.servers.s3 import Server
+from tests.servers.s3 import SECRET, Server
 from vectorize_pipelines.settings import PREFIX, StoreSettings, load_settings
 
 
@@ -23,12 +22,19 @@ def stored_in_bucket(bucket_store: StoreSettings, monkeypatch: pytest.MonkeyPatc
 
 def _store_findings(vectorize: Vectorize) -> list[tuple[str, str]]:
     done = vectorize("doctor", "--json")
-    assert S3_SECRET not in done.out + done.err
+    assert SECRET not in done.out + done.err
     return [(each["status"], each["detail"]) for each in done.json if each["name"] == "store"]
 
 
 def test_a_folder_is_ingested_searched_and_changed(
-    vectorize_here: Vectorize, stored_in_bucket: None, home: Path, tmp_path: Path, bucket: str, s3: Server
+    vectorize_here: Vectorize,
+    stored_in_bucket: None,
+    home: Path,
+    exported_models: Path,
+    tmp_path: Path,
+    bucket: str,
+    s3: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
@@ -37,8 +43,10 @@ def test_a_folder_is_ingested_searched_and_changed(
     assert vectorize_here("ingest", folder, "--json").json["encoded"] == 2
     (folder / "b.md").unlink()
     assert vectorize_here("ingest", folder, "--json").json["deleted"] == 1
-    (hit,) = vectorize_here("search", "who has bread", "--json").json
-    assert hit["source_id"].endswith("a.md")
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv(f"{PREFIX}HOME", str(_another_home(tmp_path, exported_models)))
+        (hit,) = vectorize_here("search", "who has bread", "--json").json
+        assert hit["source_id"].endswith("a.md")
     (collection,) = vectorize_here("collections", "--json").json
     assert (collection["location"], collection["rows"]) == (f"s3://{bucket}/vectors", 1)
     findings = _store_findings(vectorize_here)
@@ -53,12 +61,19 @@ def test_a_folder_is_ingested_searched_and_changed(
     assert not s3.keys(bucket, f"vectors/{collection['physical']}")
 
 
+def _another_home(folder: Path, exported_models: Path) -> Path:
+    another = folder / "another home"
+    another.mkdir()
+    (another / "encoders").symlink_to(exported_models)
+    return another
+
+
 def _without_http(options: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in options.items() if name != "allow_http"}
 
 
 def _with_a_secret(options: dict[str, str]) -> dict[str, str]:
-    return {**options, "secret_access_key": S3_SECRET}
+    return {**options, "secret_access_key": SECRET}
 
 
 def _with_an_unset_variable(options: dict[str, str]) -> dict[str, str]:
@@ -87,7 +102,7 @@ def test_a_wrong_option_is_named_with_what_to_do(
     done = vectorize_here("collections")
     assert done.code == code
     assert said in done.err
-    assert S3_SECRET not in done.out + done.err
+    assert SECRET not in done.out + done.err
 
 
 def test_a_bucket_that_is_not_there_is_named(
@@ -109,7 +124,7 @@ def test_what_the_environment_says_to_every_client_of_s3_is_enough(
         "AWS_ALLOW_HTTP": "true",
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "key-of-tests",
-        "AWS_SECRET_ACCESS_KEY": S3_SECRET,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
     }.items():
         monkeypatch.setenv(name, value)
     done = vectorize_here("collections", "--json")

@@ -19,6 +19,8 @@ from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
 from tests.servers.process import ServerProcess
 
+#: What clients sign with in tests, which no output may show. The server takes any.
+SECRET = "the-secret-of-the-object-store"
 _ANSWER_SECONDS = 60.0
 
 

@@ -24,7 +24,6 @@ from vectorize_pipelines.settings.models import DEFAULT_TEXT_MODEL, EncoderSetti
 from vectorize_pipelines.settings.providers import DEFAULT_PROVIDER, Price, ProvidersSettings
 from vectorize_pipelines.settings.running import CallbackSettings, PipelineSettings
 from vectorize_pipelines.settings.stores import (
-    ENV_REFERENCE,
     LanceDBSettings,
     QdrantSettings,
     StoreSettings,
@@ -38,7 +37,6 @@ __all__ = [
     "DEFAULT_PROVIDER",
     "DEFAULT_TEXT_MODEL",
     "DOTENV_FILE",
-    "ENV_REFERENCE",
     "LEGACY_NAMES",
     "LEGACY_WITHOUT_EFFECT",
     "PREFIX",

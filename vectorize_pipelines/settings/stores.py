@@ -1,5 +1,6 @@
 """Settings of the vector store."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
 from vectorize_pipelines.core.urls import shown_url
+from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings.base import Section, read_json
 
 _BATCH_ROWS = "rows of one request that writes"
@@ -14,7 +16,7 @@ _CONCURRENCY = "requests of an upsert that are under way at a time"
 
 
 #: How a value refers to an environment variable.
-ENV_REFERENCE = "env:"
+_REFERENCE = "env:"
 #: Names of storage options whose values are secrets: secret_access_key, account_key, session_token, sas_token, …
 _SECRET_OPTION = re.compile(r"(key|token|secret|password|key_base64)$", re.IGNORECASE)
 
@@ -42,9 +44,27 @@ class LanceDBSettings(Section):
     def _secrets_are_references(cls, options: dict[str, str]) -> dict[str, str]:
         for name, value in options.items():
             is_secret = _SECRET_OPTION.search(name) or shown_url(value) != value.rstrip("/")
-            if is_secret and not value.startswith(ENV_REFERENCE):
-                raise ValueError(f"{name} holds a secret: write {ENV_REFERENCE}NAME, and put it into that variable")
+            if is_secret and not value.startswith(_REFERENCE):
+                raise ValueError(f"{name} holds a secret: write {_REFERENCE}NAME, and put it into that variable")
         return options
+
+    def resolved_options(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return the storage options with the values of the variables that they refer to, and these values alone.
+
+        Raises `SettingsError` where a variable is not set.
+        """
+        resolved, secrets = dict(self.storage_options), []
+        for name, value in self.storage_options.items():
+            if not value.startswith(_REFERENCE):
+                continue
+            variable = value.removeprefix(_REFERENCE)
+            if variable not in os.environ:
+                raise SettingsError(
+                    f"store.lancedb.storage_options.{name} refers to the variable {variable}, which is not set"
+                )
+            resolved[name] = os.environ[variable]
+            secrets.append(resolved[name])
+        return resolved, tuple(secrets)
 
 
 class _ServerSettings(Section):

@@ -1,6 +1,5 @@
 """Where the tables of a LanceDB database lie: a folder, or an object store and how it is reached. Called by `store`."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,6 @@ from urllib.request import url2pathname
 
 from vectorize_pipelines.core.urls import shown_url
 from vectorize_pipelines.errors import SettingsError
-from vectorize_pipelines.settings import ENV_REFERENCE
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
@@ -48,17 +46,14 @@ class Location:
         """
         uri = settings.url or str(home / "lancedb")
         scheme = urlsplit(uri).scheme if "://" in uri else ""
-        options = settings.lancedb.storage_options
         if scheme in OBJECT_STORES:
-            resolved = {name: _resolved(name, value) for name, value in options.items()}
-            return cls(
-                uri, None, resolved, tuple(resolved[name] for name in options if resolved[name] != options[name])
-            )
+            options, secrets = settings.lancedb.resolved_options()
+            return cls(uri, None, options, secrets)
         if scheme not in ("", "file"):
             raise SettingsError(
                 f"store.url: {scheme}:// is not for lancedb; give a path, or one of {', '.join(OBJECT_STORES)}"
             )
-        if options:
+        if settings.lancedb.storage_options:
             raise SettingsError(
                 f"store.lancedb.storage_options are those of an object store, and store.url names none: give a URI "
                 f"with one of {', '.join(OBJECT_STORES)}, or leave them out"
@@ -70,13 +65,3 @@ class Location:
     def shown(self) -> str:
         """The location without credentials."""
         return shown_url(self.uri)
-
-
-def _resolved(name: str, value: str) -> str:
-    """Return the value of an option, that of a variable where it refers to one. Raises `SettingsError`."""
-    if not value.startswith(ENV_REFERENCE):
-        return value
-    variable = value.removeprefix(ENV_REFERENCE)
-    if variable not in os.environ:
-        raise SettingsError(f"store.lancedb.storage_options.{name} refers to the variable {variable}, which is not set")
-    return os.environ[variable]
