@@ -13,8 +13,6 @@ from vectorize_pipelines.settings.base import Section, read_json
 
 _BATCH_ROWS = "rows of one request that writes"
 _CONCURRENCY = "requests of an upsert that are under way at a time"
-
-
 #: How a value refers to an environment variable.
 _REFERENCE = "env:"
 #: Names of storage options whose values are secrets: secret_access_key, account_key, session_token, sas_token, …
@@ -43,7 +41,8 @@ class LanceDBSettings(Section):
     @classmethod
     def _secrets_are_references(cls, options: dict[str, str]) -> dict[str, str]:
         for name, value in options.items():
-            is_secret = _SECRET_OPTION.search(name) or shown_url(value) != value.rstrip("/")
+            in_url = "://" in value and shown_url(value) != value.rstrip("/")
+            is_secret = in_url or _SECRET_OPTION.search(name) is not None
             if is_secret and not value.startswith(_REFERENCE):
                 raise ValueError(f"{name} holds a secret: write {_REFERENCE}NAME, and put it into that variable")
         return options

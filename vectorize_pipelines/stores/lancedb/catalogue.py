@@ -40,7 +40,7 @@ from vectorize_pipelines.stores.lancedb.wholeness import is_whole
 logger = logging.getLogger(__name__)
 
 KIND = "lancedb"
-#: Of a table in a directory, where it is a folder with `.lance` behind its name; systems of files take 255.
+#: Of a table, which is a folder with `.lance` behind its name: systems of files take 255, object stores more.
 _LONGEST_NAME_BYTES = 249
 
 
@@ -84,7 +84,7 @@ class Catalogue:
         Raises `CollectionNotFoundError` for a name that no table could have.
         """
         physical = self.aliases.all().get(name, name)
-        if self._directory is not None and len(physical.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES:
+        if len(physical.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES:
             raise self.not_found(name)
         self.check(physical)
         return physical
