@@ -22,7 +22,7 @@ from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many
 from vectorize_pipelines.stores.filters.expressions import And
-from vectorize_pipelines.stores.lancedb import catalogue
+from vectorize_pipelines.stores.lancedb.aliases import Aliases
 from vectorize_pipelines.stores.lancedb.catalogue import Catalogue
 from vectorize_pipelines.stores.lancedb.writing import RowWriter
 
@@ -74,7 +74,7 @@ def stall(settings: Settings, checked: bool, physical: str, answers: Connection)
     ends: dict[str, str] = {}
     stopping = threading.Barrier(len(everything), action=lambda: os.kill(os.getpid(), signal.SIGSTOP))
     with pytest.MonkeyPatch.context() as patch:
-        moments = ((RowWriter, "merge"), (RowWriter, "delete"), (catalogue, "point"))
+        moments = ((RowWriter, "merge"), (RowWriter, "delete"), (Aliases, "point"))
         for owner, method in moments if checked else ((Catalogue, "writing"),):
             patch.setattr(owner, method, _after(stopping, getattr(owner, method)))
         threads = [threading.Thread(target=_ended, args=(name, call, ends)) for name, call in everything.items()]

@@ -308,12 +308,14 @@ def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_i
         "import time; from vectorize_pipelines.stores.lancedb import maintenance_process as maintenance; "
         f"{endless if abandoned else ''}maintenance.main()"
     )
-    task = {"physical": physical, "work": dataclasses.asdict(work), "directory": str(tmp_path / "lancedb")}
+    folder = str(tmp_path / "lancedb")
+    place = {"uri": folder, "directory": folder, "options": {}}
+    task = {"physical": physical, "work": dataclasses.asdict(work)}
     with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(f"{json.dumps({'uri': str(tmp_path / 'lancedb')})}\n{json.dumps(task)}\n")
+            process.stdin.write(f"{json.dumps(place)}\n{json.dumps(task)}\n")
             process.stdin.flush()
             assert process.stdout.readline() == ("begun\n" if abandoned else "done\n")
             if abandoned:

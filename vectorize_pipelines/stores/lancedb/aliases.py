@@ -40,25 +40,47 @@ class Aliases:
             self._read = (newest, aliases)
         return dict(aliases)
 
+    def open(self) -> Any:
+        """Return the table, to be changed; it is there."""
+        return self._database.open_table(ALIASES)
+
+    def point(self, table: Any, name: str, physical: str) -> None:
+        """Point an alias at a physical name, in the table as `open` returned it before the lock was checked."""
+        row = pa.Table.from_pylist([{"name": name, "physical": physical}], schema=SCHEMA)
+        if self._directory is None:
+            merge_once(table, "name", row)
+        else:
+            merge = table.merge_insert("name")
+            merge.when_matched_update_all().when_not_matched_insert_all().execute(row)
+
+    def remove(self, table: Any, physical: str) -> None:
+        """Remove the aliases of a physical name, likewise."""
+        quoted = physical.replace("'", "''")
+        condition = f"physical = '{quoted}'"
+        if self._directory is None:
+            delete_once(table, condition)
+        else:
+            table.delete(condition)
+
     def _newest_version(self) -> int | None:
         """Return the newest version in an object store, by one request; None where there is none."""
         if self._table is None:
-            self._table = self._open()
+            self._table = self._found()
         else:
             self._table.checkout_latest()
         return None if self._table is None else int(self._table.version)
 
     def _rows(self) -> dict[str, str]:
-        table = self._open() if self._table is None else self._table
+        table = self._found() if self._table is None else self._table
         if table is None:
             return {}
         rows = table.search().limit(None).to_arrow()
         return dict(zip(rows["name"].to_pylist(), rows["physical"].to_pylist(), strict=True))
 
-    def _open(self) -> Any:
+    def _found(self) -> Any:
         """Return the table at its newest version; None where there is none."""
         try:
-            return self._database.open_table(ALIASES)
+            return self.open()
         except ValueError as error:
             if is_not_found(error):
                 return None
@@ -68,14 +90,3 @@ class Aliases:
 def is_not_found(error: ValueError) -> bool:
     """Return whether LanceDB says with this that there is no such table."""
     return "was not found" in str(error)
-
-
-def point(aliases: Any, name: str, physical: str) -> None:
-    """Point an alias at a physical name, in the table as the caller has opened it before it was certain of its lock."""
-    merge_once(aliases, "name", pa.Table.from_pylist([{"name": name, "physical": physical}], schema=SCHEMA))
-
-
-def remove(aliases: Any, physical: str) -> None:
-    """Remove the aliases of a physical name, likewise."""
-    quoted = physical.replace("'", "''")
-    delete_once(aliases, f"physical = '{quoted}'")

@@ -19,7 +19,7 @@ from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import Collection
 from vectorize_pipelines.stores.contents import check_model
 from vectorize_pipelines.stores.failures import failure_text, no_such_collection
-from vectorize_pipelines.stores.lancedb.aliases import ALIASES, Aliases, is_not_found, point, remove
+from vectorize_pipelines.stores.lancedb.aliases import ALIASES, Aliases, is_not_found
 from vectorize_pipelines.stores.lancedb.aliases import SCHEMA as ALIASES_SCHEMA
 from vectorize_pipelines.stores.lancedb.commits import table_folder, versions
 from vectorize_pipelines.stores.lancedb.connection import connect
@@ -119,9 +119,9 @@ class Catalogue:
     def point_alias(self, name: str, physical: str) -> None:
         """Have an alias stand for a table. The caller holds the lock `ALIASES`."""
         self._create(ALIASES, ALIASES_SCHEMA)
-        aliases = self._database.open_table(ALIASES)
+        table = self.aliases.open()
         self.writing(ALIASES)
-        point(aliases, name, physical)
+        self.aliases.point(table, name, physical)
 
     # ---- tables
 
@@ -141,9 +141,9 @@ class Catalogue:
         if physical not in self.names():
             raise self.not_found(physical)
         if ALIASES in self._all_names():
-            aliases = self._database.open_table(ALIASES)
+            table = self.aliases.open()
             self.writing(ALIASES)
-            remove(aliases, physical)
+            self.aliases.remove(table, physical)
             self.flush((ALIASES,))
         with self.locked(physical):
             self._forgotten(physical)

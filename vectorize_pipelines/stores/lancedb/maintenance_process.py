@@ -69,7 +69,6 @@ class _Process:
 
     def __init__(self, location: Location) -> None:
         pipe = subprocess.PIPE
-        self._directory = location.directory
         # A file, since nobody reads a pipe while the process works, and a full one would stop it.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         # A group of its own: a terminal's Ctrl-C is for the run, which ends what it has begun.
@@ -82,15 +81,15 @@ class _Process:
             process_group=0,
         )
         # Not by arguments, which everyone on the machine can see: a location may hold credentials.
-        self._say({"uri": location.uri, "options": dict(location.options)})
+        directory = None if location.directory is None else str(location.directory)
+        self._say({"uri": location.uri, "directory": directory, "options": dict(location.options)})
 
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
     def carry_out(self, physical: str, work: MaintenanceWork) -> None:
         """Have the process do its task. Raises `StoreError`."""
-        directory = None if self._directory is None else str(self._directory)
-        self._say({"physical": physical, "work": asdict(work), "directory": directory})
+        self._say({"physical": physical, "work": asdict(work)})
         assert self._popen.stdout is not None, "it is a pipe"
         if all(line != _DONE for line in iter(self._popen.stdout.readline, "")):
             self._popen.wait()
@@ -124,13 +123,15 @@ def main() -> None:
     """Run the process; without a task, because the process that started it has gone, it ends at once."""
     import lance  # noqa: F401 (takes most of a second, for which nobody waits yet)
 
-    database = connect(Location(**json.loads(sys.stdin.readline())))
+    place = json.loads(sys.stdin.readline())
+    directory = None if place["directory"] is None else Path(place["directory"])
+    database = connect(Location(place["uri"], directory, place["options"]))
     given = sys.stdin.readline()
     if given:
         # The table's lock goes with its holder, and without it nothing may go on. Whenever it ends, no commit is half.
         threading.Thread(target=_end_with_parent, daemon=True).start()
         task = json.loads(given)
-        physical, directory = task["physical"], task["directory"]
+        physical = task["physical"]
         table, work = database.open_table(physical), MaintenanceWork(**task["work"])
-        carry_out_large(table, work, lambda: None if directory is None else make_durable(Path(directory), physical))
+        carry_out_large(table, work, lambda: None if directory is None else make_durable(directory, physical))
         print(_DONE, end="", flush=True)
