@@ -25,12 +25,13 @@ from tests.paths import CHECKOUT
 from tests.servers import kafka
 from tests.servers import postgresql as postgresql_server
 from tests.servers import redis as redis_servers
+from tests.servers import s3 as s3_server
 from tests.servers import weaviate as weaviate_server
 from tests.servers.provider import ProviderServer, serving_provider
 from tests.small_corpus import write_document
 from vectorize_pipelines.cli import main
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
-from vectorize_pipelines.settings import PREFIX, KafkaSettings, Settings, load_settings
+from vectorize_pipelines.settings import PREFIX, KafkaSettings, LanceDBSettings, Settings, StoreSettings, load_settings
 
 #: The topics of assessments, as their settings name them.
 ASSESSMENT_ROLES = ("detections", "assessment_tasks", "risk_results", "assessment_dead_letter")
@@ -192,6 +193,36 @@ def redis_settings(redis_server: redis_servers.Server, home: Path, monkeypatch: 
     redis_server.empty()
     monkeypatch.setenv("VECTORIZE_REDIS__URL", redis_server.url)
     return load_settings()
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[s3_server.Server]:
+    """A real server of objects that all tests share: each has buckets of its own (`bucket`). Nobody stops it."""
+    need(s3_server.installed)
+    with s3_server.running() as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VECTORIZE_TEST_S3_SECRET", s3_server.SECRET)
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: s3_server.Server) -> str:
+    """The name of an empty bucket."""
+    name = f"test-{uuid.uuid4().hex}"
+    s3.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def bucket_store(s3: s3_server.Server, bucket: str) -> StoreSettings:
+    """The settings of LanceDB in that bucket."""
+    options = {
+        "endpoint": s3.url,
+        "region": "us-east-1",
+        "allow_http": "true",
+        "access_key_id": "key-of-tests",
+        "secret_access_key": "env:VECTORIZE_TEST_S3_SECRET",
+    }
+    return StoreSettings(url=f"s3://{bucket}/vectors", lancedb=LanceDBSettings(storage_options=options))
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,7 @@ from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore, physical_name
 from vectorize_pipelines.stores.conformance.records import many
 from vectorize_pipelines.stores.lancedb import maintenance as lancedb_maintenance
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
@@ -86,7 +87,7 @@ def installed(home: Path) -> Settings:
 def opened(settings: Settings) -> LanceDBStore:
     """A store that compacts at every occasion."""
     directory = settings.home / "lancedb"
-    return LanceDBStore(str(directory), directory / ".locks", local=True, maintenance=_SMALL)
+    return LanceDBStore(Location.folder(directory), maintenance=_SMALL)
 
 
 def spec() -> EncoderSpec:

@@ -5,8 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import postgresql as postgresql_server
 from tests.servers import weaviate as weaviate_server
 from vectorize_pipelines.settings import StoreSettings
+
+
+@pytest.fixture(scope="session")
+def postgresql(postgresql_program: None) -> Iterator[str]:
+    """The address of a database in a PostgreSQL of these tests, which they share."""
+    with postgresql_server.running() as server:
+        yield server.url()
 
 
 @pytest.fixture(scope="session")

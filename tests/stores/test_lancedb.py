@@ -30,6 +30,7 @@ from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters.expressions import Equal, In
 from vectorize_pipelines.stores.lancedb.connection import connect
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import Maintenance, MaintenanceWork
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
@@ -74,7 +75,7 @@ class TestHistoriesWithEagerMaintenance(conformance.Histories):
 
 
 def _eager(home: Path) -> LanceDBStore:
-    return LanceDBStore(str(home / "lancedb"), home / "lancedb" / ".locks", local=True, maintenance=EAGER)
+    return LanceDBStore(Location.folder(home / "lancedb"), maintenance=EAGER)
 
 
 @pytest.fixture
@@ -218,7 +219,7 @@ def test_maintenance_compacts_and_indexes_when_due_and_only_then(tmp_path: Path)
 
 def test_a_large_collection_is_compacted_without_rewriting_what_was(tmp_path: Path) -> None:
     limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=100)
-    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    store = LanceDBStore(Location.folder(tmp_path / "lancedb"), maintenance=limits)
     physical = store.ensure_collection(COLLECTION, spec()).physical
 
     def files() -> set[str]:
@@ -249,7 +250,7 @@ def _alike(count: int, first: int) -> pa.Table:
 def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path) -> None:
     """pylance compacts, and brings up to date, indexes that LanceDB has made and goes on searching."""
     limits = dataclasses.replace(EAGER, apart_rows=1, fragments=5)
-    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    store = LanceDBStore(Location.folder(tmp_path / "lancedb"), maintenance=limits)
     physical = store.ensure_collection(COLLECTION, spec(dimension=16)).physical
     records = many(1_000, dimension=16)
     store.upsert(COLLECTION, records.slice(0, 900))
@@ -259,7 +260,7 @@ def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path)
     store.delete(COLLECTION, In("id", tuple(records["id"].to_pylist()[:100])))
     assert store.maintain(COLLECTION)["compacted"] == 1
     assert store.maintain(COLLECTION)["compacted"] == 0, "nothing is left to do"
-    table = connect(str(tmp_path / "lancedb")).open_table(physical)
+    table = connect(Location.folder(tmp_path / "lancedb")).open_table(physical)
     assert {index.name: index.num_unindexed_rows for index in table.list_indices()} == dict.fromkeys(
         ("id_idx", "source_id_idx", "partition_idx", "vector_of_900"), 0
     )
@@ -275,7 +276,7 @@ def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path)
 
 def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: Path) -> None:
     limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=1)
-    store = LanceDBStore(str(tmp_path / "lancedb"), tmp_path / "locks", local=True, maintenance=limits)
+    store = LanceDBStore(Location.folder(tmp_path / "lancedb"), maintenance=limits)
     store.ensure_collection(COLLECTION, spec())
     before = set(psutil.Process().children())
     for first in range(0, 80, 10):
@@ -307,12 +308,14 @@ def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_i
         "import time; from vectorize_pipelines.stores.lancedb import maintenance_process as maintenance; "
         f"{endless if abandoned else ''}maintenance.main()"
     )
-    task = {"physical": physical, "work": dataclasses.asdict(work), "directory": str(tmp_path / "lancedb")}
+    folder = str(tmp_path / "lancedb")
+    place = {"uri": folder, "directory": folder, "options": {}}
+    task = {"physical": physical, "work": dataclasses.asdict(work)}
     with subprocess.Popen([sys.executable, "-c", code], stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            process.stdin.write(f"{json.dumps(str(tmp_path / 'lancedb'))}\n{json.dumps(task)}\n")
+            process.stdin.write(f"{json.dumps(place)}\n{json.dumps(task)}\n")
             process.stdin.flush()
             assert process.stdout.readline() == ("begun\n" if abandoned else "done\n")
             if abandoned:

@@ -20,6 +20,7 @@ from vectorize_pipelines.stores.base import Written, physical_name
 from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, many, row, spec, table
 from vectorize_pipelines.stores.filters.expressions import In
 from vectorize_pipelines.stores.lancedb import new_ids as lancedb_new_ids
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
 from vectorize_pipelines.stores.lancedb.new_ids import NewIds
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
@@ -54,7 +55,7 @@ class History:
 
     def _opened(self) -> LanceDBStore:
         location = self.home / "lancedb"
-        return LanceDBStore(str(location), location / ".locks", local=True, maintenance=EAGER)
+        return LanceDBStore(Location.folder(location), maintenance=EAGER)
 
     def step(self, kind: str, writer: int, keys: set[int], moment: int) -> None:
         store = self.stores[writer]

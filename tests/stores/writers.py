@@ -4,10 +4,15 @@ import itertools
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from vectorize_pipelines.settings import StoreSettings
+import pyarrow as pa
+
+from vectorize_pipelines.errors import StoreUnavailableError
+from vectorize_pipelines.settings import StoreSettings, load_settings
+from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import open_store
-from vectorize_pipelines.stores.base import VectorStore
+from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, spec
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
 BATCH_ROWS = 50
@@ -24,16 +29,26 @@ def ensure_and_report(home: Path, start: Connection, answers: Connection) -> Non
 def upsert_batches(home: Path, machine: str | None, batches: int, answers: Connection) -> None:
     """Writes the same batches as every other writer does, and answers how many rows it inserted.
 
-    Writers of several machines share no locks, as if the directory were a bucket.
+    Writers of several `machines` share no locks, as those of an object store from several installations.
     """
     if machine is None:
         store: VectorStore = open_store(StoreSettings(), home)
     else:
-        store = LanceDBStore(str(home / "lancedb"), home / machine)
+        store = LanceDBStore(Location(str(home / "lancedb")))
+        store.use_table_locks(TableLocks(load_settings({}, home=home / machine)))
     inserted = 0
     for number in range(batches):
-        inserted += store.upsert(COLLECTION, many(BATCH_ROWS, first=number * BATCH_ROWS)).inserted
+        inserted += upsert_until_done(store, many(BATCH_ROWS, first=number * BATCH_ROWS)).inserted
     answers.send(inserted)
+
+
+def upsert_until_done(store: VectorStore, records: pa.Table) -> Written:
+    """Write records, again as long as another writer is in the way."""
+    while True:
+        try:
+            return store.upsert(COLLECTION, records)
+        except StoreUnavailableError:
+            continue
 
 
 def upsert_until_killed(home: Path, first_batch: int, answers: Connection) -> None:

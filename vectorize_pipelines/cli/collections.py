@@ -14,6 +14,7 @@ from vectorize_pipelines.cli.tables import print_table
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.home import enter_home
+from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import open_store
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def drop(name: str, yes: bool, as_json: bool) -> int:
 
 def _opened() -> "tuple[Settings, VectorStore]":
     settings = enter_home()
-    return settings, open_store(settings.store, settings.home)
+    return settings, open_store(settings.store, settings.home, TableLocks(settings))
 
 
 def _generations(settings: Settings) -> "Generations":

@@ -200,13 +200,21 @@ def _ledger(settings: Settings) -> Iterator[Finding]:
 
 def _store(settings: Settings) -> Iterator[Finding]:
     from vectorize_pipelines.cli.collections import DAMAGED_REMEDY
+    from vectorize_pipelines.core.urls import shown_url
+    from vectorize_pipelines.state.table_locks import ONE_MACHINE, TableLocks
     from vectorize_pipelines.stores import open_store
 
-    store = open_store(settings.store, settings.home)
+    locks = TableLocks(settings)
+    store = open_store(settings.store, settings.home, locks)
     damaged = store.damaged()
     collections = [each for each in store.collections() if each.physical not in damaged]
     names = ", ".join(f"{each.name} ({store.count(each.name)} rows)" for each in collections)
     yield Finding("store", "ok", f"{settings.store.kind}: {names or 'no collections yet'}")
+    if store.needs_table_locks and locks.is_of_one_machine():
+        remedy = "where others shall write too, have all of them use one PostgreSQL: docs/operations.md"
+        yield Finding("store", "ok", f"{shown_url(settings.store.url or '')}: {ONE_MACHINE}", remedy)
+    elif store.needs_table_locks:
+        yield Finding("store", "ok", f"{shown_url(settings.store.url or '')}: its writers take turns by PostgreSQL")
     for physical, what in damaged.items():
         yield Finding("store", "error", f"{physical} is damaged: {what}", DAMAGED_REMEDY.format(physical))
     for each in collections:

@@ -35,6 +35,7 @@ from vectorize_pipelines.resources.encoder import EncoderResource
 from vectorize_pipelines.resources.figures import Preview, day_metadata
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import Collection, VectorStore
 from vectorize_pipelines.stores.filters.expressions import In
@@ -92,7 +93,7 @@ class VectorStoreResource(dg.ConfigurableResource):  # type: ignore[type-arg]
     def open(self) -> VectorStore:
         """The store, opened anew; raises `SettingsError` or `StoreError`."""
         settings = load_settings()
-        return open_store(settings.store, settings.home)
+        return open_store(settings.store, settings.home, TableLocks(settings))
 
 
 class VectorStoreIOManager(dg.ConfigurableIOManager):

@@ -23,7 +23,12 @@ from vectorize_pipelines.settings.loading import (
 from vectorize_pipelines.settings.models import DEFAULT_TEXT_MODEL, EncoderSettings
 from vectorize_pipelines.settings.providers import DEFAULT_PROVIDER, Price, ProvidersSettings
 from vectorize_pipelines.settings.running import CallbackSettings, PipelineSettings
-from vectorize_pipelines.settings.stores import QdrantSettings, StoreSettings, WeaviateSettings
+from vectorize_pipelines.settings.stores import (
+    LanceDBSettings,
+    QdrantSettings,
+    StoreSettings,
+    WeaviateSettings,
+)
 
 __all__ = [
     "COLLECTION_CHARACTERS",
@@ -46,6 +51,7 @@ __all__ = [
     "GallerySettings",
     "GatewaySettings",
     "KafkaSettings",
+    "LanceDBSettings",
     "PipelineSettings",
     "Price",
     "ProvidersSettings",

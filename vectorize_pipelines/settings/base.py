@@ -32,6 +32,14 @@ def _split_commas(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+def read_json(value: Any) -> Any:
+    """Read a mapping that an environment variable holds as JSON; YAML has mappings of its own."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            return json.loads(value)
+    return value
+
+
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Names = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 

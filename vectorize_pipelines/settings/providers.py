@@ -1,14 +1,12 @@
 """Settings of remote models: where they are asked, with which keys, how long, and what they cost."""
 
-import json
-from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from vectorize_pipelines.core.installation import project_folder
-from vectorize_pipelines.settings.base import AbsolutePath, Names, Section
+from vectorize_pipelines.settings.base import AbsolutePath, Names, Section, read_json
 
 #: Of the addresses and the keys that name no provider.
 DEFAULT_PROVIDER = "default"
@@ -28,21 +26,13 @@ class Price(BaseModel):
         return (self.input_per_million * prompt_tokens + self.output_per_million * completion_tokens) / 1e6
 
 
-def _read_json(value: Any) -> Any:
-    """An environment variable holds a mapping as JSON; YAML has mappings of its own."""
-    if isinstance(value, str):
-        with suppress(ValueError):
-            return json.loads(value)
-    return value
-
-
 class ProvidersSettings(Section):
     """Remote models that speak OpenAI's protocol, and the pool of API keys that they are asked with."""
 
     base_url: str | None = Field(
         None, description="address of the provider `default`: https://host/v1; null: OpenAI's own"
     )
-    base_urls: Annotated[dict[str, str], BeforeValidator(_read_json)] = Field(
+    base_urls: Annotated[dict[str, str], BeforeValidator(read_json)] = Field(
         {}, description="addresses of further providers by name, as keys and `remote:PROVIDER/MODEL` name them"
     )
     model: str = Field("qwen-vl-max", min_length=1, description="the model that judges images")
@@ -50,7 +40,7 @@ class ProvidersSettings(Section):
         default_factory=lambda: project_folder() / "config" / "api_keys.yaml",
         description="the API keys and their limits; where the file is absent, no key is known",
     )
-    prices: Annotated[dict[str, Price], BeforeValidator(_read_json)] = Field(
+    prices: Annotated[dict[str, Price], BeforeValidator(read_json)] = Field(
         {},
         description="by model: `{input_per_million: 0.8, output_per_million: 2.0}`, in one currency for all; "
         "a model without a price costs nothing",
@@ -60,7 +50,7 @@ class ProvidersSettings(Section):
     max_concurrency: int = Field(512, ge=1, description="calls side by side in one process, at most")
     max_embedding_batch: int = Field(64, ge=1, description="items that one request for embeddings may have")
     max_embedding_tokens: int = Field(8000, ge=1, description="tokens that one request for embeddings may have")
-    embedding_dimensions: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_read_json)] = Field(
+    embedding_dimensions: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(read_json)] = Field(
         {}, description="by model, where vectors shorter than its own are wanted; the model has to know them"
     )
     image_embedding_models: Names = Field(

@@ -1,14 +1,69 @@
 """Settings of the vector store."""
 
+import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr, field_validator
 
-from vectorize_pipelines.settings.base import Section
+from vectorize_pipelines.core.urls import shown_url
+from vectorize_pipelines.errors import SettingsError
+from vectorize_pipelines.settings.base import Section, read_json
 
 _BATCH_ROWS = "rows of one request that writes"
 _CONCURRENCY = "requests of an upsert that are under way at a time"
+#: How a value refers to an environment variable.
+_REFERENCE = "env:"
+#: Names of storage options whose values are secrets: secret_access_key, account_key, session_token, sas_token, …
+_SECRET_OPTION = re.compile(r"(key|token|secret|password|key_base64)$", re.IGNORECASE)
+
+
+def _as_options(value: Any) -> Any:
+    """Return a mapping of texts: in YAML and in JSON a value may be a number, or true and false."""
+    options = read_json(value)
+    if not isinstance(options, dict):
+        return options
+    return {name: str(each).lower() if isinstance(each, bool | int | float) else each for name, each in options.items()}
+
+
+class LanceDBSettings(Section):
+    """LanceDB in an object store."""
+
+    storage_options: Annotated[dict[str, str], BeforeValidator(_as_options)] = Field(
+        {},
+        description="of an object store, as LanceDB names them: `{endpoint: https://minio:9000, region: us-east-1, "
+        "access_key_id: …, secret_access_key: env:NAME}`; `env:NAME` is the value of that variable, the only way to "
+        "give a secret; what is not given is taken from the environment (`AWS_ACCESS_KEY_ID`, `AWS_REGION`, …)",
+    )
+
+    @field_validator("storage_options")
+    @classmethod
+    def _secrets_are_references(cls, options: dict[str, str]) -> dict[str, str]:
+        for name, value in options.items():
+            in_url = "://" in value and shown_url(value) != value.rstrip("/")
+            is_secret = in_url or _SECRET_OPTION.search(name) is not None
+            if is_secret and not value.startswith(_REFERENCE):
+                raise ValueError(f"{name} holds a secret: write {_REFERENCE}NAME, and put it into that variable")
+        return options
+
+    def resolved_options(self) -> tuple[dict[str, str], tuple[str, ...]]:
+        """Return the storage options with the values of the variables that they refer to, and these values alone.
+
+        Raises `SettingsError` where a variable is not set.
+        """
+        resolved, secrets = dict(self.storage_options), []
+        for name, value in self.storage_options.items():
+            if not value.startswith(_REFERENCE):
+                continue
+            variable = value.removeprefix(_REFERENCE)
+            if variable not in os.environ:
+                raise SettingsError(
+                    f"store.lancedb.storage_options.{name} refers to the variable {variable}, which is not set"
+                )
+            resolved[name] = os.environ[variable]
+            secrets.append(resolved[name])
+        return resolved, tuple(secrets)
 
 
 class _ServerSettings(Section):
@@ -101,9 +156,12 @@ class StoreSettings(Section):
 
     kind: str = Field("lancedb", description="lancedb, qdrant, weaviate, or a store plugged in through an entry point")
     url: str | None = Field(
-        None, description="address of a store server; a folder or object-store URI for lancedb, a folder for qdrant"
+        None,
+        description="address of a store server; a folder or the URI of an object store (s3://bucket/path, gs://, "
+        "az://) for lancedb, a folder for qdrant",
     )
     grpc_port: int | None = Field(None, ge=1, le=65535, description="gRPC port of a store server")
     api_key: SecretStr | None = Field(None, description="key of a store server")
+    lancedb: LanceDBSettings = LanceDBSettings()
     qdrant: QdrantSettings = QdrantSettings()
     weaviate: WeaviateSettings = WeaviateSettings()

@@ -50,6 +50,11 @@ def request_lock(settings: Settings, collection: str) -> Path:
     return settings.home / "locks" / f"requests-{collection}.lock"
 
 
+def table_lock(settings: Settings, name: str) -> Path:
+    """The lock of a write to a table that does not lie on this machine, where the database is SQLite."""
+    return settings.home / "locks" / f"table-{name}.lock"
+
+
 def attempt_lock(settings: Settings, name: str) -> Path:
     """The lock that is held while a run that has notes of what it has in hand lives, where the database is SQLite."""
     return settings.home / "locks" / "attempts" / f"{name}.lock"

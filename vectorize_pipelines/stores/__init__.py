@@ -12,13 +12,17 @@ from vectorize_pipelines.errors import SettingsError
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
+    from vectorize_pipelines.state.table_locks import TableLocks
     from vectorize_pipelines.stores.base import VectorStore
 
 ENTRY_POINTS = "vectorize_pipelines.stores"
 
 
-def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
+def open_store(settings: "StoreSettings", home: Path, locks: "TableLocks | None" = None) -> "VectorStore":
     """Return the store that the settings name by `kind`; `home` is VECTORIZE_HOME, where an embedded store lies.
+
+    `locks` are those of the installation, closed with the store. Without them a store that needs them to serialise its
+    writers, such as LanceDB in an object store, can only be read.
 
     Raises `SettingsError` where no store of this kind is installed or a package that it needs is not, and
     `StoreError` where the store cannot be opened. Importing LanceDB takes a second or two: a caller in a hurry
@@ -33,7 +37,10 @@ def open_store(settings: "StoreSettings", home: Path) -> "VectorStore":
         lacking = missing(f"store.kind {settings.kind}", settings.kind)
         if lacking is not None:
             raise SettingsError(lacking)
-    return _load(entry).open(settings, home)
+    store = _load(entry).open(settings, home)
+    if locks is not None and store.needs_table_locks:
+        store.use_table_locks(locks)
+    return store
 
 
 def _load(entry: EntryPoint) -> "type[VectorStore]":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from vectorize_pipelines.settings import StoreSettings
+    from vectorize_pipelines.state.table_locks import TableLocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +84,20 @@ class VectorStore(ABC):
     #: Whether a write that was cut off can leave rows that some queries do not find, and that an upsert of the same
     #: content leaves so. Then the ids of every write are noted until it has ended, and `repair` is called for the rest.
     needs_repair: ClassVar[bool] = False
+    #: Whether several machines write to the store's files, with no server between them: writers then take turns by the
+    #: installation's locks, and without these the store can only be read.
+    needs_table_locks: bool = False
 
     @classmethod
     @abstractmethod
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
         """Open the store that the settings name, once a process; `home` is VECTORIZE_HOME."""
+
+    def use_table_locks(self, locks: "TableLocks") -> None:  # noqa: B027 (only for stores that need them)
+        """Serialise writers by the installation's locks, which `close` closes, too.
+
+        Called by `open_store` where `needs_table_locks`, right after `open`.
+        """
 
     @abstractmethod
     def ensure_collection(self, name: str, spec: EncoderSpec, *, aliased: bool = True, edition: int = 1) -> Collection:

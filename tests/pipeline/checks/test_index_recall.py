@@ -14,6 +14,7 @@ from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, spec
 from vectorize_pipelines.stores.filters.expressions import Filter
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 from vectorize_pipelines.stores.weaviate.store import WeaviateStore
@@ -43,7 +44,7 @@ def filled(store: VectorStore, rows: int) -> VectorStore:
 
 def lancedb(folder: Path, **maintenance: Any) -> LanceDBStore:
     limits = Maintenance(apart_rows=10**9, **maintenance)
-    return LanceDBStore(str(folder), folder / ".locks", local=True, maintenance=limits)
+    return LanceDBStore(Location.folder(folder), maintenance=limits)
 
 
 @pytest.fixture(scope="module")

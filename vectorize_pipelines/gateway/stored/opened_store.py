@@ -10,6 +10,7 @@ from anyio import CapacityLimiter
 
 from vectorize_pipelines.errors import CollectionNotFoundError, StoreError, StoreUnavailableError
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import Collection, VectorStore
 
@@ -81,7 +82,7 @@ class OpenedStore:
 
     def _open(self) -> VectorStore:
         try:
-            return open_store(self._settings.store, self._settings.home)
+            return open_store(self._settings.store, self._settings.home, TableLocks(self._settings))
         except StoreError as error:
             self._failures += 1
             self._failure = StoreUnavailableError(str(error))

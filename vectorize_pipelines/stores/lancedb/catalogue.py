@@ -4,18 +4,18 @@ Called by `LanceDBStore`, which translates the failures.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Collection as AnyOf
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import filelock
 import pyarrow as pa
 
-from vectorize_pipelines.core.urls import shown_url
 from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.errors import CollectionNotFoundError, DamagedCollectionError, StoreError
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import Collection
 from vectorize_pipelines.stores.contents import check_model
 from vectorize_pipelines.stores.failures import failure_text, no_such_collection
@@ -25,6 +25,8 @@ from vectorize_pipelines.stores.lancedb.commits import table_folder, versions
 from vectorize_pipelines.stores.lancedb.connection import connect
 from vectorize_pipelines.stores.lancedb.durability import Durability
 from vectorize_pipelines.stores.lancedb.failures import translate_errors
+from vectorize_pipelines.stores.lancedb.location import Location
+from vectorize_pipelines.stores.lancedb.locks import WriterLocks
 from vectorize_pipelines.stores.lancedb.tables import (
     DIMENSION,
     MODEL,
@@ -38,8 +40,7 @@ from vectorize_pipelines.stores.lancedb.wholeness import is_whole
 logger = logging.getLogger(__name__)
 
 KIND = "lancedb"
-LOCK_TIMEOUT = 600.0
-#: Of a table in a directory, where it is a folder with `.lance` behind its name; systems of files take 255.
+#: Of a table, which is a folder with `.lance` behind its name: systems of files take 255, object stores more.
 _LONGEST_NAME_BYTES = 249
 
 
@@ -47,22 +48,21 @@ class Catalogue:
     """The tables of one location.
 
     shown_location  without credentials
+    locks           what writers hold of a table
     aliases         what each alias stands for
-    durability      what of the tables is on the disk itself; None of object storage, which has what it has confirmed
+    durability      what of the tables is on the disk itself; None of an object store, which has what it has confirmed
     """
 
-    def __init__(self, location: str, locks: Path, directory: Path | None, forgotten: Callable[[str], None]) -> None:
-        """Take `directory`, where the tables lie, or None where that is no directory.
-
-        `forgotten` is called with a table of which nothing that was known holds any more.
-        """
-        self.shown_location = shown_url(location)
+    def __init__(self, location: Location, locks: WriterLocks, forgotten: Callable[[str], None]) -> None:
+        """Take `forgotten`, which is called with a table of which nothing that was known holds any more."""
+        self.shown_location = location.shown
+        self.locks = locks
         self._location = location
-        self._locks = locks
-        self._directory = directory
+        self._directory = directory = location.directory
         self._forgotten = forgotten
         self._dimensions: dict[str, int] = {}
-        locks.mkdir(parents=True, exist_ok=True)
+        #: (table, thread that holds its lock) -> the lock.
+        self._held: dict[tuple[str, int], ExclusiveLock] = {}
         self._database: Any = None
         self._connect()
         self.names()
@@ -70,10 +70,11 @@ class Catalogue:
         self.check(ALIASES)
 
     def close(self) -> None:
-        """Put what was written on the disk, and let go of the connection."""
+        """Put what was written on the disk, and let go of the connection and of what the locks are taken by."""
         if self.durability is not None:
             self.durability.close()
         self._database = None
+        self.locks.close()
 
     # ---- names and aliases
 
@@ -83,7 +84,7 @@ class Catalogue:
         Raises `CollectionNotFoundError` for a name that no table could have.
         """
         physical = self.aliases.all().get(name, name)
-        if self._directory is not None and len(physical.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES:
+        if len(physical.encode("utf-8", "surrogatepass")) > _LONGEST_NAME_BYTES:
             raise self.not_found(name)
         self.check(physical)
         return physical
@@ -91,7 +92,12 @@ class Catalogue:
     def standing(self, name: str) -> Collection | None:
         """Return what an alias or a physical name stands for now; None also for an alias whose collection is gone."""
         physical = self.physical(name)
-        return self.describe(name, physical) if physical in self.names() else None
+        if physical not in self.names():
+            return None
+        try:
+            return self.describe(name, physical)
+        except CollectionNotFoundError:  # what a killed `drop` has left in an object store
+            return None
 
     def names(self) -> set[str]:
         """Return the names of all tables but the project's own, `_aliases`."""
@@ -113,8 +119,9 @@ class Catalogue:
     def point_alias(self, name: str, physical: str) -> None:
         """Have an alias stand for a table. The caller holds the lock `ALIASES`."""
         self._create(ALIASES, ALIASES_SCHEMA)
+        table = self.aliases.open()
         self.writing(ALIASES)
-        self.aliases.point(name, physical)
+        self.aliases.point(table, name, physical)
 
     # ---- tables
 
@@ -134,13 +141,15 @@ class Catalogue:
         if physical not in self.names():
             raise self.not_found(physical)
         if ALIASES in self._all_names():
+            table = self.aliases.open()
             self.writing(ALIASES)
-            self.aliases.remove(physical)
+            self.aliases.remove(table, physical)
             self.flush((ALIASES,))
         with self.locked(physical):
             self._forgotten(physical)
             self._dimensions.pop(physical, None)
             if self.durability is None:
+                self.writing(physical)
                 self._database.drop_table(physical)
             else:  # also where LanceDB cannot read it
                 self.durability.dropped(physical)
@@ -151,16 +160,31 @@ class Catalogue:
         return self.table(self.physical(name))
 
     def _create(self, table: str, schema: pa.Schema) -> None:
-        """Make a table where there is none. In object storage another machine may come first: then its table stands."""
+        """Make a table where there is none. The caller holds the lock `ALIASES`."""
         if table in self._all_names():
-            return
+            if not self._is_remnant(table):
+                return
+            self.writing(ALIASES)
+            self._database.drop_table(table)
         if self.durability is not None:
             self.durability.creating(table)
+        else:
+            self.writing(ALIASES)
         try:
             self._database.create_table(table, schema=schema)
-        except ValueError as error:
+        except ValueError as error:  # of the writer of another installation, which does not take our locks
             if "already exists" not in str(error):
                 raise
+
+    def _is_remnant(self, table: str) -> bool:
+        """Return whether a table in an object store is what is left of one: its files do not go all at once."""
+        if self._directory is not None:
+            return False
+        try:
+            self._opened(table)
+        except CollectionNotFoundError:
+            return True
+        return False
 
     def table(self, physical: str) -> Any:
         """Return an open table at its newest version.
@@ -211,7 +235,7 @@ class Catalogue:
     def _described_if_readable(self, name: str, physical: str) -> Collection | None:
         """Return None for a table of others, and for one that is damaged, which must not hide the others."""
         try:
-            with translate_errors(self.shown_location, f"reading {physical!r}"):
+            with translate_errors(self._location, f"reading {physical!r}"):
                 self.check(physical)
                 return self._described_if_own(name, physical)
         except CollectionNotFoundError:
@@ -234,9 +258,14 @@ class Catalogue:
             self._forget(table)
 
     def writing(self, table: str) -> None:
-        """Note that a table is about to be written to. The caller holds its lock."""
+        """Note that a table is about to be written to. The caller holds its lock.
+
+        Raises `LockLostError` where that is not certain any more: then nothing may be written.
+        """
         if self.durability is not None:
             self.durability.writing(table)
+        else:
+            self._held[table, threading.get_ident()].check()
 
     def flush(self, tables: AnyOf[str] | None, relied_on: Sequence[str] = ()) -> None:
         """Put tables on the disk itself; see `Durability.flush`."""
@@ -245,24 +274,22 @@ class Catalogue:
 
     @contextmanager
     def locked(self, table: str) -> Iterator[None]:
-        """Hold a table's lock, which all writers of a directory take. Raises `StoreError` after ten minutes."""
-        lock = filelock.FileLock(self._locks / f"{table}.lock", timeout=LOCK_TIMEOUT)
-        try:
-            lock.acquire(poll_interval=0.01)
-        except filelock.Timeout as error:
-            raise StoreError(
-                f"another process has held {lock.lock_file} for {LOCK_TIMEOUT:.0f} seconds; end it and call again"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        """Hold a table's lock, which all of its writers take. Raises as `WriterLocks.exclusive`."""
+        with self.locks.exclusive(table) as lock:
+            self._held[table, threading.get_ident()] = lock
+            try:
+                yield
+            finally:
+                del self._held[table, threading.get_ident()]
 
     def damaged(self) -> list[str]:
-        """Return the tables of which no version is whole; those that have an earlier one that is fall back to it."""
+        """Return the tables of which no version is whole; those that have an earlier one that is fall back to it.
+
+        Of an object store it is those whose newest version cannot be read: nothing falls back there.
+        """
         directory = self._directory
         if directory is None:
-            return []
+            return [each for each in sorted(self.names()) if "__" in each and self._is_unreadable(each)]
         return [each for each in sorted(self.names()) if "__" in each and self._is_damaged(directory, each)]
 
     def _is_damaged(self, directory: Path, physical: str) -> bool:
@@ -271,12 +298,22 @@ class Catalogue:
         whole = newest is not None and is_whole(folder, newest)
         return not whole and folder.exists() and not self._mended(physical)
 
+    def _is_unreadable(self, physical: str) -> bool:
+        try:
+            with translate_errors(self._location, f"reading {physical!r}"):
+                self.table(physical)
+        except CollectionNotFoundError:
+            return False
+        except DamagedCollectionError:
+            return True
+        return False
+
     def mended(self, name: str) -> bool:
         """Have a collection that cannot be read fall back to its last whole version; returns whether one did.
 
         Raises `StoreError`.
         """
-        with translate_errors(self.shown_location, f"looking for the last version of {name!r} that is whole"):
+        with translate_errors(self._location, f"looking for the last version of {name!r} that is whole"):
             if self.durability is None:
                 return False
             mended = self._mended(ALIASES) or self._without_aliases()

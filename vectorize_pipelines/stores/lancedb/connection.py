@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any
 
+from vectorize_pipelines.stores.lancedb.location import Location
+
 # LanceDB offers no arguments for these. By default it reads up to 2 GiB ahead, and several fragments at once:
 # compacting 300,000 rows of 384 dimensions then took 420 MB over the process's own size, with these 180 MB, and
 # a flat search of as many became a quarter faster. Its log goes to standard error and warns of every new table.
@@ -16,6 +18,9 @@ _ENVIRONMENT = {
     "LANCE_DEFAULT_BATCH_SIZE": "2048",
     "LANCEDB_LOG": "error",
 }
+# Of an object store, where a fragment that is read after another one costs a round trip: of 30 ms, a search in 30 small
+# fragments took 1.6 s with one at a time and 0.35 s with these, an upsert of 20 rows 2 s and 0.6 s.
+_FRAGMENTS_READ_TOGETHER = "16"
 # The defaults are 6 GiB and 1 GiB.
 _INDEX_CACHE_BYTES = 256 * 2**20
 _METADATA_CACHE_BYTES = 16 * 2**20
@@ -26,9 +31,10 @@ _M_ARENA_MAX = -8
 _ARENAS = 2
 
 
-def connect(location: str) -> Any:
+def connect(location: Location) -> Any:
     """Return a connection of `lancedb`; raises what LanceDB raises."""
-    for name, value in _ENVIRONMENT.items():
+    read_together = {} if location.directory else {"LANCE_DEFAULT_FRAGMENT_READAHEAD": _FRAGMENTS_READ_TOGETHER}
+    for name, value in (_ENVIRONMENT | read_together).items():
         os.environ.setdefault(name, value)
     with contextlib.suppress(AttributeError, OSError):  # where the C library is another one
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, _ARENAS)
@@ -38,7 +44,7 @@ def connect(location: str) -> Any:
     session = lancedb.Session(
         index_cache_size_bytes=_INDEX_CACHE_BYTES, metadata_cache_size_bytes=_METADATA_CACHE_BYTES
     )
-    return lancedb.connect(location, session=session)
+    return lancedb.connect(location.uri, session=session, storage_options=dict(location.options) or None)
 
 
 def _import_lancedb() -> Any:

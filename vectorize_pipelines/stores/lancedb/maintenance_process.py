@@ -16,6 +16,7 @@ from pathlib import Path
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.lancedb.connection import connect
 from vectorize_pipelines.stores.lancedb.durability import make_durable
+from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import MaintenanceWork, carry_out_large
 
 _DONE = "done\n"
@@ -28,10 +29,8 @@ class MaintenanceProcesses:
     LanceDB does not give back all the memory that compaction takes: a run of 100,000 passages grew to twice its size.
     """
 
-    def __init__(self, location: str, directory: Path | None) -> None:
-        """Take `directory`, where the tables lie, or None where that is no directory."""
+    def __init__(self, location: Location) -> None:
         self._location = location
-        self._directory = directory
         self._lock = threading.Lock()
         self._prepared: _Process | None = None
         self._ending: list[_Process] = []
@@ -41,14 +40,14 @@ class MaintenanceProcesses:
         with self._lock:
             self._ending = [process for process in self._ending if process.is_alive()]
             if self._prepared is None or not self._prepared.is_alive():
-                self._prepared = _Process(self._location, self._directory)
+                self._prepared = _Process(self._location)
 
     def carry_out(self, physical: str, work: MaintenanceWork) -> None:
         """Do what is due in a process. Raises `StoreError` with its words; the table is then as before or as after."""
         self.prepare()
         with self._lock:
             process, self._prepared = self._prepared, None
-        process = process or _Process(self._location, self._directory)
+        process = process or _Process(self._location)
         try:
             process.carry_out(physical, work)
         except BaseException:
@@ -68,9 +67,8 @@ class MaintenanceProcesses:
 class _Process:
     """A process that connects to a location, waits for one task, does it, says so, and ends."""
 
-    def __init__(self, location: str, directory: Path | None) -> None:
+    def __init__(self, location: Location) -> None:
         pipe = subprocess.PIPE
-        self._directory = directory
         # A file, since nobody reads a pipe while the process works, and a full one would stop it.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         # A group of its own: a terminal's Ctrl-C is for the run, which ends what it has begun.
@@ -83,15 +81,15 @@ class _Process:
             process_group=0,
         )
         # Not by arguments, which everyone on the machine can see: a location may hold credentials.
-        self._say(location)
+        directory = None if location.directory is None else str(location.directory)
+        self._say({"uri": location.uri, "directory": directory, "options": dict(location.options)})
 
     def is_alive(self) -> bool:
         return self._popen.poll() is None
 
     def carry_out(self, physical: str, work: MaintenanceWork) -> None:
         """Have the process do its task. Raises `StoreError`."""
-        directory = None if self._directory is None else str(self._directory)
-        self._say({"physical": physical, "work": asdict(work), "directory": directory})
+        self._say({"physical": physical, "work": asdict(work)})
         assert self._popen.stdout is not None, "it is a pipe"
         if all(line != _DONE for line in iter(self._popen.stdout.readline, "")):
             self._popen.wait()
@@ -125,13 +123,15 @@ def main() -> None:
     """Run the process; without a task, because the process that started it has gone, it ends at once."""
     import lance  # noqa: F401 (takes most of a second, for which nobody waits yet)
 
-    database = connect(json.loads(sys.stdin.readline()))
+    place = json.loads(sys.stdin.readline())
+    directory = None if place["directory"] is None else Path(place["directory"])
+    database = connect(Location(place["uri"], directory, place["options"]))
     given = sys.stdin.readline()
     if given:
         # The table's lock goes with its holder, and without it nothing may go on. Whenever it ends, no commit is half.
         threading.Thread(target=_end_with_parent, daemon=True).start()
         task = json.loads(given)
-        physical, directory = task["physical"], task["directory"]
+        physical = task["physical"]
         table, work = database.open_table(physical), MaintenanceWork(**task["work"])
-        carry_out_large(table, work, lambda: None if directory is None else make_durable(Path(directory), physical))
+        carry_out_large(table, work, lambda: None if directory is None else make_durable(directory, physical))
         print(_DONE, end="", flush=True)

@@ -1,4 +1,4 @@
-"""LanceDB as a `VectorStore`: the embedded default, a directory (or bucket) that several processes may use.
+"""LanceDB as a `VectorStore`: the embedded default, a directory or an object store that several processes may use.
 
 Opened by `open_store` for the kind `lancedb`. A collection is a table with the columns of a record and one more,
 `metadata_terms` (see `filters`); what model its vectors are of stands in the table's schema metadata.
@@ -12,10 +12,10 @@ may take while others write and maintain.
 
 Records that are certainly new are appended, all others merged by id (see `new_ids`).
 
-Concurrent merges of a new id can both insert it. Two things prevent that: writers of a table in a directory take
-turns, by a lock file in its folder `.locks`; and `id` is declared the table's (unenforced) primary key, on which
-LanceDB detects such a conflict at commit and merges again. Writers in object storage from several machines have
-the second only.
+Concurrent merges of a new id can both insert it. Writers of a table therefore take turns (`locks`): by a file in the
+directory's folder `.locks`, or by a lease of the installation's database where the table lies in an object store. A
+lease can be lost while its holder is stalled; so writers there make certain of it just before they commit, and what is
+stalled within a commit is refused by LanceDB where anybody has written the same rows meanwhile (see `writing`).
 
 LanceDB runs threads of its own, which do not survive a fork: start processes with `spawn`.
 """
@@ -26,8 +26,6 @@ from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import numpy as np
 import numpy.typing as npt
@@ -35,9 +33,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vectorize_pipelines.core.records import RECORD_FIELDS
-from vectorize_pipelines.core.urls import shown_url
 from vectorize_pipelines.encoders.base import EncoderSpec
-from vectorize_pipelines.errors import DamagedCollectionError, SettingsError, StoreError, StoreUnavailableError
+from vectorize_pipelines.errors import DamagedCollectionError, StoreError, StoreUnavailableError
 from vectorize_pipelines.stores.base import Collection, VectorStore, Written, physical_name
 from vectorize_pipelines.stores.contents import check_model, checked_query, result_schema
 from vectorize_pipelines.stores.filters.expressions import Filter
@@ -46,6 +43,8 @@ from vectorize_pipelines.stores.lancedb.aliases import ALIASES
 from vectorize_pipelines.stores.lancedb.catalogue import KIND, Catalogue
 from vectorize_pipelines.stores.lancedb.failures import translate_errors
 from vectorize_pipelines.stores.lancedb.filters import text_value_sql, to_sql
+from vectorize_pipelines.stores.lancedb.location import Location
+from vectorize_pipelines.stores.lancedb.locks import FolderLocks, InstallationLocks, ReadOnly
 from vectorize_pipelines.stores.lancedb.maintenance import (
     VECTOR_INDEX,
     Maintenance,
@@ -60,12 +59,10 @@ from vectorize_pipelines.stores.lancedb.writing import RowWriter
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import StoreSettings
+    from vectorize_pipelines.state.table_locks import TableLocks
 
 #: LanceDB's memory for a list of values grows with the list times the fragments.
 VALUES_DELETED_TOGETHER = 500
-
-#: Schemes of object stores that LanceDB reads and writes itself; credentials come from the environment.
-OBJECT_STORES = ("s3", "gs", "az", "abfss")
 
 # With these the quantized index found every one of the ten nearest of 100,000 vectors without any structure.
 _PROBES = 32
@@ -100,34 +97,28 @@ class LanceDBStore(VectorStore):
     def open(cls, settings: "StoreSettings", home: Path) -> Self:
         """Open `settings.url`, by default `home/lancedb`; a directory is created where it is missing.
 
-        Raises `SettingsError` for a URL that is neither a path nor object storage, `StoreError` where the
-        directory cannot be made or read.
+        What lies in an object store can be written to once `use_table_locks` was called. Raises `SettingsError` as
+        `Location.of`, `StoreError` where the location cannot be made or read.
         """
-        location = settings.url or str(home / "lancedb")
-        scheme = urlsplit(location).scheme if "://" in location else ""
-        if scheme in OBJECT_STORES:
-            return cls(location, home / "locks")
-        if scheme not in ("", "file"):
-            raise SettingsError(
-                f"store.url: {scheme}:// is not for lancedb; give a path, or one of {', '.join(OBJECT_STORES)}"
-            )
-        path = Path(url2pathname(urlsplit(location).path)) if scheme else Path(location)
-        directory = path.expanduser().absolute()
-        return cls(str(directory), directory / ".locks", local=True)
+        return cls(Location.of(settings, home))
 
-    def __init__(
-        self, location: str, locks: Path, *, local: bool = False, maintenance: Maintenance | None = None
-    ) -> None:
-        """Take `local`: whether every writer of the location takes the locks; `open` knows what to pass."""
-        directory = Path(location) if local else None
-        self._shown_location = shown_url(location)
+    def __init__(self, location: Location, *, maintenance: Maintenance | None = None) -> None:
+        self._location = location
+        self.needs_table_locks = location.directory is None
+        self._shown_location = location.shown
         self._schedule = MaintenanceSchedule(maintenance or Maintenance())
-        self._processes = MaintenanceProcesses(location, directory)
-        self._new_ids = NewIds(directory)
-        self._writer = RowWriter(exclusive=local)
+        self._processes = MaintenanceProcesses(location)
+        self._new_ids = NewIds(location.directory)
+        self._writer = RowWriter(apart=location.directory is None)
         with self._explained("opening"):
-            self._tables = Catalogue(location, locks, directory, self._new_ids.forget)
+            folder = location.directory
+            locks = ReadOnly(location.shown) if folder is None else FolderLocks(folder / ".locks")
+            self._tables = Catalogue(location, locks, self._new_ids.forget)
         self._durability = self._tables.durability
+
+    def use_table_locks(self, locks: "TableLocks") -> None:
+        """See `VectorStore`; for an object store. A folder has locks of its own."""
+        self._tables.locks = InstallationLocks(self._shown_location, locks)
 
     # ---- collections
 
@@ -226,7 +217,7 @@ class LanceDBStore(VectorStore):
                     matching: int = followed.table.count_rows(condition)
                     if matching:
                         self._tables.writing(physical)
-                        followed.table.delete(condition)
+                        self._writer.delete(followed.table, condition)
                 deleted += matching
         return deleted
 
@@ -370,7 +361,7 @@ class LanceDBStore(VectorStore):
             raise StoreUnavailableError(f"{name!r} fell back to an earlier version: read it again; {error}") from error
 
     def _explained(self, doing: str, state: str = "") -> AbstractContextManager[None]:
-        return translate_errors(self._shown_location, doing, state)
+        return translate_errors(self._location, doing, state)
 
 
 def _where(query: Any, condition: str | None) -> Any:
