@@ -96,7 +96,7 @@ def test_the_sensor_finds_nothing_to_do_then(installation: Installation) -> None
         documents={"chunk_tokens": 32, "overlap_tokens": 0},
     )
     tries(installation)
-    assert [Path(file.source_id).name for file in compare_corpus(settings).changed] == ["bad.md"]
+    assert compare_corpus(settings).changed == 1
     tries(installation)
     assert not compare_corpus(settings).changed
 

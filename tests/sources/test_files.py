@@ -224,8 +224,8 @@ def test_times_as_file_systems_give_them(
     bucket: str, monkeypatch: pytest.MonkeyPatch, given: Any, seconds: float
 ) -> None:
     memory = fsspec.filesystem("memory")
-    found = {"/bucket/docs/a.md": {"size": 5, "LastModified": given}}
-    monkeypatch.setattr(memory, "find", lambda *_, **__: found)
+    found = [{"name": "/bucket/docs/a.md", "type": "file", "size": 5, "LastModified": given}]
+    monkeypatch.setattr(memory, "ls", lambda *_, **__: found)
     (file,) = source("memory://bucket/docs").list().files.values()
     assert file.modified_ns == seconds * 1_000_000_000
 

@@ -35,9 +35,9 @@ def find_and_run(folder: Path) -> None:
     print(
         json.dumps(
             {
-                "changed": [Path(file.source_id).name for file in found.changed],
-                "vanished": [Path(name).name for name in found.vanished],
-                "unchanged": len(found.unchanged),
+                "changed": found.changed,
+                "vanished": found.vanished,
+                "unchanged": found.unchanged,
                 "documents": totals.documents,
                 "encoded": totals.encoded,
                 "deleted": totals.deleted,

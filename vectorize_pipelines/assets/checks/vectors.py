@@ -20,6 +20,8 @@ import dagster as dg
 from vectorize_pipelines.assets.checks.findings import Examined, Look, examine
 from vectorize_pipelines.assets.files import CORPUS, GALLERY, FolderAsset, FolderConfig
 from vectorize_pipelines.core.days import Days
+from vectorize_pipelines.core.shards import WHOLE as WHOLE_SHARD
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.configured import describe_options
 from vectorize_pipelines.errors import CollectionNotFoundError
@@ -123,6 +125,7 @@ class _FileScope(Scope):
     """The scope of a run over files: one target, the collection of its config."""
 
     reconcile: bool = False
+    shard: Shard = WHOLE_SHARD
 
     @property
     def collection(self) -> str:
@@ -131,8 +134,10 @@ class _FileScope(Scope):
 
     def sources(self, store: VectorStore, entries: Collection[ManifestEntry]) -> set[str] | None:
         """The sources whose rows are counted; None is all of them."""
-        if not self.embeds or self.reconcile:
+        if not self.embeds or (self.reconcile and self.shard.is_whole):
             return None
+        if self.reconcile:  # others are at work on the other shards
+            return {entry.source_id for entry in entries if self.shard.owns_source(entry.source_id)}
         sources = stored_vectors.sources_of_run(store, self.collection, self.run_id)
         if self.window is not None:
             days = Days(self.settings.partitions.start, datetime.now(UTC).date())
@@ -154,6 +159,7 @@ def _file_scope(context: dg.AssetCheckExecutionContext, folder: FolderAsset) -> 
         replay_window(context.run, folder.name),
         read=partial(stored_vectors.read_listed_image, roots=listed_roots(settings)),
         reconcile=config.reconcile,
+        shard=Shard.parse(config.shard),
     )
 
 

@@ -1,9 +1,9 @@
 """Which files runs had in hand when they died, so that no file stops its folder for ever.
 
-The notes lie beside the manifest of a collection and are written by the run that holds the collection's lock: a note
-that this run finds is of one that is gone. `pipeline.files.folder` takes suspects one at a time, after all other
-files; one that was alone in hand at two deaths is set aside. A file that has changed since is another one. The manifest
-takes away the notes of what it records.
+The notes lie beside the manifest of a collection and are written by the run that holds the lock of the collection or of
+a shard of it: a note that this run finds of a file that it owns is of a run that is gone. `pipeline.files.folder` takes
+suspects one at a time, after all other files; one that was alone in hand at two deaths is set aside. A file that has
+changed since is another one. The manifest takes away the notes of what it records.
 
 A run that ends with an error has died, too; the error counts where the run has stored another file before, which would
 else have met it as well, or where the file met an error of the same class before that counts.
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.attempts import ERROR_CHARACTERS, MOST_DEATHS
@@ -54,9 +55,9 @@ class FileAttempts:
         self._proven = True
 
     @classmethod
-    def open(cls, manifest: Manifest, run_id: str) -> Self:
-        """Open the notes beside a manifest. What is in hand by them is of runs that died."""
-        opened = cls(manifest.open_attempts(), run_id)
+    def open(cls, manifest: Manifest, run_id: str, shard: Shard = WHOLE) -> Self:
+        """Open the notes beside a manifest. What of the shard is in hand by them is of runs that died."""
+        opened = cls(manifest.open_attempts(shard.owns_source), run_id)
         try:
             opened._count_deaths(None, proven=True)
         except BaseException:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from vectorize_pipelines.core.items import Item
 from vectorize_pipelines.errors import ItemError
+from vectorize_pipelines.pipeline.totals import Failure, Totals
 
 #: The source's own; nobody else looks into it.
 Receipt: TypeAlias = object
@@ -58,4 +59,12 @@ class Failed:
     receipt: Receipt
 
 
-Change: TypeAlias = Changed | Touched | Vanished | Failed
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """Sources that are left alone: their counts by day, and those among them that failed for good."""
+
+    totals: Totals
+    failures: Sequence[Failure]
+
+
+Change: TypeAlias = Changed | Touched | Vanished | Failed | Unchanged
