@@ -1,10 +1,10 @@
-"""A server that answers what S3 answers to a listing (ListObjectsV2), page by page, and knows nothing else."""
+"""A server that answers what S3 answers to a listing (ListObjectsV2), page by page, and to HEAD, and knows nothing else."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 PAGE = 1000
@@ -20,7 +20,7 @@ def s3_listing_server(bucket: str, keys: Sequence[str]) -> Iterator[tuple[str, l
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
-            self._answer(404, "")
+            self._answer(200 if unquote(self.path).partition(f"/{bucket}/")[2] in in_order else 404, "")
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)

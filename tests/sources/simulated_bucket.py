@@ -27,11 +27,8 @@ class SimulatedBucket(AbstractFileSystem):  # type: ignore[misc]
             for n in reversed(range(files))
         ]
 
-    def isfile(self, path: str) -> bool:
-        return False
-
-    def exists(self, path: str, **options: Any) -> bool:
-        return True
+    def info(self, path: str, **options: Any) -> Any:
+        return {"name": self._strip_protocol(path), "type": "directory", "size": 0}
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from benchmarks import listing
 from tests.sources import simulated_bucket
 from tests.sources.s3_listing_server import s3_listing_server
+from tests.sources.test_files import FolderByFolder
 from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.pipeline.files.comparison import compare
@@ -43,8 +44,9 @@ def test_files_come_in_the_order_of_their_names(
             memory.pipe(f"/listed/{file.relative_to(root)}", b"x")
     expected = sorted(str(file.relative_to(root)) for file in root.rglob("*") if file.is_file())
     assert [os.path.relpath(file.source_id, root) for file in source(root).ordered()] == expected
-    listed = [file.source_id.removeprefix("memory://listed/") for file in source("memory://listed").ordered()]
-    assert listed == expected
+    fsspec.register_implementation("folders", FolderByFolder, clobber=True)
+    for url in ("memory://listed", "folders://listed"):
+        assert [file.source_id.removeprefix(f"{url}/") for file in source(url).ordered()] == expected
 
 
 def test_a_listing_out_of_order_deletes_nothing_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,6 +90,8 @@ def test_a_bucket_of_s3_is_listed_page_by_page_in_order(monkeypatch: pytest.Monk
         "docs/0-1.md",
         "docs/",
         "docs/é.md",
+        "docs/a//b.md",
+        "docs",
         "other/a.md",
     ]
     expected = sorted(f"s3://bucket/{key}" for key in keys if key.startswith("docs/") and key != "docs/")
@@ -97,9 +101,12 @@ def test_a_bucket_of_s3_is_listed_page_by_page_in_order(monkeypatch: pytest.Monk
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3.clear_instance_cache()
         listed = list(source("s3://bucket/docs").ordered())
+        asked = len(queries)
+        single = list(source("s3://bucket/other/a.md").ordered())
         s3.clear_instance_cache()
     assert [file.source_id for file in listed] == expected
     assert {file.size for file in listed} == {7}
     assert listed[0].occurred_at.isoformat() == "2024-03-01T12:00:00+00:00"
     assert sum("continuation-token" in query for query in queries) == 2, "three pages in all"
-    assert len(queries) <= 5, "and no request a folder"
+    assert [file.source_id for file in single] == ["s3://bucket/other/a.md"]
+    assert asked <= 5, "and no request a folder"

@@ -3,7 +3,7 @@
 Nothing is read here. `pipeline.files.folder` compares a listing with the manifest and has what differs parsed; the
 sensor for new files does the same comparison and stops there. Files come one by one in the order of their source ids
 (by code points, as the manifest has them), so that a bucket of any size is compared without being held; what is held
-are the names of one folder, and of a local tree those of its folders.
+are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
 import os
@@ -197,17 +197,19 @@ class FileSource:
         with self._translated():
             filesystem, path = fsspec.core.url_to_fs(self.root)
             filesystem.invalidate_cache()  # a code server lives for days
-            if filesystem.isfile(path):
-                file = _remote_file(self.root, filesystem.info(path))
-                return OrderedListing(lambda _: iter((file,)))
             found = remote_files(filesystem, path)
             try:
-                first = list(islice(found, 1))  # now, so that a root that cannot be listed fails at once
-            except FileNotFoundError:
+                # Now, so that a root that cannot be listed fails at once. First, since an object may have the name of
+                # a folder. What a web server lists is no folder.
+                first = [] if self.root.lower().startswith(("http://", "https://")) else list(islice(found, 1))
+            except (FileNotFoundError, NotADirectoryError):
                 first = []
-            exists = bool(first) or filesystem.exists(path)
-        if not exists:
+            itself = None if first else _info(filesystem, path)
+        if not first and itself is None:
             raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
+        if itself is not None and itself["type"] == "file":
+            file = _remote_file(self.root, itself)
+            return OrderedListing(lambda _: iter((file,)))
         return OrderedListing(partial(self._remote_files, chain(first, found), path.rstrip("/") + "/"))
 
     def _remote_files(
@@ -380,6 +382,15 @@ def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+def _info(filesystem: Any, path: str) -> Info | None:
+    """Return what a file system says of a path; None where nothing lies there. Raises what the file system raises."""
+    try:
+        info: Info = filesystem.info(path)
+    except FileNotFoundError:
+        return None
+    return info
 
 
 def _remote_file(uri: str, info: Mapping[str, Any]) -> SourceFile:

@@ -1,6 +1,8 @@
-"""The files of an fsspec file system, one by one in the order of their names, and never all in memory.
+"""The files below a folder of an fsspec file system, one by one in the order of their names.
 
-fsspec's own `find` returns everything at once, and leaves out folders that cannot be listed.
+S3 is listed page by page. Other object stores list all objects by one call, and everything is held: folder by folder
+they leave out keys with an empty part, as in `a//b`, and objects that have the name of a folder. Everything else, whose
+`find` would leave out folders that cannot be listed, is listed folder by folder.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -15,7 +17,9 @@ OBJECTS_TOGETHER = 1000
 def remote_files(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
     """Yield every file below a folder, with what the file system says of it; raise what the file system raises."""
     # S3 lists a whole bucket page by page, in order; fsspec has that in no public method.
-    return _flat(filesystem, path) if hasattr(filesystem, "_iterdir") else _folder_by_folder(filesystem, path)
+    if hasattr(filesystem, "_iterdir"):
+        return _flat(filesystem, path)
+    return _at_once(filesystem, path) if _has_own_find(filesystem) else _folder_by_folder(filesystem, path)
 
 
 def _flat(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
@@ -37,6 +41,28 @@ async def _some(objects: AsyncIterator[Info]) -> list[Info]:
     return found
 
 
+def _has_own_find(filesystem: Any) -> bool:
+    from fsspec import AbstractFileSystem
+    from fsspec.asyn import AsyncFileSystem
+
+    method, plain = (
+        ("_find", AsyncFileSystem) if isinstance(filesystem, AsyncFileSystem) else ("find", AbstractFileSystem)
+    )
+    return getattr(type(filesystem), method) is not getattr(plain, method)
+
+
+def _at_once(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
+    listed = filesystem.find(path, detail=True)
+    if not isinstance(listed, Mapping):  # adlfs: the name of a blob, whatever lies in the folder of that name
+        container, _, prefix = path.partition("/")
+        listed = filesystem.find(container, prefix=prefix, detail=True)
+    filesystem.invalidate_cache()  # which would keep everything
+    below = path.rstrip("/") + "/"
+    for name in sorted(listed):
+        if name.startswith(below) and not name.endswith("/") and listed[name]["type"] == "file":
+            yield name, listed[name]
+
+
 def _folder_by_folder(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
     under_way = [_folder(filesystem, path)]
     while under_way:
@@ -44,7 +70,10 @@ def _folder_by_folder(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
         if found is None:
             under_way.pop()
         elif found[1]["type"] == "directory":
-            under_way.append(_folder(filesystem, found[0]))
+            try:
+                under_way.append(_folder(filesystem, found[0]))
+            except FileNotFoundError:
+                continue  # it was removed since its parent was listed
         else:
             yield found
 
