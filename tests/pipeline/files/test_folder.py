@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -19,9 +20,12 @@ from tests.pipeline.files.histories import carry_out, operations, run_until_kill
 from tests.pipeline.files.installation import COLLECTION, DAY, Installation, install, paragraphs
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
 from vectorize_pipelines.pipeline.files import folder as folder_module
+from vectorize_pipelines.pipeline.files.attempted import FileAttempts
+from vectorize_pipelines.pipeline.files.changes import Change
 from vectorize_pipelines.pipeline.files.documents import compare_corpus
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile
 from vectorize_pipelines.state import collection_locks, held_locks
 from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
 from vectorize_pipelines.state.home import manifest_file
@@ -249,6 +253,42 @@ def test_a_run_that_was_declared_lost_writes_nothing(
                 write_batch(writer, batch)
     installation.run()
     assert {name for name, _ in installation.rows()} == {"a.md"}, "nothing was acknowledged either"
+
+
+def test_a_run_that_is_told_to_end_lists_no_further_and_judges_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(5):
+        installation.write(f"{n}.md", paragraphs(n))
+    installation.run()
+    before = installation.rows()
+    installation.write("0.md", paragraphs(9))
+    listed: list[SourceFile] = []
+    is_listing, let_go = threading.Event(), threading.Event()
+    local_files = FileSource._local_files
+
+    def slow(source: FileSource, listing: OrderedListing) -> Iterator[SourceFile]:
+        for file in local_files(source, listing):
+            yield file
+            listed.append(file)
+            is_listing.set()
+            assert let_go.wait(60)
+
+    changes: list[Change] = []
+    noted: list[SourceFile] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSource, "_local_files", slow)
+        patched.setattr(FileAttempts, "note_together", lambda _, files: noted.extend(files))
+        with installation.open() as stream:
+            reading = threading.Thread(target=lambda: changes.extend(stream.source.changes()))
+            reading.start()
+            assert is_listing.wait(60)
+            stream.source.interrupt()
+            let_go.set()
+            reading.join(60)
+            assert not reading.is_alive()
+            assert (len(listed), changes, stream.source.expected, noted) == (1, [], None, [])
+    assert installation.rows() == before
 
 
 def test_a_second_run_waits_for_the_first(installation: Installation) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from functools import partial
 from itertools import islice
+from threading import Event
 
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
@@ -70,6 +71,7 @@ class FolderChanges:
         self._before: dict[str, ManifestEntry] = {}
         self._suspicions: dict[str, tuple[SourceFile, Suspicion]] = {}
         self._unchanged = UnchangedFiles(run.days)
+        self._is_interrupted = Event()
         self._vanished = VanishedFiles()
 
     def close(self) -> None:
@@ -82,8 +84,8 @@ class FolderChanges:
             yield self._change(file, reading)
             if self._unchanged.number >= COUNTED_TOGETHER:
                 yield self._unchanged.take()
-        if self.expected is None:
-            return  # closed from outside
+        if self.expected is None or self._is_interrupted.is_set():
+            return  # closed from outside, maybe before everything was listed, or read
         if self._unchanged.number:
             yield self._unchanged.take()
         self._log_surprises()
@@ -130,7 +132,8 @@ class FolderChanges:
         self._manifest.days_reported(self._notes | {self._note(day) for day in self.touched})
 
     def interrupt(self) -> None:
-        """Make a reading in progress end soon."""
+        """Make a listing and a reading in progress end soon."""
+        self._is_interrupted.set()
         self._reader.close()
 
     def end_with(self, error: BaseException, *, proven: bool) -> None:
@@ -159,7 +162,7 @@ class FolderChanges:
     def _noted(self) -> Iterator[tuple[SourceFile, str | None]]:
         """Yield the files to be read, but for suspects, with the content hashes that are known of them."""
         changed = self._changed_files()
-        while some := list(islice(changed, NOTED_TOGETHER)):
+        while (some := list(islice(changed, NOTED_TOGETHER))) and not self._is_interrupted.is_set():
             suspicions = self._attempts.suspects(some)
             self._suspicions |= {
                 file.source_id: (file, suspicions[file.source_id]) for file in some if file.source_id in suspicions
@@ -172,6 +175,8 @@ class FolderChanges:
         """Go through folder and manifest; count what is unchanged, put by what has vanished, yield the others."""
         found = 0
         for file, entry, is_unchanged in self._compared:
+            if self._is_interrupted.is_set():
+                return  # what has not been listed yet has not vanished
             if not self._is_in_window(file, entry):
                 continue
             if file is None:
