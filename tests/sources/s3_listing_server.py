@@ -1,4 +1,4 @@
-"""A server that answers what S3 answers to a listing (ListObjectsV2), page by page, and to HEAD, and knows nothing else."""
+"""A server that answers what S3 answers to a listing (ListObjectsV2), page by page, and to HEAD, and nothing else."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

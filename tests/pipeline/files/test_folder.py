@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,15 @@ from vectorize_pipelines.errors import ModelMismatchError, SettingsError, Source
 from vectorize_pipelines.pipeline.files import folder as folder_module
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts
 from vectorize_pipelines.pipeline.files.changes import Change
-from vectorize_pipelines.pipeline.files.documents import compare_corpus
+from vectorize_pipelines.pipeline.files.documents import compare_corpus, corpus_source
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile
 from vectorize_pipelines.state import collection_locks, held_locks
 from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
 from vectorize_pipelines.state.home import manifest_file
+from vectorize_pipelines.state.manifest import open_manifest
+from vectorize_pipelines.stores.filters.expressions import Equal
 
 
 @pytest.fixture
@@ -253,6 +256,46 @@ def test_a_run_that_was_declared_lost_writes_nothing(
                 write_batch(writer, batch)
     installation.run()
     assert {name for name, _ in installation.rows()} == {"a.md"}, "nothing was acknowledged either"
+
+
+def test_a_run_that_was_declared_lost_while_it_counted_rows_doubts_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1, 2))
+    installation.run()
+    installation.store.delete(installation.store.collections()[0].physical, Equal("item_index", 1))
+    with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
+        known = list(manifest.below(str(installation.folder)))
+        for is_doubtful in (False, True):
+            with monkeypatch.context() as lost:
+                lost.setattr(installation.store, "is_doubtful", partial(_while_lost, lost, is_doubtful))
+                lost.setattr(installation.store, "trust", pytest.fail)
+                with pytest.raises(LockLostError):
+                    installation.run()
+            assert list(manifest.below(str(installation.folder))) == known
+    installation.run()
+    assert len(installation.rows()) == 2
+
+
+def _while_lost(patch: pytest.MonkeyPatch, answer: bool, name: str) -> bool:
+    """Lose the run, as if meanwhile, and answer."""
+    patch.setattr(held_locks, "needed_by_process", [_Lost()])
+    return answer
+
+
+def test_what_a_run_that_was_declared_lost_had_in_hand_stays_noted(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1))
+    (file,) = corpus_source(installation.settings, str(installation.folder)).list().files.values()
+    with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
+        attempts = FileAttempts.open(manifest, "lost", ExclusiveLock())
+        attempts.note_alone(file, "reading")
+        with monkeypatch.context() as lost:
+            lost.setattr(held_locks, "needed_by_process", [_Lost()])
+            attempts.close()
+        with closing(FileAttempts.open(manifest, "next", ExclusiveLock())) as later:
+            assert list(later.suspects([file])) == [file.source_id]
 
 
 def test_a_run_that_is_told_to_end_lists_no_further_and_judges_nothing(

@@ -19,6 +19,7 @@ from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.attempts import ERROR_CHARACTERS, MOST_DEATHS
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import AloneInHand, AttemptNotes, FileStage, Manifest
 
 logger = logging.getLogger(__name__)
@@ -48,16 +49,20 @@ class FileAttempts:
     `AttemptNotes` do.
     """
 
-    def __init__(self, notes: AttemptNotes, run_id: str):
+    def __init__(self, notes: AttemptNotes, run_id: str, lock: ExclusiveLock):
         self._notes = notes
+        self._lock = lock
         self._run_id = run_id
         self._error: BaseException | None = None
         self._proven = True
 
     @classmethod
-    def open(cls, manifest: Manifest, run_id: str, shard: Shard = WHOLE) -> Self:
-        """Open the notes beside a manifest. What of the shard is in hand by them is of runs that died."""
-        opened = cls(manifest.open_attempts(shard.owns_source), run_id)
+    def open(cls, manifest: Manifest, run_id: str, lock: ExclusiveLock, shard: Shard = WHOLE) -> Self:
+        """Open the notes beside a manifest. What of the shard is in hand by them is of runs that died.
+
+        `lock`: of the shard, without which no note is taken away, or made a death.
+        """
+        opened = cls(manifest.open_attempts(shard.owns_source), run_id, lock)
         try:
             opened._count_deaths(None, proven=True)
         except BaseException:
@@ -95,6 +100,7 @@ class FileAttempts:
                 error = f"{type(self._error).__name__}: {self._error}"[:ERROR_CHARACTERS]
                 self._count_deaths(error, proven=self._proven)
             else:
+                self._lock.check()
                 self._notes.forget_in_hand()
         except (sqlite3.Error, VectorizeError) as failure:
             logger.warning("what this run had in hand may be taken for the reason of a death: %s", failure)
@@ -109,6 +115,7 @@ class FileAttempts:
                 return [*note.deaths, f"run {note.run_id[:8]}, {note.stage}: {error or 'its process died'}"]
             return None
 
+        self._lock.check()
         self._notes.count_deaths(judge)
 
 

@@ -61,7 +61,7 @@ def open_folder(
         lock.let_others_begin()
         if request.reconcile:
             check_sources(run, source, manifest, request.shard)
-        attempts = FileAttempts.open(manifest, request.run_id, request.shard)
+        attempts = FileAttempts.open(manifest, request.run_id, lock, request.shard)
         resources.callback(attempts.close)
         resources.enter_context(reader)
         changes = resources.enter_context(

@@ -25,7 +25,7 @@ def check_whole(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
     """Look whether the store has as many rows as the manifest says, and where it has not, at each source.
 
     Counting tells cheaply, and finds what a run that was killed left, and what others have deleted. Called while no
-    other run is at work on the collection. Raises `StoreError`.
+    other run is at work on the collection. Raises as `check_sources` does.
     """
     if run.store.is_doubtful(run.physical):
         _doubt_everything(run, source, manifest)
@@ -37,7 +37,7 @@ def check_whole(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
 def check_sources(run: FolderRun, source: FileSource, manifest: Manifest, shard: Shard) -> None:
     """Put into doubt every source of a shard of which the store has other rows than the manifest says.
 
-    Raises `StoreError`.
+    Raises `StoreError`, and `LockLostError` where the lock was lost meanwhile.
     """
     doubted: dict[str, int] = {}
     differing = 0
@@ -46,8 +46,10 @@ def check_sources(run: FolderRun, source: FileSource, manifest: Manifest, shard:
             differing += expected is not None
             doubted[source_id] = found
             if len(doubted) >= DOUBTED_TOGETHER:
+                run.lock.check()
                 manifest.doubt(doubted)
                 doubted = {}
+    run.lock.check()
     manifest.doubt(doubted)
     if differing:
         logger.warning(
@@ -60,7 +62,9 @@ def _doubt_everything(run: FolderRun, source: FileSource, manifest: Manifest) ->
     logger.warning(
         "%s has lost rows that were in it; every file is read again and compared with what is there", run.physical
     )
+    run.lock.check()
     manifest.doubt_everything()
+    run.lock.check()
     run.store.trust(run.physical)
 
 
