@@ -124,6 +124,27 @@ def test_rows_that_others_deleted_come_back_with_a_shard_that_is_alone(installat
     assert installation.rows() == before
 
 
+def test_rows_that_a_disk_set_back_come_back_beside_other_shards(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vectorize_pipelines.stores.filters.expressions import Equal
+
+    first, second = Shard.layout(2)
+    installation.run()
+    before = installation.rows()
+    with installation.open(shard=first), monkeypatch.context() as set_back:
+        installation.store.delete(installation.store.collections()[0].physical, Equal("item_index", 1))
+        set_back.setattr(installation.store, "is_doubtful", lambda _: True)
+        set_back.setattr(installation.store, "trust", pytest.fail)
+        installation.run(shard=second)
+    owned = {name for name in everything(installation) if second.owns_source(str(installation.folder / name))}
+    found = installation.rows()
+    assert {key: row for key, row in found.items() if key[0] in owned} == {
+        key: row for key, row in before.items() if key[0] in owned
+    }
+    assert len(found) < len(before), "the other shard's are still missing"
+
+
 @hypothesis_settings(
     max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )

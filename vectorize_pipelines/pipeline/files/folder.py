@@ -16,7 +16,7 @@ from vectorize_pipelines.pipeline.files.context import FolderRequest, FolderRun
 from vectorize_pipelines.pipeline.files.folder_changes import FolderChanges
 from vectorize_pipelines.pipeline.files.planning import Planner
 from vectorize_pipelines.pipeline.files.reader import FileReader
-from vectorize_pipelines.pipeline.files.store_counts import check_sources, check_whole
+from vectorize_pipelines.pipeline.files.store_counts import check_sources, check_whole, doubt_shard
 from vectorize_pipelines.pipeline.files.stream import SECONDS_PER_BATCH, ChangeStream
 from vectorize_pipelines.pipeline.mending import sources_to_mend
 from vectorize_pipelines.pipeline.reuse import configured_reuse
@@ -58,6 +58,8 @@ def open_folder(
         run = _run(settings, request, source, reader, store, physical, lock)
         if lock.is_alone:
             check_whole(run, source, manifest)
+        elif store.is_doubtful(physical):
+            doubt_shard(run, source, manifest)
         lock.let_others_begin()
         if request.reconcile:
             check_sources(run, source, manifest, request.shard)

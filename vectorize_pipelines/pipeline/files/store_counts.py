@@ -9,11 +9,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import islice
 
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.sources.files import FileSource
-from vectorize_pipelines.state.manifest import Manifest
+from vectorize_pipelines.state.manifest import UNKNOWN_ROWS, Manifest
 from vectorize_pipelines.stores.filters.expressions import Equal, Filter, Or, Prefix
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,22 @@ def check_sources(run: FolderRun, source: FileSource, manifest: Manifest, shard:
         logger.warning(
             "%d files have other rows in %s than the manifest says; they are read again", differing, run.collection
         )
+
+
+def doubt_shard(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
+    """Have every file of a shard read and compared with its rows, as `_doubt_everything` does of all.
+
+    Called while others are at work, which know nothing of it: the collection is trusted only by a run that is alone.
+    """
+    logger.warning(
+        "%s has lost rows that were in it; every file of shard %s is read again and compared with what is there",
+        run.physical,
+        run.request.shard,
+    )
+    owned = (entry.source_id for entry in manifest.below(source.root) if run.request.shard.owns_source(entry.source_id))
+    while some := list(islice(owned, DOUBTED_TOGETHER)):
+        run.lock.check()
+        manifest.doubt(dict.fromkeys(some, UNKNOWN_ROWS))
 
 
 def _doubt_everything(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
