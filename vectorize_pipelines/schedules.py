@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.jobs import check_indexes, maintain_collections, report_camera_risk
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.runs.tags import UNFINISHED
@@ -69,9 +70,13 @@ def reconcile_schedule(folder: WatchedFolder, settings: Settings) -> dg.Schedule
         default_status=_running_where(on=folder.watched(settings)),
     )
     def reconcile(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
-        """Drain runs that trust nothing: one, or one a shard."""
+        """Drain runs that trust nothing: one, or one a shard; none that another one under way would have refused."""
         settings = load_settings()
         section = folder.section(settings)
+        counts = {shard.count for shard in folder.shards_under_way(context.instance, section.collection)}
+        if counts:
+            count = counts.pop() if len(counts) == 1 else 1  # the whole waits for any
+            return [folder.drain_request(settings, shard, reconcile=True) for shard in Shard.layout(count)]
         files = 0
         if section.files_per_run is not None and section.path is not None:
             with closing(open_manifest(settings, section.collection)) as manifest:

@@ -9,6 +9,7 @@ import dagster as dg
 import pytest
 
 from tests.small_corpus import write_document
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs.tags import COLLECTION_TAG, MODE_TAG, SHARD_TAG
 from vectorize_pipelines.settings import load_settings
@@ -153,3 +154,22 @@ def test_the_schedule_reconciles() -> None:
     assert isinstance(requests, list)
     (request,) = requests
     assert request.run_config["ops"]["corpus_embeddings"]["config"] == {"mode": "drain", "reconcile": True}
+
+
+@pytest.mark.parametrize(
+    ("under_way", "launched"), [(["1/4"], 4), (["1/4", "2/4"], 4), (["1/4", "1/2"], 1), (["0/1"], 1)]
+)
+def test_the_schedule_launches_nothing_that_what_is_under_way_has_refused(under_way: list[str], launched: int) -> None:
+    from vectorize_pipelines.definitions import defs
+    from vectorize_pipelines.schedules import reconcile_schedule
+    from vectorize_pipelines.sensors.files import CORPUS
+
+    settings = load_settings()
+    with dg.DagsterInstance.ephemeral() as instance:
+        for shard in under_way:
+            request = CORPUS.drain_request(settings, Shard.parse(shard))
+            instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), tags=dict(request.tags))
+        requests = reconcile_schedule(CORPUS, settings)(dg.build_schedule_context(instance=instance))
+    assert isinstance(requests, list)
+    shards = [Shard.parse(request.tags.get(SHARD_TAG, "0/1")) for request in requests]
+    assert shards == Shard.layout(launched)
