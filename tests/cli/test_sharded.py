@@ -20,6 +20,7 @@ from vectorize_pipelines.cli.showing import FIGURES
 deeds, shard = sys.argv[1], sys.argv[sys.argv.index("--shard") + 1]
 mark = pathlib.Path(sys.argv[-1]) / f"{shard.replace('/', '-')}-{os.getpid()}"
 mark.touch()
+(mark.parent / f"group-{os.getpid()}").write_text(str(os.getpgrp()))
 tries = len(list(mark.parent.glob(f"{shard.replace('/', '-')}-*")))
 if shard == "1/3" and (deeds == "dies" or (deeds == "dies-once" and tries == 1)):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -47,6 +48,9 @@ def test_a_shard_whose_process_is_killed_is_repeated(tmp_path: Path) -> None:
     assert found["days"] == ["2024-03-01"]
     assert len(list(tmp_path.glob("1-3-*"))) == 2
     assert len(list(tmp_path.glob("0-3-*"))) == 1
+    groups = list(tmp_path.glob("group-*"))
+    assert len(groups) == 4
+    assert all(group.name == f"group-{group.read_text()}" for group in groups), "no signal of the terminal reaches them"
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -66,11 +70,12 @@ def test_the_error_of_a_shard_and_its_exit_code_are_those_of_the_command(tmp_pat
 
 
 @pytest.mark.usefixtures("stand_in")
-def test_a_signal_ends_all_shards(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_all_shards(number: signal.Signals, tmp_path: Path) -> None:
     def interrupt_once_begun() -> None:
         while not list(tmp_path.glob("*")):
             begun.wait(0.02)
-        signal.pthread_kill(main, signal.SIGTERM)
+        signal.pthread_kill(main, number)
 
     begun, main = threading.Event(), threading.get_ident()
     thread = threading.Thread(target=interrupt_once_begun)
@@ -79,6 +84,8 @@ def test_a_signal_ends_all_shards(tmp_path: Path) -> None:
         found = summed(processes.run(Shard.layout(3)))
     thread.join()
     assert (found["status"], found["exit_code"]) == ("failed", EXIT_INTERRUPTED)
+    for mark in tmp_path.glob("?-3-*"):
+        assert f"shard {mark.name[0]}/3: interrupted" in found["errors"]
 
 
 def test_ingest_in_shards(vectorize_here: Vectorize, tmp_path: Path) -> None:

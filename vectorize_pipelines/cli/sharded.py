@@ -55,11 +55,10 @@ class ShardProcesses:
             if self._is_interrupted:
                 return _no_outcome(shard, EXIT_INTERRUPTED, "not begun")
             code, printed = self._run(shard)
-            if code >= 0:
+            if code >= 0 or self._is_interrupted:
                 break
-            if not self._is_interrupted:
-                again = "" if deaths == MOST_DEATHS else "; it is repeated"
-                logger.warning("the process of shard %s ended by signal %d%s", shard, -code, again)
+            again = "" if deaths == MOST_DEATHS else "; it is repeated"
+            logger.warning("the process of shard %s ended by signal %d%s", shard, -code, again)
         with contextlib.suppress(json.JSONDecodeError):
             return {**json.loads(printed), "exit_code": code}
         if self._is_interrupted:
@@ -68,7 +67,8 @@ class ShardProcesses:
 
     def _run(self, shard: Shard) -> tuple[int, str]:
         arguments = [*self._command, "--shard", str(shard), "--json", *self._arguments]
-        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        # A group of its own: Ctrl-C would reach it twice, from the terminal and from here.
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, process_group=0) as process:
             self._running.add(process)
             if self._is_interrupted:  # while it was being started
                 process.terminate()
@@ -79,12 +79,18 @@ class ShardProcesses:
 
 @contextlib.contextmanager
 def ended_by_signals(processes: ShardProcesses) -> Iterator[None]:
-    """Pass SIGINT and SIGTERM on to the processes, whose outcomes are awaited all the same."""
+    """End the processes at SIGINT, SIGTERM and SIGHUP; their outcomes are awaited all the same.
+
+    SIGHUP is left alone where it is ignored, as by `nohup`.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         processes.interrupt()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
