@@ -149,7 +149,7 @@ def test_the_schedule_reconciles() -> None:
     from vectorize_pipelines.schedules import reconcile_schedule
     from vectorize_pipelines.sensors.files import CORPUS
 
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:  # a schedule's context takes no ephemeral one
         requests = reconcile_schedule(CORPUS, load_settings())(dg.build_schedule_context(instance=instance))
     assert isinstance(requests, list)
     (request,) = requests
@@ -165,7 +165,7 @@ def test_the_schedule_launches_nothing_that_what_is_under_way_has_refused(under_
     from vectorize_pipelines.sensors.files import CORPUS
 
     settings = load_settings()
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:  # a schedule's context takes no ephemeral one
         for shard in under_way:
             request = CORPUS.drain_request(settings, Shard.parse(shard))
             instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), tags=dict(request.tags))
