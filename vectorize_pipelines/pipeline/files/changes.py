@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 from vectorize_pipelines.core.items import Item
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.pipeline.totals import Failure, Totals
 
 #: The source's own; nobody else looks into it.
 Receipt: TypeAlias = object
@@ -59,12 +58,4 @@ class Failed:
     receipt: Receipt
 
 
-@dataclass(frozen=True, slots=True)
-class Unchanged:
-    """Sources that are left alone: their counts by day, and those among them that failed for good."""
-
-    totals: Totals
-    failures: Sequence[Failure]
-
-
-Change: TypeAlias = Changed | Touched | Vanished | Failed | Unchanged
+Change: TypeAlias = Changed | Touched | Vanished | Failed

@@ -18,15 +18,13 @@ from vectorize_pipelines.pipeline.files.reader import FileReader, Reading
 from vectorize_pipelines.pipeline.files.tallies import UnchangedFiles, VanishedFiles
 from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile, time_of
 from vectorize_pipelines.state.attempts import killed_runs
-from vectorize_pipelines.state.manifest import UNKNOWN_ROWS, Manifest, ManifestEntry
+from vectorize_pipelines.state.manifest import Manifest, ManifestEntry
 from vectorize_pipelines.stores.filters.expressions import Equal
 
 logger = logging.getLogger(__name__)
 
 #: Files that are noted as in hand by one write.
 NOTED_TOGETHER = 64
-#: Files that are left alone and told to the user at once.
-COUNTED_TOGETHER = 10_000
 OTHER_KINDS_SHOWN = 5
 _REMEDY = "It is read again once it has changed, or with --force, as if for the first time."
 
@@ -56,6 +54,7 @@ class FolderChanges:
         attempts: FileAttempts,
     ):
         self.expected: int | None = None
+        self.unchanged = UnchangedFiles(run.days)
         self._run = run
         self._request = run.request
         self._root = source.root
@@ -70,7 +69,6 @@ class FolderChanges:
         #: What is known of files that are in hand.
         self._before: dict[str, ManifestEntry] = {}
         self._suspicions: dict[str, tuple[SourceFile, Suspicion]] = {}
-        self._unchanged = UnchangedFiles(run.days)
         self._is_interrupted = Event()
         self._vanished = VanishedFiles()
 
@@ -82,12 +80,8 @@ class FolderChanges:
         """Yield the changes of all files but suspects; a renamed file is written before the old name's rows go."""
         for file, reading in self._reader.read(self._noted()):
             yield self._change(file, reading)
-            if self._unchanged.number >= COUNTED_TOGETHER:
-                yield self._unchanged.take()
         if self.expected is None or self._is_interrupted.is_set():
             return  # closed from outside, maybe before everything was listed, or read
-        if self._unchanged.number:
-            yield self._unchanged.take()
         self._log_surprises()
         last_day = datetime.combine(self._request.window[1], time(), UTC)
         for name, reason in self._unreadable():
@@ -113,12 +107,10 @@ class FolderChanges:
 
     def announce(self, source_ids: Sequence[str]) -> None:
         """Have the manifest doubt sources whose rows are about to change: a run that finds this looks at them."""
-        self._manifest.doubt(dict.fromkeys(source_ids, UNKNOWN_ROWS))
+        self._manifest.doubt(source_ids)
 
     def acknowledge(self, receipts: Sequence[Receipt], days: Collection[str]) -> None:
         """Note in the manifest what the store has now, and the days that were touched."""
-        if not receipts and not days:
-            return
         self._run.lock.check()
         self._manifest.record(
             [receipt for receipt in receipts if isinstance(receipt, ManifestEntry)],
@@ -184,7 +176,7 @@ class FolderChanges:
                 continue
             found += 1
             if is_unchanged and entry is not None and not self._is_read_anyway(entry):
-                self._unchanged.add(entry)
+                self.unchanged.add(entry)
                 continue
             if entry is not None:
                 self._before[file.source_id] = entry
@@ -199,11 +191,11 @@ class FolderChanges:
         """Return whether a run has to do with a file: a replay only with those of its days."""
         if self._request.mode == "drain":
             return True
-        if file is None and (entry is None or entry.is_in_doubt):
+        known = file or entry
+        if known is None or (file is None and entry is not None and entry.is_in_doubt and not entry.modified_ns):
             return False  # of which nobody knows the day
-        modified_ns = file.modified_ns if file is not None else entry.modified_ns if entry is not None else 0
         first, last = (day.isoformat() for day in self._request.window)
-        return first <= self._run.days.of(time_of(modified_ns)) <= last
+        return first <= self._run.days.of(time_of(known.modified_ns)) <= last
 
     def _unreadable(self) -> Iterator[tuple[str, str]]:
         shard = self._request.shard
@@ -235,20 +227,24 @@ class FolderChanges:
         before = self._before.pop(file.source_id, None)
         if before is not None and self._request.reconcile:
             before = replace(before, attempts=0)  # it is tried again as if for the first time
-        return _change_of(file, reading, self._reader, self._stored_rows(before), before)
+        return _change_of(file, reading, self._reader, lambda: self._stored_rows(before), before)
 
     def _stored_rows(self, before: ManifestEntry | None) -> int:
         """Return how many rows the store has of a file, by what is known of it before."""
-        if before is None or before.rows != UNKNOWN_ROWS:
+        if before is None or not before.is_in_doubt:
             return 0 if before is None else before.rows
         run, where = self._run, Equal("source_id", before.source_id)
         return run.outage.call(lambda: run.store.count(run.physical, where))
 
 
 def _change_of(
-    file: SourceFile, reading: Reading | ItemError, reader: FileReader, rows: int, before: ManifestEntry | None
+    file: SourceFile,
+    reading: Reading | ItemError,
+    reader: FileReader,
+    stored_rows: Callable[[], int],
+    before: ManifestEntry | None,
 ) -> Change:
-    """Return the change that a reading stands for; `rows` is how many the store has of the file now."""
+    """Return the change that a reading stands for; `stored_rows` returns how many the store has of the file now."""
     entry = ManifestEntry(
         file.source_id,
         file.size,
@@ -256,7 +252,7 @@ def _change_of(
         file.version,
         content_hash="",
         fingerprint=reader.fingerprint,
-        rows=rows,
+        rows=0,
     )
 
     def failed(error: ItemError) -> ManifestEntry:
@@ -269,6 +265,7 @@ def _change_of(
         return replace(
             entry,
             fingerprint=fingerprint,
+            rows=stored_rows(),
             error_class=type(error).__name__,
             error_message=f"{error} {_waits(attempts)}" if waits else str(error),
             retryable=error.retryable and not waits,
@@ -279,7 +276,7 @@ def _change_of(
         return Failed(file.source_id, file.occurred_at, reading, failed(reading))
     done = replace(entry, content_hash=reading.content_hash)
     if reading.items is None:
-        return Touched(file.source_id, file.occurred_at, done)
+        return Touched(file.source_id, file.occurred_at, replace(done, rows=stored_rows()))
     done = replace(done, rows=len(reading.items))
     return Changed(file.source_id, file.occurred_at, reading.items, done, failed if reader.may_refuse else None)
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 from vectorize_pipelines.core.items import Item, Modality
 from vectorize_pipelines.core.records import record_id
 from vectorize_pipelines.errors import ItemError
-from vectorize_pipelines.pipeline.files.changes import Change, Changed, Failed, Receipt, Touched, Unchanged, Vanished
+from vectorize_pipelines.pipeline.files.changes import Change, Changed, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.pipeline.stored_rows import FIELDS_BUT_TEXT, StoredRow, has_fields_of
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -45,7 +45,6 @@ class Plan:
     """One batch's worth of work: sources to announce, rows to write, then rows to delete, then receipts to give back.
 
     sources    those of which something is written or deleted
-    unchanged  the counts of sources that are left alone, whose days are not touched
     refusable  by source id, the changes whose one item the encoder may refuse
     """
 
@@ -55,7 +54,6 @@ class Plan:
     vanished: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
-    unchanged: Totals = field(default_factory=Totals)
     failures: list[Failure] = field(default_factory=list)
     refusable: dict[str, Changed] = field(default_factory=dict)
 
@@ -102,10 +100,6 @@ class Planner:
         existing = self._existing_rows(group)
         plan = Plan()
         for change in group:
-            if isinstance(change, Unchanged):
-                plan.unchanged.merge(change.totals)
-                plan.failures.extend(change.failures)
-                continue
             if isinstance(change, Failed | Vanished):
                 self._note(plan, change)
                 continue

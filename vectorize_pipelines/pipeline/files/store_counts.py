@@ -1,20 +1,18 @@
 """The manifest held against the store: how many rows it has of each source.
 
-Called by `folder` before a run compares its folder with the manifest. Which sources the store has is gathered in a
-temporary file, so that neither side is held in memory.
+Called by `folder` before a run compares its folder with the manifest. Neither side is held in memory.
 """
 
 import logging
-import sqlite3
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.files.context import FolderRun
+from vectorize_pipelines.pipeline.row_counts import RowCounts
 from vectorize_pipelines.sources.files import FileSource
-from vectorize_pipelines.state.manifest import UNKNOWN_ROWS, Manifest
+from vectorize_pipelines.state.manifest import Manifest
 from vectorize_pipelines.stores.filters.expressions import Equal, Filter, Or, Prefix
 
 logger = logging.getLogger(__name__)
@@ -40,21 +38,14 @@ def check_sources(run: FolderRun, source: FileSource, manifest: Manifest, shard:
 
     Raises `StoreError`, and `LockLostError` where the lock was lost meanwhile.
     """
-    doubted: dict[str, int] = {}
-    differing = 0
-    with closing(_stored_rows(run, source, shard)) as stored:
-        for source_id, expected, found in _differing(manifest, source, shard, stored):
-            differing += expected is not None
-            doubted[source_id] = found
-            if len(doubted) >= DOUBTED_TOGETHER:
-                run.lock.check()
-                manifest.doubt(doubted)
-                doubted = {}
-    run.lock.check()
-    manifest.doubt(doubted)
-    if differing:
+    known = (entry for entry in manifest.below(source.root) if shard.owns_source(entry.source_id))
+    with closing(RowCounts()) as counts:
+        counts.expect((entry.source_id, None if entry.is_in_doubt else entry.rows) for entry in known)
+        counts.count(run.store, run.physical, _below(source), shard.owns_source)
+        doubted = _doubt(run, manifest, (source_id for source_id, *_ in counts.differing()))
+    if doubted:
         logger.warning(
-            "%d files have other rows in %s than the manifest says; they are read again", differing, run.collection
+            "%d files have other rows in %s than the manifest says; they are read again", doubted, run.collection
         )
 
 
@@ -68,10 +59,8 @@ def doubt_shard(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
         run.physical,
         run.request.shard,
     )
-    owned = (entry.source_id for entry in manifest.below(source.root) if run.request.shard.owns_source(entry.source_id))
-    while some := list(islice(owned, DOUBTED_TOGETHER)):
-        run.lock.check()
-        manifest.doubt(dict.fromkeys(some, UNKNOWN_ROWS))
+    names = (entry.source_id for entry in manifest.below(source.root))
+    _doubt(run, manifest, filter(run.request.shard.owns_source, names))
 
 
 def _doubt_everything(run: FolderRun, source: FileSource, manifest: Manifest) -> None:
@@ -85,34 +74,15 @@ def _doubt_everything(run: FolderRun, source: FileSource, manifest: Manifest) ->
     run.store.trust(run.physical)
 
 
+def _doubt(run: FolderRun, manifest: Manifest, source_ids: Iterator[str]) -> int:
+    """Put sources into doubt, some at a time, as long as the lock is held; return how many."""
+    doubted = 0
+    while some := list(islice(source_ids, DOUBTED_TOGETHER)):
+        run.lock.check()
+        manifest.doubt(some)
+        doubted += len(some)
+    return doubted
+
+
 def _below(source: FileSource) -> Filter:
     return Or((Equal("source_id", source.root), Prefix("source_id", source.root.rstrip("/") + "/")))
-
-
-def _stored_rows(run: FolderRun, source: FileSource, shard: Shard) -> sqlite3.Connection:
-    """Return a table of the sources of a shard that the store has, in a file that goes when it is closed."""
-    connection = sqlite3.connect("")
-    connection.execute("create table stored (source_id text primary key, rows integer not null) without rowid")
-    count = "insert into stored values (?, ?) on conflict (source_id) do update set rows = rows + excluded.rows"
-    for batch in run.store.scan(run.physical, ("source_id",), _below(source)):
-        rows = Counter(batch.column("source_id").to_pylist())
-        connection.executemany(count, ((name, number) for name, number in rows.items() if shard.owns_source(name)))
-    return connection
-
-
-def _differing(
-    manifest: Manifest, source: FileSource, shard: Shard, stored: sqlite3.Connection
-) -> Iterator[tuple[str, int | None, int]]:
-    """Yield sources with the rows that the manifest says, None where it says nothing, and those that the store has.
-
-    What they agree on is left out. Changes what is in `stored`.
-    """
-    for entry in manifest.below(source.root):
-        if not shard.owns_source(entry.source_id):
-            continue
-        row = stored.execute("delete from stored where source_id = ? returning rows", (entry.source_id,)).fetchone()
-        found = row[0] if row is not None else 0
-        if entry.rows != found:
-            yield entry.source_id, None if entry.is_in_doubt else entry.rows, found
-    for source_id, found in stored.execute("select source_id, rows from stored"):
-        yield source_id, None, found

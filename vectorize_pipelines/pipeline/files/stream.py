@@ -28,6 +28,7 @@ from vectorize_pipelines.pipeline.encoding import ItemEncoder
 from vectorize_pipelines.pipeline.files.changes import Change, Receipt
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.pipeline.files.planning import Plan, Planner
+from vectorize_pipelines.pipeline.files.tallies import UnchangedFiles
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -41,12 +42,14 @@ SECONDS_PER_BATCH = 5.0
 class ChangeSource(Protocol):
     """The source of a run's changes, which notes those that the store has.
 
-    expected  the number of sources; None until all have been found
-    touched   days of which earlier runs wrote something and told nobody
+    expected   the number of sources; None until all have been found
+    touched    days of which earlier runs wrote something and told nobody
+    unchanged  the sources that are left alone; counted in the reading thread
     """
 
     expected: int | None
     touched: set[str]
+    unchanged: UnchangedFiles
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes, but for suspects. Called in the reading thread."""
@@ -107,8 +110,9 @@ class ChangeStream(EmbeddingStream):
         batches = prefetch(self._encode(plans), depth, "vectorize-encode", self.outage, leaving=self._leave)
         self._resources.callback(batches.close)
         for batch in batches:
-            self.expected = self.source.expected
+            self._look_at_source()
             yield batch
+        self._look_at_source()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,6 +130,13 @@ class ChangeStream(EmbeddingStream):
         self._progress.leave()
         self.source.interrupt()
         self.outage.close()
+
+    def _look_at_source(self) -> None:
+        """Take over what the source has found beside changes."""
+        self.expected = self.source.expected
+        totals, failures = self.source.unchanged.take()
+        self.totals.merge(totals)
+        self.failures.extend(failures)
 
     def reported(self) -> None:
         self.source.reported()
@@ -167,7 +178,6 @@ class ChangeStream(EmbeddingStream):
         def acknowledge() -> None:
             self.source.acknowledge(plan.receipts, plan.totals)
             self.totals.merge(plan.totals)
-            self.totals.merge(plan.unchanged)
             self.touched.update(plan.totals)
             self.failures.extend(plan.failures)
             self._progress.acknowledge(has_stored=bool(ids))

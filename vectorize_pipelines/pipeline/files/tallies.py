@@ -3,9 +3,9 @@
 import json
 from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
+from threading import Lock
 
 from vectorize_pipelines.core.days import Days
-from vectorize_pipelines.pipeline.files.changes import Unchanged
 from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.sources.files import time_of
 from vectorize_pipelines.state.manifest import ManifestEntry
@@ -15,30 +15,31 @@ NAMES_IN_MEMORY = 2**20
 
 
 class UnchangedFiles:
-    """The counts of files that are left alone, and those among them that failed for good."""
+    """The counts of files that are left alone, and those among them that failed for good. Safe for several threads."""
 
     def __init__(self, days: Days):
-        self.number = 0
         self._days = days
+        self._using = Lock()
         self._totals = Totals()
         self._failures: list[Failure] = []
 
     def add(self, entry: ManifestEntry) -> None:
         """Count one more."""
         day = self._days.of(time_of(entry.modified_ns))
-        totals = self._totals.of(day)
-        totals.documents += 1
-        totals.chunks += entry.rows
-        self.number += 1
-        if entry.error_class:
-            totals.failed += 1
-            totals.errors[entry.error_class] += 1
-            self._failures.append(Failure(entry.source_id, day, entry.error_class, entry.error_message))
+        with self._using:
+            totals = self._totals.of(day)
+            totals.documents += 1
+            totals.chunks += entry.rows
+            if entry.error_class:
+                totals.failed += 1
+                totals.errors[entry.error_class] += 1
+                self._failures.append(Failure(entry.source_id, day, entry.error_class, entry.error_message))
 
-    def take(self) -> Unchanged:
-        """Return the counts so far, and begin again."""
-        taken = Unchanged(self._totals, self._failures)
-        self.number, self._totals, self._failures = 0, Totals(), []
+    def take(self) -> tuple[Totals, list[Failure]]:
+        """Return the counts by day since the last call, and those that failed."""
+        with self._using:
+            taken = self._totals, self._failures
+            self._totals, self._failures = Totals(), []
         return taken
 
 

@@ -1,0 +1,79 @@
+"""The benchmark `shards`: four runs beside each other, a shard each, against one run over the whole folder."""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.figures import PROJECT_ROOT, Figure, ProcessFailedError
+from benchmarks.passages import write_documents
+from vectorize_pipelines.core.shards import Shard
+
+SHARDS = 4
+ROUNDS = 3
+#: Files of each kind: of one passage, so that a hash of their names gives each shard about as many passages.
+FILES = {"auto": 6_000, "sleeping": 4_000}
+WORDS = 110
+
+
+def run(place: Path) -> list[Figure]:
+    """With an encoder that computes on all cores, and with one that only takes its time."""
+    computing = _times_as_fast(place, "auto")
+    sleeping = _times_as_fast(place, "sleeping")
+    return [
+        Figure(
+            f"{SHARDS} shards, encoding on the same cores",
+            f"{computing:.2f} times one run",
+            "≥ 0.95",
+            computing >= 0.95,
+        ),
+        Figure(f"{SHARDS} shards, encoders that sleep", f"{sleeping:.2f} times one run", "≥ 3.6", sleeping >= 3.6),
+    ]
+
+
+def _times_as_fast(place: Path, engine: str) -> float:
+    """Return how many times as fast the shards are: the median of several rounds, in turn with one run."""
+    folder = place / f"docs-{engine}"
+    write_documents(folder, FILES[engine], 1, WORDS)
+    shares = [_seconds(place, folder, engine, 1) / _seconds(place, folder, engine, SHARDS) for _ in range(ROUNDS)]
+    return statistics.median(shares)
+
+
+def _seconds(place: Path, folder: Path, engine: str, count: int) -> float:
+    """Return the time from when all processes are told to begin until the last one has written its last row."""
+    home, exports = Path(tempfile.mkdtemp(dir=place)), place / "exports"
+    exports.mkdir(exist_ok=True)
+    (home / "encoders").symlink_to(exports)
+    with ExitStack() as running:
+        processes = [running.enter_context(_started(folder, home, engine, shard)) for shard in Shard.layout(count)]
+        for process in processes:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                raise ProcessFailedError(f"a run over a shard was never ready; it ended with {process.wait()}")
+        begun = time.monotonic()
+        for process in processes:
+            if process.stdin is not None:
+                process.stdin.write("begin\n")
+                process.stdin.flush()
+        outcomes = [_outcome(process) for process in processes]
+    encoded = sum(outcome["encoded"] for outcome in outcomes)
+    if encoded != FILES[engine]:
+        raise ProcessFailedError(f"{encoded} of {FILES[engine]} passages were encoded by {count} runs")
+    return max(outcome["ended"] for outcome in outcomes) - begun
+
+
+def _started(folder: Path, home: Path, engine: str, shard: Shard) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "benchmarks.shards_run", folder, home, engine, str(shard)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
+
+
+def _outcome(process: "subprocess.Popen[str]") -> dict[str, Any]:
+    printed, _ = process.communicate()
+    if process.returncode:
+        raise ProcessFailedError(f"a run over a shard ended with {process.returncode}")
+    outcome: dict[str, Any] = json.loads(printed.splitlines()[-1])
+    return outcome
