@@ -1,10 +1,11 @@
-"""Compare a bucket of millions of objects with its manifest, in shards: how long it takes, and how much memory.
+"""Compare a bucket of millions of objects with its manifest, and that with a store: how long, and how much memory.
 
     python -m benchmarks.listing --files 5000000 --shards 8
 
-The bucket is simulated: names are made as they are listed, and no object is read. Each shard's files are noted in the
-manifest; the first pass finds all unchanged, the second one a bucket that has lost a tenth of its folders. The peak is
-that of a process of its own, and has to stay within `BOUND_MIB` of what it had before.
+Bucket and store are simulated: names are made as they are listed, and no object is read. Each shard's files are noted
+in the manifest; the first pass finds all unchanged, the second one a bucket that has lost a tenth of its folders, and
+the third is a run's check of rows, in a store that lacks as many. The peak is that of a process of its own, and has to
+stay within `BOUND_MIB` of what it had before.
 """
 
 import argparse
@@ -13,23 +14,29 @@ import resource
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pyarrow as pa
+
 from tests.sources.simulated_bucket import PROTOCOL, SimulatedBucket, register
 from vectorize_pipelines.core.shards import Shard
+from vectorize_pipelines.pipeline.checks.rows import RowsReport, compare_rows
 from vectorize_pipelines.pipeline.files.comparison import FolderComparison, compare, known_entries
 from vectorize_pipelines.pipeline.files.reader import FileReader
 from vectorize_pipelines.sources.files import FileSource, SourceFile
 from vectorize_pipelines.state.manifest import ManifestEntry
 from vectorize_pipelines.state.manifest.sqlite import SQLiteManifest
+from vectorize_pipelines.stores.base import VectorStore
 
 FILES_IN_FOLDER = 1000
 BOUND_MIB = 64
 NOTED_TOGETHER = 1000
+ROWS_TOGETHER = 8192
 READER = cast(
     FileReader, SimpleNamespace(fingerprint="model", equivalent_fingerprints=frozenset[str](), limits="limits")
 )
@@ -68,6 +75,13 @@ def measure(file: Path, folders: int, shard_text: str) -> float:
             f"{seconds:.1f} s ({rate:,.0f} listed/s), {_peak_mib() - before:.0f} MiB more",
             flush=True,
         )
+    started = time.perf_counter()
+    rows = compared_rows(file, folders, folders - folders // 10, shard)
+    print(
+        f"{shard} rows: {rows.sources:,} files looked at, {rows.differing:,} without rows, "
+        f"{time.perf_counter() - started:.1f} s, {_peak_mib() - before:.0f} MiB more",
+        flush=True,
+    )
     return _peak_mib() - before
 
 
@@ -88,6 +102,28 @@ def compared(file: Path, folders: int, standing: int, files_in_folder: int, shar
         for each in compare(source.ordered(), known_entries(manifest, source, READER), READER, shard):
             comparison.add(each)
     return comparison
+
+
+class SimulatedRows:
+    """A store with a row of each file that is there."""
+
+    def __init__(self, source: FileSource):
+        self._source = source
+
+    def scan(self, *_: Any) -> Iterator[pa.RecordBatch]:
+        names = (file.source_id for file in self._source.ordered())
+        while some := list(islice(names, ROWS_TOGETHER)):
+            yield pa.record_batch([pa.array(some)], ["source_id"])
+
+
+def compared_rows(file: Path, folders: int, standing: int, shard: Shard) -> RowsReport:
+    """Hold the manifest's entries of a shard against a store that has rows of the first `standing` folders."""
+    source = bucket(folders, FILES_IN_FOLDER)
+    SimulatedBucket.standing = standing
+    store = cast(VectorStore, SimulatedRows(source))
+    with closing(SQLiteManifest.open(file)) as manifest:
+        owned = (entry for entry in manifest.entries() if shard.owns_source(entry.source_id))
+        return compare_rows(store, "simulated", owned, None)
 
 
 def bucket(folders: int, files_in_folder: int) -> FileSource:

@@ -60,9 +60,9 @@ def _seconds(place: Path, folder: Path, engine: str, count: int) -> float:
                 process.stdin.write("begin\n")
                 process.stdin.flush()
         outcomes = [_outcome(process) for process in processes]
-    encoded = sum(outcome["encoded"] for outcome in outcomes)
-    if encoded != FILES[engine]:
-        raise ProcessFailedError(f"{encoded} of {FILES[engine]} passages were encoded by {count} runs")
+    documents = sum(outcome["documents"] for outcome in outcomes)
+    if documents != FILES[engine]:
+        raise ProcessFailedError(f"{documents} of {FILES[engine]} files were embedded by {count} runs")
     return max(outcome["ended"] for outcome in outcomes) - begun
 
 

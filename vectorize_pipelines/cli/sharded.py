@@ -3,7 +3,6 @@
 import contextlib
 import json
 import logging
-import os
 import signal
 import subprocess
 import sys
@@ -24,7 +23,7 @@ MOST_DEATHS = 2
 
 
 class ShardProcesses:
-    """The processes of one command, as many at once as there are processors. A context manager: ends what is left."""
+    """The processes of one command, as many at once as there are cores. A context manager: ends what is left."""
 
     def __init__(self, command: str, arguments: Sequence[str]):
         """`arguments`: those of the command for one shard, without the shard."""
@@ -41,7 +40,9 @@ class ShardProcesses:
 
     def run(self, shards: Sequence[Shard]) -> list[dict[str, Any]]:
         """Return the outcome of each shard's run, as the command prints it, and its `exit_code`."""
-        with ThreadPoolExecutor(min(len(shards), os.cpu_count() or 1)) as threads:
+        from vectorize_pipelines.encoders.hardware.machine import physical_cores
+
+        with ThreadPoolExecutor(min(len(shards), physical_cores())) as threads:
             return list(threads.map(self._outcome, shards))
 
     def interrupt(self) -> None:

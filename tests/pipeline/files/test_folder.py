@@ -60,6 +60,20 @@ def test_only_what_changed_is_encoded_and_what_vanished_is_deleted(installation:
     assert {name for name, _ in installation.rows()} == {"a.md", "c.md"}
 
 
+def test_a_run_that_finds_nothing_changed_counts_everything_and_writes_nothing(installation: Installation) -> None:
+    for n in range(3):
+        installation.write(f"{n}.md", paragraphs(n), DAY + timedelta(days=n))
+    installation.write("bad.pdf", "not a pdf", DAY + timedelta(days=1))
+    before = installation.run()
+    with installation.open() as stream:
+        assert list(stream) == []
+    assert stream.expected == 4
+    assert {day: (each.documents, each.chunks, each.failed) for day, each in stream.totals.items()} == {
+        day: (each.documents, each.chunks, each.failed) for day, each in before.totals.items()
+    }
+    assert stream.failures == before.failures
+
+
 def test_a_shorter_document_loses_its_stale_chunks(installation: Installation) -> None:
     installation.write("a.md", paragraphs(*range(10)))
     installation.run()
@@ -122,6 +136,18 @@ def test_replay_takes_its_days_only_and_twice_changes_nothing(installation: Inst
     assert again.totals.sum().documents == 2
     assert installation.run(mode="replay", window=window, force=True).totals.sum().encoded == 2
     assert installation.rows() == before
+
+
+def test_a_replay_completes_a_killed_one_of_the_same_days(installation: Installation) -> None:
+    for n in range(3):
+        installation.write(f"{n}.md", paragraphs(n), DAY + timedelta(days=n))
+    installation.run()
+    (installation.folder / "0.md").unlink()
+    window = (DAY.date(), DAY.date())
+    run_until_killed(installation, 1, mode="replay", window=window)
+    assert {name for name, _ in installation.rows()} == {"0.md", "1.md", "2.md"}, "it died before the rows went"
+    assert installation.run(mode="replay", window=window).totals.sum().deleted == 1
+    assert {name for name, _ in installation.rows()} == {"1.md", "2.md"}
 
 
 def test_what_is_older_than_the_first_partition_belongs_to_it(installation: Installation) -> None:
