@@ -63,11 +63,12 @@ def _seconds(place: Path, folder: Path, engine: str, count: int) -> float:
     documents = sum(outcome["documents"] for outcome in outcomes)
     if documents != FILES[engine]:
         raise ProcessFailedError(f"{documents} of {FILES[engine]} files were embedded by {count} runs")
-    return max(outcome["ended"] for outcome in outcomes) - begun
+    ended: float = max(outcome["ended"] for outcome in outcomes)
+    return ended - begun
 
 
 def _started(folder: Path, home: Path, engine: str, shard: Shard) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "benchmarks.shards_run", folder, home, engine, str(shard)]
+    command = [sys.executable, "-m", "benchmarks.shards_run", str(folder), str(home), engine, str(shard)]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT_ROOT)
 
 

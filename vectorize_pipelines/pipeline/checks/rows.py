@@ -1,6 +1,6 @@
 """Whether a store has as many rows of each file as the manifest says. Neither is held in memory.
 
-Called by the check `rows_match_manifest` of the assets from files.
+Called by the check `rows_match_manifest` of the assets from files; `rows_match_requests` reports as it does.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -43,7 +43,8 @@ def compare_rows(
         expected = ((entry.source_id, entry.rows) for entry in entries if entry.rows)
         counts.expect(expected, noted_only=sources is not None)
         counts.count(store, collection, None, noted_only=True)
-        differing, examples = 0, {}
+        differing = 0
+        examples: dict[str, tuple[int, int]] = {}
         for source_id, stored, wanted in counts.differing():
             if not wanted:
                 continue  # it was noted, and the manifest knows of no rows
