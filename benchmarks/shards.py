@@ -16,8 +16,8 @@ from vectorize_pipelines.core.shards import Shard
 
 SHARDS = 4
 ROUNDS = 3
-#: Files of each kind: of one passage, so that a hash of their names gives each shard about as many passages.
-FILES = {"auto": 6_000, "sleeping": 4_000}
+#: Of one passage, so that a hash of their names gives each shard about as many passages.
+FILES = 6_000
 WORDS = 110
 
 
@@ -32,7 +32,7 @@ def run(place: Path) -> list[Figure]:
 def _figure(place: Path, what: str, engine: str, least: float) -> Figure:
     """Measure how many times as fast the shards are: the median of several rounds, in turn with one run."""
     folder = place / f"docs-{engine}"
-    write_documents(folder, FILES[engine], 1, WORDS)
+    write_documents(folder, FILES, 1, WORDS)
     rounds = [[_seconds(place, folder, engine, count) for count in (1, SHARDS)] for _ in range(ROUNDS)]
     times = statistics.median(alone / beside for alone, beside in rounds)
     alone, beside = (statistics.median(seconds) for seconds in zip(*rounds, strict=True))
@@ -57,8 +57,8 @@ def _seconds(place: Path, folder: Path, engine: str, count: int) -> float:
                 process.stdin.flush()
         outcomes = [_outcome(process) for process in processes]
     documents = sum(outcome["documents"] for outcome in outcomes)
-    if documents != FILES[engine]:
-        raise ProcessFailedError(f"{documents} of {FILES[engine]} files were embedded by {count} runs")
+    if documents != FILES:
+        raise ProcessFailedError(f"{documents} of {FILES} files were embedded by {count} runs")
     ended: float = max(outcome["ended"] for outcome in outcomes)
     return ended - begun
 
