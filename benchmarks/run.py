@@ -16,7 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import assessments, encoders, first_vector, flat, http, images, kafka, kafka_idle, keys, stores
+from benchmarks import (
+    assessments,
+    encoders,
+    first_vector,
+    flat,
+    http,
+    images,
+    kafka,
+    kafka_idle,
+    keys,
+    shards,
+    stores,
+)
 from benchmarks.figures import Figure, ProcessFailedError, python, report
 from benchmarks.passages import write_documents
 from tests.servers import postgresql
@@ -159,6 +171,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "start-up": start_up,
     "memory": memory,
     "throughput": throughput,
+    "shards": shards.run,
     "encoders": encoders.run,
     "images": images.run,
     "first-vector": first_vector.run,

@@ -6,13 +6,16 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 
 from vectorize_pipelines.assets.reembedding import drop_old_generations
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.jobs import check_indexes, maintain_collections, report_camera_risk
 from vectorize_pipelines.runs.retention import deliver_callbacks, retention
 from vectorize_pipelines.runs.tags import UNFINISHED
 from vectorize_pipelines.sensors.files import CORPUS, GALLERY, WatchedFolder
 from vectorize_pipelines.settings import Settings, load_settings
+from vectorize_pipelines.sources.files import normalised_root
 from vectorize_pipelines.state.assessment_totals import AssessmentTotals
 from vectorize_pipelines.state.callbacks import CallbackOutbox
+from vectorize_pipelines.state.manifest import open_manifest
 
 
 def schedules(settings: Settings) -> list[dg.ScheduleDefinition]:
@@ -66,9 +69,20 @@ def reconcile_schedule(folder: WatchedFolder, settings: Settings) -> dg.Schedule
         description="Holds the manifest against store and folder once a day, deletions included.",
         default_status=_running_where(on=folder.watched(settings)),
     )
-    def reconcile(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
-        """A drain run that trusts nothing."""
-        return folder.drain_request(reconcile=True)
+    def reconcile(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest]:
+        """Drain runs that trust nothing: one, or one a shard; none that another one under way would have refused."""
+        settings = load_settings()
+        section = folder.section(settings)
+        counts = {shard.count for shard in folder.shards_under_way(context.instance, section.collection)}
+        if counts:
+            count = counts.pop() if len(counts) == 1 else 1  # the whole waits for any
+            return [folder.drain_request(settings, shard, reconcile=True) for shard in Shard.layout(count)]
+        files = 0
+        if section.files_per_run is not None and section.path is not None:
+            with closing(open_manifest(settings, section.collection)) as manifest:
+                files = manifest.count_below(normalised_root(section.path))
+        shards = folder.shards_of(settings, files)
+        return [folder.drain_request(settings, shard, reconcile=True) for shard in shards]
 
     return reconcile
 

@@ -33,7 +33,7 @@ def pictures(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
 @pytest.fixture
 def instance(pictures: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:  # a schedule's context takes no ephemeral one
         yield instance
 
 
@@ -75,8 +75,9 @@ def test_the_sensor_launches_what_the_asset_then_embeds_and_checks(
 
     assert isinstance(new_gallery_files(dg.build_sensor_context(instance=instance)), dg.SkipReason)
     with dg.build_schedule_context(instance=instance) as context:
-        scheduled = reconcile_schedule(GALLERY, load_settings())(context)
-    assert isinstance(scheduled, dg.RunRequest)
+        requests = reconcile_schedule(GALLERY, load_settings())(context)
+    assert isinstance(requests, list)
+    (scheduled,) = requests
     assert scheduled.run_config["ops"]["gallery_embeddings"]["config"] == {"mode": "drain", "reconcile": True}
 
 

@@ -14,9 +14,9 @@ from tests.instances import installed_instance
 from tests.messaging.requests_in_kafka import rows, send, text
 from tests.small_corpus import DAYS, NOW, TODAY
 from vectorize_pipelines.core.request_state import RequestState
+from vectorize_pipelines.core.shards import WHOLE
 from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import partition_lags
-from vectorize_pipelines.kafka.shards import WHOLE
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs import drain as drain_runs
 from vectorize_pipelines.runs.tags import (

@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.attacks.killer_run import FAILED, Pause, encode
 from tests.pipeline.files.installation import CountingEncoder, Installation
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.encoders.base import Purpose, Vectors
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.stores import open_store
@@ -45,14 +46,14 @@ def installation_in(home: Path, folder: Path) -> Installation:
     return Installation(settings, folder, open_store(settings.store, settings.home))
 
 
-def run(home: Path, folder: Path, mode: str, force: bool) -> None:
+def run(home: Path, folder: Path, mode: str, force: bool, shard: str = "0/1") -> None:
     """Ends with 0, by SIGKILL, or with 1 after an error."""
     installation = installation_in(home, folder)
     pause = Pause(home / "paused")
     pause.ends_at_sigterm()
     installation.encoder = DeadlyEncoder(pause if mode == "pausing" else encode)
     try:
-        stream = installation.run(run_id=f"run-{os.getpid()}", force=force)
+        stream = installation.run(run_id=f"run-{os.getpid()}", force=force, shard=Shard.parse(shard))
     except Exception as error:  # noqa: BLE001 (the parent sees how the process ended)
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)

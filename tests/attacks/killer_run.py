@@ -16,7 +16,7 @@ from typing import Any
 from tests.forks import Fork
 from tests.pipeline.requests.installation import Installation, install
 from tests.servers.dev import until
-from vectorize_pipelines.kafka.shards import Shard
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.writing import DirectWriter, written
 

@@ -180,7 +180,7 @@ def ingest(settings: Settings, store: VectorStore, folder: Path) -> int:
 def manifest(settings: Settings) -> dict[str, Any]:
     """What the manifest says to be done, by name of file."""
     with closing(open_manifest(settings, COLLECTION)) as opened_manifest:
-        return {Path(name).name: entry for name, entry in opened_manifest.entries().items()}
+        return {Path(entry.source_id).name: entry for entry in opened_manifest.entries() if not entry.is_in_doubt}
 
 
 def passages(store: VectorStore) -> dict[str, list[str]]:

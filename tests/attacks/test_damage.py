@@ -329,7 +329,7 @@ def test_a_manifest_of_which_pages_are_damaged_is_made_again(
 
 def _open_the_manifest(home: str) -> None:
     with closing(open_manifest(load_settings({"VECTORIZE_HOME": home}), "corpus")) as manifest:
-        assert manifest.entries() == {}
+        assert list(manifest.entries()) == []
 
 
 def test_a_damaged_file_is_put_aside_by_one_of_many(tmp_path: Path) -> None:

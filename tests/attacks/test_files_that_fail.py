@@ -96,7 +96,7 @@ def test_the_sensor_finds_nothing_to_do_then(installation: Installation) -> None
         documents={"chunk_tokens": 32, "overlap_tokens": 0},
     )
     tries(installation)
-    assert [Path(file.source_id).name for file in compare_corpus(settings).changed] == ["bad.md"]
+    assert compare_corpus(settings).changed == 1
     tries(installation)
     assert not compare_corpus(settings).changed
 
@@ -127,7 +127,7 @@ def test_a_file_that_really_times_out_is_given_up(tmp_path: Path) -> None:
     kinds = [[failure.error_class for failure in made.run().failures] for _ in range(3)]
     assert kinds == [["ParseTimeoutError"]] * 3
     with closing(open_manifest(made.settings, COLLECTION)) as manifest:
-        (entry,) = manifest.entries().values()
+        (entry,) = manifest.entries()
     assert (entry.attempts, entry.retryable) == (2, False)
 
 
@@ -152,15 +152,15 @@ def test_a_manifest_of_the_version_before_goes_on(tmp_path: Path) -> None:
         connection.executescript(FIRST_VERSION)
     first, second = SQLiteManifest.open(file), SQLiteManifest.open(file)
     for manifest in (first, second):
-        assert manifest.entries() == {
-            "/d/a.md": ManifestEntry("/d/a.md", 4, 17, "", "hash", "print", 3),
-            "/d/b.md": ManifestEntry("/d/b.md", 4, 17, "", "", "print", 0, "ParseTimeoutError", "took longer", True),
-        }
+        assert list(manifest.entries()) == [
+            ManifestEntry("/d/a.md", 4, 17, "", "hash", "print", 3),
+            ManifestEntry("/d/b.md", 4, 17, "", "", "print", 0, "ParseTimeoutError", "took longer", True),
+        ]
         assert manifest.unreported_days() == {"2024-01-01"}
     tried = ManifestEntry("/d/b.md", 4, 17, "", "", "print", 0, "ParseTimeoutError", "took longer", False, 2)
     first.record([tried])
     first.close()
     second.close()
     with closing(SQLiteManifest.open(file)) as manifest:
-        assert manifest.entries()["/d/b.md"] == tried
+        assert tried in manifest.entries()
     assert {entry.name for entry in tmp_path.iterdir()} <= {"m.sqlite", "m.sqlite.lock"}

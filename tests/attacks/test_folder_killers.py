@@ -22,6 +22,7 @@ from vectorize_pipelines.pipeline.files.attempted import FileAttempts
 from vectorize_pipelines.pipeline.files.documents import corpus_source
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state import home
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.state.manifest import sqlite as manifest_file_module
 
@@ -151,7 +152,7 @@ def test_runs_that_are_killed_or_told_to_end_from_outside_set_nothing_aside(inst
 def noting(installation: Installation, run_id: str) -> Iterator[FileAttempts]:
     """Yield the notes of a run, which dies at the end of the block unless it has closed them."""
     with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
-        yield FileAttempts.open(manifest, run_id)
+        yield FileAttempts.open(manifest, run_id, ExclusiveLock())
 
 
 def in_hand(installation: Installation) -> tuple[Path, SourceFile]:

@@ -13,13 +13,13 @@ from confluent_kafka.admin import NewPartitions  # type: ignore[attr-defined]
 
 from tests.pipeline.requests.installation import SECONDS, Installation, install, text_request
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import KafkaError as OurKafkaError
 from vectorize_pipelines.kafka import partitions, reading
 from vectorize_pipelines.kafka import sources as kafka_source
 from vectorize_pipelines.kafka.clients import admin, producer
 from vectorize_pipelines.kafka.followed import followed_topic
 from vectorize_pipelines.kafka.lag import LagWatch
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.messaging.cancellations import Cancellations, cancel
 from vectorize_pipelines.pipeline.requests.stream import RequestStream

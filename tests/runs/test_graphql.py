@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,22 @@ def the_store() -> VectorStore:
     return open_store(load_settings().store, load_settings().home)
 
 
+def backfilled(graphql: GraphQL, days: list[str], shard: str) -> str:
+    """Launch a backfill of some days over a shard of the files; return its id."""
+    config = {"ops": {"corpus_embeddings": {"config": {"shard": shard}}}}
+    params = {"assetSelection": [{"path": ["corpus_embeddings"]}], "partitionNames": days, "runConfigData": config}
+    backfill = graphql("LaunchBackfill", params=params)
+    assert backfill["__typename"] == "LaunchBackfillSuccess", backfill
+    return str(backfill["backfillId"])
+
+
+def backfill_done(graphql: GraphQL, backfill: str) -> bool:
+    status = graphql("BackfillStatus", backfillId=backfill)
+    assert status["numPartitions"] == 3
+    assert status["status"] not in ("FAILED", "COMPLETED_FAILED", "CANCELED"), status
+    return bool(status["status"] in ("COMPLETED", "COMPLETED_SUCCESS"))
+
+
 def test_runs_and_backfills(graphql: GraphQL, corpus: Path) -> None:
     first = DAYS[0].isoformat()
     run_id = launch(graphql, first)
@@ -87,27 +104,21 @@ def test_runs_and_backfills(graphql: GraphQL, corpus: Path) -> None:
     assert store.count_by("corpus", "partition") == {first: 1}
 
     days = [day.isoformat() for day in DAYS]
-    params = {"assetSelection": [{"path": ["corpus_embeddings"]}], "partitionNames": days}
-    backfill = graphql("LaunchBackfill", params=params)
-    assert backfill["__typename"] == "LaunchBackfillSuccess", backfill
-
-    def backfill_done() -> bool:
-        status = graphql("BackfillStatus", backfillId=backfill["backfillId"])
-        assert status["numPartitions"] == 3
-        assert status["status"] not in ("FAILED", "COMPLETED_FAILED", "CANCELED"), status
-        return bool(status["status"] in ("COMPLETED", "COMPLETED_SUCCESS"))
-
-    until("the end of the backfill", backfill_done, 240)
-    assert store.count_by("corpus", "partition") == dict.fromkeys(days, 1)
-
-    of_backfill = [{"key": "dagster/backfill", "value": backfill["backfillId"]}]
-    listed = graphql("ListRuns", filter={"statuses": ["SUCCESS"], "tags": of_backfill}, limit=10)
-    assert listed["count"] == 1, "the three days are one run"
+    for n in range(9):
+        write_document(corpus, f"watch-{n}.md", f"The watch number {n} saw nothing.", n % 3)
+    backfills = [backfilled(graphql, days, shard) for shard in ("0/2", "1/2")]
+    for backfill in backfills:
+        until(f"the end of the backfill {backfill}", partial(backfill_done, graphql, backfill), 240)
+    assert store.count_by("corpus", "partition") == dict.fromkeys(days, 4)
+    for backfill in backfills:
+        of_backfill = [{"key": "dagster/backfill", "value": backfill}]
+        listed = graphql("ListRuns", filter={"statuses": ["SUCCESS"], "tags": of_backfill}, limit=10)
+        assert listed["count"] == 1, "the three days are one run"
 
     page = graphql("ListRuns", filter={"statuses": ["SUCCESS"]}, limit=1)
-    assert (page["count"], len(page["results"])) == (2, 1)
-    next_page = graphql("ListRuns", filter={"statuses": ["SUCCESS"]}, limit=1, cursor=page["results"][0]["runId"])
-    assert next_page["results"][0]["runId"] == run_id
+    assert (page["count"], len(page["results"])) == (3, 1)
+    next_page = graphql("ListRuns", filter={"statuses": ["SUCCESS"]}, limit=2, cursor=page["results"][0]["runId"])
+    assert next_page["results"][1]["runId"] == run_id
     tagged = graphql("ListRuns", filter={"tags": [{"key": "team", "value": "lighthouse"}]}, limit=10)
     assert [run["runId"] for run in tagged["results"]] == [run_id]
 

@@ -9,8 +9,9 @@ import dagster as dg
 import pytest
 
 from tests.small_corpus import write_document
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.partitions import today
-from vectorize_pipelines.runs.tags import COLLECTION_TAG, MODE_TAG
+from vectorize_pipelines.runs.tags import COLLECTION_TAG, MODE_TAG, SHARD_TAG
 from vectorize_pipelines.settings import load_settings
 
 
@@ -68,11 +69,11 @@ def test_the_same_work_is_not_launched_again_at_once_but_is_later(
     assert isinstance(again, dg.SkipReason)
     assert "next try" in (again.skip_message or "")
 
-    not_before = json.loads(first.cursor or "")["not_before"]
+    not_before = json.loads(first.cursor or "")["0/1"]["not_before"]
     monkeypatch.setattr(new_files, "time", SimpleNamespace(time=lambda: not_before + 1))
     later = tick(instance, first.cursor)
     assert isinstance(later, dg.SensorResult)
-    assert json.loads(later.cursor or "")["launches"] == 2
+    assert json.loads(later.cursor or "")["0/1"]["launches"] == 2
 
     write_document(corpus, "new.md", "other work", 1)
     assert isinstance(tick(instance, later.cursor), dg.SensorResult)
@@ -110,6 +111,31 @@ def test_a_killed_drain_run_is_no_reason_to_wait(instance: dg.DagsterInstance) -
     assert isinstance(tick(instance), dg.SensorResult)
 
 
+def test_a_folder_of_more_files_than_a_run_takes_is_launched_in_shards_and_only_those_with_work_again(
+    instance: dg.DagsterInstance, corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(8):
+        write_document(corpus, f"further-{n}.md", f"text number {n}", 1)
+    monkeypatch.setenv("VECTORIZE_CORPUS__FILES_PER_RUN", "4")
+    first = tick(instance)
+    assert isinstance(first, dg.SensorResult)
+    requests = {request.tags[SHARD_TAG]: request for request in first.run_requests or []}
+    assert set(requests) <= {f"{index}/4" for index in range(4)}
+    for shard, request in requests.items():
+        assert isinstance(request.run_config, dict)
+        assert request.run_config["ops"]["corpus_embeddings"]["config"]["shard"] == shard
+    died = max(requests)
+    assert all(drain(instance, request).success for shard, request in requests.items() if shard != died)
+
+    assert isinstance(tick(instance, first.cursor), dg.SkipReason), "the one that died is left alone for a while"
+    again = tick(instance)
+    assert isinstance(again, dg.SensorResult)
+    (request,) = again.run_requests or []
+    assert request.tags[SHARD_TAG] == died
+    assert drain(instance, request).success
+    assert isinstance(tick(instance), dg.SkipReason)
+
+
 def test_a_missing_folder_is_said_in_the_tick(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -123,7 +149,27 @@ def test_the_schedule_reconciles() -> None:
     from vectorize_pipelines.schedules import reconcile_schedule
     from vectorize_pipelines.sensors.files import CORPUS
 
-    with dg.DagsterInstance.ephemeral() as instance:
-        request = reconcile_schedule(CORPUS, load_settings())(dg.build_schedule_context(instance=instance))
-    assert isinstance(request, dg.RunRequest)
+    with dg.instance_for_test() as instance:  # a schedule's context takes no ephemeral one
+        requests = reconcile_schedule(CORPUS, load_settings())(dg.build_schedule_context(instance=instance))
+    assert isinstance(requests, list)
+    (request,) = requests
     assert request.run_config["ops"]["corpus_embeddings"]["config"] == {"mode": "drain", "reconcile": True}
+
+
+@pytest.mark.parametrize(
+    ("under_way", "launched"), [(["1/4"], 4), (["1/4", "2/4"], 4), (["1/4", "1/2"], 1), (["0/1"], 1)]
+)
+def test_the_schedule_launches_nothing_that_what_is_under_way_has_refused(under_way: list[str], launched: int) -> None:
+    from vectorize_pipelines.definitions import defs
+    from vectorize_pipelines.schedules import reconcile_schedule
+    from vectorize_pipelines.sensors.files import CORPUS
+
+    settings = load_settings()
+    with dg.instance_for_test() as instance:  # a schedule's context takes no ephemeral one
+        for shard in under_way:
+            request = CORPUS.drain_request(settings, Shard.parse(shard))
+            instance.create_run_for_job(defs.resolve_job_def("embed_corpus"), tags=dict(request.tags))
+        requests = reconcile_schedule(CORPUS, settings)(dg.build_schedule_context(instance=instance))
+    assert isinstance(requests, list)
+    shards = [Shard.parse(request.tags.get(SHARD_TAG, "0/1")) for request in requests]
+    assert shards == Shard.layout(launched)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.messaging.requests_in_kafka import send, text
 from tests.servers.ports import free_ports
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.clients import consumer
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs import drain as drain_runs

@@ -190,6 +190,7 @@ class FolderByFolder(MemoryFileSystem):  # type: ignore[misc]
     protocol = "folders"
     find = AbstractFileSystem.find
     forbidden = ""
+    removed = ""
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -198,6 +199,8 @@ class FolderByFolder(MemoryFileSystem):  # type: ignore[misc]
     def ls(self, path: str, detail: bool = True, **options: Any) -> Any:
         if self.forbidden and path.endswith(self.forbidden):
             raise PermissionError("Forbidden")
+        if self.removed and path.endswith(self.removed):
+            raise FileNotFoundError(path)
         return super().ls(path, detail, **options)
 
 
@@ -208,6 +211,48 @@ def test_a_remote_folder_that_cannot_be_listed_fails_the_listing(bucket: str, mo
     monkeypatch.setattr(FolderByFolder, "forbidden", "sub")
     with pytest.raises(SourceError, match="Forbidden"):
         source(url).list()
+
+
+def test_a_remote_folder_that_is_removed_while_it_is_listed_is_empty(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("folders", FolderByFolder, clobber=True)
+    url = bucket.replace("memory:", "folders:")
+    monkeypatch.setattr(FolderByFolder, "removed", "sub")
+    assert {Path(name).name for name in source(url).list().files} == {"a.md"}
+    monkeypatch.setattr(FolderByFolder, "removed", "nowhere")
+    with pytest.raises(SourceError, match="nothing lies there"):
+        source("folders://bucket/nowhere").list()
+
+
+class ListedAtOnce(AbstractFileSystem):  # type: ignore[misc]
+    """An object store that lists all its keys by one call, as those of Google and Azure do; it has no folders."""
+
+    protocol = "at-once"
+    cachable = False
+    keys = ("bucket/docs", "bucket/docs/a//b.md", "bucket/docs/a.md", "bucket/docs/a/c.md", "bucket/docs2/d.md")
+    #: As adlfs does where a blob has this very name.
+    names_a_blob_alone = False
+
+    def find(self, path: str, prefix: str = "", **options: Any) -> Any:
+        if self.names_a_blob_alone and path in self.keys:
+            return [path]
+        below = f"{path}/{prefix}"
+        return {key: self.info(key) for key in reversed(self.keys) if key.startswith(below) or key == path}
+
+    def info(self, path: str, **options: Any) -> Any:
+        if path not in self.keys:
+            raise FileNotFoundError(path)
+        return {"name": path, "type": "file", "size": 7}
+
+
+@pytest.mark.parametrize("names_a_blob_alone", [False, True])
+def test_keys_that_no_folder_could_have_are_listed(names_a_blob_alone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsspec.register_implementation("at-once", ListedAtOnce, clobber=True)
+    monkeypatch.setattr(ListedAtOnce, "names_a_blob_alone", names_a_blob_alone)
+    listed = [file.source_id for file in source("at-once://bucket/docs").ordered()]
+    assert listed == [f"at-once://bucket/docs/{name}" for name in ("a.md", "a//b.md", "a/c.md")]
+    assert list(source("at-once://bucket/docs2/d.md").list().files) == ["at-once://bucket/docs2/d.md"]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +269,7 @@ def test_times_as_file_systems_give_them(
     bucket: str, monkeypatch: pytest.MonkeyPatch, given: Any, seconds: float
 ) -> None:
     memory = fsspec.filesystem("memory")
-    found = {"/bucket/docs/a.md": {"size": 5, "LastModified": given}}
+    found = {"/bucket/docs/a.md": {"name": "/bucket/docs/a.md", "type": "file", "size": 5, "LastModified": given}}
     monkeypatch.setattr(memory, "find", lambda *_, **__: found)
     (file,) = source("memory://bucket/docs").list().files.values()
     assert file.modified_ns == seconds * 1_000_000_000

@@ -5,8 +5,8 @@ from typing import Any, Protocol
 
 import dagster as dg
 
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.pipeline.assessments.drain_request import DrainRequest
 from vectorize_pipelines.runs.config import FollowConfig
 from vectorize_pipelines.runs.drain import DrainRun

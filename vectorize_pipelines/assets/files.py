@@ -13,6 +13,7 @@ import pandas as pd
 from pydantic import Field
 
 from vectorize_pipelines.assets.report import report_day, report_plot
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.documents.chunking import chunker_fingerprint
 from vectorize_pipelines.errors import SettingsError, SourceError
 from vectorize_pipelines.images.items import READER_VERSION
@@ -51,6 +52,7 @@ class FolderConfig(dg.Config):
     force: bool = Field(False, description="encode also what has not changed")
     reconcile: bool = Field(False, description="hold the manifest against the store first")
     path: str = Field("", description="a folder, a file or any fsspec URL")
+    shard: str = Field("0/1", description="the part of the files that the run owns: 0/4 is the first of four")
     follow_links: bool | None = Field(
         None, description="follow links that lead out of the folder; null: as corpus.follow_links, gallery.follow_links"
     )
@@ -62,7 +64,7 @@ class FolderConfig(dg.Config):
     def request(self, collection: str, model: str, window: Window, run_id: str) -> FolderRequest:
         """Return the work that this configuration makes of a run, the settings' collection and the model being given.
 
-        Raises `SettingsError` where no collection can be named so.
+        Raises `SettingsError` where no collection can be named so, or the shard is none.
         """
         collection = self.collection or collection
         if not re.fullmatch(COLLECTION_NAME, collection):
@@ -75,6 +77,7 @@ class FolderConfig(dg.Config):
             run_id=run_id,
             force=self.force,
             reconcile=self.reconcile,
+            shard=Shard.parse(self.shard),
         )
 
 

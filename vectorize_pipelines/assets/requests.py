@@ -9,12 +9,12 @@ from pydantic import Field
 
 from vectorize_pipelines.assets.files import OWNERS, RETRIES
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.documents.chunking import chunker_fingerprint
 from vectorize_pipelines.images.items import READER_VERSION
 from vectorize_pipelines.jobs import REQUEST_JOBS
 from vectorize_pipelines.kafka.clients import require_servers
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.messages import SCHEMA_VERSION
 from vectorize_pipelines.partitions import daily_partitions, window_of

@@ -325,17 +325,15 @@ def _folder(name: str, path: str, compare: "Callable[[], FolderComparison]") -> 
     except ModelNotFetchedError as error:
         yield Finding(name, "warning", f"{path}: {error}", "`vectorize models prefetch`, or the first run, fetches it")
         return
-    failed = sum(1 for entry in comparison.unchanged if entry.error_class)
     detail = (
-        f"the asset's folder {path}: {len(comparison.unchanged)} files up to date, "
-        f"{len(comparison.changed)} to read, "
-        f"{len(comparison.vanished)} gone"
+        f"the asset's folder {path}: {comparison.unchanged} files up to date, {comparison.changed} to read, "
+        f"{comparison.vanished} gone"
     )
-    if failed or comparison.unreadable:
+    if comparison.failed or comparison.unreadable:
         yield Finding(
             name,
             "warning",
-            f"{detail}; {failed} could not be embedded, {len(comparison.unreadable)} could not be looked at",
+            f"{detail}; {comparison.failed} could not be embedded, {comparison.unreadable} could not be looked at",
             f"`vectorize ingest {path}` lists them with their reasons",
         )
     else:

@@ -11,9 +11,9 @@ from vectorize_pipelines.cli.reporting import EXIT_INTERRUPTED, report
 from vectorize_pipelines.cli.running import execute_until_interrupted, large_imports
 from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.kafka.clients import require_servers
 from vectorize_pipelines.kafka.followed import FOLLOWED_NAMES, followed_topic
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.state.home import enter_home, use_dagster_home
 
 if TYPE_CHECKING:

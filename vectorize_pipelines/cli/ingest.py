@@ -1,10 +1,11 @@
 """`vectorize ingest`: one drain run of an asset from files, in this process, on the project's instance."""
 
 import contextlib
+import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import click
 
 from vectorize_pipelines.cli.reporting import report
 from vectorize_pipelines.cli.running import execute
+from vectorize_pipelines.cli.sharded import ShardProcesses, ended_by_signals, summed
 from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings
 from vectorize_pipelines.sources.files import FileSource, normalised_root
+from vectorize_pipelines.state.collection_locks import MOST_SHARDS
 from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
 from vectorize_pipelines.state.home import enter_home, use_dagster_home
 from vectorize_pipelines.state.manifest import open_existing_manifest
@@ -51,6 +55,12 @@ JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_galler
     help="Follow links that lead out of PATH, or list them as failures.  [default: the setting corpus.follow_links, "
     "for images gallery.follow_links]",
 )
+@click.option(
+    "--shards",
+    type=click.IntRange(1, MOST_SHARDS),
+    help="Bring PATH up to date in so many parts, each by a process of its own, as many at once as there are cores.",
+)
+@click.option("--shard", metavar="I/N", help="Bring one part of so many up to date, as 0/4; the others are left alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
     path: str,
@@ -60,6 +70,8 @@ def command(
     force: bool,
     reconcile: bool,
     follow_links: bool | None,
+    shards: int | None,
+    shard: str | None,
     as_json: bool,
 ) -> int:
     """Bring a collection up to date with PATH: a folder, a file, or any fsspec URL.
@@ -71,6 +83,9 @@ def command(
     settings = enter_home()
     if collection is not None and not re.fullmatch(COLLECTION_NAME, collection):
         raise click.BadParameter(f"{collection!r} {COLLECTION_RULE}", param_hint="--collection")
+    if shards is not None and shard is not None:
+        raise click.UsageError("--shards brings all parts up to date, --shard one of them: give one of the two")
+    part = Shard.parse(shard) if shard is not None else WHOLE
     if not path.strip():
         raise click.BadParameter("is empty; give a folder, a file or a URL", param_hint="PATH")
     path = normalised_root(path)
@@ -81,6 +96,14 @@ def command(
         if images
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
+    if shards is not None and shards > 1:
+        options = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
+        flags = {"--force": force, "--reconcile": reconcile, "--follow-links": follow_links is True}
+        flags["--no-follow-links"] = follow_links is False
+        arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
+        arguments += [name for name, is_set in flags.items() if is_set]
+        about_shards = {"collection": collection or section.collection, "path": path}
+        return _in_shards([*arguments, "--", path], Shard.layout(shards), about_shards, as_json=as_json)
     default = EmbeddingConfig(model_name(default_model))
     now = resolve_embedding_config(settings, collection or section.collection, model_name(model or ""), default)
     config = {
@@ -92,6 +115,7 @@ def command(
         "force": force,
         "reconcile": reconcile,
         **({} if follow_links is None else {"follow_links": follow_links}),
+        **({} if part.is_whole else {"shard": str(part)}),
     }
     started = time.monotonic()
     with run_log(settings) as shown:
@@ -100,6 +124,7 @@ def command(
         "collection": config["collection"],
         "path": config["path"],
         "seconds": round(time.monotonic() - started, 2),
+        **({} if shard is None else {"shard": str(part)}),
     }
     return report(result, shown.stream, about, _print, refused="failed", as_json=as_json)
 
@@ -136,13 +161,34 @@ def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
     if manifest is None:
         return False
     with contextlib.closing(manifest):
-        return any(source.takes(name) for name in manifest.entries() if source.holds(name))
+        return any(source.takes(entry.source_id) for entry in manifest.below(source.root) if not entry.is_in_doubt)
+
+
+def _in_shards(arguments: Sequence[str], shards: Sequence[Shard], about: Mapping[str, str], *, as_json: bool) -> int:
+    """Bring all shards up to date, tell what became of them, and return the exit code."""
+    started = time.monotonic()
+    with ShardProcesses("ingest", arguments) as processes, ended_by_signals(processes):
+        found = summed(processes.run(shards))
+    code = int(found.pop("exit_code"))
+    outcome = {**about, "seconds": round(time.monotonic() - started, 2), **found}
+    if as_json:
+        click.echo(json.dumps(outcome, ensure_ascii=False, indent=2))
+    else:
+        _print(outcome)
+    for error in outcome["errors"]:
+        click.echo(f"error: {error}", err=True)
+    return code
 
 
 def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
         f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed; "
         f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {skipped_in_words(outcome)}, "
-        f"{outcome['deleted']} deleted ({outcome['seconds']} s, run {outcome['run_id'][:8]})"
+        f"{outcome['deleted']} deleted ({outcome['seconds']} s, {_runs(outcome)})"
     )
     show_failures(outcome["failures"], "all of them")
+
+
+def _runs(outcome: Mapping[str, Any]) -> str:
+    runs = outcome.get("runs")
+    return f"run {outcome['run_id'][:8]}" if runs is None else f"{len(runs)} shards"

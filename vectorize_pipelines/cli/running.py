@@ -30,7 +30,7 @@ def execute(
     tags: Mapping[str, str] | None = None,
     run_id: str | None = None,
 ) -> "dg.ExecuteInProcessResult":
-    """Execute a drain run of an asset, as a run of today's partition; `config` names the collection without `tags`.
+    """Execute a drain run of an asset, as a run of today's partition; without `tags`, `config` names the collection.
 
     Failures are in the result.
     """
@@ -40,7 +40,10 @@ def execute(
         from vectorize_pipelines.runs.dead import close_dead_runs
         from vectorize_pipelines.runs.held import held
         from vectorize_pipelines.runs.instance import open_instance
-        from vectorize_pipelines.runs.tags import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG
+        from vectorize_pipelines.runs.tags import COLLECTION_TAG, LAUNCHED_BY_TAG, MAX_RETRIES_TAG, MODE_TAG, SHARD_TAG
+
+    if tags is None:
+        tags = {COLLECTION_TAG: config["collection"], **({SHARD_TAG: config["shard"]} if "shard" in config else {})}
 
     run_config: dict[str, Any] = {
         "ops": {asset: {"config": config}},
@@ -58,7 +61,7 @@ def execute(
                 run_config=run_config,
                 tags={
                     MODE_TAG: "drain",
-                    **({COLLECTION_TAG: config["collection"]} if tags is None else tags),
+                    **tags,
                     LAUNCHED_BY_TAG: LAUNCHED_BY,
                     # The daemon has nothing to start this run again with; the command's caller calls it again.
                     MAX_RETRIES_TAG: "0",

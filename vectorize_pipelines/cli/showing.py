@@ -70,7 +70,7 @@ class _Bar:
             self._progress = _progress(self._terminal)
             self._task = self._progress.add_task(stream.collection, total=stream.expected, encoded=0)
             self._progress.start()
-        self._progress.update(self._task, completed=done.documents, encoded=done.encoded)
+        self._progress.update(self._task, total=stream.expected, completed=done.documents, encoded=done.encoded)
 
     def say(self, message: str) -> None:
         self._terminal.print(message, markup=False, emoji=False, highlight=False, soft_wrap=True)

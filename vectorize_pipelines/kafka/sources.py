@@ -13,11 +13,11 @@ from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.kafka.clients import consumer, kafka_errors, retry
 from vectorize_pipelines.kafka.followed import FollowedTopic
 from vectorize_pipelines.kafka.partitions import AddedPartitions, PartitionId
 from vectorize_pipelines.kafka.received import ReceivedMessage
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.settings import KafkaSettings
 

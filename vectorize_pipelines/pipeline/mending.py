@@ -32,12 +32,16 @@ def sources_to_mend(
     with closing(Findings.open(settings)) as findings:
         sources = findings.subjects(collection, SOUND_VECTORS)
         rows = findings.subjects(collection, CANARY_RECALL)
-    for some in _some(rows):
-        sources |= set(store.fetch(physical, In("id", some), ("source_id",))["source_id"].to_pylist())
     found = {name for name in sources if holds(name)}
+    ours = []
+    for some in _some(rows):
+        for row in store.fetch(physical, In("id", some), ("id", "source_id")).to_pylist():
+            if holds(row["source_id"]):
+                found.add(row["source_id"])
+                ours.append(row["id"])
     if found:
         logger.warning("%d sources of %s failed a check; they are embedded again", len(found), collection)
-        _repair(store, physical, rows)
+        _repair(store, physical, ours)
     return found
 
 

@@ -113,6 +113,10 @@ class DirectWriter:
         self._repair(physical, left)
         self._end(self._journal, physical, writer)
 
+    def unfinished_writers(self, physical: str) -> list[str]:
+        """Return those who have left a write to a collection unfinished, or are at it."""
+        return [] if self._journal is None else self._journal.writers(physical)
+
     def repair_left(self, physical: str, writer: str) -> None:
         """Repair what an earlier run left unfinished; called under the lock of `writer`. Raises `StoreError`."""
         if self._journal is not None and (left := self._left(self._journal, physical, writer)):

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Self
 
 import dagster as dg
 
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import SettingsError, VectorizeError
 from vectorize_pipelines.kafka.followed import FollowedTopic
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.runs.tags import (
     NEVER_BEGUN_TAG,
     RUNNING,

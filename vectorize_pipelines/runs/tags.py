@@ -3,8 +3,8 @@
 import dagster as dg
 
 from vectorize_pipelines.core import request_runs
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.followed import FollowedTopic
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 
 MODE_TAG = "vectorize/mode"
 #: The collection that a drain run brings up to date.

@@ -12,11 +12,11 @@ from typing import TypeAlias
 
 import dagster as dg
 
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.jobs import StreamJob
 from vectorize_pipelines.kafka.followed import FollowedTopic, followed_topic
 from vectorize_pipelines.kafka.lag import LagWatch
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.partitions import today
 from vectorize_pipelines.runs.dead import close_dead_runs
 from vectorize_pipelines.runs.drain import ActiveRun, active_runs, places, wind_down

@@ -19,6 +19,12 @@ def _example_corpus() -> str | None:
     return None if project is None else str(project / "examples" / "corpus")
 
 
+_FILES_PER_RUN = (
+    "the sensor and the schedule launch so many runs beside each other, each over a shard, that none has more files; "
+    "null: one run over all"
+)
+
+
 class CorpusSettings(Section):
     """The folder of documents behind the asset `corpus_embeddings`."""
 
@@ -28,6 +34,7 @@ class CorpusSettings(Section):
     include: Names = Field((), description="patterns of what is taken; empty: supported formats")
     exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
     follow_links: bool = Field(False, description=_FOLLOW_LINKS)
+    files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 
 class GallerySettings(Section):
@@ -39,6 +46,7 @@ class GallerySettings(Section):
     include: Names = Field((), description="patterns of what is taken; empty: supported formats")
     exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
     follow_links: bool = Field(False, description=_FOLLOW_LINKS)
+    files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 
 class DocumentSettings(Section):

@@ -1,15 +1,20 @@
 """Listing of the files below a local folder or any fsspec URL: what is there, how large, changed when.
 
 Nothing is read here. `pipeline.files.folder` compares a listing with the manifest and has what differs parsed; the
-sensor for new files does the same comparison and stops there.
+sensor for new files does the same comparison and stops there. Files come one by one in the order of their source ids
+(by code points, as the manifest has them), so that a bucket of any size is compared without being held; what is held
+are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
 import os
 import stat
 from collections import Counter, deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -20,6 +25,7 @@ import pathspec
 from vectorize_pipelines.core.urls import shown_text
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.sources.content import LEADS_OUT, kind_of, leads_out, missing_package
+from vectorize_pipelines.sources.remote_listing import Info, remote_files
 
 #: Where fsspec's file systems put a file's modification time, and what identifies its version.
 _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "modified", "created")
@@ -64,15 +70,29 @@ class SourceFile:
         return time_of(self.modified_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The files below a root.
+class OrderedListing:
+    """The files below a root, in the order of their source ids. Iterated once, which raises `SourceError`.
+
+    While it is iterated the other two are filled: what they say of a name is there before a later name comes.
 
     unreadable   folders and files that could not be looked at, are no regular files, or are links that are not
                  followed, with the reason; what the manifest knows below them is neither changed nor vanished
     other_kinds  suffix in lower case, empty where there is none -> how many files were passed over for it; nothing
                  where `include` decides
     """
+
+    def __init__(self, files: "Callable[[OrderedListing], Iterator[SourceFile]]"):
+        self.unreadable: dict[str, str] = {}
+        self.other_kinds: Counter[str] = Counter()
+        self._files = files
+
+    def __iter__(self) -> Iterator[SourceFile]:
+        return self._files(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A listing that is held: the files by source id, and what `OrderedListing` has beside them."""
 
     files: Mapping[str, SourceFile]
     unreadable: Mapping[str, str]
@@ -112,19 +132,22 @@ class FileSource:
         relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
         return self._takes(relative, Counter())
 
+    def ordered(self) -> OrderedListing:
+        """Begin a listing. Raises `SourceError` where the root does not exist or cannot be looked at."""
+        return self._remote() if "://" in self.root else self._local()
+
     def list(self) -> Listing:
-        """List the files. Raises `SourceError` where the root does not exist or cannot be read at all."""
-        if "://" in self.root:
-            return self._list_remote()
-        return self._list_local()
+        """List the files of a source that is known to be small. Raises as `ordered` and its listing do."""
+        listing = self.ordered()
+        files = {file.source_id: file for file in listing}
+        return Listing(files, listing.unreadable, listing.other_kinds)
 
     def has_any(self) -> bool:
         """Return whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
         if "://" in self.root or not Path(self.root).is_dir():
-            names = self.list().files
-            return any(self.takes(name) for name in names)
+            return any(self.takes(file.source_id) for file in self.ordered())
         start = len(self.root.rstrip("/")) + 1
-        entries = _walk(self.root, self._exclude, {}, self._within())
+        entries = _walk(self.root, self._exclude, {}, self._within(), set())
         return any(self._takes(entry.path[start:], Counter()) and entry.is_file() for entry in entries)
 
     def _within(self) -> str | None:
@@ -142,7 +165,7 @@ class FileSource:
             return False
         return True
 
-    def _list_local(self) -> Listing:
+    def _local(self) -> OrderedListing:
         try:
             status = Path(self.root).stat()
         except OSError as error:
@@ -152,48 +175,64 @@ class FileSource:
             ) from None
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
-            return Listing({file.source_id: file}, {}, {})
-        files: dict[str, SourceFile] = {}
-        unreadable: dict[str, str] = {}
-        other_kinds: Counter[str] = Counter()
+            return OrderedListing(lambda _: iter((file,)))
+        return OrderedListing(self._local_files)
+
+    def _local_files(self, listing: OrderedListing) -> Iterator[SourceFile]:
         within = self._within()
-        for entry in _walk(self.root, self._exclude, unreadable, within):
-            counted = other_kinds if entry.is_file() else Counter[str]()
-            if not self._takes(entry.path[len(self.root.rstrip("/")) + 1 :], counted):
+        start = len(self.root.rstrip("/")) + 1
+        for entry in _in_order(self.root, self._exclude, listing.unreadable, within):
+            counted = listing.other_kinds if entry.is_file() else Counter[str]()
+            if not self._takes(entry.path[start:], counted):
                 continue
             found = _file(entry, within)
             if isinstance(found, SourceFile):
-                files[entry.path] = found
+                yield found
             elif found is not None:
-                unreadable[ascii(entry.path)[1:-1] if found == NOT_UTF8 else entry.path] = found
-        return Listing(files, unreadable, other_kinds)
+                listing.unreadable[ascii(entry.path)[1:-1] if found == NOT_UTF8 else entry.path] = found
 
-    def _list_remote(self) -> Listing:
+    def _remote(self) -> OrderedListing:
         import fsspec
 
-        try:
+        with self._translated():
             filesystem, path = fsspec.core.url_to_fs(self.root)
             filesystem.invalidate_cache()  # a code server lives for days
-            found = _find(filesystem, path)
-            exists = bool(found) or filesystem.exists(path)
+            found = remote_files(filesystem, path)
+            try:
+                # Now, so that a root that cannot be listed fails at once. First, since an object may have the name of
+                # a folder. What a web server lists is no folder.
+                first = [] if self.root.lower().startswith(("http://", "https://")) else list(islice(found, 1))
+            except (FileNotFoundError, NotADirectoryError):
+                first = []
+            itself = None if first else _info(filesystem, path)
+        if not first and itself is None:
+            raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
+        if itself is not None and itself["type"] == "file":
+            file = _remote_file(self.root, itself)
+            return OrderedListing(lambda _: iter((file,)))
+        return OrderedListing(partial(self._remote_files, chain(first, found), path.rstrip("/") + "/"))
+
+    def _remote_files(
+        self, found: Iterator[tuple[str, Info]], base: str, listing: OrderedListing
+    ) -> Iterator[SourceFile]:
+        with self._translated():
+            for name, info in found:
+                relative = name.removeprefix(base)
+                if self._takes(relative, listing.other_kinds):
+                    # Files go by the name of the root as it was given: file systems know several spellings of a
+                    # protocol.
+                    yield _remote_file(f"{self.root.rstrip('/')}/{relative}", info)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Raise `SourceError` in the place of what a file system raises."""
+        try:
+            yield
         except ImportError as error:
             raise SourceError(f"{self.root} cannot be listed: {missing_package(self.root, error)}") from error
         except Exception as error:  # noqa: BLE001 (every file system has errors of its own; some hold keys)
             reason = f"{type(error).__name__}: {shown_text(str(error))}"
             raise SourceError(f"{self.root} cannot be listed: {reason}") from None
-        if not exists:
-            raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
-        base = path.rstrip("/") + "/"
-        # Files go by the name of the root as it was given: file systems know several spellings of a protocol.
-        single = list(found) == [path]
-        files = {}
-        other_kinds: Counter[str] = Counter()
-        for name, info in found.items():
-            relative = name.removeprefix(base)
-            if single or self._takes(relative, other_kinds):
-                source_id = self.root if single else f"{self.root.rstrip('/')}/{relative}"
-                files[source_id] = _remote_file(source_id, info)
-        return Listing(files, {}, other_kinds)
 
 
 def _suffix(name: str) -> str:
@@ -229,10 +268,54 @@ def normalised_root(root: str) -> str:
     return root.rstrip("/")
 
 
-def _walk(
+def _in_order(
     root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str], within: str | None
 ) -> Iterator[os.DirEntry[str]]:
+    """Yield what `_walk` does, in the order of the paths.
+
+    The folders are walked twice, since which of several names of one folder counts has to be known before the first
+    file comes; only their names are held.
+    """
+    folders = {root}
+    for _ in _walk(root, exclude, unreadable, within, folders):
+        pass
+
+    def entries(folder: str) -> Iterator[os.DirEntry[str]]:
+        try:
+            with os.scandir(folder) as found:
+                # What lies in a folder comes where its name with a slash does: behind `a.md`, before `a0.md`.
+                in_order = sorted(found, key=lambda entry: entry.name + "/" * (entry.path in folders))
+        except OSError as error:
+            unreadable[folder] = f"{error.strerror}"
+            return
+        yield from in_order
+
+    under_way = [entries(root)]
+    while under_way:
+        entry = next(under_way[-1], None)
+        if entry is None:
+            under_way.pop()
+        elif entry.path in folders:
+            under_way.append(entries(entry.path))
+        elif entry.path not in unreadable and not _is_folder(entry, unreadable):
+            yield entry
+
+
+def _is_folder(entry: os.DirEntry[str], unreadable: dict[str, str]) -> bool:
+    """Return whether an entry is a folder, or nobody can tell."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        unreadable[entry.path] = f"{error.strerror}"
+        return True
+
+
+def _walk(
+    root: str, exclude: pathspec.GitIgnoreSpec, unreadable: dict[str, str], within: str | None, visited: set[str]
+) -> Iterator[os.DirEntry[str]]:
     """Yield everything below `root` that is no folder; what cannot be looked at is noted in `unreadable`.
+
+    The folders that were looked into are added to `visited`.
 
     Folders come before links to folders and in the order of their names, so that of several names of one folder
     it is always the same that counts. Links to folders outside of `within`, where that is given, are noted as well.
@@ -251,6 +334,7 @@ def _walk(
             continue
         if folder != root and not _first_visit(folder, seen, unreadable):
             continue
+        visited.add(folder)
         for entry in found:
             try:
                 if entry.is_dir():
@@ -300,34 +384,13 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _find(filesystem: Any, path: str) -> dict[str, Mapping[str, Any]]:
-    """Return every file below a path with what the file system says of it; raises what the file system raises.
-
-    fsspec's own `find` leaves out folders that cannot be listed, whatever its arguments; only the one-request listings
-    of object stores, which override it, raise.
-    """
-    from fsspec import AbstractFileSystem
-    from fsspec.asyn import AsyncFileSystem
-
-    method, plain = (
-        ("_find", AsyncFileSystem) if isinstance(filesystem, AsyncFileSystem) else ("find", AbstractFileSystem)
-    )
-    if getattr(type(filesystem), method) is not getattr(plain, method):
-        listed: dict[str, Mapping[str, Any]] = filesystem.find(path, detail=True)
-        return listed
-    if filesystem.isfile(path):
-        return {path: filesystem.info(path)}
-    found: dict[str, Mapping[str, Any]] = {}
-    waiting = deque([path])
-    while waiting:
-        folder = waiting.popleft()
-        for info in filesystem.ls(folder, detail=True):
-            name = info["name"].rstrip("/")
-            if info["type"] == "directory" and name != folder.rstrip("/"):
-                waiting.append(name)
-            elif info["type"] == "file":
-                found[name] = info
-    return found
+def _info(filesystem: Any, path: str) -> Info | None:
+    """Return what a file system says of a path; None where nothing lies there. Raises what the file system raises."""
+    try:
+        info: Info = filesystem.info(path)
+    except FileNotFoundError:
+        return None
+    return info
 
 
 def _remote_file(uri: str, info: Mapping[str, Any]) -> SourceFile:

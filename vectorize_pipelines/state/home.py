@@ -40,6 +40,11 @@ def manifest_lock(settings: Settings, collection: str) -> Path:
     return settings.home / "locks" / f"manifest-{collection}.lock"
 
 
+def shard_lock(settings: Settings, collection: str, shard: str) -> Path:
+    """The lock of the one run that brings a shard of a collection, such as `0/4`, up to date with its files."""
+    return settings.home / "locks" / f"manifest-{collection}" / f"{shard.replace('/', '-of-')}.lock"
+
+
 def generations_lock(settings: Settings, collection: str) -> Path:
     """The lock of a write to several generations of a collection, where the database is SQLite."""
     return settings.home / "locks" / f"generations-{collection}.lock"

@@ -41,6 +41,14 @@ class WriteJournal:
         """Close the connections; a second call does nothing."""
         self._database.close()
 
+    def writers(self, physical: str) -> list[str]:
+        """Return those whose write to a collection has not ended."""
+        with self._database.read() as connection:
+            found = connection.scalars(
+                sa.select(unfinished.c.writer).where(unfinished.c.physical == physical).distinct()
+            )
+            return sorted(found)
+
     def begin(self, physical: str, writer: str, ids: Sequence[str]) -> None:
         """Note rows that are about to be written: all or none."""
         if ids:

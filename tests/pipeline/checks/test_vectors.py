@@ -1,26 +1,19 @@
 """Checks on vectors that a store would refuse to take, but may come to hold all the same."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime
 from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.encoders.base import Encoder
 from vectorize_pipelines.pipeline.checks.vectors import (
     VectorReport,
     canary_recall,
-    differing_sources,
     inspect_vectors,
-    sources_of_days,
 )
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.state.manifest import ManifestEntry
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, Row, row, spec, table
@@ -60,16 +53,6 @@ def test_faults_are_counted_by_kind(vectors: list[list[float]], report: VectorRe
 def test_any_length_is_right_for_a_model_that_does_not_normalise() -> None:
     store = cast("VectorStore", Holding([3, 4, 0, 0]))
     assert inspect_vectors(store, "any", None, DIMENSION, normalized=False).bad == 0
-
-
-@given(st.dictionaries(st.text(max_size=3), st.integers(1, 5)), st.dictionaries(st.text(max_size=3), st.integers(1, 5)))
-def test_differing_sources_are_those_that_are_expected_and_stored_otherwise(
-    stored: dict[str, int], expected: dict[str, int]
-) -> None:
-    differing = differing_sources(stored, expected)
-    for name, rows in expected.items():
-        assert (name in differing) == (stored.get(name, 0) != rows)
-    assert differing.keys() <= expected.keys()
 
 
 def test_norms_within_float_precision_are_unit() -> None:
@@ -132,24 +115,3 @@ def test_a_search_that_passes_over_a_row_is_noticed(settings: Settings, monkeypa
 
     monkeypatch.setattr(store, "search", second_best)
     assert canary_recall(store, COLLECTION, ENCODER, None).recall == 0
-
-
-def entry(source_id: str, day: date) -> ManifestEntry:
-    at = datetime(day.year, day.month, day.day, 23, 59, tzinfo=UTC)
-    return ManifestEntry(source_id, 1, round(at.timestamp()) * 10**9 + 999, "", "", "", rows=1)
-
-
-def test_sources_of_days_are_those_of_the_store_and_those_of_the_manifest(settings: Settings) -> None:
-    stored = {"moved.txt": "2024-03-01", "before.txt": "2024-02-29", "after.txt": "2024-03-03"}
-    store = holding(settings, *(row(name, partition=day) for name, day in stored.items()))
-    entries = [
-        entry("moved.txt", date(2024, 5, 5)),
-        entry("lost.txt", date(2024, 3, 2)),
-        entry("ancient.txt", date(1999, 1, 1)),
-        entry("before.txt", date(2024, 2, 29)),
-    ]
-    days = Days(date(2024, 1, 1), date(2024, 12, 31))
-    window = (date(2024, 3, 1), date(2024, 3, 2))
-    assert sources_of_days(store, COLLECTION, entries, days, window) == {"moved.txt", "lost.txt"}
-    first = (date(2024, 1, 1), date(2024, 1, 1))
-    assert sources_of_days(store, COLLECTION, entries, days, first) == {"ancient.txt"}

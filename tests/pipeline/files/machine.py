@@ -15,6 +15,7 @@ from vectorize_pipelines.pipeline.files.comparison import compare_folder
 from vectorize_pipelines.pipeline.files.documents import DocumentReader, corpus_source
 from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.state.generations import EmbeddingConfig
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import open_manifest
 from vectorize_pipelines.stores import open_store
 
@@ -35,9 +36,9 @@ def find_and_run(folder: Path) -> None:
     print(
         json.dumps(
             {
-                "changed": [Path(file.source_id).name for file in found.changed],
-                "vanished": [Path(name).name for name in found.vanished],
-                "unchanged": len(found.unchanged),
+                "changed": found.changed,
+                "vanished": found.vanished,
+                "unchanged": found.unchanged,
                 "documents": totals.documents,
                 "encoded": totals.encoded,
                 "deleted": totals.deleted,
@@ -53,6 +54,6 @@ def die_with(folder: Path, name: str) -> None:
     settings = load_settings()
     files = corpus_source(settings, str(folder)).list().files
     with closing(open_manifest(settings, COLLECTION)) as manifest:
-        attempts = FileAttempts.open(manifest, f"run-{os.getpid()}")
+        attempts = FileAttempts.open(manifest, f"run-{os.getpid()}", ExclusiveLock())
         attempts.note_alone(files[os.path.realpath(folder / name)], "embedding")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -4,8 +4,10 @@ import json
 import os
 import shutil
 import threading
-from contextlib import ExitStack, closing
+from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +17,21 @@ from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.pipeline.files.histories import carry_out, operations, run_until_killed
 from tests.pipeline.files.installation import COLLECTION, DAY, Installation, install, paragraphs
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
 from vectorize_pipelines.pipeline.files import folder as folder_module
-from vectorize_pipelines.pipeline.files.documents import compare_corpus
+from vectorize_pipelines.pipeline.files.attempted import FileAttempts
+from vectorize_pipelines.pipeline.files.changes import Change
+from vectorize_pipelines.pipeline.files.documents import compare_corpus, corpus_source
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
-from vectorize_pipelines.settings import Settings, load_settings
-from vectorize_pipelines.state import held_locks
+from vectorize_pipelines.settings import load_settings
+from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile
+from vectorize_pipelines.state import collection_locks, held_locks
 from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
 from vectorize_pipelines.state.home import manifest_file
+from vectorize_pipelines.state.manifest import open_manifest
+from vectorize_pipelines.stores.filters.expressions import Equal
 
 
 @pytest.fixture
@@ -50,6 +58,20 @@ def test_only_what_changed_is_encoded_and_what_vanished_is_deleted(installation:
     assert (totals.documents, totals.encoded, totals.deleted) == (2, 2, 2)
     assert second.touched == {"2024-03-01", "2024-03-02"}
     assert {name for name, _ in installation.rows()} == {"a.md", "c.md"}
+
+
+def test_a_run_that_finds_nothing_changed_counts_everything_and_writes_nothing(installation: Installation) -> None:
+    for n in range(3):
+        installation.write(f"{n}.md", paragraphs(n), DAY + timedelta(days=n))
+    installation.write("bad.pdf", "not a pdf", DAY + timedelta(days=1))
+    before = installation.run()
+    with installation.open() as stream:
+        assert list(stream) == []
+    assert stream.expected == 4
+    assert {day: (each.documents, each.chunks, each.failed) for day, each in stream.totals.items()} == {
+        day: (each.documents, each.chunks, each.failed) for day, each in before.totals.items()
+    }
+    assert stream.failures == before.failures
 
 
 def test_a_shorter_document_loses_its_stale_chunks(installation: Installation) -> None:
@@ -114,6 +136,18 @@ def test_replay_takes_its_days_only_and_twice_changes_nothing(installation: Inst
     assert again.totals.sum().documents == 2
     assert installation.run(mode="replay", window=window, force=True).totals.sum().encoded == 2
     assert installation.rows() == before
+
+
+def test_a_replay_completes_a_killed_one_of_the_same_days(installation: Installation) -> None:
+    for n in range(3):
+        installation.write(f"{n}.md", paragraphs(n), DAY + timedelta(days=n))
+    installation.run()
+    (installation.folder / "0.md").unlink()
+    window = (DAY.date(), DAY.date())
+    run_until_killed(installation, 1, mode="replay", window=window)
+    assert {name for name, _ in installation.rows()} == {"0.md", "1.md", "2.md"}, "it died before the rows went"
+    assert installation.run(mode="replay", window=window).totals.sum().deleted == 1
+    assert {name for name, _ in installation.rows()} == {"1.md", "2.md"}
 
 
 def test_what_is_older_than_the_first_partition_belongs_to_it(installation: Installation) -> None:
@@ -214,15 +248,15 @@ def test_files_that_came_while_a_run_waited_for_its_turn_are_not_taken_for_vanis
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     installation.write("a.md", paragraphs(1))
-    really = folder_module._locked
+    really = collection_locks.hold
 
-    def another_run_comes_first(settings: Settings, collection: str, resources: ExitStack) -> ExclusiveLock:
-        monkeypatch.setattr(folder_module, "_locked", really)
+    def another_run_comes_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(folder_module, "hold", really)
         installation.write("new.md", paragraphs(2))
         installation.run()
-        return really(settings, collection, resources)
+        return really(*arguments)
 
-    monkeypatch.setattr(folder_module, "_locked", another_run_comes_first)
+    monkeypatch.setattr(folder_module, "hold", another_run_comes_first)
     assert installation.run().totals.sum().deleted == 0
     assert {name for name, _ in installation.rows()} == {"a.md", "new.md"}
 
@@ -250,14 +284,90 @@ def test_a_run_that_was_declared_lost_writes_nothing(
     assert {name for name, _ in installation.rows()} == {"a.md"}, "nothing was acknowledged either"
 
 
+def test_a_run_that_was_declared_lost_while_it_counted_rows_doubts_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1, 2))
+    installation.run()
+    installation.store.delete(installation.store.collections()[0].physical, Equal("item_index", 1))
+    with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
+        known = list(manifest.below(str(installation.folder)))
+        for is_doubtful in (False, True):
+            with monkeypatch.context() as lost:
+                lost.setattr(installation.store, "is_doubtful", partial(_while_lost, lost, is_doubtful))
+                lost.setattr(installation.store, "trust", pytest.fail)
+                with pytest.raises(LockLostError):
+                    installation.run()
+            assert list(manifest.below(str(installation.folder))) == known
+    installation.run()
+    assert len(installation.rows()) == 2
+
+
+def _while_lost(patch: pytest.MonkeyPatch, answer: bool, name: str) -> bool:
+    """Lose the run, as if meanwhile, and answer."""
+    patch.setattr(held_locks, "needed_by_process", [_Lost()])
+    return answer
+
+
+def test_what_a_run_that_was_declared_lost_had_in_hand_stays_noted(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installation.write("a.md", paragraphs(1))
+    (file,) = corpus_source(installation.settings, str(installation.folder)).list().files.values()
+    with closing(open_manifest(installation.settings, COLLECTION)) as manifest:
+        attempts = FileAttempts.open(manifest, "lost", ExclusiveLock())
+        attempts.note_alone(file, "reading")
+        with monkeypatch.context() as lost:
+            lost.setattr(held_locks, "needed_by_process", [_Lost()])
+            attempts.close()
+        with closing(FileAttempts.open(manifest, "next", ExclusiveLock())) as later:
+            assert list(later.suspects([file])) == [file.source_id]
+
+
+def test_a_run_that_is_told_to_end_lists_no_further_and_judges_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(5):
+        installation.write(f"{n}.md", paragraphs(n))
+    installation.run()
+    before = installation.rows()
+    installation.write("0.md", paragraphs(9))
+    listed: list[SourceFile] = []
+    is_listing, let_go = threading.Event(), threading.Event()
+    local_files = FileSource._local_files
+
+    def slow(source: FileSource, listing: OrderedListing) -> Iterator[SourceFile]:
+        for file in local_files(source, listing):
+            yield file
+            listed.append(file)
+            is_listing.set()
+            assert let_go.wait(60)
+
+    changes: list[Change] = []
+    noted: list[SourceFile] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSource, "_local_files", slow)
+        patched.setattr(FileAttempts, "note_together", lambda _, files: noted.extend(files))
+        with installation.open() as stream:
+            reading = threading.Thread(target=lambda: changes.extend(stream.source.changes()))
+            reading.start()
+            assert is_listing.wait(60)
+            stream.source.interrupt()
+            let_go.set()
+            reading.join(60)
+            assert not reading.is_alive()
+            assert (len(listed), changes, stream.source.expected, noted) == (1, [], None, [])
+    assert installation.rows() == before
+
+
 def test_a_second_run_waits_for_the_first(installation: Installation) -> None:
     installation.write("a.md", paragraphs(1))
     waited = threading.Thread(target=installation.run)
     with installation.open() as stream:
         waited.start()
-        installation.write("b.md", paragraphs(2))
         for batch in stream:
             write_batch(DirectWriter(installation.settings, installation.store), batch)
+        installation.write("b.md", paragraphs(2))
         assert {name for name, _ in installation.rows()} == {"a.md"}
     waited.join(60)
     assert {name for name, _ in installation.rows()} == {"a.md", "b.md"}
@@ -270,7 +380,7 @@ def test_what_a_killed_run_wrote_of_a_file_that_then_went_away_goes_too(
     installation.write("a.md", paragraphs(1))
     installation.run()
     installation.write("b.md", paragraphs(2))
-    _run_until_killed(installation, effects)
+    run_until_killed(installation, effects)
     (installation.folder / "b.md").unlink()
     installation.run()
     assert {name for name, _ in installation.rows()} == {"a.md"}
@@ -284,7 +394,7 @@ def test_a_version_that_was_taken_back_after_a_kill_is_taken_back_in_the_store(
     installation.run()
     before = installation.rows()
     installation.write("a.md", paragraphs(1, 7, 8), DAY + timedelta(hours=1))
-    _run_until_killed(installation, effects)
+    run_until_killed(installation, effects)
     installation.write("a.md", paragraphs(1, 2, 3))
     installation.run()
     assert installation.rows() == before
@@ -310,25 +420,6 @@ def test_days_of_a_killed_run_are_reported_by_the_next(installation: Installatio
     assert installation.run().touched == set()
 
 
-class Killed(Exception):  # noqa: N818 (an event, not an error of the program)
-    """Stands for SIGKILL between two effects."""
-
-
-NAMES = ("a.md", "b.md", "sub/c.txt", "sub/d.md")
-#: Each content has a time of its own, so that restoring one restores its time, as a backup does.
-CONTENTS = [(1,), (1, 2), (2, 1, 3), (4, 5, 6, 7), (4, 6, 7), tuple(range(20, 60)), (0, *range(20, 60))]
-
-operations = st.one_of(
-    st.tuples(st.just("write"), st.sampled_from(NAMES), st.sampled_from(CONTENTS), st.integers(0, 3)),
-    st.tuples(st.just("delete"), st.sampled_from(NAMES)),
-    st.tuples(st.just("rename"), st.sampled_from(NAMES), st.sampled_from(NAMES)),
-    st.tuples(st.just("drain")),
-    st.tuples(st.just("replay"), st.integers(0, 3), st.integers(0, 3)),
-    st.tuples(st.just("lose-manifest")),
-    st.tuples(st.just("killed"), st.integers(0, 8)),
-)
-
-
 @hypothesis_settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
@@ -348,7 +439,7 @@ def test_any_history_ends_in_the_same_rows_as_a_first_run(
 ) -> None:
     installation = install(tmp_path_factory.mktemp("history") / "installation")
     for operation in history:
-        _carry_out(installation, operation)
+        carry_out(installation, operation)
     installation.run()
     fresh = install(tmp_path_factory.mktemp("fresh") / "installation")
     shutil.rmtree(fresh.folder)
@@ -358,54 +449,3 @@ def test_any_history_ends_in_the_same_rows_as_a_first_run(
     already = len(installation.encoder.texts)
     installation.run()
     assert len(installation.encoder.texts) == already
-
-
-def _carry_out(installation: Installation, operation: tuple[Any, ...]) -> None:
-    match operation:
-        case ("write", name, numbers, day):
-            time = DAY + timedelta(days=day, seconds=CONTENTS.index(numbers))
-            installation.write(name, paragraphs(*numbers), time)
-        case ("delete", name):
-            (installation.folder / name).unlink(missing_ok=True)
-        case ("rename", old, new):
-            if (installation.folder / old).exists():
-                (installation.folder / new).parent.mkdir(exist_ok=True)
-                (installation.folder / old).replace(installation.folder / new)
-        case ("drain",):
-            installation.run()
-        case ("replay", one, other):
-            first, last = sorted((one, other))
-            window = (DAY.date() + timedelta(days=first), DAY.date() + timedelta(days=last))
-            installation.run(mode="replay", window=window)
-        case ("lose-manifest",):
-            manifest_file(installation.settings, COLLECTION).unlink(missing_ok=True)
-        case ("killed", effects):
-            _run_until_killed(installation, effects)
-
-
-def _run_until_killed(installation: Installation, effects: int) -> None:
-    """A drain that ends after so many effects on store and manifest."""
-    left = effects
-
-    def effect(really: Any) -> Any:
-        def counted(*arguments: Any) -> Any:
-            nonlocal left
-            if left == 0:
-                raise Killed
-            left -= 1
-            return really(*arguments)
-
-        return counted
-
-    store = installation.store
-    try:
-        with installation.open() as stream:
-            for batch in stream:
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr(stream.source, "announce", effect(stream.source.announce))
-                    patch.setattr(stream.source, "acknowledge", effect(stream.source.acknowledge))
-                    patch.setattr(store, "upsert", effect(store.upsert))
-                    patch.setattr(store, "delete", effect(store.delete))
-                    write_batch(DirectWriter(installation.settings, store), batch)
-    except Killed:
-        pass

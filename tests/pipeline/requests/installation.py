@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Purpose, Vectors
 from vectorize_pipelines.kafka.clients import consumer, producer
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.pipeline.requests.runs import DrainRequest, ReplayRequest, open_drain, open_replay
 from vectorize_pipelines.pipeline.requests.stream import RequestStream

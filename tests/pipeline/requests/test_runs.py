@@ -13,8 +13,8 @@ from tests.pipeline.requests.installation import (
     clock_of_yesterday,
     text_request,
 )
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import StoreError
-from vectorize_pipelines.kafka.shards import Shard
 from vectorize_pipelines.kafka.transactions import FencedError
 from vectorize_pipelines.pipeline import stop_policy
 from vectorize_pipelines.pipeline.requests import runs as request_runs

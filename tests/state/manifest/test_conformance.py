@@ -11,7 +11,6 @@ from tests.state.rows import MakeSettings
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.manifest import (
-    UNKNOWN_ROWS,
     AloneInHand,
     AttemptNotes,
     Manifest,
@@ -40,19 +39,27 @@ def notes(manifest: Manifest) -> Iterator[AttemptNotes]:
         yield opened
 
 
+def entries_of(manifest: Manifest) -> dict[str, ManifestEntry]:
+    """Return every entry by source id, and see that none comes twice."""
+    found = list(manifest.entries())
+    by_name = {entry.source_id: entry for entry in found}
+    assert len(by_name) == len(found)
+    return by_name
+
+
 def read_again(settings: Settings, collection: str = COLLECTION) -> dict[str, ManifestEntry]:
     """Return what another process would find."""
     with closing(open_manifest(settings, collection)) as opened:
-        return opened.entries()
+        return entries_of(opened)
 
 
 # ---- entries
 
 
 def test_entries_come_back_as_they_were_recorded(installation: Settings, manifest: Manifest) -> None:
-    assert manifest.entries() == {}
+    assert entries_of(manifest) == {}
     manifest.record([ENTRY, FAILED])
-    assert read_again(installation) == manifest.entries() == {"/d/a.md": ENTRY, "/d/b.md": FAILED}
+    assert read_again(installation) == entries_of(manifest) == {"/d/a.md": ENTRY, "/d/b.md": FAILED}
     manifest.record([], ["/d/a.md"])
     assert read_again(installation) == {"/d/b.md": FAILED}
 
@@ -61,27 +68,26 @@ def test_the_latest_record_of_a_file_counts(manifest: Manifest) -> None:
     manifest.record([FAILED])
     once_more = replace(FAILED, error_class="", error_message="", retryable=False, attempts=0, rows=7)
     manifest.record([ENTRY, FAILED, once_more])
-    assert manifest.entries() == {"/d/a.md": ENTRY, "/d/b.md": once_more}
+    assert entries_of(manifest) == {"/d/a.md": ENTRY, "/d/b.md": once_more}
 
 
 def test_a_file_that_is_recorded_and_forgotten_at_once_is_forgotten(manifest: Manifest) -> None:
     manifest.record([ENTRY, FAILED], ["/d/a.md"])
-    assert list(manifest.entries()) == ["/d/b.md"]
+    assert list(entries_of(manifest)) == ["/d/b.md"]
 
 
 def test_forgetting_takes_what_is_named_and_nothing_else(manifest: Manifest) -> None:
     manifest.record([ENTRY, FAILED])
-    manifest.forget([])
-    manifest.forget(iter(["/d/b.md", "/d/never-there.md"]))
-    assert manifest.entries() == {"/d/a.md": ENTRY}
+    manifest.record([], ["/d/b.md", "/d/never-there.md"])
+    assert entries_of(manifest) == {"/d/a.md": ENTRY}
 
 
 def test_more_entries_than_are_read_or_forgotten_at_once(manifest: Manifest) -> None:
     entries = {f"/d/{n:05}": replace(ENTRY, source_id=f"/d/{n:05}", size=n) for n in range(10_050)}
     manifest.record(entries.values())
-    assert manifest.entries() == entries
-    manifest.forget(name for name in entries if name != "/d/10049")
-    assert list(manifest.entries()) == ["/d/10049"]
+    assert entries_of(manifest) == entries
+    manifest.record([], [name for name in entries if name != "/d/10049"])
+    assert list(entries_of(manifest)) == ["/d/10049"]
 
 
 @pytest.mark.parametrize(
@@ -104,40 +110,40 @@ def test_whatever_a_file_is_called(manifest: Manifest, notes: AttemptNotes, sour
     manifest.record([entry, *others])
     notes.note_alone(file, "reading", "run")
     notes.count_deaths(lambda _: ["died"])
-    assert manifest.entries() == {each.source_id: each for each in (entry, *others)}
+    assert entries_of(manifest) == {each.source_id: each for each in (entry, *others)}
     assert [(suspect.source_id, suspect.deaths) for suspect in notes.suspects()] == [(source_id, ["died"])]
     assert manifest.attempted() == [(source_id, '["died"]')]
     manifest.record([], [source_id])
-    assert manifest.entries() == {each.source_id: each for each in others}
+    assert entries_of(manifest) == {each.source_id: each for each in others}
     assert notes.suspects() == []
 
 
 def test_long_names_that_begin_alike_are_two(manifest: Manifest) -> None:
     names = ["/d/" + "a" * 4_000 + end for end in ("1", "2")]
     manifest.record([replace(ENTRY, source_id=name) for name in names])
-    manifest.forget(names[:1])
-    assert list(manifest.entries()) == names[1:]
+    manifest.record([], names[:1])
+    assert list(entries_of(manifest)) == names[1:]
 
 
 def test_an_error_that_quotes_nul_is_recorded(manifest: Manifest) -> None:
     manifest.record([replace(FAILED, error_message="found \0 in it")])
-    assert manifest.entries()["/d/b.md"].error_message in {"found \0 in it", "found \ufffd in it"}
+    assert entries_of(manifest)["/d/b.md"].error_message in {"found \0 in it", "found \ufffd in it"}
 
 
 def test_collections_are_apart(installation: Settings, manifest: Manifest, notes: AttemptNotes) -> None:
     manifest.record([ENTRY], days=["2024-01-01"])
     notes.note_alone(FILE, "reading", "run")
     with closing(open_manifest(installation, "gallery")) as other, closing(other.open_attempts()) as other_notes:
-        assert (other.entries(), other.unreported_days(), other.attempted()) == ({}, set(), [])
+        assert (entries_of(other), other.unreported_days(), other.attempted()) == ({}, set(), [])
         other.record([replace(ENTRY, size=5)], days=["2024-02-02"])
-        other.forget(["/d/a.md"])
+        other.record([], ["/d/a.md"])
         other.days_reported(["2024-01-01"])
         other.doubt_everything()
         assert list(other.below("/d")) == []
         other_notes.count_deaths(lambda _: ["died"])
         other_notes.forget_in_hand()
         assert other_notes.suspects() == []
-    assert (manifest.entries(), manifest.unreported_days()) == ({"/d/a.md": ENTRY}, {"2024-01-01"})
+    assert (entries_of(manifest), manifest.unreported_days()) == ({"/d/a.md": ENTRY}, {"2024-01-01"})
     assert manifest.attempted() == [("/d/a.md", "[]")]
 
 
@@ -146,7 +152,7 @@ def test_what_exists_is_opened_without_making_anything(installation: Settings, m
     existing = open_existing_manifest(installation, COLLECTION)
     assert existing is not None
     with closing(existing):
-        assert existing.entries() == {"/d/a.md": ENTRY}
+        assert entries_of(existing) == {"/d/a.md": ENTRY}
 
 
 def test_closing_twice_is_closing(new_installation: MakeSettings) -> None:
@@ -205,35 +211,32 @@ def test_entries_below_are_read_some_at_a_time_while_others_write(installation: 
     found = manifest.below("/d")
     first = next(found)
     with closing(open_manifest(installation, COLLECTION)) as other:
-        other.forget([entries[0].source_id, entries[-1].source_id])
-        other.record([replace(ENTRY, source_id="/d/99999")])
+        other.record([replace(ENTRY, source_id="/d/99999")], [entries[0].source_id, entries[-1].source_id])
     assert [first, *found] == [*entries[:-1], replace(ENTRY, source_id="/d/99999")]
 
 
 # ---- entries in doubt
 
 
-def test_of_what_is_in_doubt_the_rows_are_known(manifest: Manifest, notes: AttemptNotes) -> None:
+def test_of_what_is_in_doubt_everything_but_the_fingerprint_stays(manifest: Manifest, notes: AttemptNotes) -> None:
     manifest.record([ENTRY, FAILED])
     notes.note_together([FILE], "run")
-    manifest.doubt({"/d/a.md": UNKNOWN_ROWS, "/d/new.md": 5})
-    manifest.doubt({})
-    assert manifest.entries() == {"/d/b.md": FAILED}
-    doubted, _, new = manifest.below("/d")
-    assert (doubted.source_id, doubted.rows, doubted.is_in_doubt) == ("/d/a.md", UNKNOWN_ROWS, True)
-    assert (new.source_id, new.rows, new.is_in_doubt) == ("/d/new.md", 5, True)
-    assert (manifest.count_below("/d"), manifest.rows_below("/d")) == (3, 5 + FAILED.rows)
+    manifest.doubt(iter(["/d/a.md", "/d/new.md", "/d/a.md"]))
+    manifest.doubt([])
+    in_doubt = replace(ENTRY, fingerprint="")
+    unknown = ManifestEntry("/d/new.md", 0, 0, "", "", "", 0)
+    assert list(manifest.below("/d")) == [in_doubt, FAILED, unknown]
+    assert [entry.is_in_doubt for entry in entries_of(manifest).values()] == [True, False, True]
+    assert (manifest.count_below("/d"), manifest.rows_below("/d")) == (3, ENTRY.rows + FAILED.rows)
     assert manifest.attempted() == [("/d/a.md", "[]")], "it is in hand while its rows change"
     manifest.record([ENTRY], ["/d/new.md"])
-    assert manifest.entries() == {"/d/a.md": ENTRY, "/d/b.md": FAILED}
+    assert entries_of(manifest) == {"/d/a.md": ENTRY, "/d/b.md": FAILED}
 
 
 def test_everything_in_doubt(manifest: Manifest) -> None:
-    fill(manifest)
+    entries = fill(manifest)
     manifest.doubt_everything()
-    assert manifest.entries() == {}
-    assert set(manifest.below("/d")) == {ManifestEntry(name, 0, 0, "", "", "", UNKNOWN_ROWS) for name in ORDERED}
-    assert manifest.rows_below("/d") == 0
+    assert entries_of(manifest) == {name: replace(entry, fingerprint="") for name, entry in entries.items()}
 
 
 # ---- days
@@ -259,7 +262,7 @@ def test_a_record_that_fails_changes_nothing(manifest: Manifest, notes: AttemptN
     impossible = replace(FAILED, size=2**63)
     with pytest.raises(Exception, match=r"too large|out of range"):
         manifest.record([replace(ENTRY, size=5), impossible], days=["2024-01-01"])
-    assert (manifest.entries(), manifest.unreported_days()) == ({"/d/a.md": ENTRY}, set())
+    assert (entries_of(manifest), manifest.unreported_days()) == ({"/d/a.md": ENTRY}, set())
     assert manifest.attempted() == [("/d/a.md", "[]")]
 
 

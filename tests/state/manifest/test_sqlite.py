@@ -17,7 +17,7 @@ def test_entries_come_back_from_a_folder_that_is_made(tmp_path: Path) -> None:
     with closing(SQLiteManifest.open(file)) as manifest:
         manifest.record([ENTRY])
     with closing(SQLiteManifest.open(file)) as manifest:
-        assert manifest.entries() == {"/d/a.md": ENTRY}
+        assert list(manifest.entries()) == [ENTRY]
 
 
 def test_a_damaged_manifest_is_put_aside_and_made_again(tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_a_damaged_manifest_is_put_aside_and_made_again(tmp_path: Path) -> None:
     damage = b"this is no database at all" * 100
     file.write_bytes(damage)
     with closing(SQLiteManifest.open(file)) as manifest:
-        assert manifest.entries() == {}
+        assert list(manifest.entries()) == []
     (aside,) = left_aside(tmp_path)
     assert aside.read_bytes() == damage
 
@@ -41,4 +41,4 @@ def test_one_machine_has_a_file_for_each_collection(tmp_path: Path) -> None:
     existing = open_existing_manifest(settings, "corpus")
     assert existing is not None
     with closing(existing):
-        assert existing.entries() == {"/d/a.md": ENTRY}
+        assert list(existing.entries()) == [ENTRY]

@@ -15,7 +15,6 @@ import dagster as dg
 from vectorize_pipelines.assets.checks.findings import Look, examine
 from vectorize_pipelines.assets.checks.vectors import (
     SHOWN,
-    RowsReport,
     Scope,
     canary_recall_check,
     embeds_too,
@@ -29,6 +28,7 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.jobs import REQUEST_JOBS
 from vectorize_pipelines.partitions import Window
 from vectorize_pipelines.pipeline.checks import vectors as stored_vectors
+from vectorize_pipelines.pipeline.checks.rows import RowsReport
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings, load_settings
@@ -94,7 +94,7 @@ def _rows_match_requests(asset: str, modality: Modality) -> dg.AssetChecksDefini
             )
         failing = sum(len(look.failing) for look in examined.own)
         own = f"{failing} completed requests have other rows in the store than the ledger says; {REPLAY}"
-        differing = [example for report in examined.reports for example in _examples(report.differing)]
+        examples = [example for report in examined.reports for example in _in_words(report.examples)]
         return dg.AssetCheckResult(
             passed=examined.passed,
             severity=examined.severity,
@@ -103,16 +103,16 @@ def _rows_match_requests(asset: str, modality: Modality) -> dg.AssetChecksDefini
                 "requests": sum(report.sources for report in examined.reports),
                 "rows_expected": sum(report.expected for report in examined.reports),
                 "rows_stored": sum(report.stored for report in examined.reports),
-                "differing": len(differing),
-                "examples": differing[:SHOWN],
+                "differing": sum(report.differing for report in examined.reports),
+                "examples": examples[:SHOWN],
             },
         )
 
     return rows_match_requests
 
 
-def _examples(differing: Mapping[str, tuple[int, int]]) -> list[str]:
-    return [f"{name}: {stored} instead of {expected}" for name, (stored, expected) in sorted(differing.items())]
+def _in_words(examples: Mapping[str, tuple[int, int]]) -> list[str]:
+    return [f"{name}: {stored} instead of {expected}" for name, (stored, expected) in sorted(examples.items())]
 
 
 def _compared(
@@ -133,7 +133,8 @@ def _compared(
             sources=len(own),
             expected=sum(own.values()),
             stored=sum(stored.get(place, 0) for place in own),
-            differing={
+            differing=len(failing),
+            examples={
                 f"{request_id} in {collection}": (stored.get((collection, request_id), 0), own[collection, request_id])
                 for request_id in failing
             },

@@ -8,7 +8,7 @@ Executed on their own, all look at the whole collection (`index_recall`: at a la
 it looks at again in every run, until it is mended (`findings.py`); as long as only that fails, it is a warning.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,8 @@ import dagster as dg
 from vectorize_pipelines.assets.checks.findings import Examined, Look, examine
 from vectorize_pipelines.assets.files import CORPUS, GALLERY, FolderAsset, FolderConfig
 from vectorize_pipelines.core.days import Days
+from vectorize_pipelines.core.shards import WHOLE as WHOLE_SHARD
+from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.encoders import describe_model
 from vectorize_pipelines.encoders.configured import describe_options
 from vectorize_pipelines.errors import CollectionNotFoundError
@@ -28,6 +30,7 @@ from vectorize_pipelines.pipeline.checks import vectors as stored_vectors
 from vectorize_pipelines.pipeline.checks.index_recall import BYTES_ALONE, IndexReport
 from vectorize_pipelines.pipeline.checks.index_recall import LEAST_RECALL as LEAST_INDEX_RECALL
 from vectorize_pipelines.pipeline.checks.index_recall import index_recall as measured_recall
+from vectorize_pipelines.pipeline.checks.rows import RowsReport, compare_rows, sources_of_days, stored_sources
 from vectorize_pipelines.pipeline.checks.vectors import CanaryReport, VectorReport
 from vectorize_pipelines.pipeline.mending import CANARY_RECALL, SOUND_VECTORS
 from vectorize_pipelines.resources.encoder import EncoderResource
@@ -37,7 +40,7 @@ from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.sources.rereading import listed_roots
 from vectorize_pipelines.state.findings import MOST_SUBJECTS, WHOLE
 from vectorize_pipelines.state.generations import EmbeddingConfig, resolve_embedding_config
-from vectorize_pipelines.state.manifest import ManifestEntry, open_manifest
+from vectorize_pipelines.state.manifest import Manifest, open_manifest
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.filters.expressions import Filter, In
 
@@ -123,21 +126,32 @@ class _FileScope(Scope):
     """The scope of a run over files: one target, the collection of its config."""
 
     reconcile: bool = False
+    shard: Shard = WHOLE_SHARD
 
     @property
     def collection(self) -> str:
         """The collection."""
         return self.targets[0].collection
 
-    def sources(self, store: VectorStore, entries: Collection[ManifestEntry]) -> set[str] | None:
-        """The sources whose rows are counted; None is all of them."""
-        if not self.embeds or self.reconcile:
-            return None
-        sources = stored_vectors.sources_of_run(store, self.collection, self.run_id)
+    def compared_rows(self, store: VectorStore) -> RowsReport:
+        """Compare the rows of the sources that the run is about with what the manifest says."""
+        with closing(open_manifest(self.settings, self.collection)) as manifest:
+            entries = manifest.entries()
+            if not self.embeds:
+                return compare_rows(store, self.collection, entries, None)
+            if self.reconcile:  # others are at work on the other shards
+                entries = (entry for entry in entries if self.shard.owns_source(entry.source_id))
+                return compare_rows(store, self.collection, entries, None)
+            # What is in doubt still was not this run's to deal with.
+            entries = (entry for entry in entries if not entry.is_in_doubt)
+            return compare_rows(store, self.collection, entries, self._sources(store, manifest))
+
+    def _sources(self, store: VectorStore, manifest: Manifest) -> Iterator[str]:
+        """Yield the sources that a run wrote, and those of the days of a replay."""
+        yield from stored_sources(store, self.collection, stored_vectors.written_by(self.run_id))
         if self.window is not None:
             days = Days(self.settings.partitions.start, datetime.now(UTC).date())
-            sources |= stored_vectors.sources_of_days(store, self.collection, entries, days, self.window)
-        return sources
+            yield from sources_of_days(store, self.collection, manifest.entries(), days, self.window)
 
 
 def _file_scope(context: dg.AssetCheckExecutionContext, folder: FolderAsset) -> _FileScope:
@@ -154,6 +168,7 @@ def _file_scope(context: dg.AssetCheckExecutionContext, folder: FolderAsset) -> 
         replay_window(context.run, folder.name),
         read=partial(stored_vectors.read_listed_image, roots=listed_roots(settings)),
         reconcile=config.reconcile,
+        shard=Shard.parse(config.shard),
     )
 
 
@@ -249,23 +264,19 @@ def _rows_match_manifest(asset: str, scope_of: _FileScopeOf) -> dg.AssetChecksDe
             store = vector_store.open()
             scope = scope_of(context, store)
 
-            def own() -> list[Look[RowsReport]]:
-                known = _known_rows(scope.settings, scope.collection)
-                looked_at = scope.sources(store, known.values())
-                return [_compared_rows(store, scope.collection, known, looked_at)]
-
             def again(before: Mapping[str, Collection[str]]) -> list[Look[RowsReport]]:
                 there = [target.collection for target in standing_targets(scope.settings, store, sorted(before))]
-                return [
-                    _compared_rows(
-                        store, name, _known_rows(scope.settings, name), None if WHOLE in before[name] else before[name]
-                    )
-                    for name in there
-                ]
+                return [_look(name, _rows_found_before(scope.settings, store, name, before[name])) for name in there]
 
-            examined = examine(scope.settings, scope.owner, "rows_match_manifest", own, again)
-        differing = {name: rows for report in examined.reports for name, rows in report.differing.items()}
-        failing = sum(len(look.failing) for look in examined.own)
+            examined = examine(
+                scope.settings,
+                scope.owner,
+                "rows_match_manifest",
+                lambda: [_look(scope.collection, scope.compared_rows(store))],
+                again,
+            )
+        examples = {name: rows for report in examined.reports for name, rows in report.examples.items()}
+        failing = sum(look.report.differing for look in examined.own)
         return dg.AssetCheckResult(
             passed=examined.passed,
             severity=examined.severity,
@@ -276,9 +287,9 @@ def _rows_match_manifest(asset: str, scope_of: _FileScopeOf) -> dg.AssetChecksDe
                 "sources": sum(report.sources for report in examined.reports),
                 "rows_expected": sum(report.expected for report in examined.reports),
                 "rows_stored": sum(report.stored for report in examined.reports),
-                "differing": len(differing),
+                "differing": sum(report.differing for report in examined.reports),
                 "examples": [
-                    f"{name}: {rows[0]} instead of {rows[1]}" for name, rows in sorted(differing.items())[:SHOWN]
+                    f"{name}: {rows[0]} instead of {rows[1]}" for name, rows in sorted(examples.items())[:SHOWN]
                 ],
             },
         )
@@ -286,32 +297,14 @@ def _rows_match_manifest(asset: str, scope_of: _FileScopeOf) -> dg.AssetChecksDe
     return rows_match_manifest
 
 
-@dataclass(frozen=True, slots=True)
-class RowsReport:
-    """The number of sources that were counted, and their rows; `differing`: source -> (rows stored, rows expected)."""
-
-    sources: int
-    expected: int
-    stored: int
-    differing: Mapping[str, tuple[int, int]]
-
-
-def _known_rows(settings: Settings, collection: str) -> dict[str, ManifestEntry]:
+def _rows_found_before(settings: Settings, store: VectorStore, collection: str, found: Collection[str]) -> RowsReport:
+    """Compare the rows of what a check has found in a collection with what the manifest says."""
     with closing(open_manifest(settings, collection)) as manifest:
-        return manifest.entries()
+        return compare_rows(store, collection, manifest.entries(), None if WHOLE in found else found)
 
 
-def _compared_rows(
-    store: VectorStore, collection: str, known: Mapping[str, ManifestEntry], sources: Collection[str] | None
-) -> Look[RowsReport]:
-    """Compare the rows of sources (None: all) with what the manifest knows."""
-    expected = {name: entry.rows for name, entry in known.items() if entry.rows}
-    if sources is not None:
-        expected = {name: rows for name, rows in expected.items() if name in sources}
-    stored = store.count_by(collection, "source_id")
-    differing = stored_vectors.differing_sources(stored, expected)
-    there = sum(stored.get(name, 0) for name in expected)
-    return Look(collection, RowsReport(len(expected), sum(expected.values()), there, differing), set(differing))
+def _look(collection: str, report: RowsReport) -> Look[RowsReport]:
+    return Look(collection, report, report.examples.keys())
 
 
 def canary_recall_check(asset: str, scope_of: ScopeOf) -> dg.AssetChecksDefinition:

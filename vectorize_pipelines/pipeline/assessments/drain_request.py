@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.settings import DrainSettings
 

@@ -4,25 +4,22 @@ Called by the asset checks (`assets/checks/vectors.py`); each function looks and
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.items import Modality, content_hash
 from vectorize_pipelines.encoders.base import Encoder
 from vectorize_pipelines.errors import CollectionNotFoundError, ItemError, UnreadableFileError
 from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.sources.rereading import is_listed_file
 from vectorize_pipelines.state.findings import MOST_SUBJECTS
-from vectorize_pipelines.state.manifest import ManifestEntry
 from vectorize_pipelines.stores.base import VectorStore
-from vectorize_pipelines.stores.filters.expressions import Equal, Filter, In, Range
+from vectorize_pipelines.stores.filters.expressions import Equal, Filter, In
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -100,11 +97,6 @@ def _inspected(batch: "pa.RecordBatch", dimension: int, *, normalized: bool) -> 
         other_length[finite] = np.abs(np.linalg.norm(vectors[finite], axis=1) - 1) > NORM_TOLERANCE
     bad = sources.filter(~finite | other_length).to_pylist()
     return VectorReport(batch.num_rows, 0, int((~finite).sum()), int(other_length.sum()), frozenset(bad))
-
-
-def differing_sources(stored: Mapping[str, int], expected: Mapping[str, int]) -> dict[str, tuple[int, int]]:
-    """Source id -> (rows stored, rows expected), for the expected sources where the two differ."""
-    return {name: (stored.get(name, 0), rows) for name, rows in expected.items() if stored.get(name, 0) != rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,29 +217,9 @@ def written_by(run_id: str) -> Filter:
     return Equal("run_id", run_id)
 
 
-def sources_of_run(store: VectorStore, collection: str, run_id: str) -> set[str]:
-    """The sources of which a run wrote rows."""
-    return set(store.count_by(collection, "source_id", written_by(run_id)))
-
-
 def rows_of_sources(store: VectorStore, collection: str, sources: Sequence[str]) -> dict[str, int]:
     """Source id -> rows, of those of the sources that have any; none where there is no such collection."""
     try:
         return store.count_by(collection, "source_id", In("source_id", tuple(sources)))
     except CollectionNotFoundError:
         return {}
-
-
-def sources_of_days(
-    store: VectorStore, collection: str, entries: Iterable[ManifestEntry], days: Days, window: tuple[date, date]
-) -> set[str]:
-    """The sources that the store or the manifest has under a day of the window (first and last, both included)."""
-    first, last = (day.isoformat() for day in window)
-    after = (window[1] + timedelta(days=1)).isoformat()
-    stored = set(store.count_by(collection, "source_id", Range("partition", first, after)))
-    known = {entry.source_id for entry in entries if first <= days.of(_modified(entry)) <= last}
-    return stored | known
-
-
-def _modified(entry: ManifestEntry) -> datetime:
-    return datetime.fromtimestamp(entry.modified_ns // 1_000_000_000, UTC)

@@ -1,9 +1,9 @@
 """Which files runs had in hand when they died, so that no file stops its folder for ever.
 
-The notes lie beside the manifest of a collection and are written by the run that holds the collection's lock: a note
-that this run finds is of one that is gone. `pipeline.files.folder` takes suspects one at a time, after all other
-files; one that was alone in hand at two deaths is set aside. A file that has changed since is another one. The manifest
-takes away the notes of what it records.
+The notes lie beside the manifest of a collection and are written by the run that holds the lock of the collection or of
+a shard of it: a note that this run finds of a file that it owns is of a run that is gone. `pipeline.files.folder` takes
+suspects one at a time, after all other files; one that was alone in hand at two deaths is set aside. A file that has
+changed since is another one. The manifest takes away the notes of what it records.
 
 A run that ends with an error has died, too; the error counts where the run has stored another file before, which would
 else have met it as well, or where the file met an error of the same class before that counts.
@@ -15,9 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.attempts import ERROR_CHARACTERS, MOST_DEATHS
+from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.state.manifest import AloneInHand, AttemptNotes, FileStage, Manifest
 
 logger = logging.getLogger(__name__)
@@ -47,16 +49,20 @@ class FileAttempts:
     `AttemptNotes` do.
     """
 
-    def __init__(self, notes: AttemptNotes, run_id: str):
+    def __init__(self, notes: AttemptNotes, run_id: str, lock: ExclusiveLock):
         self._notes = notes
+        self._lock = lock
         self._run_id = run_id
         self._error: BaseException | None = None
         self._proven = True
 
     @classmethod
-    def open(cls, manifest: Manifest, run_id: str) -> Self:
-        """Open the notes beside a manifest. What is in hand by them is of runs that died."""
-        opened = cls(manifest.open_attempts(), run_id)
+    def open(cls, manifest: Manifest, run_id: str, lock: ExclusiveLock, shard: Shard = WHOLE) -> Self:
+        """Open the notes beside a manifest. What of the shard is in hand by them is of runs that died.
+
+        `lock`: of the shard, without which no note is taken away, or made a death.
+        """
+        opened = cls(manifest.open_attempts(shard.owns_source), run_id, lock)
         try:
             opened._count_deaths(None, proven=True)
         except BaseException:
@@ -94,6 +100,7 @@ class FileAttempts:
                 error = f"{type(self._error).__name__}: {self._error}"[:ERROR_CHARACTERS]
                 self._count_deaths(error, proven=self._proven)
             else:
+                self._lock.check()
                 self._notes.forget_in_hand()
         except (sqlite3.Error, VectorizeError) as failure:
             logger.warning("what this run had in hand may be taken for the reason of a death: %s", failure)
@@ -108,6 +115,7 @@ class FileAttempts:
                 return [*note.deaths, f"run {note.run_id[:8]}, {note.stage}: {error or 'its process died'}"]
             return None
 
+        self._lock.check()
         self._notes.count_deaths(judge)
 
 

@@ -1,155 +1,174 @@
-"""The differences between a folder and what is known of it: by the manifest, and by the store where that is in doubt.
+"""The differences between a folder and what the manifest knows of it, found file by file; neither is held.
 
-Called by `folder`; the sensor for new files and `vectorize doctor` call `compare_folder` only.
+Listing and manifest both come in the order of the source ids, so they are gone through side by side. `folder` does so
+for a run; the sensor for new files and `vectorize doctor` call `compare_folder`, which only counts.
 """
 
 import hashlib
-import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
-from datetime import date
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
-from vectorize_pipelines.core.days import Days
-from vectorize_pipelines.pipeline.files.context import FolderRun
+from vectorize_pipelines.core.shards import WHOLE, Shard, slot
+from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.pipeline.files.reader import FileReader
-from vectorize_pipelines.pipeline.totals import Failure, Totals
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.sources.files import FileSource, Listing, SourceFile, time_of
+from vectorize_pipelines.sources.files import FileSource, OrderedListing, SourceFile
 from vectorize_pipelines.state.manifest import Manifest, ManifestEntry, open_manifest
-from vectorize_pipelines.stores.filters.expressions import Equal, Or, Prefix
 
-logger = logging.getLogger(__name__)
+#: Parts of a folder whose work is told apart, whatever the number of shards: a power of two that is at most this.
+PARTS = 256
 
 
-@dataclass(frozen=True, slots=True)
+class Compared(NamedTuple):
+    """A file that lies there, or is known, or both; `is_unchanged`: it can be left alone."""
+
+    file: SourceFile | None
+    entry: ManifestEntry | None
+    is_unchanged: bool
+
+
+@dataclass(slots=True)
 class FolderComparison:
-    """The differences between the files that lie there and the manifest.
+    """The differences between the files that lie there and the manifest, in numbers.
 
-    changed    to be read: new, changed, failed in a way that may pass, or embedded under another fingerprint
-    vanished   source ids that the manifest or the store has and the folder no longer
-    unchanged  entries of the files that can be left alone, those that failed for good included
-    attempted  what runs that died had in hand
+    changed     files to be read: new, changed, failed in a way that may pass, or embedded under another fingerprint
+    vanished    files that the manifest knows and the folder no longer has
+    unchanged   files that can be left alone, those that failed for good included
+    failed      the latter
+    unreadable  files and folders that could not be looked at
+    attempted   what runs that died had in hand
     """
 
-    changed: Sequence[SourceFile]
-    vanished: Sequence[str]
-    unchanged: Sequence[ManifestEntry]
-    unreadable: Mapping[str, str]
+    changed: int = 0
+    vanished: int = 0
+    unchanged: int = 0
+    failed: int = 0
+    unreadable: int = 0
     attempted: Sequence[tuple[str, str]] = ()
+    _work: "list[hashlib.blake2b | None]" = field(default_factory=lambda: [None] * PARTS)
 
     @property
     def number_of_files(self) -> int:
         """The number of files that lie there, unreadable ones included."""
-        return len(self.changed) + len(self.unchanged) + len(self.unreadable)
+        return self.changed + self.unchanged + self.unreadable
 
-    def digest(self) -> str:
-        """Return the same digest for the same work to do, unless a run has died of it meanwhile."""
+    def add(self, compared: Compared) -> None:
+        """Count one more."""
+        if compared.is_unchanged:
+            self.unchanged += 1
+            self.failed += bool(compared.entry and compared.entry.error_class)
+        elif compared.file is not None:
+            self.changed += 1
+            self._note(compared.file.source_id, repr(compared.file))
+        elif compared.entry is not None:
+            self.vanished += 1
+            self._note(compared.entry.source_id, compared.entry.source_id)
+
+    def digest(self, shard: Shard = WHOLE) -> str:
+        """Return the same digest for the same work to do, unless a run has died of it meanwhile; empty for none.
+
+        The count of shards is a power of two, and `PARTS` at most.
+        """
         digest = hashlib.blake2b(digest_size=16)
-        for file in sorted(self.changed, key=lambda file: file.source_id):
-            digest.update(repr(file).encode("utf-8", "surrogatepass"))
-        for source_id in sorted(self.vanished):
-            digest.update(source_id.encode("utf-8", "surrogatepass") + b"\0")
-        if self.attempted:
-            digest.update(repr(self.attempted).encode("utf-8", "surrogatepass"))
+        work = [each for part, each in enumerate(self._work) if each is not None and part % shard.count == shard.index]
+        if not work:
+            return ""
+        for each in work:
+            digest.update(each.digest())
+        if attempted := [each for each in self.attempted if shard.owns_source(each[0])]:
+            digest.update(repr(attempted).encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
-
-def compare(
-    listing: Listing, known: Mapping[str, ManifestEntry], stored: Iterable[str], source: FileSource, reader: FileReader
-) -> FolderComparison:
-    """Compare a listing with what is known. `stored`: further source ids of this source that the store has."""
-    refused = f"{reader.fingerprint} {reader.limits}"
-    changed: list[SourceFile] = []
-    unchanged: list[ManifestEntry] = []
-    for source_id, file in listing.files.items():
-        entry = known.get(source_id)
-        if entry is not None and entry.is_of(file, refused if entry.error_class else reader.fingerprint):
-            unchanged.append(entry)
-        else:
-            changed.append(file)
-    gone = {name for name in (*known, *stored) if source.holds(name)} - listing.files.keys()
-    hidden = tuple(name.rstrip("/") + "/" for name in listing.unreadable)
-    vanished = [name for name in gone if name not in listing.unreadable and not name.startswith(hidden)]
-    return FolderComparison(changed, sorted(vanished), unchanged, listing.unreadable)
+    def _note(self, source_id: str, what: str) -> None:
+        part = slot(source_id) % PARTS
+        digest = self._work[part] = self._work[part] or hashlib.blake2b(digest_size=16)
+        digest.update(what.encode("utf-8", "surrogatepass") + b"\0")
 
 
 def compare_folder(settings: Settings, collection: str, source: FileSource, reader: FileReader) -> FolderComparison:
     """Return what a drain run would find to do; read no file and ask no store."""
+    comparison = FolderComparison()
+    listing = source.ordered()
     with closing(open_manifest(settings, collection)) as manifest:
-        known = {name: entry for name, entry in known_entries(manifest, reader).items() if source.holds(name)}
-        attempted = manifest.attempted()
-    return replace(compare(source.list(), known, (), source, reader), attempted=attempted)
+        for compared in compare(listing, known_entries(manifest, source, reader), reader):
+            comparison.add(compared)
+        comparison.attempted = manifest.attempted()
+    comparison.unreadable = len(listing.unreadable)
+    return comparison
 
 
-def known_entries(manifest: Manifest, reader: FileReader) -> dict[str, ManifestEntry]:
-    """Return the manifest's entries, in the terms of this reader: a change of the model has left files as they were."""
+def compare(
+    listing: OrderedListing, entries: Iterable[ManifestEntry], reader: FileReader, shard: Shard = WHOLE
+) -> Iterator[Compared]:
+    """Yield what lies there or is known of a shard, in the order of the source ids.
+
+    A file that is known and not listed, and of which the listing does not say that it could not be looked at, has
+    vanished. Raises `SourceError` as the listing does, and where it does not come in order.
+    """
+    refused = f"{reader.fingerprint} {reader.limits}"
+    for file, entry in _side_by_side(_ordered(listing), entries, shard.owns_source):
+        if file is not None:
+            is_unchanged = entry is not None and entry.is_of(file, refused if entry.error_class else reader.fingerprint)
+            yield Compared(file, entry, is_unchanged)
+        elif entry is not None and not _is_hidden(entry.source_id, listing):
+            yield Compared(None, entry, is_unchanged=False)
+
+
+def known_entries(manifest: Manifest, source: FileSource, reader: FileReader) -> Iterator[ManifestEntry]:
+    """Yield a source's entries, in the terms of this reader: a change of the model has left files as they were."""
     now = dict.fromkeys(reader.equivalent_fingerprints, reader.fingerprint)
     now |= {
         f"{before} {reader.limits}": f"{reader.fingerprint} {reader.limits}"
         for before in reader.equivalent_fingerprints
     }
-    return {
-        name: replace(entry, fingerprint=now[entry.fingerprint]) if entry.fingerprint in now else entry
-        for name, entry in manifest.entries().items()
-    }
+    for entry in manifest.below(source.root):
+        yield replace(entry, fingerprint=now[entry.fingerprint]) if entry.fingerprint in now else entry
 
 
-def trusted_entries(
-    run: FolderRun, entries: Mapping[str, ManifestEntry], source: FileSource
-) -> tuple[dict[str, ManifestEntry], dict[str, int]]:
-    """Return the entries of this source that agree with the store, and the store's number of rows of each source.
+def _side_by_side(
+    files: Iterator[SourceFile], entries: Iterable[ManifestEntry], owns: Callable[[str], bool]
+) -> Iterator[tuple[SourceFile | None, ManifestEntry | None]]:
+    """Yield what is owned of two sequences in order, what both have together."""
+    owned_files = (file for file in files if owns(file.source_id))
+    owned_entries = (entry for entry in entries if owns(entry.source_id))
+    file, entry = next(owned_files, None), next(owned_entries, None)
+    while file is not None or entry is not None:
+        if entry is None or (file is not None and file.source_id < entry.source_id):
+            yield file, None
+            file = next(owned_files, None)
+        elif file is None or entry.source_id < file.source_id:
+            yield None, entry
+            entry = next(owned_entries, None)
+        else:
+            yield file, entry
+            file, entry = next(owned_files, None), next(owned_entries, None)
 
-    Counting the store's rows tells cheaply whether it has others than the manifest says, as after a run that was
-    killed; only then, or when asked to reconcile, is every source looked at.
+
+def _ordered(listing: OrderedListing) -> Iterator[SourceFile]:
+    """Yield the files of a listing. Raises `SourceError` where they do not come in order, or one comes twice.
+
+    A file that came too late would be taken for one that has vanished.
     """
-    known = {
-        name: entry
-        for name, entry in entries.items()
-        if source.holds(name) and not (run.request.reconcile and entry.attempts)  # which are tried again then
-    }
-    below = Or((Equal("source_id", source.root), Prefix("source_id", source.root.rstrip("/") + "/")))
-    expected_rows = sum(entry.rows for entry in known.values())
-    if not run.request.reconcile and run.store.count(run.physical, below) == expected_rows:
-        return known, {}
-    stored = run.store.count_by(run.physical, "source_id", below)
-    agreeing = {name: entry for name, entry in known.items() if entry.rows == stored.get(name, 0)}
-    if len(agreeing) < len(known):
-        logger.warning(
-            "%d files have other rows in %s than the manifest says; they are read again",
-            len(known) - len(agreeing),
-            run.collection,
-        )
-    return agreeing, stored
+    last = ""
+    for file in listing:
+        if file.source_id <= last:
+            raise SourceError(
+                f"the file system does not list its files in the order of their names: {file.source_id} comes after "
+                f"{last}; ingest its folders one by one, or from a copy"
+            )
+        last = file.source_id
+        yield file
 
 
-def in_window(
-    comparison: FolderComparison, known: Mapping[str, ManifestEntry], days: Days, window: tuple[date, date]
-) -> FolderComparison:
-    """Return what a replay of the window has to do."""
-    first, last = (day.isoformat() for day in window)
-
-    def inside(file: SourceFile | ManifestEntry) -> bool:
-        return first <= days.of(time_of(file.modified_ns)) <= last
-
-    return FolderComparison(
-        changed=[file for file in comparison.changed if inside(file)],
-        vanished=[name for name in comparison.vanished if name in known and inside(known[name])],
-        unchanged=[entry for entry in comparison.unchanged if inside(entry)],
-        unreadable=comparison.unreadable,
-    )
-
-
-def count_unchanged(entries: Iterable[ManifestEntry], days: Days) -> tuple[Totals, list[Failure]]:
-    """Return the counts of files that are left alone, and those among them that failed for good."""
-    totals = Totals()
-    failures: list[Failure] = []
-    for entry in entries:
-        day = days.of(time_of(entry.modified_ns))
-        totals.of(day).documents += 1
-        totals.of(day).chunks += entry.rows
-        if entry.error_class:
-            totals.of(day).failed += 1
-            totals.of(day).errors[entry.error_class] += 1
-            failures.append(Failure(entry.source_id, day, entry.error_class, entry.error_message))
-    return totals, failures
+def _is_hidden(source_id: str, listing: OrderedListing) -> bool:
+    """Return whether a file, or a folder that it lies in, could not be looked at."""
+    if not listing.unreadable:
+        return False
+    name = source_id
+    while name:
+        if name in listing.unreadable or name + "/" in listing.unreadable:
+            return True
+        name = name.rpartition("/")[0]
+    return False

@@ -6,10 +6,13 @@ from datetime import date
 from typing import Literal
 
 from vectorize_pipelines.core.days import Days
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.held_locks import ExclusiveLock
 from vectorize_pipelines.stores.base import VectorStore
+
+FILES_WRITER = "files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,7 @@ class FolderRequest:
     window      first and last day of the run's partitions, both included
     force       encode also what has not changed
     reconcile   hold the manifest against the store before trusting it
+    shard       the part of the folder that the run owns
     """
 
     collection: str
@@ -31,6 +35,17 @@ class FolderRequest:
     run_id: str
     force: bool = False
     reconcile: bool = False
+    shard: Shard = WHOLE
+
+    @property
+    def writer(self) -> str:
+        """The name of those who write the same rows, one after another, as the journal of writes knows them."""
+        return FILES_WRITER if self.shard.is_whole else f"{FILES_WRITER} {self.shard}"
+
+    def wrote(self, writer: str) -> bool:
+        """Return whether a writer was a run over what this one owns, or over some of it, which has ended."""
+        name, _, shard = writer.partition(" ")
+        return name == FILES_WRITER and self.shard.overlaps(Shard.parse(shard) if shard else WHOLE)
 
 
 @dataclass(frozen=True)
@@ -41,7 +56,7 @@ class FolderRun:
     model          fingerprint of model and way of cutting, as it is written into the records
     days           the days that items may belong to
     outage         how a store that is away is waited for
-    lock           of the collection's rows that come from files, held until the stream is closed
+    lock           of what the run owns of the collection's rows from files, held until the stream is closed
     force_sources  sources whose items are encoded again, also without `request.force`
     """
 

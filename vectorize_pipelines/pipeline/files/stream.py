@@ -8,7 +8,7 @@ wait between two stages, so memory is bounded whatever the size of the partition
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from datetime import UTC, datetime
 from functools import partial
@@ -28,6 +28,7 @@ from vectorize_pipelines.pipeline.encoding import ItemEncoder
 from vectorize_pipelines.pipeline.files.changes import Change, Receipt
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.pipeline.files.planning import Plan, Planner
+from vectorize_pipelines.pipeline.files.tallies import UnchangedFiles
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
 from vectorize_pipelines.pipeline.totals import Failure, Totals
@@ -41,27 +42,28 @@ SECONDS_PER_BATCH = 5.0
 class ChangeSource(Protocol):
     """The source of a run's changes, which notes those that the store has.
 
-    expected  the number of sources
-    totals    counts of the sources that have not changed, by day
-    failures  those among them that could not be embedded
-    touched   days of which earlier runs wrote something and told nobody
+    expected   the number of sources; None until all have been found
+    touched    days of which earlier runs wrote something and told nobody
+    unchanged  the sources that are left alone; counted in the reading thread
     """
 
-    expected: int
-    totals: Totals
-    failures: list[Failure]
+    expected: int | None
     touched: set[str]
+    unchanged: UnchangedFiles
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes, but for suspects. Called in the reading thread."""
 
     def suspects(self) -> Sequence[Callable[[], Generator[Change, None, None]]]:
-        """Return further changes, each begun with the encoder loaded and everything before it acknowledged."""
+        """Return further changes, each begun with the encoder loaded and everything before it acknowledged.
+
+        Called once all of `changes` has been taken.
+        """
 
     def announce(self, source_ids: Sequence[str]) -> None:
         """Note that rows of these sources are about to change."""
 
-    def acknowledge(self, receipts: Sequence[Receipt], days: Iterable[str]) -> None:
+    def acknowledge(self, receipts: Sequence[Receipt], days: Collection[str]) -> None:
         """Note that the store has what the receipts stand for, which touched these days."""
 
     def reported(self) -> None:
@@ -90,10 +92,10 @@ class ChangeStream(EmbeddingStream):
     ):
         self.collection = run.collection
         self.model = run.model
-        self.totals = source.totals
-        self.failures = source.failures
+        self.totals = Totals()
+        self.failures: list[Failure] = []
         self.touched = source.touched
-        self.expected = source.expected
+        self.expected: int | None = None
         self.outage: SpillingRetry = run.outage
         self.items = items
         self._run = run
@@ -107,7 +109,10 @@ class ChangeStream(EmbeddingStream):
         plans = prefetch(self._read(), depth, "vectorize-read", leaving=self._leave)
         batches = prefetch(self._encode(plans), depth, "vectorize-encode", self.outage, leaving=self._leave)
         self._resources.callback(batches.close)
-        yield from batches
+        for batch in batches:
+            self._look_at_source()
+            yield batch
+        self._look_at_source()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -126,6 +131,13 @@ class ChangeStream(EmbeddingStream):
         self.source.interrupt()
         self.outage.close()
 
+    def _look_at_source(self) -> None:
+        """Take over what the source has found beside changes."""
+        self.expected = self.source.expected
+        totals, failures = self.source.unchanged.take()
+        self.totals.merge(totals)
+        self.failures.extend(failures)
+
     def reported(self) -> None:
         self.source.reported()
 
@@ -135,9 +147,8 @@ class ChangeStream(EmbeddingStream):
 
     def _read(self) -> Generator[Plan, None, None]:
         """Yield plans. Runs in the reading thread: parsing, cutting, and looking up what the store has."""
-        suspects = self.source.suspects()
         yield from self._planned(self.source.changes())
-        for suspect in suspects:
+        for suspect in self.source.suspects():
             if not self._progress.wait_for_all():
                 return
             # Not later: a process that is killed from outside meanwhile would seem to have died of what is in hand.
@@ -187,6 +198,7 @@ class ChangeStream(EmbeddingStream):
             acknowledge=acknowledge,
             exclusive=lambda: nullcontext(self._run.lock),
             physical=self._run.physical,
+            writer=self._run.request.writer,
             reindex=self._run.request.force,
             contents=contents,
             cache=partial(self.items.cache, items, vectors),

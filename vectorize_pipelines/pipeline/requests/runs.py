@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery

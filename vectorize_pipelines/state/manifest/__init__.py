@@ -1,7 +1,6 @@
 """The manifest of files: a SQLite file for each collection, or tables in PostgreSQL, which several machines share."""
 
 from vectorize_pipelines.state.manifest.base import (
-    UNKNOWN_ROWS,
     AloneInHand,
     AttemptNotes,
     FileStage,
@@ -12,7 +11,6 @@ from vectorize_pipelines.state.manifest.base import (
 from vectorize_pipelines.state.manifest.opening import open_existing_manifest, open_manifest
 
 __all__ = [
-    "UNKNOWN_ROWS",
     "AloneInHand",
     "AttemptNotes",
     "FileStage",

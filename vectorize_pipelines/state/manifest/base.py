@@ -1,6 +1,6 @@
 """What a manifest promises, wherever it lies, and the values that pass to and from it."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
@@ -8,8 +8,6 @@ from vectorize_pipelines.sources.files import SourceFile
 
 #: What a run was doing with a file that it had alone in hand.
 FileStage: TypeAlias = Literal["reading", "embedding"]
-#: The rows of an entry in doubt of which nobody has counted them.
-UNKNOWN_ROWS = -1
 
 
 def everything(source_id: str) -> bool:
@@ -33,8 +31,8 @@ class ManifestEntry:
     retryable    whether it is tried again although nothing about it has changed
     attempts     how often in a row it was tried in vain, where that is limited
 
-    An entry in doubt says only that the store may hold rows of the file: its `fingerprint` is empty, and its `rows` are
-    those that the store has, or `UNKNOWN_ROWS`.
+    An entry in doubt has an empty `fingerprint`, which no file has, so that its file is read again and compared with
+    the store; the rest is as it was before. Where nothing was known of the file, all of it is empty.
     """
 
     source_id: str
@@ -51,7 +49,7 @@ class ManifestEntry:
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether nothing is known of the file but that the store may hold rows of it."""
+        """Whether the store may hold other rows of the file than the entry says."""
         return not self.fingerprint
 
     def is_of(self, file: SourceFile, fingerprint: str) -> bool:
@@ -143,11 +141,11 @@ class Manifest(Protocol):
     where it is damaged, and `LedgerError` for a database that does; nothing of what it was to write is noted then.
     """
 
-    def entries(self) -> dict[str, ManifestEntry]:
-        """Return every entry that is not in doubt, by source id. Called by checks, and where all of them are needed."""
+    def entries(self) -> Iterator[ManifestEntry]:
+        """Yield every entry, some at a time as `below`, in any order. Called by checks."""
 
     def below(self, root: str) -> Iterator[ManifestEntry]:
-        """Yield the entries of a file or folder and of what lies below it, those in doubt included.
+        """Yield the entries of a file or folder and of what lies below it.
 
         In the order of the code points of their source ids, and some at a time, so that neither all of them are in
         memory nor others are kept from writing: what is written meanwhile behind the place that was come to is not
@@ -155,10 +153,10 @@ class Manifest(Protocol):
         """
 
     def rows_below(self, root: str) -> int:
-        """Return how many rows the store has of a file or folder, by what is known. Called to hold it against that."""
+        """Return the sum of the entries' rows of a file or folder. Called to hold it against the store."""
 
     def count_below(self, root: str) -> int:
-        """Return how many entries there are of a file or folder, those in doubt included."""
+        """Return how many entries there are of a file or folder."""
 
     def attempted(self) -> list[tuple[str, str]]:
         """Return what runs that died had in hand, and how often alone: other than before where a death showed more.
@@ -172,18 +170,14 @@ class Manifest(Protocol):
     def days_reported(self, days: Iterable[str]) -> None:
         """Note that these days have been reported: all or nothing. Called once the run has told its days."""
 
-    def forget(self, source_ids: Iterable[str]) -> None:
-        """Forget what is known of these: all or nothing. Called before rows of these sources change in the store."""
+    def doubt(self, source_ids: Iterable[str]) -> None:
+        """Put the entries of these into doubt, which they get where they have none: all or nothing.
 
-    def doubt(self, rows: Mapping[str, int]) -> None:
-        """Forget what is known of these, but that the store may hold rows of them: all or nothing.
-
-        `rows` is how many, or `UNKNOWN_ROWS`, by source id. Called before rows of these change, and for those of which
-        the store has other rows than is known.
+        Called before rows of these change in the store, and for those of which it has other rows than is known.
         """
 
     def doubt_everything(self) -> None:
-        """Forget what is known of every file, but that the store may hold rows of it. Called where it has lost some."""
+        """Put every entry into doubt. Called where the store has lost rows."""
 
     def record(
         self, entries: Iterable[ManifestEntry], forgotten: Collection[str] = (), days: Iterable[str] = ()

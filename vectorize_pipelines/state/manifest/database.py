@@ -6,7 +6,7 @@ The tables are made by `state.migrations`, also in a SQLite database, where noth
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import starmap
 from operator import attrgetter
 from typing import Any
@@ -17,7 +17,6 @@ from sqlalchemy.dialects import postgresql
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.database import Database, Text, metadata
 from vectorize_pipelines.state.manifest.base import (
-    UNKNOWN_ROWS,
     AloneInHand,
     FileStage,
     ManifestEntry,
@@ -78,11 +77,6 @@ _TOGETHER, _ALONE = 1, 2
 _WHOLE = "\1"
 _VALUES = attrgetter("size", "modified_ns", "version", "content_hash", "fingerprint", "rows", "error_class")
 _ENTRY = list(files.columns)[1:]
-_IN_DOUBT = {
-    **dict.fromkeys(("version", "content_hash", "fingerprint", "error_class", "error_message"), ""),
-    **dict.fromkeys(("size", "modified_ns", "attempts"), 0),
-    "retryable": False,
-}
 
 
 class DatabaseManifest:
@@ -92,15 +86,15 @@ class DatabaseManifest:
         self._database = database
         self._collection = collection
         self._write_files = database.bulk(files, database.upsert(files, lambda *_: sa.true()))
+        self._write_doubts = database.bulk(files, _doubting())
         self._write_days = database.bulk(unreported_days, database.upsert(unreported_days))
 
-    def entries(self) -> dict[str, ManifestEntry]:
-        """Return every entry that is not in doubt, by source id."""
-        query = sa.select(*_ENTRY).where(files.c.collection == self._collection, files.c.fingerprint != "")
-        with self._database.read() as connection:
-            # Rows come some at a time, so that the server's answer is not in memory as a whole beside the entries.
-            found = connection.execution_options(yield_per=ROWS_TOGETHER).execute(query)
-            return {entry.source_id: entry for rows in found.partitions() for entry in starmap(_entry, rows)}
+    def entries(self) -> Iterator[ManifestEntry]:
+        """Yield every entry."""
+        key = ""
+        while rows := self._rows(files.c.source_key > key):
+            yield from starmap(_entry, rows)
+            key = rows[-1].source_key
 
     def below(self, root: str) -> Iterator[ManifestEntry]:
         """Yield the entries of a file or folder and of what lies below it, in order."""
@@ -109,9 +103,8 @@ class DatabaseManifest:
         return heapq.merge(entries, further, key=attrgetter("source_id")) if further else entries
 
     def rows_below(self, root: str) -> int:
-        """Return how many rows the store has of a file or folder, by what is known."""
-        keyed = self._sum(sa.func.sum(sa.func.greatest(files.c.rows, 0)), root)
-        return keyed + sum(max(entry.rows, 0) for entry in self._whole_below(root))
+        """Return the sum of the entries' rows of a file or folder."""
+        return self._sum(sa.func.sum(files.c.rows), root) + sum(entry.rows for entry in self._whole_below(root))
 
     def count_below(self, root: str) -> int:
         """Return how many entries there are of a file or folder."""
@@ -136,24 +129,17 @@ class DatabaseManifest:
         with self._database.write() as connection:
             _delete(connection, unreported_days.c.day, self._collection, days)
 
-    def forget(self, source_ids: Iterable[str]) -> None:
-        """Forget what is known of these."""
+    def doubt(self, source_ids: Iterable[str]) -> None:
+        """Put the entries of these into doubt, which they get where they have none."""
+        names = dict.fromkeys(source_ids)  # a statement may write a row only once
         with self._database.write() as connection:
-            _delete(connection, files.c.source_key, self._collection, _keys(source_ids))
-
-    def doubt(self, rows: Mapping[str, int]) -> None:
-        """Forget what is known of these, but that the store may hold rows of them."""
-        if rows:
-            entries = [ManifestEntry(name, 0, 0, "", "", "", number) for name, number in rows.items()]
-            with self._database.write() as connection:
-                self._write_files(connection, [self._row(entry) for entry in entries])
+            self._write_doubts(connection, [self._row(ManifestEntry(name, 0, 0, "", "", "", 0)) for name in names])
 
     def doubt_everything(self) -> None:
-        """Forget what is known of every file, but that the store may hold rows of it."""
+        """Put every entry into doubt."""
         with self._database.write() as connection:
-            connection.execute(
-                sa.update(files).where(files.c.collection == self._collection).values(rows=UNKNOWN_ROWS, **_IN_DOUBT)
-            )
+            own = files.c.collection == self._collection
+            connection.execute(sa.update(files).where(own).values(fingerprint=""))
 
     def record(
         self, entries: Iterable[ManifestEntry], forgotten: Collection[str] = (), days: Iterable[str] = ()
@@ -182,17 +168,18 @@ class DatabaseManifest:
         if not _is_key(root):
             return
         first, end = bounds(root)
-        yield from self._entries(files.c.source_key == root)
-        while entries := self._entries(files.c.source_key > first, files.c.source_key < end):
-            yield from entries
-            first = entries[-1].source_id
+        are_keys = files.c.source_id.is_(None)
+        yield from starmap(_entry, self._rows(are_keys, files.c.source_key == root))
+        while rows := self._rows(are_keys, files.c.source_key > first, files.c.source_key < end):
+            yield from starmap(_entry, rows)
+            first = rows[-1].source_key
 
-    def _entries(self, *where: sa.ColumnElement[bool]) -> list[ManifestEntry]:
-        """Return the first entries, in order, whose ids are keys."""
-        own = (files.c.collection == self._collection, files.c.source_id.is_(None))
-        query = sa.select(*_ENTRY).where(*own, *where).order_by(files.c.source_key).limit(ROWS_TOGETHER)
+    def _rows(self, *where: sa.ColumnElement[bool]) -> Sequence[sa.Row[Any]]:
+        """Return the first rows, in the order of the keys."""
+        own = files.c.collection == self._collection
+        query = sa.select(*_ENTRY).where(own, *where).order_by(files.c.source_key).limit(ROWS_TOGETHER)
         with self._database.read() as connection:
-            return list(starmap(_entry, connection.execute(query).all()))
+            return connection.execute(query).all()
 
     def _whole_below(self, root: str) -> list[ManifestEntry]:
         """Return the entries below a root whose ids are no keys, in order: few, if any."""
@@ -310,6 +297,14 @@ class DatabaseAttemptNotes:
         ]
         with self._database.write() as connection:
             self._write_notes(connection, rows)
+
+
+def _doubting() -> sa.Insert:
+    """Return the insert of entries in doubt: of one that is there, only the fingerprint goes."""
+    insert = postgresql.insert(files)
+    return insert.on_conflict_do_update(
+        index_elements=list(files.primary_key.columns), set_={"fingerprint": insert.excluded.fingerprint}
+    )
 
 
 def _noting() -> sa.Insert:

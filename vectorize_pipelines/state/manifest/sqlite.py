@@ -7,7 +7,7 @@ also a newer one, is put aside and made again.
 
 import json
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import fields
 from functools import wraps
@@ -20,7 +20,6 @@ from vectorize_pipelines.errors import DamagedStateError, VectorizeError
 from vectorize_pipelines.sources.files import SourceFile
 from vectorize_pipelines.state.damage import OtherFormatError, discard_damaged, explain, is_damage, open_derived
 from vectorize_pipelines.state.manifest.base import (
-    UNKNOWN_ROWS,
     AloneInHand,
     FileStage,
     ManifestEntry,
@@ -67,7 +66,9 @@ _TABLES = ("files", "unreported_days", "attempts")
 
 #: Entries that are read at once where they are not all read.
 ENTRIES_TOGETHER = 1000
-_DOUBT = "insert or replace into files values (?, 0, 0, '', '', '', ?, '', '', 0, 0)"
+_DOUBT = """
+insert into files values (?, 0, 0, '', '', '', 0, '', '', 0, 0) on conflict (source_id) do update set fingerprint = ''
+"""
 
 _ALONE = 2
 # `suspected`: 0, or one more than how many errors ended runs with the file alone in hand and do not count.
@@ -128,23 +129,19 @@ class SQLiteManifest(_ManifestFile):
         """
         return cls(open_derived(file, connect, REMADE), file)
 
-    @_reported
-    def entries(self) -> dict[str, ManifestEntry]:
-        """Return every entry that is not in doubt, by source id."""
-        with closing(self.connection.execute("select * from files where fingerprint != ''")) as cursor:
-            return {row[0]: ManifestEntry(*row) for row in cursor}
+    def entries(self) -> Iterator[ManifestEntry]:
+        """Yield every entry."""
+        return self._behind("", "source_id > ?")
 
     def below(self, root: str) -> Iterator[ManifestEntry]:
         """Yield the entries of a file or folder and of what lies below it, in order."""
         first, end = bounds(root)
         yield from self._rows("source_id = ?", (root,))
-        while entries := self._rows("source_id > ? and source_id < ?", (first, end)):
-            yield from entries
-            first = entries[-1].source_id
+        yield from self._behind(first, "source_id > ? and source_id < ?", end)
 
     def rows_below(self, root: str) -> int:
-        """Return how many rows the store has of a file or folder, by what is known."""
-        return self._sum("sum(max(rows, 0))", root)
+        """Return the sum of the entries' rows of a file or folder."""
+        return self._sum("sum(rows)", root)
 
     def count_below(self, root: str) -> int:
         """Return how many entries there are of a file or folder."""
@@ -171,25 +168,16 @@ class SQLiteManifest(_ManifestFile):
             self.connection.executemany("delete from unreported_days where day = ?", ((day,) for day in days))
 
     @_reported
-    def forget(self, source_ids: Iterable[str]) -> None:
-        """Forget what is known of these."""
+    def doubt(self, source_ids: Iterable[str]) -> None:
+        """Put the entries of these into doubt, which they get where they have none."""
         with self.connection:
-            self.connection.executemany("delete from files where source_id = ?", ((name,) for name in source_ids))
-
-    @_reported
-    def doubt(self, rows: Mapping[str, int]) -> None:
-        """Forget what is known of these, but that the store may hold rows of them."""
-        with self.connection:
-            self.connection.executemany(_DOUBT, rows.items())
+            self.connection.executemany(_DOUBT, ((name,) for name in source_ids))
 
     @_reported
     def doubt_everything(self) -> None:
-        """Forget what is known of every file, but that the store may hold rows of it."""
+        """Put every entry into doubt."""
         with self.connection:
-            self.connection.execute(
-                "update files set size = 0, modified_ns = 0, version = '', content_hash = '', fingerprint = '', "
-                f"rows = {UNKNOWN_ROWS}, error_class = '', error_message = '', retryable = 0, attempts = 0"
-            )
+            self.connection.execute("update files set fingerprint = ''")
 
     @_reported
     def record(
@@ -217,6 +205,12 @@ class SQLiteManifest(_ManifestFile):
             if known is None:
                 raise
             raise known from error
+
+    def _behind(self, first: str, where: str, *further: str) -> Iterator[ManifestEntry]:
+        """Yield entries in order, some at a time; the first value of `where` is what they come behind."""
+        while entries := self._rows(where, (first, *further)):
+            yield from entries
+            first = entries[-1].source_id
 
     @_reported
     def _rows(self, where: str, values: Sequence[str]) -> list[ManifestEntry]:
