@@ -21,7 +21,7 @@ from tests.servers.packages import UnavailableError
 #: Of all names here: the number of the process follows, then `b` for its bridge, or `m` and the number of a machine.
 _PREFIX = "vecnet"
 _OURS = re.compile(rf"{_PREFIX}(\d+)[bm]")
-#: The first two numbers of the addresses; the third one is the network's, and the machine with the servers is the first.
+#: The first two numbers of the addresses; the third one is the network's, and the fourth a machine's.
 _ADDRESSES = "10.213"
 _GATE_SECONDS = 10.0
 

@@ -1,7 +1,7 @@
 """An installation of several machines: servers and the control host on this one, and workers in namespaces.
 
-The control host is `vectorize serve --with-daemon`, each other machine a `vectorize worker` with a VECTORIZE_HOME of its
-own; as after docs/workers.md. They share PostgreSQL, Redis, Kafka, Weaviate and the folder of documents, and no file.
+The control host is `vectorize serve --with-daemon`, each other machine a `vectorize worker` with a VECTORIZE_HOME of
+its own, as docs/workers.md says. They share PostgreSQL, Redis, Kafka, Weaviate and the folder of documents.
 Used by `chaos.py`.
 """
 
@@ -158,7 +158,8 @@ def running_site(folder: Path, sizes: Sizes) -> Iterator[Site]:
         stack.callback(os.environ.pop, _DATABASE_VARIABLE)
         homes = [folder / "control", *(folder / f"machine-{n + 1}" / "home" for n in range(sizes.machines))]
         for home in homes:
-            (home / "dagster").mkdir(parents=True)
+            home.mkdir(mode=0o700, parents=True)
+            (home / "dagster").mkdir(mode=0o700)
             (home / "dagster" / "dagster.yaml").write_text(_DAGSTER_YAML.read_text())
         given = {name: value for name, value in tree.items() if name not in ("kafka", "models", "cache")}
         servers, prefix = tree["kafka"]["bootstrap_servers"], tree["kafka"]["topic_prefix"]

@@ -45,7 +45,7 @@ def programs() -> Path:
 class Server:
     """A server with its data below `folder`, which it makes. Starting it again finds that data, at the same port.
 
-    The superuser is `vectorize`, with the password `s3cret-of-tests`. It listens at `host`, for whoever is in its network.
+    The superuser is `vectorize`, with the password `s3cret-of-tests`. It listens at `host`, for all in that network.
     """
 
     folder: Path
