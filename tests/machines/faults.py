@@ -102,14 +102,19 @@ class Disturbance:
         here = [each for each in self.site.workers if each.name not in self._away]
         for each in here:
             each.check_alive()
-        busy = [each for each in here if self.site.runs_on(each)]
+        busy = [each for each in here if self._runs_on(each)]
         victim = self.chance.choice(busy or here)
-        fault = Fault(kind, victim.name, time.time(), self.site.runs_on(victim))
+        fault = Fault(kind, victim.name, time.time(), self._runs_on(victim))
         _STRIKES[kind](victim)
         self._away.add(victim.name)
         self.faults.append(fault)
         self._say(f"{victim.name} is {kind}, with {len(fault.run_ids)} runs")
         self._at(time.monotonic() + self.timing.away(kind), lambda: self._mend(kind, victim))
+
+    def _runs_on(self, machine: WorkerMachine) -> list[str]:
+        """Return the runs of a machine; not those that an earlier fault has met, whose leases have not lapsed yet."""
+        met = {run_id for fault in self.faults for run_id in fault.run_ids}
+        return [run_id for run_id in self.site.runs_on(machine) if run_id not in met]
 
     def _mend(self, kind: Kind, victim: WorkerMachine) -> None:
         _MENDS[kind](victim)

@@ -48,6 +48,7 @@ class Sizes:
     text_runs       side by side
     lag_per_run     one more of them for each so many messages
     batch_messages  messages, and `batch_items` rows, that are written together
+    idle_seconds    after which a run over messages ends
     lease_seconds   None: as everywhere
     """
 
@@ -57,6 +58,7 @@ class Sizes:
     lag_per_run: int = 1000
     batch_messages: int = 500
     batch_items: int = 500
+    idle_seconds: float = 10.0
     lease_seconds: float | None = None
 
 
@@ -188,7 +190,11 @@ def _tree(
     sizes: Sizes, corpus: Path, broker: kafka.Server, store: weaviate.Server, memory: redis.Server
 ) -> dict[str, Any]:
     """Return the settings that all hosts have."""
-    drain = {"batch_messages": sizes.batch_messages, "target_lag_per_run": sizes.lag_per_run}
+    drain = {
+        "batch_messages": sizes.batch_messages,
+        "target_lag_per_run": sizes.lag_per_run,
+        "idle_seconds": sizes.idle_seconds,
+    }
     return {
         "kafka": {"bootstrap_servers": broker.bootstrap_servers, "topic_prefix": "machines", "drain": drain},
         "redis": {"url": memory.url},

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from celery import signals
 
@@ -28,7 +29,7 @@ def prepare(**_: Any) -> None:
     def lease_hash(settings: Settings, model: str, dimension: int | None = None) -> Iterator[Encoder]:
         yield HashEncoder(describe_model(model, dimension=dimension))
 
-    encoder.lease_configured = lease_hash
+    patch.object(encoder, "lease_configured", lease_hash).start()
     if LEASE_SECONDS in os.environ:
         leases.LEASE_SECONDS = float(os.environ[LEASE_SECONDS])
 
