@@ -48,22 +48,26 @@ class Feeding:
         self._messages = messages
         self._files = files
         self._error: BaseException | None = None
+        self._given_up = threading.Event()
         self._thread = threading.Thread(target=self._work, name="feeding", daemon=True)
 
     def __enter__(self) -> None:
         self._thread.start()
 
-    def __exit__(self, *exception: object) -> None:
-        """Wait until all is sent; raise what went wrong with it."""
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        """Wait until all is sent, unless the body has failed; raise what went wrong with it."""
+        if kind is not None:
+            self._given_up.set()
         self._thread.join()
-        if self._error is not None:
+        if kind is None and self._error is not None:
             raise self._error
 
     def _work(self) -> None:
         began = time.monotonic()
         try:
             for number in range(self._portions):
-                time.sleep(max(0.0, began + number * _PORTION_SECONDS - time.monotonic()))
+                if self._given_up.wait(max(0.0, began + number * _PORTION_SECONDS - time.monotonic())):
+                    return
                 self._traffic.send(_share(self._messages, number, self._portions))
                 self._folder.change(_share(self._files, number, self._portions))
         except BaseException as error:  # noqa: BLE001 (it is raised where the thread is waited for)
