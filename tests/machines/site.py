@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ _PASSWORD = "s3cret-of-tests"
 #: As on every host: PostgreSQL is what machines share.
 _DAGSTER_YAML = CHECKOUT / "deploy" / "dagster.yaml"
 _DATABASE_VARIABLE = "DAGSTER_DATABASE_URL"
+#: A broker that was killed is let in again when the session has lapsed that it had: after 9 s by default.
+_BROKER = {"broker.session.timeout.ms": "3000", "broker.heartbeat.interval.ms": "1000"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,10 +153,15 @@ def running_site(folder: Path, sizes: Sizes) -> Iterator[Site]:
     corpus.mkdir(parents=True)
     with ExitStack() as stack:
         net = stack.enter_context(network(sizes.machines))
-        broker = stack.enter_context(kafka.Server(folder / "kafka", host=net.host))
-        store = stack.enter_context(weaviate.Server(folder / "weaviate", host=net.host))
-        memory = stack.enter_context(redis.Server(folder / "redis", _PASSWORD, appendonly=True, host=net.host))
-        database = stack.enter_context(postgresql.Server(folder / "postgresql", host=net.host))
+        broker = kafka.Server(folder / "kafka", properties=_BROKER, host=net.host)
+        store = weaviate.Server(folder / "weaviate", host=net.host)
+        memory = redis.Server(folder / "redis", _PASSWORD, appendonly=True, host=net.host)
+        database = postgresql.Server(folder / "postgresql", host=net.host)
+        servers = (broker, store, memory, database)
+        for server in servers:
+            stack.callback(server.stop)
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(lambda server: server.start(), servers))
         tree = _tree(sizes, corpus, broker, store, memory)
         environment = _environment(tree, sizes, database)
         os.environ[_DATABASE_VARIABLE] = environment[_DATABASE_VARIABLE]
@@ -164,8 +172,8 @@ def running_site(folder: Path, sizes: Sizes) -> Iterator[Site]:
             (home / "dagster").mkdir(mode=0o700)
             (home / "dagster" / "dagster.yaml").write_text(_DAGSTER_YAML.read_text())
         given = {name: value for name, value in tree.items() if name not in ("kafka", "models", "cache")}
-        servers, prefix = tree["kafka"]["bootstrap_servers"], tree["kafka"]["topic_prefix"]
-        installation = install(homes[0], servers, prefix, kafka={"drain": tree["kafka"]["drain"]}, **given)
+        address, prefix = tree["kafka"]["bootstrap_servers"], tree["kafka"]["topic_prefix"]
+        installation = install(homes[0], address, prefix, kafka={"drain": tree["kafka"]["drain"]}, **given)
         create_topics(installation.settings.kafka)
         stack.enter_context(closing(installation.store))
         tables = stack.enter_context(closing(Database.open(installation.settings)))
