@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, TypeAlias
 
 import dagster as dg
@@ -85,10 +86,10 @@ class Disturbance:
         first = self.chance.randrange(len(KINDS))
         for n in range(number):
             kind = KINDS[(first + n) % len(KINDS)]
-            self._at(began + n * self.timing.every, lambda kind=kind: self._strike(kind))  # type: ignore[misc]
+            self._at(began + n * self.timing.every, partial(self._strike, kind))
         for n, server in enumerate(self.chance.sample(RESTARTS, len(RESTARTS))):
             place = (n + 1) * number / (len(RESTARTS) + 1) - 0.5
-            self._at(began + place * self.timing.every, lambda server=server: self._restart(server))  # type: ignore[misc]
+            self._at(began + place * self.timing.every, partial(self._restart, server))
         while self._due:
             at, _, action = heapq.heappop(self._due)
             time.sleep(max(0.0, at - time.monotonic()))
@@ -109,7 +110,7 @@ class Disturbance:
         self._away.add(victim.name)
         self.faults.append(fault)
         self._say(f"{victim.name} is {kind}, with {len(fault.run_ids)} runs")
-        self._at(time.monotonic() + self.timing.away(kind), lambda: self._mend(kind, victim))
+        self._at(time.monotonic() + self.timing.away(kind), partial(self._mend, kind, victim))
 
     def _runs_on(self, machine: WorkerMachine) -> list[str]:
         """Return the runs of a machine; not those that an earlier fault has met, whose leases have not lapsed yet."""

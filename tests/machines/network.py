@@ -23,7 +23,7 @@ _PREFIX = "vecnet"
 _OURS = re.compile(rf"{_PREFIX}(\d+)[bm]")
 #: The first two numbers of the addresses; the third one is the network's, and the fourth a machine's.
 _ADDRESSES = "10.213"
-_GATE_SECONDS = 10.0
+_END_SECONDS = 10.0
 
 
 class NetworkError(RuntimeError):
@@ -47,7 +47,7 @@ class Machine:
 
     def kill(self) -> None:
         """End all processes as a power cut would, and wait until they are gone."""
-        deadline = time.monotonic() + _GATE_SECONDS
+        deadline = time.monotonic() + _END_SECONDS
         while found := [number for number in self.processes() if not _is_zombie(number)]:
             if time.monotonic() > deadline:
                 raise NetworkError(f"processes {found} of {self.namespace} do not end")

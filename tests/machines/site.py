@@ -157,11 +157,10 @@ def running_site(folder: Path, sizes: Sizes) -> Iterator[Site]:
         store = weaviate.Server(folder / "weaviate", host=net.host)
         memory = redis.Server(folder / "redis", _PASSWORD, appendonly=True, host=net.host)
         database = postgresql.Server(folder / "postgresql", host=net.host)
-        servers = (broker, store, memory, database)
-        for server in servers:
-            stack.callback(server.stop)
-        with ThreadPoolExecutor(len(servers)) as pool:
-            list(pool.map(lambda server: server.start(), servers))
+        for stop in (broker.stop, store.stop, memory.stop, database.stop):
+            stack.callback(stop)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda start: start(), (broker.start, store.start, memory.start, database.start)))
         tree = _tree(sizes, corpus, broker, store, memory)
         environment = _environment(tree, sizes, database)
         os.environ[_DATABASE_VARIABLE] = environment[_DATABASE_VARIABLE]
