@@ -32,6 +32,7 @@ from vectorize_pipelines.runs.tags import UNFINISHED
 
 #: How long the work of a lost run may lie idle.
 MOST_SECONDS = 45.0
+LEAST_WORKERS = 4
 #: How long all that is left may take once every machine is back.
 _END_SECONDS = 1200.0
 #: From one portion of messages and files to the next.
@@ -123,10 +124,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--files", type=int, default=20_000)
-    parser.add_argument("--workers", type=int, default=4, help="machines; two of them are left when three are away")
+    parser.add_argument("--workers", type=int, default=4, help="machines, at least four")
     parser.add_argument("--kills", type=int, default=18, help="faults: machines killed, stalled and cut off in turn")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.workers < LEAST_WORKERS:
+        parser.error(f"--workers: three machines may be away at the same time, so it takes {LEAST_WORKERS}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # all that was started ends, too
     try:
         check_available()
