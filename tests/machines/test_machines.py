@@ -12,8 +12,8 @@ from tests.machines.network import check_available
 from tests.machines.site import Sizes, running_site
 
 #: So that a lost run is missed soon: a machine is away for longer than its leases last.
-SIZES = Sizes(machines=2, lag_per_run=1_000, batch_messages=20, batch_items=20, idle_seconds=3, lease_seconds=6)
-TIMING = Timing(every=12, killed=2, stalled=9, cut_off=9)
+SIZES = Sizes(machines=2, lag_per_run=1_000, batch_messages=20, batch_items=20, idle_seconds=3, lease_seconds=5)
+TIMING = Timing(every=9, killed=2, stalled=8, cut_off=8)
 MESSAGES = 400
 FILES = 100
 
