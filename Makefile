@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 test test-fast coverage stress: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
-.PHONY: bench bench-gpu clean
+.PHONY: chaos-machines bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -89,6 +89,10 @@ chaos-assessments: setup ## the same for runs from detections to risks (DETECTIO
 
 chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exceeded, nearly all used (MINUTES=5 SECOND=1)
 	@$(RUN) python -m tests.providers.key_chaos --minutes $(or $(MINUTES),5) --second $(or $(SECOND),1)
+
+chaos-machines: setup ## as root: kill, stall and cut off machines that embed messages and files (MESSAGES=100000 FILES=20000 WORKERS=4 KILLS=18 SEED=0)
+	@$(RUN) python -m tests.machines.chaos --messages $(or $(MESSAGES),100000) --files $(or $(FILES),20000) \
+		--workers $(or $(WORKERS),4) --kills $(or $(KILLS),18) --seed $(or $(SEED),0)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)

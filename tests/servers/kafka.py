@@ -91,6 +91,7 @@ class Server(ServerProcess):
     properties laid over the server's configuration, for instance `listener.name.….sasl.enabled.mechanisms`
     users      SCRAM-SHA-256 and SCRAM-SHA-512 users, with their passwords, known from the first start on
     port       of the plain listener; None: a free one
+    host       the address that it listens at, and is reached by
     compiling  how Java compiles: by default with the first of its compilers alone, since the second one takes more time
                than it saves a broker that lives for minutes
     """
@@ -101,6 +102,7 @@ class Server(ServerProcess):
     properties: dict[str, str] = field(default_factory=dict)
     users: dict[str, str] = field(default_factory=dict)
     port: int | None = None
+    host: str = "localhost"
     heap: str = "512m"
     compiling: Sequence[str] = ("-XX:TieredStopAtLevel=1",)
 
@@ -117,7 +119,7 @@ class Server(ServerProcess):
 
     def address(self, listener: str) -> str:
         """The address of a listener."""
-        return f"localhost:{self._ports[listener]}"
+        return f"{self.host}:{self._ports[listener]}"
 
     def restart(self) -> None:
         """Stops and starts it; data and addresses stay."""
@@ -163,11 +165,11 @@ class Server(ServerProcess):
 
     def _configuration(self) -> dict[str, str]:
         protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self.listeners}
-        addresses = {name: f"{name}://localhost:{port}" for name, port in self._ports.items()}
+        addresses = {name: f"{name}://{self.host}:{port}" for name, port in self._ports.items()}
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@localhost:{self._ports['CONTROLLER']}",
+            "controller.quorum.voters": f"1@{self.host}:{self._ports['CONTROLLER']}",
             "controller.listener.names": "CONTROLLER",
             "inter.broker.listener.name": "PLAINTEXT",
             "listeners": ",".join(addresses.values()),

@@ -14,7 +14,7 @@ class UnavailableError(Exception):
 
 
 #: Program -> the package that has it.
-PROGRAMS = {"strace": "strace", "systemd-analyze": "systemd"}
+PROGRAMS = {"strace": "strace", "systemd-analyze": "systemd", "ip": "iproute2"}
 
 
 def ensure(program: str, package: str) -> None:

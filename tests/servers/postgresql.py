@@ -45,11 +45,12 @@ def programs() -> Path:
 class Server:
     """A server with its data below `folder`, which it makes. Starting it again finds that data, at the same port.
 
-    The superuser is `vectorize`, with the password `s3cret-of-tests`.
+    The superuser is `vectorize`, with the password `s3cret-of-tests`. It listens at `host`, for all in that network.
     """
 
     folder: Path
     password: str = "s3cret-of-tests"
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         self.port: int = free_ports(1)[0]
@@ -57,7 +58,7 @@ class Server:
 
     def url(self, database: str = "postgres") -> str:
         """The address of a database of it."""
-        return f"postgresql://vectorize:{self.password}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://vectorize:{self.password}@{self.host}:{self.port}/{database}"
 
     def start(self) -> None:
         """Starts it, unless it runs, and waits until it answers. Raises `RuntimeError` with its log if not."""
@@ -66,7 +67,7 @@ class Server:
         data, log = self.folder / "data", self.folder / "postgresql.log"
         if not data.exists():
             self._initialise(data)
-        command = [str(programs() / "postgres"), "-D", str(data), "-p", str(self.port), "-k", "", "-h", "127.0.0.1"]
+        command = [str(programs() / "postgres"), "-D", str(data), "-p", str(self.port), "-k", "", "-h", self.host]
         # Nothing of a test has to outlive a power cut.
         command += ["-c", "fsync=off", "-c", "full_page_writes=off", "-c", "shared_buffers=32MB"]
         with log.open("ab") as output:
@@ -107,6 +108,8 @@ class Server:
         with log.open("ab") as output:
             if self._popen(command, output).wait(_READY_SECONDS):
                 raise RuntimeError(f"PostgreSQL cannot be set up: {log.read_text(errors='replace')[-2000:]}")
+        with (data / "pg_hba.conf").open("a") as access:
+            access.write("host all all samenet scram-sha-256\n")
 
     def _popen(self, command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
         account = _account()
@@ -134,7 +137,7 @@ class Server:
         self._process = None
 
     def _is_ready(self) -> bool:
-        command = [str(programs() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        command = [str(programs() / "pg_isready"), "-q", "-h", self.host, "-p", str(self.port)]
         return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 

@@ -24,7 +24,9 @@ _ANSWER_SECONDS = 60.0
 
 @dataclass
 class Server(ServerProcess):
-    """A server with its data in `folder`, which it makes, at a port that it keeps. `password`: None asks for none.
+    """A server with its data in `folder`, which it makes, at a port of `host` that it keeps.
+
+    `password`: None asks for none, and lets in this machine alone.
 
     With `appendonly` it keeps what it was told when it is killed and started again, else it forgets everything.
     """
@@ -33,6 +35,7 @@ class Server(ServerProcess):
     folder: Path
     password: str | None = None
     appendonly: bool = False
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         self.port: int = free_ports(1)[0]
@@ -42,7 +45,7 @@ class Server(ServerProcess):
     def url(self) -> str:
         """The address of its first database."""
         user = "" if self.password is None else f":{self.password}@"
-        return f"redis://{user}127.0.0.1:{self.port}/0"
+        return f"redis://{user}{self.host}:{self.port}/0"
 
     def start(self) -> None:
         """Start it, unless it runs, and wait until it answers. Raises `RuntimeError` with its log if not."""
@@ -66,7 +69,7 @@ class Server(ServerProcess):
 
     def said(self, command: bytes) -> bytes:
         """Return the beginning of its answer to a command, which may need no password."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=_ANSWER_SECONDS) as connection:
+        with socket.create_connection((self.host, self.port), timeout=_ANSWER_SECONDS) as connection:
             connection.sendall(command + b"\r\n")
             return connection.recv(64)
 
@@ -74,7 +77,7 @@ class Server(ServerProcess):
         self.kill()
 
     def _command(self) -> list[str]:
-        command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", ""]
+        command = [PROGRAM, "--port", str(self.port), "--bind", self.host, "--dir", str(self.folder), "--save", ""]
         command += ["--appendonly", "yes" if self.appendonly else "no", "--appendfsync", "no"]
         return command if self.password is None else [*command, "--requirepass", self.password]
 

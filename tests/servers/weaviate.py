@@ -60,12 +60,14 @@ def _build(go: str, program: Path) -> None:
 class Server(ServerProcess):
     """A server with its data in `folder`. Starting it again after `kill` or `stop` finds that data, at the same ports.
 
-    `environment` is laid over what the server is configured by; see Weaviate's list of environment variables.
+    `environment` is laid over what the server is configured by; see Weaviate's list of environment variables. `host` is
+    the address that it listens at.
     """
 
     name = "Weaviate"
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         self._ports = dict(zip(_PORTS, free_ports(len(_PORTS)), strict=True))
@@ -74,7 +76,7 @@ class Server(ServerProcess):
     @property
     def url(self) -> str:
         """Where it is reached by HTTP."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self.host}:{self._port}"
 
     @property
     def grpc_port(self) -> int:
@@ -82,7 +84,7 @@ class Server(ServerProcess):
         return self._ports["GRPC_PORT"]
 
     def _command(self) -> list[str]:
-        return [str(binary()), "--host", "127.0.0.1", "--port", str(self._port), "--scheme", "http"]
+        return [str(binary()), "--host", self.host, "--port", str(self._port), "--scheme", "http"]
 
     def _environment(self) -> dict[str, str]:
         return {

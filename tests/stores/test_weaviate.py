@@ -1,18 +1,24 @@
 """Weaviate under the conformance suite, and what only it promises: a server that is killed, tenants, texts that its
 index would change, results larger than it gives at once, and failures that say what to do."""
 
+import itertools
 import json
+import os
 import queue
 import re
+import socket
+import sys
 import threading
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -24,6 +30,9 @@ from tests.servers.weaviate import Server
 from tests.stores.weaviate_clients import client_of, emptied
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings, WeaviateSettings
+from vectorize_pipelines.state import held_locks
+from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
+from vectorize_pipelines.state.leases import LEASE_SECONDS, RENEWALS
 from vectorize_pipelines.stores import ENTRY_POINTS, conformance
 from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
@@ -400,6 +409,51 @@ def _last(numbers: "queue.Queue[int]", known: int) -> int:
     while not numbers.empty():
         known = numbers.get()
     return known
+
+
+class _LockLostLater(ExclusiveLock):
+    """A lock that can be checked so often before it is lost."""
+
+    def __init__(self, checks: int):
+        self._checks = itertools.count(checks, -1)
+
+    def check(self) -> None:
+        if next(self._checks) <= 0:
+            raise LockLostError("the run was taken over")
+
+
+def test_of_a_run_that_was_taken_over_no_further_request_is_sent(
+    weaviate: StoreSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emptied(weaviate)
+    own = WeaviateSettings(batch_rows=10, concurrency=1)
+    with closing(WeaviateStore(weaviate.model_copy(update={"weaviate": own}))) as store:
+        store.ensure_collection(COLLECTION, spec())
+        monkeypatch.setattr(held_locks, "needed_by_process", [_LockLostLater(2)])
+        with pytest.raises(LockLostError, match="taken over"):
+            store.upsert(COLLECTION, many(40))
+        assert store.count(COLLECTION) == 20
+        with pytest.raises(LockLostError, match="taken over"):
+            store.delete(COLLECTION, Equal("item_index", 0))
+        assert store.count(COLLECTION) == 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the option")
+def test_what_the_server_does_not_confirm_is_dropped_before_a_lease_lapses(weaviate: StoreSettings) -> None:
+    with closing(WeaviateStore(weaviate)) as store:
+        store.collections()
+        store.ensure_collection(COLLECTION, spec())
+        store.upsert(COLLECTION, many(1))
+        ours = [each for each in psutil.Process().net_connections("tcp") if each.raddr]
+        found = {_user_timeout(each.fd) for each in ours if each.raddr.port == weaviate.grpc_port}
+    assert found
+    assert all(0 < timeout < 1000 * LEASE_SECONDS * (1 - 1 / RENEWALS) for timeout in found), found
+
+
+def _user_timeout(descriptor: int) -> int:
+    """Return after how many milliseconds the system gives up a connection whose other end is silent; 0: after long."""
+    with socket.socket(fileno=os.dup(descriptor)) as connection:
+        return connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
 
 
 def test_a_server_that_stays_down_fails_a_call_with_its_address_and_the_remedy(server: Server) -> None:

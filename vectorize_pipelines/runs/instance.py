@@ -39,6 +39,7 @@ from vectorize_pipelines.compat import (
 from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.core.urls import without_secrets
 from vectorize_pipelines.errors import DamagedStateError, MissingExtraError, SettingsError, StateError, VectorizeError
+from vectorize_pipelines.runs.tags import TOLD_TAGS
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state.dagster_databases import DATABASES, Condition, condition, connect
 from vectorize_pipelines.state.damage import COMPANIONS, explain, making, put_aside
@@ -109,6 +110,14 @@ class PreparedInstance(dg.DagsterInstance):
         if hands_runs_to_workers(self):
             return _WAITING_SECONDS
         return super().run_monitoring_start_timeout_seconds
+
+    def create_reexecuted_run(self, *, parent_run: dg.DagsterRun, **arguments: Any) -> dg.DagsterRun:
+        """Make the run that repeats another one. Called by Dagster's automatic retries, and by its UI.
+
+        It would have all tags of that one, also those by which that one was told to end: it would end at once.
+        """
+        tags = {name: value for name, value in parent_run.tags.items() if name not in TOLD_TAGS}
+        return super().create_reexecuted_run(parent_run=parent_run.with_tags(tags), **arguments)
 
 
 def hands_runs_to_workers(instance: dg.DagsterInstance) -> bool:

@@ -21,6 +21,8 @@ QUEUE_TAG = "vectorize/queue"
 WIND_DOWN_TAG = "vectorize/wind_down"
 #: Set on a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
 NEVER_BEGUN_TAG = "vectorize/never_begun"
+#: What a run was told, or has said: nothing of it is meant for the run that repeats it.
+TOLD_TAGS = frozenset({WIND_DOWN_TAG, NEVER_BEGUN_TAG})
 REQUEST_ID_TAG = request_runs.REQUEST_ID_TAG
 SUBMITTED_TAG = request_runs.SUBMITTED_TAG
 LAUNCHED_BY_TAG = "vectorize/launched_by"

@@ -5,7 +5,7 @@ import dagster as dg
 from vectorize_pipelines.errors import LedgerError, RedisUnavailableError
 from vectorize_pipelines.settings import Settings, load_settings
 
-INTERVAL_SECONDS = 30
+INTERVAL_SECONDS = 5
 
 
 def waiting_runs_sensors(settings: Settings) -> list[dg.SensorDefinition]:

@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
+#: The system gives up a connection, and what it still has to send over it, once the server has confirmed nothing for so
+#: long: less than a lease lasts (`state.leases`), so that no write of a machine that was cut off arrives after its run
+#: was taken over. gRPC tells the system so only where it also pings the server, which once an hour disturbs none.
+GRPC_OPTIONS = (("grpc.keepalive_time_ms", 3_600_000), ("grpc.keepalive_timeout_ms", 10_000))
 _LONGEST_PAUSE = 30.0
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.pipeline.requests.installation import FINAL, SECONDS, Installation, batch_request, text_request
+from tests.pipeline.requests.installation import FINAL, Installation, batch_request, text_request
 from vectorize_pipelines.kafka.clients import producer
 from vectorize_pipelines.kafka.topics import create_topics
 
 #: Kinds of message, and how many of a hundred are of each.
 SHARES = {"text": 70, "batch": 10, "duplicate": 8, "version": 5, "tombstone": 2, "poison": 5}
+#: The broker may be just started again.
+DELIVERY_SECONDS = 120.0
 WORDS = ("boat", "sea", "harbour", "wind", "rain", "sail", "tide", "gull")
 
 
@@ -80,7 +82,7 @@ class Traffic:
                 lane, message.value, message.task_id.encode(), timestamp=message.at, on_delivery=delivered
             )
             self._producer.poll(0)
-        assert self._producer.flush(SECONDS) == 0
+        assert self._producer.flush(DELIVERY_SECONDS) == 0
         assert not errors, errors[:3]
 
     def _next(self) -> _Message:

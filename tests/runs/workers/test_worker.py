@@ -10,6 +10,7 @@ from dagster._core.events import DagsterEvent, DagsterEventType
 
 from tests.messaging.requests_in_kafka import send, text
 from tests.runs.workers.installation import (
+    SECONDS,
     Worker,
     create,
     launch,
@@ -195,7 +196,7 @@ def test_runs_that_redis_has_lost_are_sent_again(
     run = launch_text(instance, "a", "A lamp in the tower.", dg.DagsterRunStatus.STARTING)
     assert send_again(instance, shared, 0) == []
     redis_server.empty()
-    assert send_again(instance, shared) == []  # it may be about to begin
+    assert send_again(instance, shared, SECONDS) == []  # it may be about to begin
     other = launch_text(instance, "b", "A boat at sea.", dg.DagsterRunStatus.STARTING)  # waits in the same queue
     assert send_again(instance, shared, 0) == [run]
     assert send_again(instance, shared, 0) == []

@@ -16,7 +16,7 @@ from vectorize_pipelines.state.leases import is_held
 from vectorize_pipelines.state.redis_connection import open_redis, redis_errors
 
 #: A run may be between its queue and its first line for so long.
-BEGINNING_SECONDS = 60.0
+BEGINNING_SECONDS = 10.0
 #: So many messages of a queue are read at a time.
 _PAGE = 1000
 

@@ -27,8 +27,16 @@ from vectorize_pipelines.errors import (
     StoreUnavailableError,
     VectorizeError,
 )
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.stores.failures import failure_text
-from vectorize_pipelines.stores.servers import check_version, pauses, retry, revealed, server_address
+from vectorize_pipelines.stores.servers import (
+    GRPC_OPTIONS,
+    check_version,
+    pauses,
+    retry,
+    revealed,
+    server_address,
+)
 
 if TYPE_CHECKING:
     from vectorize_pipelines.settings import QdrantSettings, StoreSettings
@@ -91,6 +99,11 @@ class Connection:
                 return function(**arguments)
         return self._repeated(partial(function, **arguments))
 
+    def change(self, method: str, **arguments: Any) -> Any:
+        """Call what changes rows. Raises `LockLostError` where the run is another process's by now: nothing is sent."""
+        check_run()
+        return self.call(method, **arguments)
+
     def upsert(self, collection: str, points: Sequence[Any]) -> str:
         """Write points and wait until they are applied; return the server's word for how far it got: `completed`.
 
@@ -104,7 +117,12 @@ class Connection:
 
         request = grpc.UpsertPoints(collection_name=collection, points=points, wait=True)
         send = self.client.grpc_points.Upsert
-        answer = self._repeated(partial(send, request, timeout=self._settings.timeout_seconds))
+
+        def send_checked() -> Any:
+            check_run()  # before each try: one that was stalled would overwrite what its successor has written
+            return send(request, timeout=self._settings.timeout_seconds)
+
+        answer = self._repeated(send_checked)
         return str(grpc.UpdateStatus.Name(answer.result.status)).lower()
 
     def _repeated(self, function: Callable[[], Any]) -> Any:
@@ -145,7 +163,7 @@ class Connection:
     def _connected(self) -> Any:
         from qdrant_client import QdrantClient
 
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = dict(GRPC_OPTIONS)
         if self._settings.ca_certificate is not None:
             try:
                 options["root_certificates"] = self._settings.ca_certificate.read_bytes()

@@ -471,7 +471,7 @@ class QdrantStore(VectorStore):
             selectors = [(models.PointIdsList(points=ids), len(ids)) for ids in found]
         for selector, count in selectors:
             if count:
-                self._connection.call("delete", collection_name=physical, points_selector=selector, wait=True)
+                self._connection.change("delete", collection_name=physical, points_selector=selector, wait=True)
         return sum(count for _, count in selectors)
 
 

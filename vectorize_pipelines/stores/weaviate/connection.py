@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 
 from vectorize_pipelines.core.urls import shown_url
 from vectorize_pipelines.errors import StoreError, StoreUnavailableError, VectorizeError
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.stores.failures import failure_text
-from vectorize_pipelines.stores.servers import check_version, revealed, server_address
+from vectorize_pipelines.stores.servers import GRPC_OPTIONS, check_version, revealed, server_address
 
 if TYPE_CHECKING:
     from weaviate import WeaviateClient
@@ -103,8 +104,10 @@ class _RetryListener(logging.Handler):
     """A listener for requests that the client sends again by itself: it has no other way to tell than its log."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Raise `LockLostError`, and the request is not sent again, where the run is another process's by now."""
         if record.funcName == "with_exponential_backoff":
             _resent.requests = requests_resent() + 1
+            check_run()
 
 
 _resent = threading.local()
@@ -136,6 +139,7 @@ def _grpc_config(certificates_of_environment: bool) -> "GrpcConfig":
         ("grpc.service_config", json.dumps(service)),
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
+        *GRPC_OPTIONS,
     ]
     file = os.environ.get("SSL_CERT_FILE") if certificates_of_environment else None
     credentials = None if file is None else grpc.ssl_channel_credentials(Path(file).read_bytes())

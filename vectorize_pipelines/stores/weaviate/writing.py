@@ -1,6 +1,7 @@
 """Writing of objects into a collection of Weaviate and their removal, until all are done; those that are not are named.
 
-Called by `store`.
+Called by `store`. Before each request it is asked whether the run is still this process's (`check_run`): one that was
+stalled between two of them would overwrite what its successor has written meanwhile.
 """
 
 import math
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vectorize_pipelines.errors import StoreError, StoreUnavailableError
+from vectorize_pipelines.state.held_locks import check_run
 from vectorize_pipelines.stores.contents import row_uuid
 from vectorize_pipelines.stores.servers import retry
 from vectorize_pipelines.stores.weaviate.connection import failures, may_pass, passing_reason, requests_resent
@@ -173,6 +175,7 @@ def _refused(native: "Native[Any, Any]", request: "Sequence[DataObject[Any, None
     """Return the places of what the server refused of a request, with its reason."""
     from weaviate.exceptions import WeaviateInsertManyAllFailedError
 
+    check_run()
     try:
         answer = native.data.insert_many(request)
     except WeaviateInsertManyAllFailedError as error:
@@ -193,6 +196,7 @@ def remove(native: "Native[Any, Any]", matching: "Condition", pauses: Sequence[f
     where = Filter.by_property(ID_PROPERTY).is_none(False) if matching is True else matching
     deleted, failed = 0, 0
     while True:
+        check_run()
         answer = native.data.delete_many(where=where)
         deleted += answer.successful
         if answer.matches == answer.successful:
