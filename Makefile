@@ -65,6 +65,7 @@ servers: setup ## the servers that tests run against: what is missing is built (
 	@$(RUN) python -m tests.servers.redis
 	@$(RUN) python -m tests.servers.browser
 	@$(RUN) python -m tests.servers.packages
+	@$(RUN) python -m tests.servers.kubernetes.programs
 
 kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
