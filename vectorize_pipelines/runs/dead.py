@@ -10,6 +10,7 @@ sensor `lost_runs` every few seconds.
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import dagster as dg
 from filelock import FileLock, Timeout
@@ -80,7 +81,7 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 return False
-            why = f"the machine {lease.node} was lost, or its process was killed"
+            why = _explained(instance, run) or f"the machine {lease.node} was lost, or its process was killed"
             if run.status == dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, f"The run was to end, and {why}.")
             else:
@@ -88,6 +89,19 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
             return True
     except LockTakenError:
         return False
+
+
+@runtime_checkable
+class _Explaining(Protocol):
+    """A launcher that knows how its runs ended: that of Kubernetes."""
+
+    def explain_end(self, run: dg.DagsterRun) -> str | None: ...
+
+
+def _explained(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """Return what the launcher of the runs knows of how one ended, if it knows anything."""
+    launcher = instance.run_launcher
+    return launcher.explain_end(run) if isinstance(launcher, _Explaining) else None
 
 
 def _close(instance: dg.DagsterInstance, file: Path) -> bool:

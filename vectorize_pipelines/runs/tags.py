@@ -17,6 +17,8 @@ TOPIC_TAG = "vectorize/topic"
 OWNS_TAG = "vectorize/owns"
 #: Names the queue from which workers on several hosts take the run, in place of the one for its kind.
 QUEUE_TAG = "vectorize/queue"
+#: The runs, by commas, that were killed for their memory: this one, and those that it repeats.
+OUT_OF_MEMORY_TAG = "vectorize/out_of_memory"
 #: Set on a run that is to end soon; the value says why.
 WIND_DOWN_TAG = "vectorize/wind_down"
 #: Set on a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
