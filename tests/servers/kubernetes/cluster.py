@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from tests.servers.kubernetes import certificates
+from tests.servers.kubernetes import certificates, names
 from tests.servers.kubernetes.images import Image
 from tests.servers.kubernetes.network import Network
 from tests.servers.kubernetes.nodes import Node
@@ -81,6 +81,7 @@ class Cluster:
             self._port, *ports = free_ports(5)
             for server in self._servers(ports):
                 stack.enter_context(server)
+            stack.callback(names.serve(self.network.host, self.client()).close)
             stack.callback(self._stop_nodes)
             self._stack = stack.pop_all()
         return self

@@ -1,7 +1,6 @@
 """The network of a cluster for tests: a bridge of this machine, and for each pod a network namespace with an address.
 
-There is no kube-proxy and no DNS: names of services stand in each pod's /etc/hosts, which `nodes` writes. Network policies
-are not enforced.
+Network policies are not enforced.
 """
 
 import ipaddress

@@ -48,7 +48,6 @@ class Node:
         self.images = images
         self.server = server
         self.core = kubernetes.CoreV1Api(client)
-        self.discovery = kubernetes.DiscoveryV1Api(client)
         self._coordination = kubernetes.CoordinationV1Api(client)
         self._gpus = gpus
         self._labels = labels
@@ -71,7 +70,7 @@ class Node:
             self.name, {"status": {"capacity": resources, "allocatable": resources, "conditions": [_is_ready()]}}
         )
         self._renew()
-        for work in (self._live, self._watch, self._name_services):
+        for work in (self._live, self._watch):
             threading.Thread(target=work, name=f"{self.name} {work.__name__}", daemon=True).start()
 
     def lose(self) -> None:
@@ -136,23 +135,6 @@ class Node:
                 run.start()
         if run is not None and pod.metadata.deletion_timestamp is not None:
             run.end(pod.metadata.deletion_grace_period_seconds or 0)
-
-    def _name_services(self) -> None:
-        """Keep the names of services in the pods' /etc/hosts: there is no DNS."""
-        while not self._lost.wait(0.3):
-            with suppress(Exception):  # looked at again at once
-                slices = self.discovery.list_endpoint_slice_for_all_namespaces().items
-                named = [
-                    (each.metadata.namespace, each.metadata.labels["kubernetes.io/service-name"], address)
-                    for each in slices
-                    for endpoint in each.endpoints or []
-                    if endpoint.conditions.ready is not False
-                    for address in endpoint.addresses
-                ]
-                with self._lock:
-                    pods = list(self._pods.values())
-                for pod in pods:
-                    pod.write_hosts(named)
 
 
 def _is_ready() -> dict[str, str]:

@@ -3,12 +3,12 @@
 import datetime
 import threading
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tests.servers.kubernetes.containers import Container, Mount
+from tests.servers.kubernetes.names import resolv_conf
 from tests.servers.kubernetes.probes import Probes
 from tests.servers.kubernetes.volumes import PodInputs, expand, in_bytes
 
@@ -114,27 +114,11 @@ class PodRun:
         self._evicted = message
         self.end(0)
 
-    def write_hosts(self, services: Iterable[tuple[str, str, str]]) -> None:
-        """Write the names of services, as (namespace, name, address), for this pod."""
-        lines = ["127.0.0.1 localhost", f"{self._address} {self.name}"]
-        for namespace, name, address in services:
-            short = f"{name} " if namespace == self.namespace else ""
-            lines.append(
-                f"{address} {short}{name}.{namespace} {name}.{namespace}.svc {name}.{namespace}.svc.cluster.local"
-            )
-        text = "\n".join(lines) + "\n"
-        file = self._folder / "hosts"
-        # In place: a mount shows the file that was there.
-        if self._address and (not file.exists() or file.read_text() != text):
-            with file.open("r+" if file.exists() else "w") as written:
-                written.write(text)
-                written.truncate()
-
     def _run(self) -> None:
         self._folder.mkdir(parents=True)
         network, self._address = self._node.network.connect()
         try:
-            self.write_hosts(())
+            self._write_names()
             self._inputs = PodInputs(self._node.core, self._pod, self._address, self._folder)
             if all(self._complete(each, network) for each in self._inits):
                 self._run_containers(network)
@@ -143,6 +127,10 @@ class PodRun:
             if not self._lost.is_set():
                 self._finish()
             self._node.network.disconnect(network)
+
+    def _write_names(self) -> None:
+        (self._folder / "hosts").write_text(f"127.0.0.1 localhost\n{self._address} {self.name}\n")
+        (self._folder / "resolv.conf").write_text(resolv_conf(self._node.network.host, self.namespace))
 
     def _complete(self, state: _ContainerState, network: str) -> bool:
         """Run an init container, again where the pod's policy says so; return whether the next one may begin."""
@@ -202,7 +190,8 @@ class PodRun:
         limits = (spec.resources and spec.resources.limits) or {}
         mounts = [Mount(folder, str(folder), read_only=True) for folder in image.folders]
         # Volumes hide what the image has, so they come first, and the image's folders are put into them.
-        mounts = [*self._inputs.mounts(spec), *mounts, Mount(self._folder / "hosts", "/etc/hosts", read_only=True)]
+        names = [Mount(self._folder / name, f"/etc/{name}", read_only=True) for name in ("hosts", "resolv.conf")]
+        mounts = [*self._inputs.mounts(spec), *mounts, *names]
         security = spec.security_context
         return Container(
             [expand(word, values) for word in (*(spec.command or ()), *(spec.args or ()))],

@@ -79,6 +79,8 @@ class Probes:
             return _answers(url, headers, seconds)
         if probe.tcp_socket:
             return _accepts(self._address, self._port(probe.tcp_socket.port), seconds)
+        if probe.grpc:
+            return _serves(f"{self._address}:{probe.grpc.port}", probe.grpc.service or "", seconds)
         raise NotImplementedError(f"a probe by {probe}")
 
     def _port(self, port: Any) -> int:
@@ -100,3 +102,17 @@ def _accepts(address: str, port: int, seconds: float) -> bool:
     except OSError:
         return False
     return True
+
+
+def _serves(address: str, service: str, seconds: float) -> bool:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(address) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(
+                health_pb2.HealthCheckRequest(service=service), timeout=seconds
+            )
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
