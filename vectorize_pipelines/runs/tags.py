@@ -32,6 +32,8 @@ MAX_RETRIES_TAG = "dagster/max_retries"
 WILL_RETRY_TAG = "dagster/will_retry"
 #: Where Dagster's default launcher notes which code server has launched a run.
 CODE_SERVER_TAG = ".dagster/grpc_info"
+#: Of a run that failed because its process was told to end, and nobody had terminated the run.
+INTERRUPTED = {"dagster/failure_reason": "UNEXPECTED_TERMINATION"}
 
 #: The states of a run that has a process, or is just getting one.
 RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.components import missing
 from tests.deploy.kubernetes.installation import NAMESPACE, Installation, image
+from tests.encoders.tiny_models import build_encoder
 from tests.servers import postgresql, weaviate
 from tests.servers.kubernetes import programs
 from tests.servers.kubernetes.cluster import Cluster
@@ -31,7 +32,7 @@ def helm_program() -> None:
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory: pytest.TempPathFactory, exported_models: Path) -> Iterator[Cluster]:
-    """Two nodes, and one with a GPU."""
+    """A node for what always runs, two for runs, and one with a GPU."""
     folder = tmp_path_factory.mktemp("cluster")
     images = {name: image() for name in ("vectorize:cpu", "vectorize:next")}
     with ExitStack() as stack:
@@ -40,9 +41,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, exported_models: Path) -> 
             started = stack.enter_context(Cluster(folder, images))
         except UnavailableError as error:
             missing(str(error))
+        started.add_node("services", labels={"for": "services"})
         for name in ("one", "two"):
-            started.add_node(name)
-        started.add_node("gpu", gpus=1, labels={"accelerator": "nvidia"}, taint=GPU_TAINT)
+            started.add_node(name, labels={"for": "runs"})
+        started.add_node("gpu", gpus=1, labels={"for": "models"}, taint=GPU_TAINT)
         yield started
 
 
@@ -74,22 +76,29 @@ def installation(
     token = f"vec_{secrets.token_urlsafe(32)}"
     network = cluster.network
     with postgresql.running() as database:
-        address = database.url().replace(f"127.0.0.1:{database.port}", f"{network.host}:{network.forward(database.port)}")
+        address = database.url().replace(
+            f"127.0.0.1:{database.port}", f"{network.host}:{network.forward(database.port)}"
+        )
         hashed = f"tests:admin:{hashlib.sha256(token.encode()).hexdigest()}"
         _prepare(cluster, shared, {"database": {"url": address}, "tokens": {"tokens": hashed}})
         values = {
             "database": {"secret": "database"},
-            "gateway": {"tokens": {"secret": "tokens"}},
+            "gateway": {"tokens": {"secret": "tokens"}, "nodeSelector": {"for": "services"}},
             "store": {"url": f"http://{network.host}:{network.forward(int(store.url.rsplit(':', 1)[1]))}"},
             "settings": {
                 "VECTORIZE_STORE__GRPC_PORT": network.forward(store.grpc_port),
                 "VECTORIZE_CORPUS__PATH": str(shared / "documents"),
                 "VECTORIZE_CORPUS__WATCH": False,
+                "VECTORIZE_MODELS__TEXT": str(build_encoder(shared / "model", "bert")),
                 "VECTORIZE_ENCODER__CACHE_DIRECTORY": str(exported_models),
             },
             "dagster": {"run_monitoring": {"poll_interval_seconds": 1}},
             "models": {"existingClaim": "models"},
-            "runs": {"pools": {"image": {"gpus": 1, "nodeSelector": {"accelerator": "nvidia"}}}},
+            "runs": {
+                "default": {"nodeSelector": {"for": "runs"}},
+                "pools": {"image": {"gpus": 1, "nodeSelector": {"for": "models"}}},
+            },
+            **{name: {"nodeSelector": {"for": "services"}} for name in ("web", "daemon", "code")},
             "extraVolumes": [
                 {"name": "shared", "hostPath": {"path": str(shared)}},
                 {"name": "exports", "hostPath": {"path": str(exported_models)}},

@@ -98,14 +98,12 @@ class Installation:
         (result,) = content["data"].values()
         return result
 
-    def launch(self, job: str, config: Mapping[str, Any] | None = None, **tags: str) -> str:
-        """Launch a run as the UI does; return its id. In names of tags `__` stands for a slash, `_` for itself."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": job}
-        named = [{"key": name.replace("__", "/"), "value": value} for name, value in tags.items()]
+    def launch(self, job: str, tags: Mapping[str, str]) -> str:
+        """Launch a run as the UI does; return its id."""
         params = {
-            "selector": selector,
-            "runConfigData": dict(config or {}),
-            "executionMetadata": {"tags": named},
+            "selector": {"repositoryLocationName": LOCATION, "repositoryName": "__repository__", "jobName": job},
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": name, "value": value} for name, value in tags.items()]},
         }
         answer = self.graphql(_LAUNCH, params=params)
         assert answer["__typename"] == "LaunchRunSuccess", answer
@@ -172,7 +170,7 @@ class Installation:
         )
 
 
-def before_the_run(how: str, value: object) -> str:
-    """Return the tag `dagster-k8s/config` of a run that `run_command` stands before."""
+def before_the_run(how: str, value: object, **container: Any) -> str:
+    """Return the tag `dagster-k8s/config` of a run that `run_command` stands before; `container`: what else it says."""
     command = ["python", "-m", "tests.deploy.kubernetes.run_command", how, str(value)]
-    return json.dumps({"container_config": {"command": command}})
+    return json.dumps({"container_config": {"command": command, **container}})

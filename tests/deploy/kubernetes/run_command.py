@@ -1,7 +1,7 @@
 """What stands before the command of a run's pod, for tests that end it there.
 
 `python -m tests.deploy.kubernetes.run_command pause FILE COMMAND…` waits after each batch that is written until FILE is
-there, and `… fill BYTES COMMAND…` has as many bytes as it may have items in a batch, times BYTES. The command is `dagster`.
+there, beside which it makes a file `paused`, and `… fill BYTES COMMAND…` has as many bytes as it may have items in a batch, times BYTES. The command is `dagster`.
 """
 
 import sys
@@ -17,6 +17,7 @@ def _pause(file: Path) -> None:
 
     def write_and_wait(writer: writing.BatchWriter, batch: EmbeddingBatch) -> None:
         write(writer, batch)
+        file.with_name("paused").touch()
         while not file.exists():
             time.sleep(0.05)
 

@@ -1,8 +1,8 @@
 """The launcher that makes each run a job of Kubernetes: dagster-k8s's, with pools of nodes and ends that have a name.
 
 `dagster.yaml` of the Helm chart (deploy/helm) names it. What dagster-k8s's own does otherwise: every run gets the same
-resources unless its tags say something else; a run whose pod was killed for its memory, evicted or lost says only that its
-job has no active pods, and is started again as it was; and a run whose job cannot be read is taken for dead.
+resources unless its tags say something else; a run whose pod was killed for its memory, evicted or lost says only that
+its job has no active pods, and is started again as it was; and a run whose job cannot be read is taken for dead.
 """
 
 import logging
@@ -40,12 +40,20 @@ class PooledK8sRunLauncher(K8sRunLauncher):
     """
 
     def __init__(self, pools: Mapping[str, Mapping[str, Any]], **options: Any):
-        """Raises `SettingsError` for the pool of a queue that there is not."""
+        """Raises `SettingsError` for the pool of a queue that there is not, and where Kubernetes lets nobody in."""
+        from kubernetes.config import ConfigException
+
         unknown = sorted(set(pools) - set(QUEUES))
         if unknown:
             raise SettingsError(f"run_launcher: pools has {', '.join(unknown)}; a pool is one of {', '.join(QUEUES)}")
         self._pools = {queue: UserDefinedDagsterK8sConfig.from_dict(dict(each)) for queue, each in pools.items()}
-        super().__init__(**options)
+        try:
+            super().__init__(**options)
+        except ConfigException as error:
+            raise SettingsError(
+                f"run_launcher: Kubernetes cannot be asked here ({error}): its launcher works in pods of its service "
+                "accounts, such as those of daemon, web server and code location"
+            ) from None
 
     @classmethod
     def config_type(cls) -> "UserConfigSchema":
@@ -140,7 +148,7 @@ def _killed_for_memory(run: dg.DagsterRun) -> list[str]:
 
 
 def _elsewhere(nodes: list[str]) -> dict[str, Any]:
-    """Return the wish for other nodes: one that is lost looks well for a minute, and these were too small or too full."""
+    """Return the wish for other nodes: one that was lost looks well for a minute, others were too small or too full."""
     expression = {"key": _HOST, "operator": "NotIn", "values": nodes}
     preference = {"weight": 100, "preference": {"match_expressions": [expression]}}
     return {"node_affinity": {"preferred_during_scheduling_ignored_during_execution": [preference]}}

@@ -26,6 +26,8 @@ config:
   dagster_home: /var/lib/vectorize/dagster
   instance_config_map: {{ include "vectorize.name" . }}-instance
   env_config_maps: [{{ include "vectorize.name" . }}-settings]
+  # The job's record is that of the run: one that was evicted, and put its work aside in time, would look complete.
+  fail_pod_on_run_failure: true
   labels:
     {{- include "vectorize.selector" . | nindent 4 }}
   volumes:
