@@ -1,7 +1,9 @@
-"""What stands before the command of a run's pod, for tests that end it there.
+"""What stands before the command of a run's pod, for tests that end it there; the command is `dagster`.
 
-`python -m tests.deploy.kubernetes.run_command pause FILE COMMAND…` waits after each batch that is written until FILE is
-there, beside which it makes a file `paused`, and `… fill BYTES COMMAND…` has as many bytes as it may have items in a batch, times BYTES. The command is `dagster`.
+    python -m tests.deploy.kubernetes.run_command pause FILE dagster …
+
+waits after each batch that is written until FILE is there, and says so by a file `paused` beside it. `fill BYTES` takes
+so many bytes for each item that a batch may have, when one is written.
 """
 
 import sys

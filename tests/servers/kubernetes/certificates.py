@@ -1,4 +1,4 @@
-"""The keys of a cluster for tests: an authority, the API server's certificate, and the key that signs tokens of accounts."""
+"""The keys of a cluster for tests: an authority, the API server's certificate, and the key for tokens of accounts."""
 
 import datetime
 import ipaddress

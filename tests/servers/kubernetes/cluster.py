@@ -1,7 +1,7 @@
 """A Kubernetes cluster for tests: a real control plane on free ports, with nodes of `nodes`.
 
-etcd, API server, controller manager and scheduler are those of Kubernetes; access is by RBAC. A node that says nothing for
-some seconds is taken for lost, not after the usual 50. Nothing here knows the project's own code.
+etcd, API server, controller manager and scheduler are those of Kubernetes; access is by RBAC. A node that says nothing
+for some seconds is taken for lost, not after the usual 50. Nothing here knows the project's own code.
 """
 
 import json

@@ -14,7 +14,7 @@ import psutil
 #: How often the memory of a container with a limit is looked at.
 _LOOK_SECONDS = 0.05
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-#: A shell as process 1, as `tini` is in real images: it hands SIGTERM on, and takes in what other processes leave behind.
+#: A shell as process 1, as `tini` is in real images: it hands SIGTERM on, and takes in what others leave behind.
 #: Arguments: folder for the layers, whether the root is read-only, PATH, directory, mounts as SOURCE TARGET MODE, --,
 #: command.
 _INSIDE = r"""
@@ -61,7 +61,7 @@ class Mount:
 
 @dataclass
 class Container:
-    """One start of a container, in the network namespace `network`. `limit_bytes`: what its processes may have in all."""
+    """One start of a container, in the network namespace `network`. `limit_bytes`: memory of all its processes."""
 
     command: Sequence[str]
     environment: Mapping[str, str]

@@ -9,7 +9,7 @@ from pathlib import Path
 class Image:
     """The environment that an image sets, its working directory, and folders of this machine that it has.
 
-    The folders are seen at their own paths, read-only: for those that are below a mount, or that a volume of the pod hides.
+    The folders are seen at their own paths, read-only: for those that are mounts, or that a volume of the pod hides.
     """
 
     environment: Mapping[str, str]

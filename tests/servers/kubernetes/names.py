@@ -1,4 +1,4 @@
-"""The DNS of a cluster for tests: a service's name has the addresses of its pods that are ready, and nothing else a name.
+"""The DNS of a cluster for tests: a service's name has the addresses of its pods that are ready.
 
 So every service is as a headless one, and its port has to be that of its pods: there is no kube-proxy.
 """

@@ -1,8 +1,9 @@
-"""The nodes of a cluster for tests: each has an agent that does what a kubelet does, with processes of this machine.
+"""The nodes of a cluster for tests: each has an agent that does what a kubelet does, with this machine's processes.
 
-It registers the node, says that it lives, runs init containers and containers of the pods that the scheduler binds to it,
-restarts and probes them, enforces limits of memory, reports their status, and ends them when they are deleted. It does not
-pull images, change users, enforce shares of processors, or serve logs: what containers write lies in its folder.
+It registers the node, says that it lives, runs init containers and containers of the pods that the scheduler binds to
+it, restarts and probes them, enforces limits of memory, reports their status, and ends them when they are deleted. It
+does not pull images, change users, enforce shares of processors, or serve logs: what containers write lies in its
+folder.
 """
 
 import datetime

@@ -1,7 +1,7 @@
 """The programs of a Kubernetes cluster for tests, built once a machine from their published Go modules.
 
-`python -m tests.servers.kubernetes.programs` builds them, which `make servers` calls: ten minutes on two cores, and 1 GB
-of downloads. Nothing here knows the project's own code.
+`python -m tests.servers.kubernetes.programs` builds them, which `make servers` calls: about ten minutes on two cores,
+and some hundred modules to download. Nothing here knows the project's own code.
 """
 
 import os

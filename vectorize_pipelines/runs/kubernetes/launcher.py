@@ -13,6 +13,9 @@ import dagster as dg
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_id
 from dagster_k8s.launcher import K8sRunLauncher
+from kubernetes.client import ApiException
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
 
 from vectorize_pipelines.compat import CheckRunHealthResult, ConfigurableClassData, WorkerStatus
 from vectorize_pipelines.core.worker_queues import QUEUES
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _HOST = "kubernetes.io/hostname"
+#: It refuses, has no such object, or is away: a run is marked as lost all the same.
+_UNANSWERED = (ApiException, HTTPError)
 
 
 class PooledK8sRunLauncher(K8sRunLauncher):
@@ -41,8 +46,6 @@ class PooledK8sRunLauncher(K8sRunLauncher):
 
     def __init__(self, pools: Mapping[str, Mapping[str, Any]], **options: Any):
         """Raises `SettingsError` for the pool of a queue that there is not, and where Kubernetes lets nobody in."""
-        from kubernetes.config import ConfigException
-
         unknown = sorted(set(pools) - set(QUEUES))
         if unknown:
             raise SettingsError(f"run_launcher: pools has {', '.join(unknown)}; a pool is one of {', '.join(QUEUES)}")
@@ -104,15 +107,13 @@ class PooledK8sRunLauncher(K8sRunLauncher):
         return end.message
 
     def _end_of(self, run: dg.DagsterRun) -> PodEnd | None:
-        from kubernetes.client import ApiException
-
         namespace = self.get_container_context_for_run(run).namespace
         name = get_job_name_from_run_id(run.run_id)
         try:
             pods = self._api_client.get_pods_in_job(name, namespace)
             job = self._api_client.batch_api.read_namespaced_job(name, namespace)
-        except ApiException as error:
-            logger.warning("Kubernetes does not say how the job %s ended: %s %s", name, error.status, error.reason)
+        except _UNANSWERED as error:
+            logger.warning("Kubernetes does not say how the job %s ended: %s", name, _said(error))
             return None
         return end_of(pods, job)
 
@@ -132,14 +133,16 @@ class PooledK8sRunLauncher(K8sRunLauncher):
         )
 
     def _nodes_of(self, run_id: str, namespace: str | None) -> list[str]:
-        from kubernetes.client import ApiException
-
         try:
             pods = self._api_client.get_pods_in_job(get_job_name_from_run_id(run_id), namespace)
-        except ApiException as error:
-            logger.warning("Kubernetes does not say where the run %s was: %s %s", run_id, error.status, error.reason)
+        except _UNANSWERED as error:
+            logger.warning("Kubernetes does not say where the run %s was: %s", run_id, _said(error))
             return []
         return sorted({pod.spec.node_name for pod in pods if pod.spec.node_name})
+
+
+def _said(error: Exception) -> str:
+    return f"{error.status} {error.reason}" if isinstance(error, ApiException) else str(error)
 
 
 def _killed_for_memory(run: dg.DagsterRun) -> list[str]:
