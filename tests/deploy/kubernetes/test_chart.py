@@ -90,8 +90,8 @@ def test_helm_finds_nothing_wrong(values: dict[str, Any], tmp_path: Path) -> Non
     ("wrong", "said"),
     [
         ({}, "/database/secret"),
-        ({**LEAST, "runs": {"pools": {"texts": {}}}}, "/runs/pools"),
-        ({**LEAST, "settings": {"MODEL": "x"}}, "/settings"),
+        ({**LEAST, "runs": {"pools": {"texts": {}}}}, "texts"),
+        ({**LEAST, "settings": {"MODEL": "x"}}, "invalid propertyName 'MODEL'"),
         ({**LEAST, "store": {"kind": "lancedb", "url": "/data"}}, "/store/url"),
         ({**LEAST, "runs": {"launcher": "celery"}}, "set redis.secret"),
         ({**LEAST, "workers": CELERY["workers"]}, "workers need runs.launcher: celery"),

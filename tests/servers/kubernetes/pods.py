@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tests.servers.kubernetes.nodes import Node
 
 _LOOK_SECONDS = 0.05
+_GONE_SECONDS = 20.0
 #: From the end of a container to its next start; a kubelet begins with 10.
 _RESTART_SECONDS = 1.0
 
@@ -85,7 +86,7 @@ class PodRun:
         self._inits = [_ContainerState(each) for each in pod.spec.init_containers or []]
         self._containers = [_ContainerState(each) for each in pod.spec.containers]
         self._ending = threading.Event()
-        self._deadline = 0.0
+        self._deadline = float("inf")
         self._lost = threading.Event()
         self._evicted: str | None = None
         self._told: dict[str, Any] = {}
@@ -94,20 +95,22 @@ class PodRun:
 
     def start(self) -> None:
         """Begin it."""
-        threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name=f"pod {self.name}", daemon=True)
+        self._thread.start()
 
     def end(self, grace_seconds: float) -> None:
         """End it in good order, and kill what is left after `grace_seconds`; the API is told then."""
-        self._deadline = time.monotonic() + grace_seconds
+        self._deadline = min(self._deadline, time.monotonic() + grace_seconds)
         self._ending.set()
 
     def lose(self) -> None:
-        """Kill it; nobody is told."""
+        """Kill it, and wait until nothing of it is left; nobody is told."""
         self._lost.set()
         for each in (*self._inits, *self._containers):
             running = each.running
             if running is not None:
                 running.kill()
+        self._thread.join(_GONE_SECONDS)
 
     def evict(self, message: str) -> None:
         """End it as a node does that is short of something."""
@@ -231,7 +234,8 @@ class PodRun:
                 state.running.terminate()
         for state in states:
             while not state.look():
-                if (self._lost.is_set() or time.monotonic() > self._deadline) and state.running is not None:
+                late = self._lost.is_set() or time.monotonic() > self._deadline or not self._ending.is_set()
+                if late and state.running is not None:
                     state.running.kill()
                 time.sleep(_LOOK_SECONDS)
 
