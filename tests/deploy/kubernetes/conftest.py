@@ -31,7 +31,7 @@ def helm_program() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, exported_models: Path) -> Iterator[Cluster]:
+def kubernetes_cluster(tmp_path_factory: pytest.TempPathFactory, exported_models: Path) -> Iterator[Cluster]:
     """A node for what always runs, two for runs, and one with a GPU."""
     folder = tmp_path_factory.mktemp("cluster")
     images = {name: image() for name in ("vectorize:cpu", "vectorize:next")}
@@ -62,7 +62,7 @@ def store_settings(store: weaviate.Server) -> StoreSettings:
 
 @pytest.fixture(scope="session")
 def installation(
-    cluster: Cluster,
+    kubernetes_cluster: Cluster,
     store: weaviate.Server,
     postgresql_program: None,
     helm_program: None,
@@ -74,13 +74,13 @@ def installation(
     (shared / "documents").mkdir()
     (shared / "models").mkdir()
     token = f"vec_{secrets.token_urlsafe(32)}"
-    network = cluster.network
+    network = kubernetes_cluster.network
     with postgresql.running() as database:
         address = database.url().replace(
             f"127.0.0.1:{database.port}", f"{network.host}:{network.forward(database.port)}"
         )
         hashed = f"tests:admin:{hashlib.sha256(token.encode()).hexdigest()}"
-        _prepare(cluster, shared, {"database": {"url": address}, "tokens": {"tokens": hashed}})
+        _prepare(kubernetes_cluster, shared, {"database": {"url": address}, "tokens": {"tokens": hashed}})
         values = {
             "database": {"secret": "database"},
             "gateway": {"tokens": {"secret": "tokens"}, "nodeSelector": {"for": "services"}},
@@ -108,7 +108,7 @@ def installation(
                 {"name": "exports", "mountPath": str(exported_models)},
             ],
         }
-        installed = Installation(cluster, values, token, shared)
+        installed = Installation(kubernetes_cluster, values, token, shared)
         installed.install()
         yield installed
 

@@ -1,6 +1,10 @@
-"""Runs of the installed chart on a real control plane: where they run, and what becomes of them when they are ended."""
+"""Runs of the installed chart on a real control plane: where they run, and what becomes of them when they are ended.
+
+All in one file, which has one cluster: the second test loses a node of it.
+"""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1 << 20
+_TERMINATE = """mutation Terminate($runId: String!) { terminateRun(runId: $runId) { __typename } }"""
 
 
 def write_documents(installation: Installation, number: int, day: int) -> date:
@@ -93,6 +98,34 @@ def test_one_evicted_drained_and_lost_with_its_node_is_named_and_goes_on_elsewhe
     assert installation.finished(run_id) == "SUCCESS", installation.cluster.logs()
     assert installation.pod_of(run_id).spec.node_name != was_on
     assert rows(store_settings, tmp_path, day) == 6
+
+
+def test_a_run_ends_with_the_image_that_it_began_with_and_the_next_one_can_be_terminated(
+    installation: Installation,
+) -> None:
+    shared, day = installation.shared, DAYS[2]
+    go_on, paused = shared / "go_on", shared / "paused"
+    tags = {"dagster/partition": day.isoformat(), "dagster-k8s/config": before_the_run("pause", go_on)}
+    for file in (go_on, paused):
+        file.unlink(missing_ok=True)
+    write_document(shared / "documents", "before.md", "# Before\n\nIt burns paraffin.\n", 2)
+    before = installation.launch("embed_corpus", tags)
+    until("a batch of the first run", paused.exists, 120, installation.cluster)
+
+    upgraded = replace(installation, values={**installation.values, "image": {"tag": "next"}})
+    upgraded.install()
+    go_on.touch()
+    assert upgraded.finished(before) == "SUCCESS", upgraded.messages(before)
+    assert upgraded.pod_of(before).spec.containers[0].image == "vectorize:cpu"
+
+    for file in (go_on, paused):
+        file.unlink()
+    write_document(shared / "documents", "after.md", "# After\n\nIt burns gas.\n", 2)
+    after = upgraded.launch("embed_corpus", tags)
+    until("a batch of the second run", paused.exists, 120, installation.cluster)
+    assert upgraded.pod_of(after).spec.containers[0].image == "vectorize:next"
+    assert upgraded.graphql(_TERMINATE, runId=after)["__typename"] == "TerminateRunSuccess"
+    assert upgraded.finished(after) == "CANCELED", upgraded.messages(after)
 
 
 def ended(installation: Installation, run_id: str, end: "Callable[[V1Pod], None]", why: str) -> tuple[str, str]:
