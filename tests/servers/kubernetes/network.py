@@ -13,7 +13,7 @@ import threading
 from contextlib import ExitStack, closing, suppress
 from typing import Any, Self
 
-from tests.servers.packages import UnavailableError
+from tests.servers.packages import UnavailableError, ensure
 
 _TRIES = 50
 
@@ -36,12 +36,10 @@ class Network:
     def __enter__(self) -> Self:
         if os.geteuid() != 0:
             raise UnavailableError("network namespaces for the pods of a Kubernetes need root")
-        try:
-            self._range = _free_range()
-            self._name = f"vk{random.randrange(16**6):06x}"
-            _ip("link", "add", self._name, "type", "bridge")
-        except FileNotFoundError:
-            raise UnavailableError("there is no `ip` here; on Debian: apt-get install iproute2") from None
+        ensure("ip", "iproute2")
+        self._range = _free_range()
+        self._name = f"vk{random.randrange(16**6):06x}"
+        _ip("link", "add", self._name, "type", "bridge")
         self._stack.callback(_ip, "link", "delete", self._name)
         _ip("address", "add", f"{self.host}/{self._range.prefixlen}", "dev", self._name)
         _ip("link", "set", self._name, "up")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import filelock
 
-from tests.servers.packages import UnavailableError
+from tests.servers.packages import UnavailableError, ensure
 
 VERSION = "1.34.4"
 HELM_VERSION = "3.22.0"
@@ -82,6 +82,7 @@ def _run(command: list[str], place: Path, folder: Path) -> None:
 def main() -> None:
     """Build all. Where that fails, tests on Kubernetes are left out, which is a failure only where CI is set."""
     try:
+        ensure("ip", "iproute2")
         control_plane()
         helm()
     except UnavailableError as error:
