@@ -16,6 +16,7 @@ from tests.servers import postgresql, weaviate
 from tests.servers.kubernetes import programs
 from tests.servers.kubernetes.cluster import Cluster
 from tests.servers.packages import UnavailableError
+from vectorize_pipelines.encoders import load_encoder
 from vectorize_pipelines.settings import StoreSettings
 
 GPU_TAINT = "nvidia.com/gpu=present:NoSchedule"
@@ -73,6 +74,9 @@ def installation(
     shared = tmp_path_factory.mktemp("shared")
     (shared / "documents").mkdir()
     (shared / "models").mkdir()
+    model = build_encoder(shared / "model", "bert")
+    # Made ready here: that takes more memory than its runs may have.
+    load_encoder(str(model), "cpu", cache_directory=exported_models).close()
     token = f"vec_{secrets.token_urlsafe(32)}"
     network = kubernetes_cluster.network
     with postgresql.running() as database:
@@ -89,7 +93,7 @@ def installation(
                 "VECTORIZE_STORE__GRPC_PORT": network.forward(store.grpc_port),
                 "VECTORIZE_CORPUS__PATH": str(shared / "documents"),
                 "VECTORIZE_CORPUS__WATCH": False,
-                "VECTORIZE_MODELS__TEXT": str(build_encoder(shared / "model", "bert")),
+                "VECTORIZE_MODELS__TEXT": str(model),
                 "VECTORIZE_ENCODER__CACHE_DIRECTORY": str(exported_models),
             },
             "dagster": {"run_monitoring": {"poll_interval_seconds": 1}},

@@ -13,6 +13,7 @@ import pytest
 
 from tests.deploy.kubernetes.installation import NAMESPACE, Installation, before_the_run, until
 from tests.small_corpus import DAYS, write_document
+from vectorize_pipelines.pipeline.encoding import SMALLEST_BATCH
 from vectorize_pipelines.runs.tags import OUT_OF_MEMORY_TAG
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
@@ -66,74 +67,58 @@ def test_one_killed_for_memory_is_named_and_repeated_with_smaller_batches_where_
     assert {"key": OUT_OF_MEMORY_TAG, "value": killed} in run["tags"]
 
 
-def test_one_evicted_drained_and_lost_with_its_node_is_named_and_goes_on_elsewhere(
+def test_one_drained_and_lost_with_its_node_goes_on_elsewhere_during_an_upgrade_too(
     installation: Installation, store_settings: StoreSettings, tmp_path: Path
 ) -> None:
-    day = write_documents(installation, 6, day=1)
+    number = 5 * SMALLEST_BATCH
+    day = write_documents(installation, number, day=1)
     go_on = installation.shared / "go_on"
-    one_at_a_time = [{"name": "VECTORIZE_PIPELINE__BATCH_ITEMS", "value": "1"}]
+    smallest = [{"name": "VECTORIZE_PIPELINE__BATCH_ITEMS", "value": "1"}]
     tags = {
         "dagster/partition": day.isoformat(),
-        "dagster-k8s/config": before_the_run("pause", go_on, env=one_at_a_time),
+        "dagster-k8s/config": before_the_run("pause", go_on, env=smallest),
     }
-    nodes = installation.cluster.nodes
 
     def drain(pod: "V1Pod") -> None:
         eviction = {"metadata": {"name": pod.metadata.name, "namespace": NAMESPACE}}
         installation.core.create_namespaced_pod_eviction(pod.metadata.name, NAMESPACE, eviction)
 
-    def evict(pod: "V1Pod") -> None:
-        nodes[pod.spec.node_name].evict(NAMESPACE, pod.metadata.name, "The node was low on resource: memory.")
-
     def lose(pod: "V1Pod") -> None:
-        nodes[pod.spec.node_name].lose()
+        installation.cluster.nodes[pod.spec.node_name].lose()
 
     run_id = installation.launch("embed_corpus", tags)
     run_id, _ = ended(installation, run_id, drain, "was evicted: its node is drained, or somebody asked for it")
-    run_id, was_on = ended(installation, run_id, evict, "was evicted (Evicted): The node was low on resource: memory.")
-    assert installation.pod_of(run_id).spec.node_name != was_on
     run_id, was_on = ended(installation, run_id, lose, "The run was lost: the machine {node} was lost")
-    assert 3 <= rows(store_settings, tmp_path, day) < 6
-    go_on.touch()
-    assert installation.finished(run_id) == "SUCCESS", installation.cluster.logs()
-    assert installation.pod_of(run_id).spec.node_name != was_on
-    assert rows(store_settings, tmp_path, day) == 6
-
-
-def test_a_run_ends_with_the_image_that_it_began_with_and_the_next_one_can_be_terminated(
-    installation: Installation,
-) -> None:
-    shared, day = installation.shared, DAYS[2]
-    go_on, paused = shared / "go_on", shared / "paused"
-    tags = {"dagster/partition": day.isoformat(), "dagster-k8s/config": before_the_run("pause", go_on)}
-    for file in (go_on, paused):
-        file.unlink(missing_ok=True)
-    write_document(shared / "documents", "before.md", "# Before\n\nIt burns paraffin.\n", 2)
-    before = installation.launch("embed_corpus", tags)
-    until("a batch of the first run", paused.exists, 120, installation.cluster)
+    pod = paused(installation, run_id)
+    assert pod.spec.node_name != was_on
+    assert 0 < rows(store_settings, tmp_path, day) < number
 
     upgraded = replace(installation, values={**installation.values, "image": {"tag": "next"}})
     upgraded.install()
     go_on.touch()
-    assert upgraded.finished(before) == "SUCCESS", upgraded.messages(before)
-    assert upgraded.pod_of(before).spec.containers[0].image == "vectorize:cpu"
+    assert upgraded.finished(run_id) == "SUCCESS", installation.cluster.logs()
+    assert pod.spec.containers[0].image == "vectorize:cpu"
+    assert rows(store_settings, tmp_path, day) == number
 
-    for file in (go_on, paused):
-        file.unlink()
-    write_document(shared / "documents", "after.md", "# After\n\nIt burns gas.\n", 2)
-    after = upgraded.launch("embed_corpus", tags)
-    until("a batch of the second run", paused.exists, 120, installation.cluster)
-    assert upgraded.pod_of(after).spec.containers[0].image == "vectorize:next"
-    assert upgraded.graphql(_TERMINATE, runId=after)["__typename"] == "TerminateRunSuccess"
-    assert upgraded.finished(after) == "CANCELED", upgraded.messages(after)
+    go_on.unlink()
+    write_documents(installation, 1, day=2)
+    run_id = upgraded.launch("embed_corpus", tags | {"dagster/partition": DAYS[2].isoformat()})
+    assert paused(installation, run_id).spec.containers[0].image == "vectorize:next"
+    assert upgraded.graphql(_TERMINATE, runId=run_id)["__typename"] == "TerminateRunSuccess"
+    assert upgraded.finished(run_id) == "CANCELED", upgraded.messages(run_id)
+
+
+def paused(installation: Installation, run_id: str) -> "V1Pod":
+    """Wait until a run has written a batch; return its pod."""
+    file = installation.shared / "paused"
+    until(f"a batch of run {run_id}", file.exists, 120, installation.cluster)
+    file.unlink()
+    return installation.pod_of(run_id)
 
 
 def ended(installation: Installation, run_id: str, end: "Callable[[V1Pod], None]", why: str) -> tuple[str, str]:
     """End a run's pod after a batch; return the run that repeats it, and the node where it was."""
-    paused = installation.shared / "paused"
-    until(f"a batch of run {run_id}", paused.exists, 120, installation.cluster)
-    paused.unlink()
-    pod = installation.pod_of(run_id)
+    pod = paused(installation, run_id)
     node: str = pod.spec.node_name
     end(pod)
     assert installation.finished(run_id) == "FAILURE"
