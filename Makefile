@@ -8,7 +8,7 @@ RUN := $(UV) run --frozen --no-sync
 # A file's tests run one after another in one process, the files beside each other.
 BESIDE := --numprocesses logical --maxprocesses 4 --dist loadfile
 # What `make test-fast` leaves out (markers: see pyproject.toml).
-NEEDING := kafka or postgresql or redis or weaviate or browser or slow
+NEEDING := kafka or postgresql or redis or weaviate or browser or kubernetes or slow
 # Tests with threads, processes and servers, whose outcome a busy machine could change.
 STRESS := tests/attacks/test_homes.py tests/attacks/test_kafka_partitions.py tests/attacks/test_killed_request.py \
 	tests/attacks/test_processes.py tests/attacks/test_weaviate_killed.py tests/cli/test_dev.py tests/cli/test_drain.py \
@@ -65,6 +65,7 @@ servers: setup ## the servers that tests run against: what is missing is built (
 	@$(RUN) python -m tests.servers.redis
 	@$(RUN) python -m tests.servers.browser
 	@$(RUN) python -m tests.servers.packages
+	@$(RUN) python -m tests.servers.kubernetes.programs
 
 kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)

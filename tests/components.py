@@ -20,6 +20,8 @@ MARKERS = {
     "postgresql": "postgresql",
     "redis_program": "redis",
     "weaviate_program": "weaviate",
+    "helm_program": "kubernetes",
+    "kubernetes_cluster": "kubernetes",
     "weaviate": "weaviate",
     "browser_program": "browser",
     "vectorize": "slow",

@@ -17,6 +17,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "providers": ("openai", "openai"),
     "redis": ("redis", "redis"),
     "celery": ("dagster_celery", "dagster-celery"),
+    "k8s": ("dagster_k8s", "dagster-k8s"),
     "postgres": ("dagster_postgres", "dagster-postgres"),
     "s3": ("s3fs", "s3fs"),
     "gcs": ("gcsfs", "gcsfs"),

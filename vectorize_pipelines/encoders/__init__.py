@@ -56,6 +56,7 @@ class LoadOptions(TypedDict, total=False):
 
     precision         one of `PRECISIONS`; auto, the default, is the fastest that was measured equal to float32
     token_budget      tokens that one batch may have, padding included; by default what the engine found best
+    token_budget_share  part of that budget that a batch takes; by default all of it
     image_limits      which images are refused, and what decoding one may take
     decoding_threads  images decoded side by side, each in a process; by default one a core
     cache_directory   for exports and hashes; by default `default_cache_directory()`
@@ -65,6 +66,7 @@ class LoadOptions(TypedDict, total=False):
 
     precision: str
     token_budget: int | None
+    token_budget_share: float
     image_limits: ImageLimits
     decoding_threads: int | None
     cache_directory: Path | None
@@ -138,6 +140,7 @@ def lease_encoder(
         request.device,
         request.precision,
         request.token_budget,
+        request.token_budget_share,
         request.image_limits,
         request.decoding_threads,
         found.access(request),
@@ -238,6 +241,7 @@ def _request(model: str, device: str, engine: str, options: LoadOptions, *, fetc
         cache_directory=options.get("cache_directory") or default_cache_directory(),
         precision=precision,
         token_budget=options.get("token_budget"),
+        token_budget_share=options.get("token_budget_share", 1.0),
         image_limits=options.get("image_limits", DEFAULT_LIMITS),
         decoding_threads=options.get("decoding_threads"),
         fetch=fetch,

@@ -36,6 +36,7 @@ class EncoderKey(NamedTuple):
     device: str
     precision: str = "auto"
     token_budget: int | None = None
+    token_budget_share: float = 1.0
     image_limits: ImageLimits = DEFAULT_LIMITS
     decoding_threads: int | None = None
     access: str = ""

@@ -37,6 +37,7 @@ def load_options(settings: Settings) -> LoadOptions:
     return {
         "precision": settings.encoder.precision,
         "token_budget": settings.encoder.token_budget,
+        "token_budget_share": settings.encoder.token_budget_share,
         "image_limits": settings.images.limits,
         "decoding_threads": settings.images.decoding_threads,
         **describe_options(settings),

@@ -8,19 +8,30 @@ sensor `lost_runs` every few seconds.
 """
 
 import json
+import logging
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import dagster as dg
 from filelock import FileLock, Timeout
 
+from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.runs.held import PREFIX, is_shared
-from vectorize_pipelines.runs.tags import CODE_SERVER_TAG, RUNNING
+from vectorize_pipelines.runs.tags import CODE_SERVER_TAG, INTERRUPTED, RUNNING
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home, leases
 from vectorize_pipelines.state.database import Database
 from vectorize_pipelines.state.held_locks import LockTakenError
 from vectorize_pipelines.state.leases import LapsedLease
+
+logger = logging.getLogger(__name__)
+
+#: So long after its end it is asked why a run was interrupted: until then a job of Kubernetes is kept in any case.
+EXPLAINED_WITHIN = timedelta(minutes=5)
+
+_INTERRUPTED_BY = "The run was interrupted because its process was told to end. "
 
 
 def close_dead_runs(instance: dg.DagsterInstance, settings: Settings) -> list[str]:
@@ -80,7 +91,7 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
             run = instance.get_run_by_id(run_id)
             if run is None or run.is_finished:
                 return False
-            why = f"the machine {lease.node} was lost, or its process was killed"
+            why = _explained(instance, run) or f"the machine {lease.node} was lost, or its process was killed"
             if run.status == dg.DagsterRunStatus.CANCELING:
                 instance.report_run_canceled(run, f"The run was to end, and {why}.")
             else:
@@ -88,6 +99,42 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
             return True
     except LockTakenError:
         return False
+
+
+@runtime_checkable
+class _Explaining(Protocol):
+    """A launcher that knows how its runs ended: that of Kubernetes."""
+
+    def explain_end(self, run: dg.DagsterRun) -> str | None: ...
+
+
+def explain_interrupted_runs(instance: dg.DagsterInstance) -> list[str]:
+    """Add to runs that failed a moment ago because their processes were told to end why that was; return their ids.
+
+    They say only that they were interrupted: that the pod was evicted, or its node drained, Kubernetes knows.
+    """
+    recently = datetime.now(UTC) - EXPLAINED_WITHIN
+    interrupted = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE], tags=INTERRUPTED, updated_after=recently)
+    explained = []
+    for run in instance.get_runs(interrupted) if isinstance(instance.run_launcher, _Explaining) else []:
+        events = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+        if any(_INTERRUPTED_BY in event.message for event in events):
+            continue
+        why = _explained(instance, run)
+        if why is not None:
+            instance.report_engine_event(f"{_INTERRUPTED_BY}{why}", run)
+            explained.append(run.run_id)
+    return explained
+
+
+def _explained(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """Return what the launcher of the runs knows of how one ended, if it knows anything."""
+    try:
+        launcher = instance.run_launcher
+    except SettingsError as error:  # this command runs where the launcher does not: the run is lost all the same
+        logger.warning("how the run %s ended is not known: %s", run.run_id, error)
+        return None
+    return launcher.explain_end(run) if isinstance(launcher, _Explaining) else None
 
 
 def _close(instance: dg.DagsterInstance, file: Path) -> bool:

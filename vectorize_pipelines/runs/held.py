@@ -57,6 +57,12 @@ def leased(settings: Settings, run_id: str) -> Iterator[None]:
         yield
 
 
+def is_leased(settings: Settings, run_id: str) -> bool:
+    """Return whether some process holds the lease of a run. Raises `LedgerError`."""
+    with closing(Database.open(settings)) as database:
+        return leases.is_held(database, f"{PREFIX}{run_id}")
+
+
 def run_lock(settings: Settings, run_id: str) -> FileLock:
     """The lock of a run's file. Locks nothing yet."""
     folder = home.run_locks(settings)

@@ -17,6 +17,8 @@ TOPIC_TAG = "vectorize/topic"
 OWNS_TAG = "vectorize/owns"
 #: Names the queue from which workers on several hosts take the run, in place of the one for its kind.
 QUEUE_TAG = "vectorize/queue"
+#: The runs, by commas, that were killed for their memory: this one, and those that it repeats.
+OUT_OF_MEMORY_TAG = "vectorize/out_of_memory"
 #: Set on a run that is to end soon; the value says why.
 WIND_DOWN_TAG = "vectorize/wind_down"
 #: Set on a run that was told to end before it had begun: Dagster calls it failed, and nothing is wrong.
@@ -32,6 +34,8 @@ MAX_RETRIES_TAG = "dagster/max_retries"
 WILL_RETRY_TAG = "dagster/will_retry"
 #: Where Dagster's default launcher notes which code server has launched a run.
 CODE_SERVER_TAG = ".dagster/grpc_info"
+#: Of a run that failed because its process was told to end, and nobody had terminated the run.
+INTERRUPTED = {"dagster/failure_reason": "UNEXPECTED_TERMINATION"}
 
 #: The states of a run that has a process, or is just getting one.
 RUNNING = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]

@@ -1,9 +1,12 @@
-"""The sensor that finds runs whose machine was lost, or whose process was killed, where several machines share them."""
+"""The sensor that finds runs whose machine was lost, or whose process was killed, where several machines share them.
+
+In Kubernetes it also adds to runs that were interrupted what interrupted them.
+"""
 
 import dagster as dg
 
 from vectorize_pipelines.errors import LedgerError, SettingsError
-from vectorize_pipelines.runs.dead import close_dead_runs
+from vectorize_pipelines.runs.dead import close_dead_runs, explain_interrupted_runs
 from vectorize_pipelines.runs.held import is_shared
 from vectorize_pipelines.settings import Settings, load_settings
 
@@ -25,10 +28,13 @@ def lost_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         """A database that is away is asked again by the next tick."""
         try:
             closed = close_dead_runs(context.instance, load_settings())
+            explained = explain_interrupted_runs(context.instance)
         except LedgerError as error:
             return dg.SkipReason(f"{error}")
-        if closed:
-            return dg.SkipReason(f"Lost: {', '.join(closed)}.")
+        found = {"Lost": closed, "Interrupted by Kubernetes": explained}
+        said = [f"{what}: {', '.join(run_ids)}." for what, run_ids in found.items() if run_ids]
+        if said:
+            return dg.SkipReason(" ".join(said))
         return dg.SkipReason("No run is lost.")
 
     return lost_runs

@@ -52,6 +52,13 @@ class EncoderSettings(Section):
     token_budget: int | None = Field(
         None, ge=1, description="tokens that one batch may have, padding included; null: what the engine found best"
     )
+    token_budget_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="part of the token budget that a batch takes; in Kubernetes a run gets half of it that repeats one "
+        "which was killed for its memory",
+    )
     max_loaded: int = Field(3, ge=1, description="models that a process keeps loaded")
     memory_bytes: int | None = Field(
         None, ge=1, description="what loaded models may take on a device together; null: what the device has"

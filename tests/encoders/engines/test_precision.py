@@ -130,21 +130,32 @@ def test_the_token_budget_bounds_every_batch(
         infer(self, batch, tokens, mask, vectors)
 
     monkeypatch.setattr(Graph, "_infer", recorded)
-    encoder = load_encoder(model, "cpu", "openvino", token_budget=200, cache_directory=cache_directory)
+    encoder = load_encoder(
+        model, "cpu", "openvino", token_budget=400, token_budget_share=0.5, cache_directory=cache_directory
+    )
     assert compare(encoder.encode(TEXTS), expected).equal
     assert 96 <= max(sizes) <= 200
 
 
-@pytest.mark.parametrize(("budget", "texts"), [(None, 32), (96 * 5, 5), (1, 1), (10**9, 32)])
+@pytest.mark.parametrize(
+    ("budget", "share", "texts"),
+    [(None, 1.0, 32), (None, 0.5, 16), (96 * 5, 1.0, 5), (96 * 8, 0.25, 2), (1, 0.5, 1), (10**9, 1.0, 32)],
+)
 def test_the_reference_engine_counts_the_longest_texts(
     plain_model: Callable[[str], Path],
     cache_directory: Path,
     monkeypatch: pytest.MonkeyPatch,
     budget: int | None,
+    share: float,
     texts: int,
 ) -> None:
     encoder: Any = load_encoder(
-        str(plain_model("bert")), "cpu", "sentence-transformers", token_budget=budget, cache_directory=cache_directory
+        str(plain_model("bert")),
+        "cpu",
+        "sentence-transformers",
+        token_budget=budget,
+        token_budget_share=share,
+        cache_directory=cache_directory,
     )
     sizes, forward = [], encoder.model.forward
 

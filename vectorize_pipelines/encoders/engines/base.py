@@ -39,6 +39,7 @@ class LoadRequest:
     device            resolved: never `auto`
     precision         one of `PRECISIONS`
     token_budget      tokens that one batch may have, padding included; None: what the engine found best
+    token_budget_share  part of that budget that a batch takes, above 0 and at most 1
     image_limits      which images are refused, and what decoding one may take
     decoding_threads  images that are decoded side by side, each in a process; None: one a core
     fetch             whether a model that is not on this machine is fetched from the hub
@@ -51,11 +52,16 @@ class LoadRequest:
     cache_directory: Path
     precision: str = "auto"
     token_budget: int | None = None
+    token_budget_share: float = 1.0
     image_limits: ImageLimits = DEFAULT_LIMITS
     decoding_threads: int | None = None
     fetch: bool = True
     pickled_weights: bool = False
     settings: "Settings | None" = None
+
+    def batch_tokens(self, best: int) -> int:
+        """Return the tokens that one batch may have, where `best` is what the engine found best."""
+        return max(1, int((self.token_budget or best) * self.token_budget_share))
 
     @cached_property
     def located(self) -> LocatedModel:

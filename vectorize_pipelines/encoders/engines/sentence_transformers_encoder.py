@@ -101,9 +101,10 @@ class SentenceTransformersEncoder(Encoder):
 
 def _batch_size(request: LoadRequest) -> int:
     """Return how many texts go through the model together: as many of the longest as the token budget holds."""
-    if request.token_budget is None or request.spec.max_length is None:
-        return BATCH_SIZE
-    return max(1, min(BATCH_SIZE, request.token_budget // request.spec.max_length))
+    if request.spec.max_length is None:
+        return max(1, int(BATCH_SIZE * request.token_budget_share))
+    longest = request.spec.max_length
+    return max(1, min(BATCH_SIZE, request.batch_tokens(BATCH_SIZE * longest) // longest))
 
 
 def load_model(request: LoadRequest) -> Any:

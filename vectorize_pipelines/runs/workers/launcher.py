@@ -14,13 +14,13 @@ import dagster as dg
 from dagster_celery.launcher import CeleryRunLauncher
 
 from vectorize_pipelines.compat import CheckRunHealthResult, ConfigurableClassData, LaunchRunContext, WorkerStatus
-from vectorize_pipelines.runs.held import PREFIX
+from vectorize_pipelines.runs.held import PREFIX, is_leased
 from vectorize_pipelines.runs.tags import CODE_SERVER_TAG
 from vectorize_pipelines.runs.workers.app import app_arguments, check_available, send
 from vectorize_pipelines.runs.workers.routing import queue_of
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.leases import LapsedLease, is_held, lapsed
+from vectorize_pipelines.state.leases import LapsedLease, lapsed
 
 if TYPE_CHECKING:
     from dagster._config import UserConfigSchema
@@ -70,7 +70,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         if run is None or run.is_finished:
             return False
         self._instance.report_run_canceling(run)
-        if not self._is_executed(run_id):
+        if not is_leased(load_settings(), run_id):
             self._instance.report_run_canceled(run, "The run was terminated before a worker took it up.")
         return True
 
@@ -88,7 +88,7 @@ class WarmRunLauncher(CeleryRunLauncher):
         lost = self._lost(run.run_id)
         if lost is not None:
             return CheckRunHealthResult(WorkerStatus.FAILED, _said(lost))
-        if self._is_executed(run.run_id) or not self._is_launched_here(run):
+        if is_leased(load_settings(), run.run_id) or not self._is_launched_here(run):
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, _GIVEN_UP)
 
@@ -96,10 +96,6 @@ class WarmRunLauncher(CeleryRunLauncher):
         """Return who was to execute a run that has failed without saying why."""
         lost = self._lost(run.run_id)
         return None if lost is None else _said(lost)
-
-    def _is_executed(self, run_id: str) -> bool:
-        with closing(Database.open(load_settings())) as database:
-            return is_held(database, PREFIX + run_id)
 
     def _is_launched_here(self, run: dg.DagsterRun) -> bool:
         """Return whether a worker was to execute a run, and not a command, nor a code server before the setting."""

@@ -180,7 +180,7 @@ class OpenVinoTowers(Towers):
         self._compiled: dict[str, Any] = {}
         self._requests = threading.local()
         self.workers = physical_cores()
-        self.tokens = request.token_budget or CPU_TOKENS
+        self.tokens = request.batch_tokens(CPU_TOKENS)
         self._precisions = measured_precisions(self._folder, request.precision, self._compile)
         self.precision = named(self._precisions)
         near = "; ".join(
@@ -228,7 +228,7 @@ class TorchTowers(Towers):
         self._device = request.device
         on_cpu = device_kind(request.device) == "cpu"
         self.images, tokens = (CPU_IMAGES, CPU_TOKENS) if on_cpu else (ACCELERATOR_IMAGES, ACCELERATOR_TOKENS)
-        self.tokens = request.token_budget or tokens
+        self.tokens = request.batch_tokens(tokens)
         loaded = load_model(model)
         self.short_texts = takes_short_texts(loaded)
         self.precision, self._modules = _fastest_equal(model, loaded, request)

@@ -74,7 +74,7 @@ class OpenVinoEncoder(Encoder):
             dimension=self.spec.dimension,
             normalized=self.spec.normalized,
             max_length=self.spec.max_length,
-            batch_tokens=request.token_budget or BATCH_TOKENS,
+            batch_tokens=request.batch_tokens(BATCH_TOKENS),
         )
         weights = export.weights_bytes
         self._memory_bytes = weights if export.precision == "float32" else weights // 2

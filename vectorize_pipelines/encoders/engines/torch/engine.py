@@ -129,7 +129,7 @@ def _precision(request: LoadRequest, tokenizer: ModelTokenizer, weights: Encoder
 
 
 def _batch_tokens(request: LoadRequest) -> int:
-    return request.token_budget or BATCH_TOKENS[device_kind(request.device)]
+    return request.batch_tokens(BATCH_TOKENS[device_kind(request.device)])
 
 
 def _pipeline(request: LoadRequest, forward: PackedForward, budget: TokenBudget) -> TorchPipeline:
