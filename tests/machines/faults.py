@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import dagster as dg
 
 from tests.machines.site import Site, WorkerMachine
-from vectorize_pipelines.kafka.shards import WHOLE, Shard
+from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.runs.tags import SHARD_TAG
 from vectorize_pipelines.state.request_rows import RequestRow
 

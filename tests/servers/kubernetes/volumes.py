@@ -73,14 +73,15 @@ class PodInputs:
             part, key = path.removesuffix("']").split("['")
             kept = metadata.labels if part == "metadata.labels" else metadata.annotations
             return str((kept or {}).get(key, ""))
-        return {
+        fields: dict[str, str] = {
             "metadata.name": metadata.name,
             "metadata.namespace": metadata.namespace,
             "metadata.uid": metadata.uid,
             "spec.nodeName": spec.node_name,
             "spec.serviceAccountName": spec.service_account_name,
             "status.podIP": self._address,
-        }[path]
+        }
+        return fields[path]
 
     def _config_map(self, reference: Any) -> dict[str, bytes]:
         found = self._read(self._api.read_namespaced_config_map, reference)
@@ -108,7 +109,7 @@ class PodInputs:
             return Path(volume.host_path.path)
         if volume.persistent_volume_claim:
             return self._claimed(volume.persistent_volume_claim.claim_name)
-        folder = self._folder / "volumes" / volume.name
+        folder: Path = self._folder / "volumes" / volume.name
         folder.mkdir(parents=True, exist_ok=True)
         if not volume.empty_dir:
             for path, content in self._files(volume).items():

@@ -61,7 +61,7 @@ class PooledK8sRunLauncher(K8sRunLauncher):
     @classmethod
     def config_type(cls) -> "UserConfigSchema":
         """Return what dagster.yaml may say. Called by Dagster."""
-        inherited: Any = super().config_type()
+        inherited: Any = super().config_type()  # type: ignore[no-untyped-call]
         config = inherited["run_k8s_config"].config_type
         return {**inherited, "pools": dg.Field(dg.Map(str, config), default_value={}, is_required=False)}
 
@@ -86,7 +86,7 @@ class PooledK8sRunLauncher(K8sRunLauncher):
 
         A run whose job cannot be read is at work while its process renews the run's lease.
         """
-        found = super().check_run_worker_health(run)
+        found: CheckRunHealthResult = super().check_run_worker_health(run)
         if found.status == WorkerStatus.UNKNOWN and is_leased(load_settings(), run.run_id):
             return CheckRunHealthResult(WorkerStatus.RUNNING, found.msg)
         if found.status == WorkerStatus.FAILED:
