@@ -73,14 +73,15 @@ class PodInputs:
             part, key = path.removesuffix("']").split("['")
             kept = metadata.labels if part == "metadata.labels" else metadata.annotations
             return str((kept or {}).get(key, ""))
-        return {
+        fields: dict[str, str] = {
             "metadata.name": metadata.name,
             "metadata.namespace": metadata.namespace,
             "metadata.uid": metadata.uid,
             "spec.nodeName": spec.node_name,
             "spec.serviceAccountName": spec.service_account_name,
             "status.podIP": self._address,
-        }[path]
+        }
+        return fields[path]
 
     def _config_map(self, reference: Any) -> dict[str, bytes]:
         found = self._read(self._api.read_namespaced_config_map, reference)
@@ -118,7 +119,8 @@ class PodInputs:
 
     def _claimed(self, name: str) -> Path:
         claim = self._api.read_namespaced_persistent_volume_claim(name, self._namespace)
-        return Path(self._api.read_persistent_volume(claim.spec.volume_name).spec.host_path.path)
+        volume = self._api.read_persistent_volume(claim.spec.volume_name)
+        return Path(volume.spec.host_path.path)
 
     def _files(self, source: Any) -> dict[str, bytes]:
         """Return path -> content of a volume or of one source of a projected one."""
