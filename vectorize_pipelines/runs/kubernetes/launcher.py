@@ -61,7 +61,8 @@ class PooledK8sRunLauncher(K8sRunLauncher):
     @classmethod
     def config_type(cls) -> "UserConfigSchema":
         """Return what dagster.yaml may say. Called by Dagster."""
-        inherited: Any = DagsterK8sJobConfig.config_type_run_launcher()
+        launcher: Any = DagsterK8sJobConfig
+        inherited = launcher.config_type_run_launcher()
         pools: Any = dg.Map
         of_queues = pools(str, inherited["run_k8s_config"].config_type)
         return {**inherited, "pools": dg.Field(of_queues, default_value={}, is_required=False)}
