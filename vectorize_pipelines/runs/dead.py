@@ -106,8 +106,8 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
 def remind_of_retries(instance: dg.DagsterInstance) -> list[str]:
     """Tell Dagster once more of runs that it was to start again and has not; return their ids.
 
-    It is told of a failure before that is noted on the run; whoever looks in between leaves the run alone for ever
-    (https://github.com/dagster-io/dagster/issues/33741). It starts a run again once, however often it is told.
+    Its daemon reads of a failure before that is noted on the run: if it looks in between, it leaves the run alone for
+    ever. It starts a run again once, however often it is told.
     """
     now = datetime.now(UTC)
     failed = dg.RunsFilter(
