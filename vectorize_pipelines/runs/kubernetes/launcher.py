@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 from dagster_k8s.container_context import K8sContainerContext
-from dagster_k8s.job import DagsterK8sJobConfig, UserDefinedDagsterK8sConfig, get_job_name_from_run_id
+from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_id
 from dagster_k8s.launcher import K8sRunLauncher
 from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
