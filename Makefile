@@ -21,10 +21,10 @@ export DAGSTER_DISABLE_TELEMETRY := yes
 # Where it is set, every process compiles again all that it imports: seconds at each start.
 unexport PYTHONDONTWRITEBYTECODE
 # Threads of numpy and torch wait for each other by spinning: on cores that other tests use, several times the work.
-test test-fast coverage stress: export OMP_NUM_THREADS := 1
+test test-fast test-kubernetes coverage stress: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
-.PHONY: chaos-machines bench bench-gpu clean
+.PHONY: chaos-machines test-kubernetes bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -65,17 +65,20 @@ servers: setup ## the servers that tests run against: what is missing is built (
 	@$(RUN) python -m tests.servers.redis
 	@$(RUN) python -m tests.servers.browser
 	@$(RUN) python -m tests.servers.packages
-	@$(RUN) python -m tests.servers.kubernetes.programs
 
 kafka: setup ## a real Kafka broker on localhost:9092 for development (KAFKA_PORT=… for another)
 	@$(RUN) python -m tests.servers.kafka --serve $(KAFKA_PORT)
 
-test: check servers ## everything that has to pass: check, and all tests
-	$(RUN) python -m tests.retry $(BESIDE)
+test: check servers ## everything that has to pass: check, and all tests but those on Kubernetes
+	$(RUN) python -m tests.retry $(BESIDE) -m "not kubernetes"
+
+test-kubernetes: servers ## as root: the Helm chart on a control plane of Kubernetes, which is built first (minutes, once a machine)
+	@$(RUN) python -m tests.servers.kubernetes.programs
+	$(RUN) pytest -m kubernetes
 
 coverage: setup servers ## all tests, and which branches of the code they went through: half as long again as `make test`
 	@rm -rf .coverage && mkdir .coverage
-	$(RUN) coverage run -m pytest $(BESIDE)
+	$(RUN) coverage run -m pytest $(BESIDE) -m "not kubernetes"
 	@$(RUN) coverage combine --quiet
 	$(RUN) coverage report
 

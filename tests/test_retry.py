@@ -12,6 +12,8 @@ import pytest
 
 from tests.retry import MOST_FLAKY, MOST_TRIED_AGAIN, main
 
+pytestmark = pytest.mark.slow
+
 PASSES = "def test_passes():\n    pass\n"
 FAILS = "def test_fails():\n    assert 1 == 2\n"
 #: Fails the first time that it is run in its folder.

@@ -23,6 +23,8 @@ from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.runs.tags import WIND_DOWN_TAG
 from vectorize_pipelines.settings import KafkaSettings
 
+pytestmark = pytest.mark.slow
+
 #: Below VECTORIZE_HOME.
 RUNS = "dagster/history/runs.db"
 

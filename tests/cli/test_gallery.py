@@ -8,6 +8,8 @@ from tests.commands import Vectorize
 from tests.encoders.tiny_clips import build_clip
 from tests.images.pictures import encoded, photo
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

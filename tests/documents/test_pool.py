@@ -26,6 +26,8 @@ from vectorize_pipelines.documents.errors import (
 from vectorize_pipelines.errors import UnreadableFileError
 from vectorize_pipelines.sandbox import process as process_module
 
+pytestmark = pytest.mark.slow
+
 GONE_WITHIN_SECONDS = 20
 MEMORY_BYTES = 3 * 2**29
 

@@ -23,6 +23,8 @@ from vectorize_pipelines.encoders.engines.registry import load_engine
 from vectorize_pipelines.encoders.models.weights import count_parameters
 from vectorize_pipelines.errors import ModelTooLargeError, UnknownModelError
 
+pytestmark = pytest.mark.slow
+
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
 PARAMETERS = 22_713_216 + 512  # the weights, and the positions that are kept with them
 MEBIBYTE = 2**20

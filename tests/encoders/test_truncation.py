@@ -18,6 +18,8 @@ from vectorize_pipelines.encoders.truncation import truncated
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.stores.base import physical_name
 
+pytestmark = pytest.mark.slow
+
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
 #: None of them long, so that a batch of them is not, either.
 TEXTS = passages(14, longest=40) + ODD[:-1]

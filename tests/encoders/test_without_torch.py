@@ -21,6 +21,8 @@ from vectorize_pipelines.encoders.models.network import read_arrays
 from vectorize_pipelines.encoders.models.tokenizer import model_tokenizer
 from vectorize_pipelines.errors import SettingsError, UnknownModelError
 
+pytestmark = pytest.mark.slow
+
 BUNDLED = "sentence-transformers/all-MiniLM-L6-v2"
 TEXTS = passages(14, longest=120) + ODD
 LIBRARIES = ("torch", "transformers", "sentence_transformers")

@@ -37,6 +37,8 @@ from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_sett
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.conformance.records import row, table
 
+pytestmark = pytest.mark.slow
+
 #: Made up for each operation, beside those that its examples and the bounds of its schemas ask for.
 EXAMPLES = 15
 CHECKS = [

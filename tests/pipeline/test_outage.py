@@ -31,6 +31,8 @@ from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 
+pytestmark = pytest.mark.slow
+
 PAUSE = 0.001
 
 

@@ -34,6 +34,8 @@ from vectorize_pipelines.state.embedding_cache import (
 )
 from vectorize_pipelines.state.embedding_cache.sqlite import SQLiteEmbeddingCache
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 2**20
 WORDS = ("caf\u00e9", "tea", "rum", "milk")
 

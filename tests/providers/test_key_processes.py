@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.providers.key_chaos import TOKENS, Plan, run
 from vectorize_pipelines.providers.key_pool import Windows
 from vectorize_pipelines.settings import Settings
+
+pytestmark = pytest.mark.slow
 
 #: The margins are half of the window, so that requests that a busy machine keeps waiting on their way exceed none.
 PLAN = Plan(

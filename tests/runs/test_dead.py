@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
 from vectorize_pipelines.definitions import defs
-from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs
+from vectorize_pipelines.runs import dead
+from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs, remind_of_retries
 from vectorize_pipelines.runs.held import run_lock
-from vectorize_pipelines.runs.tags import LAUNCHED_BY_TAG
+from vectorize_pipelines.runs.tags import AUTO_RETRY_TAG, LAUNCHED_BY_TAG, WILL_RETRY_TAG
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state.home import run_locks, server_folder_prefix
 
@@ -79,3 +81,25 @@ def test_runs_of_an_earlier_server_are_closed(instance: dg.DagsterInstance, sett
     assert close_abandoned_runs(instance, settings, Path(here)) == [started[earlier]]
     assert status(instance, started[earlier]) == dg.DagsterRunStatus.FAILURE
     assert close_abandoned_runs(instance, settings, Path(here)) == []
+
+
+def test_dagster_is_told_once_more_of_runs_that_it_has_not_started_again(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failed(**tags: str) -> str:
+        run_id = make_run(instance, dg.DagsterRunStatus.STARTED)
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        instance.report_run_failed(run, "It was lost.")
+        instance.add_run_tags(run_id, tags)
+        return run_id
+
+    forgotten = failed(**{WILL_RETRY_TAG: "true"})
+    failed(**{WILL_RETRY_TAG: "true", AUTO_RETRY_TAG: forgotten})
+    failed(**{WILL_RETRY_TAG: "false"})
+    assert remind_of_retries(instance) == []  # the daemon may be about to
+    monkeypatch.setattr(dead, "REMINDED_AFTER", timedelta())
+    assert remind_of_retries(instance) == [forgotten]
+    said = instance.all_logs(forgotten, of_type=dg.DagsterEventType.RUN_FAILURE)
+    assert [event.message for event in said] == ["It was lost.", "It was lost."]
+    assert remind_of_retries(instance) == []

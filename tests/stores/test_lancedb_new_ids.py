@@ -25,6 +25,8 @@ from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
 from vectorize_pipelines.stores.lancedb.new_ids import NewIds
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 
+pytestmark = pytest.mark.slow
+
 EDITIONS = tuple(physical_name(COLLECTION, spec(), edition) for edition in (1, 2))
 COLUMNS = tuple(many(1).schema.names)
 EAGER = Maintenance(

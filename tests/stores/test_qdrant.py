@@ -33,6 +33,8 @@ from vectorize_pipelines.stores.filters.expressions import And, Equal, In, Prefi
 from vectorize_pipelines.stores.qdrant.collections import DEFERRED
 from vectorize_pipelines.stores.qdrant.store import QdrantStore
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = multiprocessing.get_context("spawn")
 SERVER_URL = os.environ.get("VECTORIZE_TEST_QDRANT_URL")
 QUICK = QdrantSettings(retries=2, retry_seconds=0.001)

@@ -19,6 +19,8 @@ from tests.servers.dev import is_running, until
 from vectorize_pipelines.supervision import Service, ServiceError, Supervisor, guardian
 from vectorize_pipelines.supervision.services import RunningService
 
+pytestmark = pytest.mark.slow
+
 #: Each service writes its process id, and that of a child, which ends only when it is told to.
 SERVICE = """
 import os, pathlib, signal, subprocess, sys, time

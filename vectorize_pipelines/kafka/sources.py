@@ -8,6 +8,7 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as time_of_day
@@ -117,7 +118,7 @@ class DrainSource(MessageSource):
         create_topics(settings, (followed.family,))
         self._ageing_seconds = settings.drain.ageing_seconds
         self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
-        self._lanes = [_Lane(settings, topic, shard) for topic in followed.lanes]
+        self._lanes = _open_lanes(settings, followed.lanes, shard)
         self._normal = self._lanes[-1]
         self._normal_served = time.monotonic()
 
@@ -313,6 +314,19 @@ class _Lane:
     def _high(self, place: PartitionId) -> int:
         """The end of a partition as the broker last told it with what was read."""
         return _cached_end(self.consumer, place)
+
+
+def _open_lanes(settings: KafkaSettings, topics: Sequence[str], shard: Shard) -> list[_Lane]:
+    """Open lanes beside each other: each asks its broker some dozen times, and messages wait meanwhile."""
+    with ThreadPoolExecutor(len(topics), thread_name_prefix="vectorize-lane") as pool:
+        opening = [pool.submit(_Lane, settings, topic, shard) for topic in topics]
+    error = next(filter(None, (each.exception() for each in opening)), None)
+    if error is None:
+        return [each.result() for each in opening]
+    for each in opening:
+        if each.exception() is None:
+            each.result().consumer.close()
+    raise error
 
 
 class ReplaySource(MessageSource):

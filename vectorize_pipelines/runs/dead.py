@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.runs.held import PREFIX, is_shared
-from vectorize_pipelines.runs.tags import CODE_SERVER_TAG, INTERRUPTED, RUNNING
+from vectorize_pipelines.runs.tags import AUTO_RETRY_TAG, CODE_SERVER_TAG, INTERRUPTED, RUNNING, WILL_RETRY_TAG
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.state import home, leases
 from vectorize_pipelines.state.database import Database
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 #: So long after its end it is asked why a run was interrupted: until then a job of Kubernetes is kept in any case.
 EXPLAINED_WITHIN = timedelta(minutes=5)
+#: Dagster's daemon looks every few seconds for runs that it is to start again.
+REMINDED_AFTER = timedelta(seconds=20)
 
 _INTERRUPTED_BY = "The run was interrupted because its process was told to end. "
 
@@ -99,6 +101,28 @@ def _close_lapsed(instance: dg.DagsterInstance, database: Database, lease: Lapse
             return True
     except LockTakenError:
         return False
+
+
+def remind_of_retries(instance: dg.DagsterInstance) -> list[str]:
+    """Tell Dagster once more of runs that it was to start again and has not; return their ids.
+
+    Its daemon reads of a failure before that is noted on the run: if it looks in between, it leaves the run alone for
+    ever. It starts a run again once, however often it is told.
+    """
+    now = datetime.now(UTC)
+    failed = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags={WILL_RETRY_TAG: "true"},
+        updated_after=now - EXPLAINED_WITHIN,
+        updated_before=now - REMINDED_AFTER,
+    )
+    reminded = []
+    for run in instance.get_runs(failed):
+        told = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+        if AUTO_RETRY_TAG not in run.tags and len(told) == 1:
+            instance.report_run_failed(run, told[0].message)
+            reminded.append(run.run_id)
+    return reminded
 
 
 @runtime_checkable

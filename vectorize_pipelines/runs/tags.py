@@ -32,6 +32,8 @@ LAUNCHED_BY_TAG = "vectorize/launched_by"
 #: Dagster's own, which has no public names for them.
 MAX_RETRIES_TAG = "dagster/max_retries"
 WILL_RETRY_TAG = "dagster/will_retry"
+#: Names the run that repeats this one.
+AUTO_RETRY_TAG = "dagster/auto_retry_run_id"
 #: Where Dagster's default launcher notes which code server has launched a run.
 CODE_SERVER_TAG = ".dagster/grpc_info"
 #: Of a run that failed because its process was told to end, and nobody had terminated the run.

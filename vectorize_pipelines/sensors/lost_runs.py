@@ -6,7 +6,7 @@ In Kubernetes it also adds to runs that were interrupted what interrupted them.
 import dagster as dg
 
 from vectorize_pipelines.errors import LedgerError, SettingsError
-from vectorize_pipelines.runs.dead import close_dead_runs, explain_interrupted_runs
+from vectorize_pipelines.runs.dead import close_dead_runs, explain_interrupted_runs, remind_of_retries
 from vectorize_pipelines.runs.held import is_shared
 from vectorize_pipelines.settings import Settings, load_settings
 
@@ -29,9 +29,10 @@ def lost_runs_sensor(settings: Settings) -> dg.SensorDefinition:
         try:
             closed = close_dead_runs(context.instance, load_settings())
             explained = explain_interrupted_runs(context.instance)
+            reminded = remind_of_retries(context.instance)
         except LedgerError as error:
             return dg.SkipReason(f"{error}")
-        found = {"Lost": closed, "Interrupted by Kubernetes": explained}
+        found = {"Lost": closed, "Interrupted by Kubernetes": explained, "Not started again yet": reminded}
         said = [f"{what}: {', '.join(run_ids)}." for what, run_ids in found.items() if run_ids]
         if said:
             return dg.SkipReason(" ".join(said))

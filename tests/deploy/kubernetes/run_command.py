@@ -9,6 +9,7 @@ so many bytes for each item that a batch may have, when one is written.
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 
 def _pause(file: Path) -> None:
@@ -44,7 +45,9 @@ def _fill(item_bytes: int) -> None:
 
 
 def main() -> None:
-    from dagster._cli import main as dagster
+    from dagster._cli import main as dagster_main
+
+    dagster: Any = dagster_main
 
     how, value, _, *arguments = sys.argv[1:]
     if how == "pause":

@@ -87,7 +87,7 @@ def test_one_drained_and_lost_with_its_node_goes_on_elsewhere_during_an_upgrade_
         installation.cluster.nodes[pod.spec.node_name].lose()
 
     run_id = installation.launch("embed_corpus", tags)
-    run_id, _ = ended(installation, run_id, drain, "was evicted: its node is drained, or somebody asked for it")
+    run_id, _ = ended(installation, run_id, drain, "was evicted")
     run_id, was_on = ended(installation, run_id, lose, "The run was lost: the machine {node} was lost")
     pod = paused(installation, run_id)
     assert pod.spec.node_name != was_on

@@ -44,6 +44,8 @@ from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import row, spec, table
 
+pytestmark = pytest.mark.slow
+
 SEARCH = f"/collections/{TEXTS}/search"
 QUESTION = "who feeds the hens"
 PHYSICAL = "articles__all-minilm-l6-v2-384"

@@ -19,6 +19,8 @@ from vectorize_pipelines.stores.lancedb.maintenance import Maintenance
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
 from vectorize_pipelines.stores.weaviate.store import WeaviateStore
 
+pytestmark = pytest.mark.slow
+
 DIMENSION = 32
 EVERYTHING = 2**30
 

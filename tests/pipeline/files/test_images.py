@@ -20,6 +20,8 @@ from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, load_settings
 from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.stores.filters.expressions import In
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> str:

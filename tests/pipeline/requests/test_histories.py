@@ -25,6 +25,8 @@ from tests.pipeline.requests.histories import (
     settings_in,
 )
 
+pytestmark = pytest.mark.slow
+
 DAYS = 3
 TEXTS = ("a boat", "the sea", "a harbour", "wind", "rain")
 

@@ -119,7 +119,8 @@ class PodInputs:
 
     def _claimed(self, name: str) -> Path:
         claim = self._api.read_namespaced_persistent_volume_claim(name, self._namespace)
-        return Path(self._api.read_persistent_volume(claim.spec.volume_name).spec.host_path.path)
+        volume = self._api.read_persistent_volume(claim.spec.volume_name)
+        return Path(str(volume.spec.host_path.path))
 
     def _files(self, source: Any) -> dict[str, bytes]:
         """Return path -> content of a volume or of one source of a projected one."""

@@ -81,5 +81,8 @@ def _memory_limit(pod: "V1Pod", status: "V1ContainerStatus") -> str:
 def _of_job(job: "V1Job | None") -> PodEnd | None:
     for condition in (job.status.conditions or ()) if job is not None else ():
         if condition.type == "Failed" and condition.status == "True" and condition.reason != "BackoffLimitExceeded":
-            return PodEnd(condition.reason, f"The run's pod was ended by the cluster: {condition.message}.")
+            what = "was ended by the cluster"
+            if "DisruptionTarget" in (condition.message or ""):
+                what = "was evicted, made room for another one, or was deleted with its node"
+            return PodEnd(condition.reason, f"The run's pod {what}, and is gone: {condition.message}.")
     return None

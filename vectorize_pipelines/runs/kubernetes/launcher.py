@@ -49,7 +49,7 @@ class PooledK8sRunLauncher(K8sRunLauncher):
         unknown = sorted(set(pools) - set(QUEUES))
         if unknown:
             raise SettingsError(f"run_launcher: pools has {', '.join(unknown)}; a pool is one of {', '.join(QUEUES)}")
-        self._pools = {queue: UserDefinedDagsterK8sConfig.from_dict(dict(each)) for queue, each in pools.items()}
+        self._pools = {queue: UserDefinedDagsterK8sConfig(**each) for queue, each in pools.items()}
         try:
             super().__init__(**options)
         except ConfigException as error:
@@ -108,7 +108,7 @@ class PooledK8sRunLauncher(K8sRunLauncher):
 
     def _end_of(self, run: dg.DagsterRun) -> PodEnd | None:
         namespace = self.get_container_context_for_run(run).namespace
-        name = get_job_name_from_run_id(run.run_id)
+        name = _job_of(run.run_id)
         try:
             pods = self._api_client.get_pods_in_job(name, namespace)
             job = self._api_client.batch_api.read_namespaced_job(name, namespace)
@@ -134,11 +134,16 @@ class PooledK8sRunLauncher(K8sRunLauncher):
 
     def _nodes_of(self, run_id: str, namespace: str | None) -> list[str]:
         try:
-            pods = self._api_client.get_pods_in_job(get_job_name_from_run_id(run_id), namespace)
+            pods = self._api_client.get_pods_in_job(_job_of(run_id), namespace)
         except _UNANSWERED as error:
             logger.warning("Kubernetes does not say where the run %s was: %s", run_id, _said(error))
             return []
         return sorted({pod.spec.node_name for pod in pods if pod.spec.node_name})
+
+
+def _job_of(run_id: str) -> str:
+    name: Any = get_job_name_from_run_id
+    return str(name(run_id))
 
 
 def _said(error: Exception) -> str:
