@@ -97,10 +97,10 @@ def command(
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
     if shards is not None and shards > 1:
-        options = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
-        flags = {"--force": force, "--reconcile": reconcile}
-        flags |= {"--follow-links": follow_links is True, "--no-follow-links": follow_links is False}
-        arguments = [*_words(options | flags), "--", path]
+        options: dict[str, str | bool | None] = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
+        options |= {"--force": force, "--reconcile": reconcile}
+        options |= {"--follow-links": follow_links is True, "--no-follow-links": follow_links is False}
+        arguments = [*_words(options), "--", path]
         about_shards = {"collection": collection or section.collection, "path": path}
         return _in_shards(arguments, Shard.layout(shards), about_shards, as_json=as_json)
     default = EmbeddingConfig(model_name(default_model))
