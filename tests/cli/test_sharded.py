@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,7 +70,15 @@ def test_the_error_of_a_shard_and_its_exit_code_are_those_of_the_command(tmp_pat
     assert (found["status"], found["exit_code"], found["errors"]) == ("failed", 5, ["shard 1/3: no store"])
 
 
-@pytest.mark.usefixtures("stand_in")
+@pytest.fixture
+def hangup_is_heard() -> Iterator[None]:
+    """As in a terminal, also where the tests were begun with `nohup`."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("stand_in", "hangup_is_heard")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_all_shards(number: signal.Signals, tmp_path: Path) -> None:
     def interrupt_once_begun() -> None:

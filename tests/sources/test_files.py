@@ -1,15 +1,17 @@
 """Listing folders and fsspec URLs."""
 
+import ftplib
 import os
 import sys
 import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
 from fsspec import AbstractFileSystem
+from fsspec.implementations.ftp import FTPFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from vectorize_pipelines.errors import SourceError, UnreadableFileError
@@ -190,7 +192,10 @@ class FolderByFolder(MemoryFileSystem):  # type: ignore[misc]
     protocol = "folders"
     find = AbstractFileSystem.find
     forbidden = ""
+    #: What is removed just before it is listed.
     removed = ""
+    #: What is said not to be there, and is.
+    denied = ""
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -200,6 +205,9 @@ class FolderByFolder(MemoryFileSystem):  # type: ignore[misc]
         if self.forbidden and path.endswith(self.forbidden):
             raise PermissionError("Forbidden")
         if self.removed and path.endswith(self.removed):
+            for name in [each for each in self.store if each.startswith(f"{path}/")]:
+                del self.store[name]
+        if self.denied and path.endswith(self.denied):
             raise FileNotFoundError(path)
         return super().ls(path, detail, **options)
 
@@ -220,9 +228,51 @@ def test_a_remote_folder_that_is_removed_while_it_is_listed_is_empty(
     url = bucket.replace("memory:", "folders:")
     monkeypatch.setattr(FolderByFolder, "removed", "sub")
     assert {Path(name).name for name in source(url).list().files} == {"a.md"}
-    monkeypatch.setattr(FolderByFolder, "removed", "nowhere")
     with pytest.raises(SourceError, match="nothing lies there"):
         source("folders://bucket/nowhere").list()
+
+
+@pytest.mark.parametrize("denied", ["docs", "sub"])
+def test_a_remote_folder_that_is_there_and_not_found_fails_the_listing(
+    bucket: str, denied: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsspec.register_implementation("folders", FolderByFolder, clobber=True)
+    monkeypatch.setattr(FolderByFolder, "denied", denied)
+    with pytest.raises(SourceError, match=f"cannot be listed: FileNotFoundError.*{denied}"):
+        source(bucket.replace("memory:", "folders:")).list()
+
+
+class BusyFTP:
+    """Answers as an FTP server with some folders, of which it cannot list `busy` for the moment."""
+
+    busy = ""
+    folders: ClassVar = {
+        "/": {"docs": "dir"},
+        "/docs": {"a.md": "file", "sub": "dir", "empty": "dir"},
+        "/docs/sub": {"b.md": "file"},
+        "/docs/empty": {},
+    }
+
+    def mlsd(self, path: str) -> list[tuple[str, dict[str, str]]]:
+        if path == self.busy:
+            raise ftplib.error_temp("425 no connection for data")
+        return [(name, {"type": kind, "size": "1"}) for name, kind in self.folders[path].items()]
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("busy", ["/docs", "/docs/sub"])
+def test_a_folder_that_an_ftp_server_does_not_list_is_not_taken_for_an_empty_one(
+    busy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = BusyFTP()
+    monkeypatch.setattr(FTPFileSystem, "_connect", lambda filesystem: setattr(filesystem, "ftp", server))
+    ftp = source("ftp://example.com/docs")
+    assert set(ftp.list().files) == {"ftp://example.com/docs/a.md", "ftp://example.com/docs/sub/b.md"}
+    server.busy = busy
+    with pytest.raises(SourceError, match=f"the server does not list {busy}"):
+        ftp.list()
 
 
 class ListedAtOnce(AbstractFileSystem):  # type: ignore[misc]

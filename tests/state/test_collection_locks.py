@@ -61,7 +61,7 @@ def test_what_overlaps_is_waited_for(
     with hold(installation, COLLECTION, holding) as lock:
         lock.let_others_begin()
         thread, had = begun(installation, waiting, caplog)
-    thread.join(30)
+    thread.join(120)
     assert had.is_set()
 
 
@@ -70,5 +70,5 @@ def test_others_begin_once_who_was_alone_lets_them(installation: Settings, caplo
     with hold(installation, COLLECTION, Shard(0, 2)) as lock:
         thread, had = begun(installation, Shard(1, 2), caplog)
         lock.let_others_begin()
-        thread.join(30)
+        thread.join(120)
         assert had.is_set()

@@ -97,13 +97,12 @@ def command(
         else ("corpus_embeddings", settings.corpus, settings.models.text)
     )
     if shards is not None and shards > 1:
-        options = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
-        flags = {"--force": force, "--reconcile": reconcile, "--follow-links": follow_links is True}
-        flags["--no-follow-links"] = follow_links is False
-        arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
-        arguments += [name for name, is_set in flags.items() if is_set]
+        options: dict[str, str | bool | None] = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
+        options |= {"--force": force, "--reconcile": reconcile}
+        options |= {"--follow-links": follow_links is True, "--no-follow-links": follow_links is False}
+        arguments = [*_words(options), "--", path]
         about_shards = {"collection": collection or section.collection, "path": path}
-        return _in_shards([*arguments, "--", path], Shard.layout(shards), about_shards, as_json=as_json)
+        return _in_shards(arguments, Shard.layout(shards), about_shards, as_json=as_json)
     default = EmbeddingConfig(model_name(default_model))
     now = resolve_embedding_config(settings, collection or section.collection, model_name(model or ""), default)
     config = {
@@ -162,6 +161,11 @@ def _embedded(settings: Settings, collection: str, source: FileSource) -> bool:
         return False
     with contextlib.closing(manifest):
         return any(source.takes(entry.source_id) for entry in manifest.below(source.root) if not entry.is_in_doubt)
+
+
+def _words(options: Mapping[str, str | bool | None]) -> list[str]:
+    """Return options as words of a command line: those that have a value, and the flags that are set."""
+    return [name if value is True else f"{name}={value}" for name, value in options.items() if value]
 
 
 def _in_shards(arguments: Sequence[str], shards: Sequence[Shard], about: Mapping[str, str], *, as_json: bool) -> int:

@@ -28,7 +28,8 @@ from vectorize_pipelines.state.leases import LapsedLease
 
 logger = logging.getLogger(__name__)
 
-#: So long after its end it is asked why a run was interrupted: until then a job of Kubernetes is kept in any case.
+#: So long after its end it is asked why a run was interrupted: its job is kept for an hour, unless the values of the
+#: chart say less.
 EXPLAINED_WITHIN = timedelta(minutes=5)
 #: Dagster's daemon looks every few seconds for runs that it is to start again.
 REMINDED_AFTER = timedelta(seconds=20)

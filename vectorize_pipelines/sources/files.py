@@ -197,14 +197,16 @@ class FileSource:
         with self._translated():
             filesystem, path = fsspec.core.url_to_fs(self.root)
             filesystem.invalidate_cache()  # a code server lives for days
-            found = remote_files(filesystem, path)
+            found, refused = remote_files(filesystem, path), None
             try:
                 # Now, so that a root that cannot be listed fails at once. First, since an object may have the name of
                 # a folder. What a web server lists is no folder.
                 first = [] if self.root.lower().startswith(("http://", "https://")) else list(islice(found, 1))
-            except (FileNotFoundError, NotADirectoryError):
-                first = []
+            except (FileNotFoundError, NotADirectoryError) as error:
+                first, refused = [], error
             itself = None if first else _info(filesystem, path)
+            if refused is not None and itself is not None and itself["type"] != "file":
+                raise refused  # a folder that is there is not empty because it was not listed
         if not first and itself is None:
             raise SourceError(f"{self.root}: nothing lies there; give a folder, a file or a URL that exists")
         if itself is not None and itself["type"] == "file":

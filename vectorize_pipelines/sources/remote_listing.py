@@ -73,6 +73,8 @@ def _folder_by_folder(filesystem: Any, path: str) -> Iterator[tuple[str, Info]]:
             try:
                 under_way.append(_folder(filesystem, found[0]))
             except FileNotFoundError:
+                if _is_listed(filesystem, found[0]):
+                    raise
                 continue  # it was removed since its parent was listed
         else:
             yield found
@@ -83,8 +85,23 @@ def _folder(filesystem: Any, folder: str) -> Iterator[tuple[str, Info]]:
     # In an object store a file and a folder may have the same name.
     found = [
         (info["name"].rstrip("/"), info)
-        for info in filesystem.ls(folder, detail=True)
+        for info in _entries(filesystem, folder)
         if info["type"] in ("directory", "file") and info["name"].rstrip("/") != folder.rstrip("/")
     ]
     filesystem.invalidate_cache()  # which would keep every folder
     return iter(sorted(found, key=lambda each: each[0] + "/" * (each[1]["type"] == "directory")))
+
+
+def _entries(filesystem: Any, folder: str) -> list[Info]:
+    entries: list[Info] = filesystem.ls(folder, detail=True)
+    # fsspec's FTP gives nothing where the server refuses or fails, and keeps only what it was told.
+    if not entries and filesystem.protocol == "ftp" and filesystem._strip_protocol(folder) not in filesystem.dircache:
+        raise OSError(f"the server does not list {folder}")
+    return entries
+
+
+def _is_listed(filesystem: Any, folder: str) -> bool:
+    """Return whether a folder is there, by what its parent has now."""
+    filesystem.invalidate_cache()
+    entries = _entries(filesystem, folder.rpartition("/")[0])
+    return any(info["name"].rstrip("/") == folder for info in entries)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,28 @@ def test_what_a_run_that_was_declared_lost_had_in_hand_stays_noted(
             attempts.close()
         with closing(FileAttempts.open(manifest, "next", ExclusiveLock())) as later:
             assert list(later.suspects([file])) == [file.source_id]
+
+
+def test_a_listing_that_fails_in_the_middle_deletes_nothing(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(5):
+        installation.write(f"{n}.md", paragraphs(n))
+    installation.run()
+    before = installation.rows()
+    (installation.folder / "0.md").unlink()
+    local_files = FileSource._local_files
+
+    def broken(source: FileSource, listing: OrderedListing) -> Iterator[SourceFile]:
+        yield from islice(local_files(source, listing), 2)
+        raise SourceError("the connection is gone")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileSource, "_local_files", broken)
+        with pytest.raises(SourceError, match="the connection is gone"):
+            installation.run()
+    assert installation.rows() == before
+    assert installation.run().totals.sum().deleted == 1
 
 
 def test_a_run_that_is_told_to_end_lists_no_further_and_judges_nothing(

@@ -2,7 +2,8 @@
 
 import shutil
 import signal
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +92,16 @@ def test_the_whole_and_its_shards_wait_for_each_other(
     installation: Installation, held: Shard, waiting: Shard, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", logger="vectorize_pipelines")
-    waited = threading.Thread(target=installation.run, kwargs={"shard": waiting})
-    with installation.open(shard=held) as stream:
-        waited.start()
-        while "waiting for" not in caplog.text:
-            assert waited.is_alive()
-            waited.join(0.05)
-        for batch in stream:
-            write_batch(DirectWriter(installation.settings, installation.store), batch)
-        assert waited.is_alive()
-    waited.join(60)
-    assert not waited.is_alive()
+    with ThreadPoolExecutor(1) as thread:
+        with installation.open(shard=held) as stream:
+            waited = thread.submit(installation.run, shard=waiting)
+            while "waiting for" not in caplog.text:
+                assert not waited.done(), waited.result()
+                time.sleep(0.05)
+            for batch in stream:
+                write_batch(DirectWriter(installation.settings, installation.store), batch)
+            assert not waited.done()
+        waited.result()
     installation.run()
     assert names(installation) == everything(installation)
 

@@ -6,10 +6,11 @@ Called by the check `rows_match_manifest` of the assets from files; `rows_match_
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.pipeline.row_counts import RowCounts
+from vectorize_pipelines.sources.files import time_of
 from vectorize_pipelines.state.findings import MOST_SUBJECTS
 from vectorize_pipelines.state.manifest import ManifestEntry
 from vectorize_pipelines.stores.base import VectorStore
@@ -67,8 +68,4 @@ def sources_of_days(
     first, last = (day.isoformat() for day in window)
     after = (window[1] + timedelta(days=1)).isoformat()
     yield from stored_sources(store, collection, Range("partition", first, after))
-    yield from (entry.source_id for entry in entries if first <= days.of(_modified(entry)) <= last)
-
-
-def _modified(entry: ManifestEntry) -> datetime:
-    return datetime.fromtimestamp(entry.modified_ns // 1_000_000_000, UTC)
+    yield from (entry.source_id for entry in entries if first <= days.of(time_of(entry.modified_ns)) <= last)

@@ -172,7 +172,8 @@ class FolderChanges:
             if not self._is_in_window(file, entry):
                 continue
             if file is None:
-                self._vanished.add(entry.source_id if entry is not None else "")
+                if entry is not None:
+                    self._vanished.add(entry.source_id)
                 continue
             found += 1
             if is_unchanged and entry is not None and not self._is_read_anyway(entry):
@@ -207,7 +208,7 @@ class FolderChanges:
             logger.warning(
                 "%s holds none of the %d files that it had, and their rows go; was a disk not mounted, ingest it "
                 "again once it is",
-                self._root,
+                self._root if self._request.shard.is_whole else f"shard {self._request.shard} of {self._root}",
                 len(self._vanished),
             )
         if not self._listing.other_kinds or self._request.shard.index:
