@@ -23,7 +23,7 @@ _PREFIX = "vecnet"
 _OURS = re.compile(rf"{_PREFIX}(\d+)[bm]")
 #: The first two numbers of the addresses; the third one is the network's, and the fourth a machine's.
 _ADDRESSES = "10.213"
-_END_SECONDS = 10.0
+_END_SECONDS = 60.0
 
 
 class NetworkError(RuntimeError):
@@ -88,12 +88,13 @@ def check_available() -> None:
         raise UnavailableError("there is no `ip` to make network namespaces with (Debian: apt-get install iproute2)")
     probe = f"{_PREFIX}{os.getpid()}b"
     try:
-        _ip("netns", "add", probe)
-        _ip("link", "add", probe, "type", "bridge")
+        try:
+            _ip("netns", "add", probe)
+            _ip("link", "add", probe, "type", "bridge")
+        finally:
+            _remove(os.getpid())
     except NetworkError as error:
         raise UnavailableError(f"network namespaces cannot be made: {error}") from None
-    finally:
-        _remove(os.getpid())
 
 
 @contextmanager
@@ -143,7 +144,8 @@ def _remove_stale() -> None:
         try:
             os.kill(owner, 0)
         except ProcessLookupError:
-            _remove(owner)
+            with suppress(NetworkError):  # another process may be removing the same
+                _remove(owner)
 
 
 def _remove(owner: int) -> None:

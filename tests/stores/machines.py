@@ -26,8 +26,8 @@ from vectorize_pipelines.stores.lancedb.aliases import Aliases
 from vectorize_pipelines.stores.lancedb.catalogue import Catalogue
 from vectorize_pipelines.stores.lancedb.writing import RowWriter
 
-#: How long the leases of these processes last.
-LEASE_SECONDS = 2.0
+#: How long the leases of these processes last, which none must lose but the one that is stopped.
+LEASE_SECONDS = 4.0
 #: The collection that `stall` deletes from, and the alias that it turns.
 OTHER, ALIAS = "other", "second-name"
 

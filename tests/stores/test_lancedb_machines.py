@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -39,6 +39,7 @@ BATCHES = 10
 DEADLINE_SECONDS = 120.0
 
 Machine = Callable[[str], Settings]
+Start = Callable[..., tuple[BaseProcess, Connection]]
 
 
 @pytest.fixture
@@ -59,12 +60,20 @@ def store(machine: Machine) -> Iterator[VectorStore]:
         yield store
 
 
-def _started(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
-    answers, to_us = PROCESSES.Pipe(duplex=False)
-    process = PROCESSES.Process(target=function, args=(*arguments, to_us), daemon=True)
-    process.start()
-    to_us.close()
-    return process, answers
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a process that gets these arguments, and a connection for its answers."""
+    with ExitStack() as ends:
+
+        def started(function: Callable[..., None], *arguments: Any) -> tuple[BaseProcess, Connection]:
+            answers, to_us = PROCESSES.Pipe(duplex=False)
+            process = PROCESSES.Process(target=function, args=(*arguments, to_us), daemon=True)
+            process.start()
+            ends.callback(process.kill)  # one that is stopped would be waited for without end
+            to_us.close()
+            return process, answers
+
+        yield started
 
 
 def _until(true: Callable[[], bool]) -> None:
@@ -80,13 +89,13 @@ def _texts(store: VectorStore, name: str = COLLECTION) -> list[tuple[str, str]]:
 
 
 def test_writers_that_are_killed_and_stopped_lose_nothing_and_write_nothing_twice(
-    store: VectorStore, machine: Machine, tmp_path: Path
+    store: VectorStore, machine: Machine, start: Start, tmp_path: Path
 ) -> None:
     moments = random.Random(11)
     numbers = list(range(BATCHES))
-    killed, from_killed = _started(machines.write_batches, machine("killed"), numbers)
-    stopped, from_stopped = _started(machines.write_batches, machine("stopped"), numbers[::-1])
-    going_on, from_going_on = _started(machines.write_batches, machine("going on"), numbers)
+    killed, from_killed = start(machines.write_batches, machine("killed"), numbers)
+    stopped, from_stopped = start(machines.write_batches, machine("stopped"), numbers[::-1])
+    going_on, from_going_on = start(machines.write_batches, machine("going on"), numbers)
     assert stopped.pid is not None
     for process, answers, number in ((killed, from_killed, signal.SIGKILL), (stopped, from_stopped, signal.SIGSTOP)):
         assert answers.poll(DEADLINE_SECONDS)
@@ -109,7 +118,7 @@ def test_writers_that_are_killed_and_stopped_lose_nothing_and_write_nothing_twic
 
 @pytest.mark.parametrize("checked", [False, True], ids=["before it checked its locks", "after it checked its locks"])
 def test_a_process_that_was_stalled_past_its_leases_writes_nothing(
-    store: VectorStore, machine: Machine, checked: bool
+    store: VectorStore, machine: Machine, start: Start, checked: bool
 ) -> None:
     ours, theirs = many(BATCH_ROWS, seed=1), many(BATCH_ROWS)
     store.ensure_collection(OTHER, spec())
@@ -117,7 +126,7 @@ def test_a_process_that_was_stalled_past_its_leases_writes_nothing(
     second = store.ensure_collection(COLLECTION, spec(), aliased=False, edition=2).physical
     store.set_alias(ALIAS, store.collection(OTHER).physical)
     store.upsert(OTHER, theirs)
-    process, answers = _started(machines.stall, machine("stalled"), checked, first)
+    process, answers = start(machines.stall, machine("stalled"), checked, first)
     assert process.pid is not None
     stalled = psutil.Process(process.pid)
     _until(lambda: stalled.status() == psutil.STATUS_STOPPED)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vectorize_pipelines.errors import StoreUnavailableError
 from vectorize_pipelines.settings import StoreSettings, load_settings
 from vectorize_pipelines.state.table_locks import TableLocks
 from vectorize_pipelines.stores import conformance, open_store
@@ -14,6 +15,8 @@ from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance import suite
 from vectorize_pipelines.stores.conformance.records import Row
 from vectorize_pipelines.stores.filters.expressions import Filter
+from vectorize_pipelines.stores.lancedb.failures import translate_errors
+from vectorize_pipelines.stores.lancedb.location import Location
 
 
 class _OnObjectStore:
@@ -51,3 +54,10 @@ class TestFilters(_OnObjectStore, conformance.Filters):
 
 class TestHistories(_OnObjectStore, conformance.Histories):
     pass
+
+
+@pytest.mark.parametrize("status", ["500 Internal Server Error", "502 Bad Gateway", "504 Gateway Timeout"])
+def test_a_collection_is_not_damaged_because_the_object_store_fails(status: str) -> None:
+    said = f"LanceError(IO): Generic S3 error: Error performing GET … Server returned non-2xx status code: {status}"
+    with pytest.raises(StoreUnavailableError, match="object store fails"), translate_errors(Location("s3://b/v"), "it"):
+        raise RuntimeError(said)

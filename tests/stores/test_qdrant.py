@@ -24,8 +24,11 @@ from qdrant_client import grpc as wire
 
 from tests.servers import qdrant as qdrant_server
 from tests.stores import writers
+from tests.stores.lost_locks import LockLostLater
 from vectorize_pipelines.errors import SettingsError, StoreError
 from vectorize_pipelines.settings import QdrantSettings, StoreSettings
+from vectorize_pipelines.state import held_locks
+from vectorize_pipelines.state.held_locks import LockLostError
 from vectorize_pipelines.stores import conformance
 from vectorize_pipelines.stores.base import VectorStore, Written
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
@@ -307,6 +310,24 @@ def test_a_server_that_is_away_for_a_moment_is_asked_again(server: qdrant_server
     assert store.upsert(COLLECTION, many(3)) == Written(3, 0)
     assert store.count(COLLECTION) == 3
     assert len(_calls(server, "Upsert")) == 3
+
+
+def test_of_a_run_that_was_taken_over_no_request_is_sent_again(
+    server: qdrant_server.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _opened(server)
+    store.upsert(COLLECTION, many(3))
+    server.requests.clear()
+    server.failing = lambda method, _: grpc.StatusCode.UNAVAILABLE if method in ("Upsert", "Delete") else None
+    changes: dict[str, Callable[[], object]] = {
+        "Upsert": lambda: store.upsert(COLLECTION, many(3)),
+        "Delete": lambda: store.delete(COLLECTION, And(())),
+    }
+    for method, change in changes.items():
+        monkeypatch.setattr(held_locks, "needed_by_process", [LockLostLater(1)])
+        with pytest.raises(LockLostError, match="taken over"):
+            change()
+        assert len(_calls(server, method)) == 1
 
 
 def test_a_failed_upsert_says_what_was_written_and_can_be_repeated(server: qdrant_server.Server) -> None:

@@ -1,7 +1,6 @@
 """Weaviate under the conformance suite, and what only it promises: a server that is killed, tenants, texts that its
 index would change, results larger than it gives at once, and failures that say what to do."""
 
-import itertools
 import json
 import os
 import queue
@@ -27,11 +26,12 @@ from pydantic import SecretStr
 
 from tests.components import missing
 from tests.servers.weaviate import Server
+from tests.stores.lost_locks import LockLostLater
 from tests.stores.weaviate_clients import client_of, emptied
 from vectorize_pipelines.errors import CollectionNotFoundError, ModelMismatchError, SettingsError, StoreError
 from vectorize_pipelines.settings import PROJECT_ROOT, StoreSettings, WeaviateSettings
 from vectorize_pipelines.state import held_locks
-from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError
+from vectorize_pipelines.state.held_locks import LockLostError
 from vectorize_pipelines.state.leases import LEASE_SECONDS, RENEWALS
 from vectorize_pipelines.stores import ENTRY_POINTS, conformance
 from vectorize_pipelines.stores.base import VectorStore, Written
@@ -411,17 +411,6 @@ def _last(numbers: "queue.Queue[int]", known: int) -> int:
     return known
 
 
-class _LockLostLater(ExclusiveLock):
-    """A lock that can be checked so often before it is lost."""
-
-    def __init__(self, checks: int):
-        self._checks = itertools.count(checks, -1)
-
-    def check(self) -> None:
-        if next(self._checks) <= 0:
-            raise LockLostError("the run was taken over")
-
-
 def test_of_a_run_that_was_taken_over_no_further_request_is_sent(
     weaviate: StoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -429,7 +418,7 @@ def test_of_a_run_that_was_taken_over_no_further_request_is_sent(
     own = WeaviateSettings(batch_rows=10, concurrency=1)
     with closing(WeaviateStore(weaviate.model_copy(update={"weaviate": own}))) as store:
         store.ensure_collection(COLLECTION, spec())
-        monkeypatch.setattr(held_locks, "needed_by_process", [_LockLostLater(2)])
+        monkeypatch.setattr(held_locks, "needed_by_process", [LockLostLater(2)])
         with pytest.raises(LockLostError, match="taken over"):
             store.upsert(COLLECTION, many(40))
         assert store.count(COLLECTION) == 20

@@ -20,6 +20,8 @@ _PLACE_IN_SOURCE = re.compile(r", /\S+\.rs:\d+:\d+")
 # What object stores say to whom they do not let in.
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403 Forbidden", "401 Unauthorized")
 _CREDENTIALS = "the object store refuses: check its credentials, and what they may do in the bucket"
+# What an object store answers that fails itself: nothing is known of the object.
+_FAILING = ("500 Internal Server Error", "502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout")
 _PLAIN_HTTP = "the endpoint has no TLS: give one with https://, or the storage option allow_http: true"
 
 _ADVICE = (
@@ -36,6 +38,7 @@ _ADVICE = (
     ("NoSuchBucket", "there is no such bucket: make it, or correct store.url"),
     *((sign, _CREDENTIALS) for sign in _REFUSED),
     ("error sending request", "the object store is out of reach: check its endpoint and the network"),
+    *((sign, "the object store fails or is overloaded: call again, and look at the server") for sign in _FAILING),
     ("LanceError(IO)", "a file is missing, damaged or out of reach: check the disk, else drop and ingest again"),
     ("Not found", "a file is missing: it was deleted, or removed as an old version during a very long read"),
     (NOT_YET_DURABLE, "another machine uses the directory: call again"),
@@ -47,7 +50,7 @@ _NO_DAMAGE = ("BadScheme", "NoSuchBucket", *_REFUSED)
 
 # Messages about a directory on a full disk, and object storage that is out of reach or overloaded.
 _PASSING = ("No space left", "ommit conflict", "Too many concurrent writers", "error sending request", "onnection re",
-            "timed out", "SlowDown", "503 Service Unavailable", "Too Many Requests", NOT_YET_DURABLE)  # fmt: skip
+            "timed out", "SlowDown", *_FAILING, "Too Many Requests", NOT_YET_DURABLE)  # fmt: skip
 
 
 @contextmanager

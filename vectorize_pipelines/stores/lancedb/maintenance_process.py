@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from vectorize_pipelines.core.urls import without_secrets
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.lancedb.connection import connect
 from vectorize_pipelines.stores.lancedb.durability import make_durable
@@ -80,6 +81,7 @@ class _Process:
             text=True,
             process_group=0,
         )
+        self._secrets = location.secrets
         # Not by arguments, which everyone on the machine can see: a location may hold credentials.
         directory = None if location.directory is None else str(location.directory)
         self._say({"uri": location.uri, "directory": directory, "options": dict(location.options)})
@@ -95,9 +97,8 @@ class _Process:
             self._popen.wait()
             self._said.seek(0)
             said = self._said.read().decode("utf-8", "replace").strip().splitlines()
-            raise StoreError(
-                f"maintaining {physical!r} failed: {(said or [f'exit status {self._popen.returncode}'])[-1]}"
-            )
+            reason = without_secrets((said or [f"exit status {self._popen.returncode}"])[-1], *self._secrets)
+            raise StoreError(f"maintaining {physical!r} failed: {reason}")
 
     def kill(self) -> None:
         self._popen.kill()

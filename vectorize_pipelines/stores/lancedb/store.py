@@ -109,7 +109,7 @@ class LanceDBStore(VectorStore):
         self._schedule = MaintenanceSchedule(maintenance or Maintenance())
         self._processes = MaintenanceProcesses(location)
         self._new_ids = NewIds(location.directory)
-        self._writer = RowWriter(apart=location.directory is None)
+        self._writer = RowWriter(in_object_store=location.directory is None)
         with self._explained("opening"):
             folder = location.directory
             locks = ReadOnly(location.shown) if folder is None else FolderLocks(folder / ".locks")

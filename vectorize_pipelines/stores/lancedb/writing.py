@@ -17,10 +17,10 @@ from vectorize_pipelines.stores.base import Written
 
 
 class RowWriter:
-    """The writes of one store. `apart`: the tables lie in an object store, where a lock can be lost unnoticed."""
+    """The writes of one store, which differ in an object store, where a lock can be lost unnoticed."""
 
-    def __init__(self, apart: bool) -> None:
-        self._apart = apart
+    def __init__(self, in_object_store: bool) -> None:
+        self._in_object_store = in_object_store
         self._pool = ThreadPoolExecutor(thread_name_prefix="lancedb-append")
 
     def append(self, table: Any, rows: pa.Table) -> int:
@@ -40,7 +40,7 @@ class RowWriter:
 
     def merge(self, table: Any, rows: pa.Table) -> Written:
         """Write rows over those that have their ids, and insert the others."""
-        if self._apart:
+        if self._in_object_store:
             return merge_once(table, "id", rows)
         merge = table.merge_insert("id").use_index(_join_by_index(table, rows.num_rows))
         result = merge.when_matched_update_all().when_not_matched_insert_all().execute(rows)
@@ -48,7 +48,7 @@ class RowWriter:
 
     def delete(self, table: Any, condition: str) -> None:
         """Delete the rows for which a condition holds."""
-        if self._apart:
+        if self._in_object_store:
             delete_once(table, condition)
         else:
             table.delete(condition)

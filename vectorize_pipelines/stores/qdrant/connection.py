@@ -93,16 +93,17 @@ class Connection:
 
     def call(self, method: str, **arguments: Any) -> Any:
         """Call the client's method. Raises what it raises once retries are used up, for `translate_errors`."""
-        function = getattr(self.client, method)
+        function = partial(getattr(self.client, method), **arguments)
         if self.local:
             with _LOCAL_CLIENTS.lock:
-                return function(**arguments)
-        return self._repeated(partial(function, **arguments))
+                return function()
+        return self._repeated(function)
 
     def change(self, method: str, **arguments: Any) -> Any:
         """Call what changes rows. Raises `LockLostError` where the run is another process's by now: nothing is sent."""
-        check_run()
-        return self.call(method, **arguments)
+        if self.local:
+            return self.call(method, **arguments)
+        return self._repeated_while_own(partial(getattr(self.client, method), **arguments))
 
     def upsert(self, collection: str, points: Sequence[Any]) -> str:
         """Write points and wait until they are applied; return the server's word for how far it got: `completed`.
@@ -117,16 +118,20 @@ class Connection:
 
         request = grpc.UpsertPoints(collection_name=collection, points=points, wait=True)
         send = self.client.grpc_points.Upsert
-
-        def send_checked() -> Any:
-            check_run()  # before each try: one that was stalled would overwrite what its successor has written
-            return send(request, timeout=self._settings.timeout_seconds)
-
-        answer = self._repeated(send_checked)
+        answer = self._repeated_while_own(partial(send, request, timeout=self._settings.timeout_seconds))
         return str(grpc.UpdateStatus.Name(answer.result.status)).lower()
 
     def _repeated(self, function: Callable[[], Any]) -> Any:
         return retry(function, self._pauses, may_pass)
+
+    def _repeated_while_own(self, function: Callable[[], Any]) -> Any:
+        """Look before each try whether the run is still this process's: a late one would undo its successor's work."""
+
+        def checked() -> Any:
+            check_run()
+            return function()
+
+        return self._repeated(checked)
 
     def close(self) -> None:
         """End the connection; a folder is released with the last store on it."""
