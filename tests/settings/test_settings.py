@@ -124,13 +124,14 @@ def test_settings_that_are_not_loaded_read_no_variable_and_no_file(
 
 def test_how_models_run_reaches_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "vectorize.yaml").write_text(
-        "encoder: {precision: float32, token_budget: 9, cache_directory: exports}\n"
+        "encoder: {precision: float32, token_budget: 9, token_budget_share: 0.5, cache_directory: exports}\n"
         "images: {max_pixels: 7, max_file_bytes: 8, decoding_threads: 1}\n"
     )
     settings = load_settings({}, tmp_path)
     assert load_options(settings) == {
         "precision": "float32",
         "token_budget": 9,
+        "token_budget_share": 0.5,
         "image_limits": ImageLimits(max_bytes=8, max_pixels=7),
         "decoding_threads": 1,
         "cache_directory": Path.cwd() / "exports",
