@@ -73,13 +73,12 @@ def say(line: str) -> None:
 
 
 def installed(home: Path) -> Settings:
-    """The settings of an installation: small batches."""
+    """The settings of an installation."""
     return load_settings(
         {},
         home=home,
         models={"dimension": DIMENSION},
         cache={"enabled": "off"},
-        pipeline={"batch_items": 8},
         corpus={"collection": COLLECTION},
     )
 

@@ -20,6 +20,7 @@ from vectorize_pipelines.pipeline.totals import Totals
 #: Lends the encoder of a model, by its name and the number of dimensions that its vectors are cut to (None: uncut).
 LeaseEncoder: TypeAlias = Callable[[str, int | None], AbstractContextManager[Encoder]]
 
+#: Sizes of batches, unless the settings want them smaller: of the first one, and of those that take too long.
 FIRST_BATCH = 128
 SMALLEST_BATCH = 32
 
@@ -42,7 +43,7 @@ class ItemEncoder:
     ):
         self.dimension = dimension
         self.encoder: Encoder | None = None
-        self.rows_together = FIRST_BATCH
+        self.rows_together = min(FIRST_BATCH, most_rows)
         self.seconds_per_row = inf
         self._lease_encoder = lease_encoder
         self._reuse = reuse
@@ -198,7 +199,7 @@ class ItemEncoder:
             return  # too few to tell
         self.seconds_per_row = seconds / rows
         fitting = int(rows * self._seconds_per_batch / max(seconds, 1e-3))
-        self.rows_together = max(SMALLEST_BATCH, min(self._most_rows, fitting, 4 * self.rows_together))
+        self.rows_together = min(self._most_rows, max(SMALLEST_BATCH, min(fitting, 4 * self.rows_together)))
 
 
 def _spread_cost(cost: float, tokens: Sequence[int], days: Sequence[str], totals: Totals) -> None:

@@ -84,8 +84,8 @@ class Installation:
         return list(self.core.list_namespaced_pod(NAMESPACE, label_selector=selector).items)
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """Ask Dagster as its UI does: through the gateway, with a token."""
-        (gateway, *_) = self.pods(component="gateway")
+        """Ask Dagster as its UI does: through a gateway that is ready, with a token."""
+        gateway = until("a gateway", self._ready_gateway, 60, self.cluster)
         answer = requests.post(
             f"http://{gateway.status.pod_ip}:8000/dagster/graphql",
             json={"query": query, "variables": variables},
@@ -154,9 +154,13 @@ class Installation:
         """Return whether the gateway has found the web server, and that the code location."""
         try:
             locations = self.graphql(_LOCATIONS)["locationEntries"]
-        except requests.HTTPError:
+        except (requests.ConnectionError, requests.HTTPError):
             return False
         return all(each["locationOrLoadError"]["__typename"] == "RepositoryLocation" for each in locations)
+
+    def _ready_gateway(self) -> "V1Pod | None":
+        """Return a gateway's pod that a service would send requests to; an upgrade has others that end."""
+        return next((pod for pod in self.pods(component="gateway") if _takes_requests(pod)), None)
 
     def _is_available(self) -> bool:
         found = self.apps.list_namespaced_deployment(NAMESPACE).items
@@ -168,6 +172,11 @@ class Installation:
             == each.spec.replicas
             for each in found
         )
+
+
+def _takes_requests(pod: "V1Pod") -> bool:
+    ready = any(each.type == "Ready" and each.status == "True" for each in pod.status.conditions or ())
+    return ready and pod.metadata.deletion_timestamp is None
 
 
 def before_the_run(how: str, value: object, **container: Any) -> str:

@@ -2,8 +2,8 @@
 
     python -m tests.deploy.kubernetes.run_command pause FILE dagster …
 
-waits after each batch that is written until FILE is there, and says so by a file `paused` beside it. `fill BYTES` takes
-so many bytes for each item that a batch may have, when one is written.
+waits after each batch that is written until FILE is there, and says by a file `paused` beside it that it waits. `fill
+BYTES` takes so many bytes for each item that a batch may have, when one is written.
 """
 
 import sys
@@ -20,7 +20,8 @@ def _pause(file: Path) -> None:
 
     def write_and_wait(writer: writing.BatchWriter, batch: EmbeddingBatch) -> None:
         write(writer, batch)
-        file.with_name("paused").touch()
+        if not file.exists():
+            file.with_name("paused").touch()
         while not file.exists():
             time.sleep(0.05)
 

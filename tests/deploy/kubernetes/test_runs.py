@@ -13,7 +13,6 @@ import pytest
 
 from tests.deploy.kubernetes.installation import NAMESPACE, Installation, before_the_run, until
 from tests.small_corpus import DAYS, write_document
-from vectorize_pipelines.pipeline.encoding import SMALLEST_BATCH
 from vectorize_pipelines.runs.tags import OUT_OF_MEMORY_TAG
 from vectorize_pipelines.settings import StoreSettings
 from vectorize_pipelines.stores import open_store
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(600)
 
 MIB = 1 << 20
+#: Items in a batch of the runs that are ended after one, so that each leaves some to the next.
+BATCH = 4
 _TERMINATE = """mutation Terminate($runId: String!) { terminateRun(runId: $runId) { __typename } }"""
 
 
@@ -70,13 +71,13 @@ def test_one_killed_for_memory_is_named_and_repeated_with_smaller_batches_where_
 def test_one_drained_and_lost_with_its_node_goes_on_elsewhere_during_an_upgrade_too(
     installation: Installation, store_settings: StoreSettings, tmp_path: Path
 ) -> None:
-    number = 5 * SMALLEST_BATCH
+    number = 10 * BATCH
     day = write_documents(installation, number, day=1)
     go_on = installation.shared / "go_on"
-    smallest = [{"name": "VECTORIZE_PIPELINE__BATCH_ITEMS", "value": "1"}]
+    small = [{"name": "VECTORIZE_PIPELINE__BATCH_ITEMS", "value": str(BATCH)}]
     tags = {
         "dagster/partition": day.isoformat(),
-        "dagster-k8s/config": before_the_run("pause", go_on, env=smallest),
+        "dagster-k8s/config": before_the_run("pause", go_on, env=small),
     }
 
     def drain(pod: "V1Pod") -> None:

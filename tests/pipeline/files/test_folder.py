@@ -75,6 +75,20 @@ def test_a_run_that_finds_nothing_changed_counts_everything_and_writes_nothing(i
     assert stream.failures == before.failures
 
 
+def test_no_batch_is_larger_than_the_settings_say(installation: Installation) -> None:
+    pipeline = installation.settings.pipeline.model_copy(update={"batch_items": 2})
+    installation.settings = installation.settings.model_copy(update={"pipeline": pipeline})
+    for n in range(5):
+        installation.write(f"{n}.md", paragraphs(n))
+    sizes = []
+    with installation.open() as stream:
+        for batch in stream:
+            write_batch(DirectWriter(installation.settings, installation.store), batch)
+            sizes.append(batch.records.num_rows)
+    assert sizes == [2, 2, 1]
+    assert len(installation.rows()) == 5
+
+
 def test_a_shorter_document_loses_its_stale_chunks(installation: Installation) -> None:
     installation.write("a.md", paragraphs(*range(10)))
     installation.run()

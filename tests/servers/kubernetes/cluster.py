@@ -27,8 +27,8 @@ from tests.servers.process import ServerProcess
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-#: After so long without a sign of life a node is lost.
-LOST_SECONDS = 6
+#: After so long without a sign of life a node is lost: longer than a busy machine keeps an agent's thread waiting.
+LOST_SECONDS = 20
 
 
 @dataclass

@@ -134,6 +134,8 @@ class Node:
             if run is None and pod.status.phase == "Pending" and not self._lost.is_set():
                 run = self._pods[pod.metadata.uid] = PodRun(self, pod)
                 run.start()
+        if run is not None:
+            run.seen(pod)
         if run is not None and pod.metadata.deletion_timestamp is not None:
             run.end(pod.metadata.deletion_grace_period_seconds or 0)
 

@@ -117,6 +117,12 @@ class PodRun:
         self._evicted = message
         self.end(0)
 
+    def seen(self, pod: "V1Pod") -> None:
+        """Have the pod's conditions told again where the API server has others: its node may have been late."""
+        there = {each.type: each.status for each in pod.status.conditions or ()}
+        if any(there.get(each["type"]) != each["status"] for each in self._told.get("conditions", ())):
+            self._told = {}
+
     def _run(self) -> None:
         self._folder.mkdir(parents=True)
         network, self._address = self._node.network.connect()
@@ -273,9 +279,11 @@ class PodRun:
             reason = {"reason": "TerminationByKubelet", "message": self._evicted}
             status["conditions"].append({"type": "DisruptionTarget", "status": "True", **reason})
         if status != self._told and not self._lost.is_set():
-            with suppress(ApiException):  # of a pod that is gone nobody wants to know
+            self._told = status  # not after it was told: `seen` may have been called meanwhile
+            try:
                 self._node.core.patch_namespaced_pod_status(self.name, self.namespace, {"status": status})
-                self._told = status
+            except ApiException:  # of a pod that is gone nobody wants to know; another one is told again
+                self._told = {}
 
 
 def _now() -> str:

@@ -226,7 +226,8 @@ class RequestEncoding:
                 target.spec.dimension,
                 lambda: self._context.lease_encoder(*key),
                 configured_reuse(self._context.settings, target.spec, force=self._context.force),
-                most_rows=self._context.settings.kafka.drain.batch_messages,
+                # The setting counts messages, of which each may have many rows.
+                most_rows=max(FIRST_BATCH, self._context.settings.kafka.drain.batch_messages),
                 seconds_per_batch=SECONDS_PER_BATCH,
             )
         return self._encoders[key]

@@ -76,9 +76,15 @@ class PooledK8sRunLauncher(K8sRunLauncher):
         return False
 
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
-        """Return what is asked of Kubernetes for a run. Raises `SettingsError` where its tags name no queue."""
+        """Return what is asked of Kubernetes for a run. Raises `SettingsError` where its tags name no queue.
+
+        Only for a run that is just launched is Kubernetes asked where the one that it repeats was: each time that a
+        run's health is checked, Dagster calls this for the namespace alone.
+        """
         pool = self._pools.get(queue_of(dagster_run), UserDefinedDagsterK8sConfig())
         context = K8sContainerContext(run_k8s_config=pool).merge(super().get_container_context_for_run(dagster_run))
+        if dagster_run.status is not dg.DagsterRunStatus.STARTING:
+            return context
         return context.merge(K8sContainerContext(run_k8s_config=self._of_repeated(dagster_run, context.namespace)))
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
