@@ -109,11 +109,13 @@ def _drained(place: Path, server: Server, encoder: str, texts: list[str], name: 
 
 
 def settings_of(home: Path, server: Server, prefix: str) -> Settings:
+    """Return the settings of an installation of its own, on topics of its own."""
     kafka = {"bootstrap_servers": server.bootstrap_servers, "topic_prefix": prefix}
     return load_settings({}, home=home, kafka=kafka)
 
 
 def send(settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
+    """Send each text as a request, and wait until all have been sent; `task_ids`: t0, t1 and so on by default."""
     create_topics(settings.kafka)
     client = producer(settings.kafka)
     topic = TopicNames(settings.kafka.topic_prefix).requests(Modality.TEXT)

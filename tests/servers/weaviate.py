@@ -5,24 +5,19 @@ project's own code.
 """
 
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import filelock
-
+from tests.servers.go_programs import built, run_go
 from tests.servers.packages import UnavailableError
 from tests.servers.ports import free_ports
 from tests.servers.process import ServerProcess
 
 VERSION = "1.39.0"
 _MODULE = f"github.com/weaviate/weaviate/cmd/weaviate-server@v{VERSION}"
-_BUILD_SECONDS = 1800.0
 _PORTS = ("CLUSTER_GOSSIP_BIND_PORT", "CLUSTER_DATA_BIND_PORT", "RAFT_PORT", "RAFT_INTERNAL_RPC_PORT", "GRPC_PORT")
 
 
@@ -31,29 +26,12 @@ def binary() -> Path:
 
     Raises `UnavailableError` where there is no Go, or where it cannot build it.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vectorize-pipelines" / "servers"
-    program = folder / f"weaviate-{VERSION}" / "weaviate-server"
-    if program.exists():
-        return program
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        raise UnavailableError("there is no Go to build Weaviate with, and VECTORIZE_TEST_WEAVIATE_URL names no server")
-    program.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(program.parent / "build.lock", timeout=_BUILD_SECONDS):
-        if not program.exists():
-            _build(go, program)
-    return program
+    what = "Weaviate (VECTORIZE_TEST_WEAVIATE_URL may name a server instead)"
+    return built(f"weaviate-{VERSION}", "weaviate-server", what, _build)
 
 
-def _build(go: str, program: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=program.parent) as place:
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOBIN": place}
-        done = subprocess.run(
-            [go, "install", _MODULE], env=environment, capture_output=True, text=True, check=False, cwd=place
-        )
-        if done.returncode:
-            raise UnavailableError(f"`go install {_MODULE}` failed: {done.stderr.strip()[-1000:]}")
-        (Path(place) / program.name).replace(program)
+def _build(go: str, place: Path) -> None:
+    run_go(go, "install", _MODULE, folder=place, programs=place)
 
 
 @dataclass

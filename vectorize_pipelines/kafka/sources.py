@@ -284,14 +284,14 @@ class _Lane:
         return [each.number for each in new]
 
     def _go_on_after_deletion(self, place: PartitionId) -> None:
-        """The next message of a partition is not there any more: reads on from the first one that is."""
+        """Read on from the first message that is there, where the client says that the next one is not any more."""
         from confluent_kafka import TopicPartition
 
         low, high = _bounds(self._settings, self.consumer, TopicPartition(*place))
         position = self._positions[place]
         self._note_lost(place[1], position, low)
-        # Of a topic that was deleted and made again everything is read. A client may also tell of a deletion where
-        # there was none, after its broker has started again: what was read already would come a second time.
+        # A client may say so where nothing was deleted, after its broker has started again: what was read already
+        # would come a second time. A topic that was made again is read from its beginning if it is shorter than that.
         offset = position if low <= position <= high else low
         logger.warning("%s, partition %d, is read on from offset %d, after %d", *place, offset, position)
         self._positions[place] = offset

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,6 +119,15 @@ def install(home: Path, cache: str = "off") -> Installation:
     folder = home / "docs"
     folder.mkdir(parents=True)
     return Installation(settings, folder, open_store(settings.store, settings.home))
+
+
+def first_run_over(installation: Installation, home: Path) -> Installation:
+    """Return another installation, which has ingested for the first time what lies in this one's folder now."""
+    fresh = install(home)
+    shutil.rmtree(fresh.folder)
+    shutil.copytree(installation.folder, fresh.folder)
+    fresh.run()
+    return fresh
 
 
 def paragraphs(*numbers: int) -> str:

@@ -19,7 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tests.pipeline.files.histories import carry_out, operations, run_until_killed
-from tests.pipeline.files.installation import COLLECTION, DAY, Installation, install, paragraphs
+from tests.pipeline.files.installation import COLLECTION, DAY, Installation, first_run_over, install, paragraphs
 from vectorize_pipelines.errors import ModelMismatchError, SettingsError, SourceError
 from vectorize_pipelines.pipeline.files import folder as folder_module
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts
@@ -478,10 +478,7 @@ def test_any_history_ends_in_the_same_rows_as_a_first_run(
     for operation in history:
         carry_out(installation, operation)
     installation.run()
-    fresh = install(tmp_path_factory.mktemp("fresh") / "installation")
-    shutil.rmtree(fresh.folder)
-    shutil.copytree(installation.folder, fresh.folder)
-    fresh.run()
+    fresh = first_run_over(installation, tmp_path_factory.mktemp("fresh") / "installation")
     assert installation.rows() == fresh.rows()
     already = len(installation.encoder.texts)
     installation.run()

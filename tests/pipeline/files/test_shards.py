@@ -16,7 +16,7 @@ from tests.attacks.killer_folder_run import installation_in, run
 from tests.attacks.killer_run import RUN_SECONDS, end_once_paused
 from tests.forks import Fork
 from tests.pipeline.files.histories import carry_out, operations, run_until_killed
-from tests.pipeline.files.installation import Installation, install, paragraphs
+from tests.pipeline.files.installation import Installation, first_run_over, install, paragraphs
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import StateError
 from vectorize_pipelines.pipeline.writing import DirectWriter, write_batch
@@ -178,10 +178,7 @@ def test_any_history_in_shards_ends_in_the_same_rows_as_one_run(
                 carry_out(installation, operation)
     for shard in Shard.layout(4):
         installation.run(shard=shard)
-    fresh = install(tmp_path_factory.mktemp("fresh") / "installation")
-    shutil.rmtree(fresh.folder)
-    shutil.copytree(installation.folder, fresh.folder)
-    fresh.run()
+    fresh = first_run_over(installation, tmp_path_factory.mktemp("fresh") / "installation")
     assert installation.rows() == fresh.rows()
     already = len(installation.encoder.texts)
     installation.run()

@@ -28,7 +28,7 @@ from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.jobs import REQUEST_JOBS
 from vectorize_pipelines.partitions import Window
 from vectorize_pipelines.pipeline.checks import vectors as stored_vectors
-from vectorize_pipelines.pipeline.checks.rows import RowsReport
+from vectorize_pipelines.pipeline.checks.rows import RowsReport, in_words
 from vectorize_pipelines.resources.vector_store import VectorStoreResource
 from vectorize_pipelines.runs.failures import translate_errors
 from vectorize_pipelines.settings import Settings, load_settings
@@ -94,7 +94,7 @@ def _rows_match_requests(asset: str, modality: Modality) -> dg.AssetChecksDefini
             )
         failing = sum(len(look.failing) for look in examined.own)
         own = f"{failing} completed requests have other rows in the store than the ledger says; {REPLAY}"
-        examples = [example for report in examined.reports for example in _in_words(report.examples)]
+        examples = [example for report in examined.reports for example in in_words(report.examples)]
         return dg.AssetCheckResult(
             passed=examined.passed,
             severity=examined.severity,
@@ -109,10 +109,6 @@ def _rows_match_requests(asset: str, modality: Modality) -> dg.AssetChecksDefini
         )
 
     return rows_match_requests
-
-
-def _in_words(examples: Mapping[str, tuple[int, int]]) -> list[str]:
-    return [f"{name}: {stored} instead of {expected}" for name, (stored, expected) in sorted(examples.items())]
 
 
 def _compared(

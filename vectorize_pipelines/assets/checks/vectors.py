@@ -30,7 +30,7 @@ from vectorize_pipelines.pipeline.checks import vectors as stored_vectors
 from vectorize_pipelines.pipeline.checks.index_recall import BYTES_ALONE, IndexReport
 from vectorize_pipelines.pipeline.checks.index_recall import LEAST_RECALL as LEAST_INDEX_RECALL
 from vectorize_pipelines.pipeline.checks.index_recall import index_recall as measured_recall
-from vectorize_pipelines.pipeline.checks.rows import RowsReport, compare_rows, sources_of_days, stored_sources
+from vectorize_pipelines.pipeline.checks.rows import RowsReport, compare_rows, in_words, sources_of_days, stored_sources
 from vectorize_pipelines.pipeline.checks.vectors import CanaryReport, VectorReport
 from vectorize_pipelines.pipeline.mending import CANARY_RECALL, SOUND_VECTORS
 from vectorize_pipelines.resources.encoder import EncoderResource
@@ -288,9 +288,7 @@ def _rows_match_manifest(asset: str, scope_of: _FileScopeOf) -> dg.AssetChecksDe
                 "rows_expected": sum(report.expected for report in examined.reports),
                 "rows_stored": sum(report.stored for report in examined.reports),
                 "differing": sum(report.differing for report in examined.reports),
-                "examples": [
-                    f"{name}: {rows[0]} instead of {rows[1]}" for name, rows in sorted(examples.items())[:SHOWN]
-                ],
+                "examples": in_words(examples)[:SHOWN],
             },
         )
 

@@ -32,6 +32,11 @@ class RowsReport:
     examples: Mapping[str, tuple[int, int]]
 
 
+def in_words(examples: Mapping[str, tuple[int, int]]) -> list[str]:
+    """Describe the examples of a report, or of several together, in the order of their names."""
+    return [f"{name}: {stored} instead of {expected}" for name, (stored, expected) in sorted(examples.items())]
+
+
 def compare_rows(
     store: VectorStore, collection: str, entries: Iterable[ManifestEntry], sources: Iterable[str] | None
 ) -> RowsReport:

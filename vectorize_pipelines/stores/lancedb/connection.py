@@ -18,8 +18,8 @@ _ENVIRONMENT = {
     "LANCE_DEFAULT_BATCH_SIZE": "2048",
     "LANCEDB_LOG": "error",
 }
-# Of an object store, where a fragment that is read after another one costs a round trip: of 30 ms, a search in 30 small
-# fragments took 1.6 s with one at a time and 0.35 s with these, an upsert of 20 rows 2 s and 0.6 s.
+# For an object store: fragments that are read one after another cost a round trip each. With round trips of 30 ms, a
+# search in 30 small fragments took 1.6 s with one at a time and 0.35 s with these, an upsert of 20 rows 2 s and 0.6 s.
 _FRAGMENTS_READ_TOGETHER = "16"
 # The defaults are 6 GiB and 1 GiB.
 _INDEX_CACHE_BYTES = 256 * 2**20
