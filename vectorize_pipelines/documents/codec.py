@@ -12,6 +12,7 @@ from operator import le
 from typing import Any
 
 from vectorize_pipelines.core.items import JsonValue
+from vectorize_pipelines.core.notices import MAX_NOTICE_CHARACTERS, MAX_NOTICES, Notice, NoticeKind
 from vectorize_pipelines.documents.errors import DecompressionLimitError
 from vectorize_pipelines.documents.types import Page, ParsedDocument, Section, Span, TableRow
 from vectorize_pipelines.sandbox import AnswerLimits, InvalidAnswerError, Message
@@ -58,6 +59,7 @@ def to_message(outcome: ParseOutcome, limits: AnswerLimits) -> Message:
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
         "pages": [*_bounds(document.pages), [each.number for each in document.pages]],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
+        "notices": [[each.kind, each.what, each.remedy] for each in document.notices[:MAX_NOTICES]],
     }
     if len(text) > limits.body or not _fits(header, limits):
         raise DecompressionLimitError(
@@ -93,6 +95,7 @@ def from_message(message: Message) -> ParseOutcome:
         sections=_sections(_lists(header.get("sections"), 3), size),
         pages=_pages(_lists(header.get("pages"), 3), size),
         rows=_rows(_lists(header.get("rows"), 6), size),
+        notices=_notices(header.get("notices")),
     )
     return ParseOutcome(header["hash"], document)
 
@@ -138,6 +141,18 @@ def _rows(lists: Sequence[list[Any]], size: int) -> tuple[TableRow, ...]:
     counts = Counter(kinds)
     metadata = [_records(_texts(each), values[kind], counts[kind]) for kind, each in enumerate(names)]
     return tuple(map(TableRow, starts, ends, numbers, (next(metadata[kind]) for kind in kinds)))
+
+
+def _notices(value: object) -> tuple[Notice, ...]:
+    if not isinstance(value, list) or len(value) > MAX_NOTICES:
+        raise InvalidAnswerError("more notices than there can be")
+    found: list[Notice] = []
+    for each in value:
+        kind, what, remedy = _texts(each) if isinstance(each, list) and len(each) == 3 else ("", "", "")
+        if kind not in list(NoticeKind) or max(len(what), len(remedy)) > MAX_NOTICE_CHARACTERS:
+            raise InvalidAnswerError("a notice that is none")
+        found.append(Notice(NoticeKind(kind), what, remedy))
+    return tuple(found)
 
 
 def _records(names: Sequence[str], columns: object, count: int) -> Iterator[dict[str, JsonValue]]:

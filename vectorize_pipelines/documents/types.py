@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vectorize_pipelines.core.items import JsonValue
+from vectorize_pipelines.core.notices import Notice
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ class ParsedDocument:
     sections and pages cover the text in order without overlapping; both may be empty. A table has `rows` and
     neither of them. Lines of `text` end in a single newline character; it holds no NUL and no lone surrogate.
     `metadata` may hold `title`, `author`, `created`, `modified` (ISO 8601), `language`
-    (ISO 639-1), `page_count`, `parser`; what a document does not say is absent.
+    (ISO 639-1), `page_count`, `parser`; what a document does not say is absent. `notices` say what of the document
+    is not in the text, and what was guessed.
     """
 
     text: str
@@ -56,6 +58,7 @@ class ParsedDocument:
     sections: tuple[Section, ...] = ()
     pages: tuple[Page, ...] = ()
     rows: tuple[TableRow, ...] = ()
+    notices: tuple[Notice, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import damage_reported
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.text import decode
@@ -43,10 +44,11 @@ READ_AS = {
 Event = tuple[Literal["open", "close"], "LexborNode"]
 
 
-def parse_html(content: bytes) -> ParsedDocument:
+def parse_html(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return visible text, a blank line between blocks, ` | ` between cells; sections; and the head's metadata."""
     from selectolax.lexbor import LexborHTMLParser
 
+    del context
     html = decode(content, _declared_encoding(content))
     with damage_reported("HTML"):
         tree = LexborHTMLParser(html)

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 from vectorize_pipelines.core.items import JsonValue
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.formats.outline import Heading, sections
 from vectorize_pipelines.documents.formats.text import decode
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
@@ -20,8 +21,9 @@ _NOT_A_PARAGRAPH = re.compile(r" {0,3}(?:[-*+>][ \t]|\d{1,9}[.)][ \t]|\|)|(?: {4
 _INLINE_MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]+|(?<!\w)_+|_+(?!\w)")
 
 
-def parse_markdown(content: bytes) -> ParsedDocument:
+def parse_markdown(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return text, sections, and the front matter as metadata; `title` is the first heading unless given there."""
+    del context
     fields, text = _split_front_matter(decode(content))
     headings = find_headings(text)
     metadata: dict[str, JsonValue] = json_fields(fields)

@@ -6,6 +6,7 @@ from contextlib import closing
 from io import BytesIO
 from typing import TYPE_CHECKING
 
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
@@ -30,11 +31,12 @@ EVERYWHERE = 1e6
 _SOFT_HYPHEN = re.compile("[\x02\ufffe\uffff]\n?")
 
 
-def parse_pdf(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_pdf(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return text, pages and the document information; an empty user password is tried.
 
     Raises `EncryptedDocumentError`, `NoTextLayerError`, `CorruptDocumentError`, `DecompressionLimitError`.
     """
+    settings = context.settings
     if settings.pdf_engine == "pdfium":
         return _with_pdfium(content, settings)
     if settings.pdf_engine == "pypdf":

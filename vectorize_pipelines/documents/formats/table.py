@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO, StringIO
 from typing import Any
 
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
@@ -30,16 +31,16 @@ _COLUMNS_REMEDY = "keep only the columns that are wanted, by VECTORIZE_DOCUMENTS
 NO_VALUE = ("", "nan", "NaN", "null", "NULL")
 
 
-def parse_csv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_csv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse comma-separated values, or those separated by whichever of `;`, tab and `|` the first line has most of."""
     text = decode(content)
     header = text.partition("\n")[0]
-    return _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", settings)
+    return _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", context.settings)
 
 
-def parse_tsv(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_tsv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse tab-separated values."""
-    return _delimited(decode(content), "\t", "tsv", settings)
+    return _delimited(decode(content), "\t", "tsv", context.settings)
 
 
 def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSettings) -> ParsedDocument:
@@ -69,8 +70,9 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
     return _document(records, parser, settings)
 
 
-def parse_json_lines(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse an object a line. Through the json module: pandas turns the text "007" into a number."""
+    settings = context.settings
     records = list(_json_objects(decode(content), settings))
     found = list(dict.fromkeys(name for record in records for name in record))
     kept = frozenset(_columns_to_read(found, settings))
@@ -96,10 +98,11 @@ def _json_objects(text: str, settings: DocumentSettings) -> Iterator[Record]:
         yield record
 
 
-def parse_parquet(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_parquet(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read batch by batch; dictionary and run-length encoding can hold billions of values in a few bytes."""
     import pyarrow.parquet
 
+    settings = context.settings
     with damage_reported("Parquet"):
         file = pyarrow.parquet.ParquetFile(BytesIO(content))
     declared = sum(file.metadata.row_group(group).total_byte_size for group in range(file.metadata.num_row_groups))

@@ -3,6 +3,7 @@
 import codecs
 import re
 
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import NotTextError
 from vectorize_pipelines.documents.formats.values import clean_text
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -29,8 +30,9 @@ LEGACY_ENCODINGS = (
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 
 
-def parse_text(content: bytes) -> ParsedDocument:
+def parse_text(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the text as it stands. Raises `NotTextError`."""
+    del context
     return ParsedDocument(decode(content), {"parser": "text"})
 
 

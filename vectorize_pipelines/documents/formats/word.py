@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
 
+from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
@@ -15,7 +16,6 @@ from vectorize_pipelines.documents.errors import (
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
 from vectorize_pipelines.documents.types import ParsedDocument
-from vectorize_pipelines.settings import DocumentSettings
 
 READ_BYTES = 1 << 20
 CELL_SEPARATOR = " | "
@@ -36,7 +36,7 @@ _CHARACTERS = {
 _SKIPPED = frozenset((_NAMESPACE + "del", _NAMESPACE + "moveFrom", _COMPATIBILITY + "Fallback", _NAMESPACE + "pPr"))
 
 
-def parse_docx(content: bytes, settings: DocumentSettings) -> ParsedDocument:
+def parse_docx(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return text, sections and core properties. Paragraphs are divided by a blank line, list items and rows by a line.
 
     Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
@@ -44,7 +44,7 @@ def parse_docx(content: bytes, settings: DocumentSettings) -> ParsedDocument:
     import docx
     from docx.opc.constants import RELATIONSHIP_TYPE
 
-    check_archive(content, settings.max_decompressed_bytes)
+    check_archive(content, context.settings.max_decompressed_bytes)
     with damage_reported("DOCX"):
         document = docx.Document(BytesIO(content))
         builder = OutlineBuilder()

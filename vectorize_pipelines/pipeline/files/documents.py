@@ -14,8 +14,8 @@ from typing import Self
 from vectorize_pipelines.core.items import Item
 from vectorize_pipelines.documents.cutting import Cutting
 from vectorize_pipelines.documents.parsed_ahead import ParsedAhead
-from vectorize_pipelines.documents.parsing import SUPPORTED_SUFFIXES
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
+from vectorize_pipelines.documents.recognition import SUPPORTED_SUFFIXES
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.pipeline.files.comparison import FolderComparison, compare_folder
@@ -132,7 +132,8 @@ class DocumentReader:
     def _reading(self, file: SourceFile, parsed: ParseOutcome) -> Reading:
         """Cut what a file was parsed to. Raises `ItemError`s."""
         try:
-            return Reading(parsed.content_hash, self._items(file, parsed.document))
+            notices = () if parsed.document is None else parsed.document.notices
+            return Reading(parsed.content_hash, self._items(file, parsed.document), notices)
         finally:
             self._ahead.release(parsed.document)
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from vectorize_pipelines.core.items import Item
+from vectorize_pipelines.core.notices import Notice
 from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.sources.files import SourceFile
@@ -12,10 +13,14 @@ from vectorize_pipelines.sources.files import SourceFile
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The content of a file; `items` is None where it is the one that was known."""
+    """The content of a file; `items` is None where it is the one that was known.
+
+    `notices`: what of the file is not in the items, and what was guessed.
+    """
 
     content_hash: str
     items: Sequence[Item] | None
+    notices: tuple[Notice, ...] = ()
 
 
 class FileReader(Protocol):
