@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 _ENGINES_AND_STORES = (
     *("torch", "transformers", "sentence_transformers", "openvino"),
     *("lancedb", "weaviate", "qdrant_client"),
@@ -31,6 +33,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_importing_is_light() -> None:
     command = [sys.executable, "-c", _IMPORT, json.dumps(LIGHT)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

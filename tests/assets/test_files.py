@@ -40,6 +40,7 @@ def metadata(instance: dg.DagsterInstance, day: str, key: dg.AssetKey = KEY) -> 
     return {name: value.value for name, value in materialization.metadata.items()}
 
 
+@pytest.mark.slow
 def test_a_range_is_one_run_with_figures_for_each_day(instance: dg.DagsterInstance) -> None:
     first, second, third = (day.isoformat() for day in DAYS)
     result = run(instance, first=first, last=third)
@@ -60,6 +61,7 @@ def test_a_range_is_one_run_with_figures_for_each_day(instance: dg.DagsterInstan
     assert [metadata(instance, day)["skipped"] for day in (first, second, third)] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_drain_run_materializes_every_day_that_it_touched(instance: dg.DagsterInstance, corpus: Path) -> None:
     assert run(instance, mode="drain").success
     days = instance.get_materialized_partitions(KEY)
@@ -70,6 +72,7 @@ def test_a_drain_run_materializes_every_day_that_it_touched(instance: dg.Dagster
     assert metadata(instance, TODAY)["encoded"] == 0
 
 
+@pytest.mark.slow
 def test_a_downstream_asset_gets_its_days(instance: dg.DagsterInstance) -> None:
     first, last = DAYS[0].isoformat(), DAYS[2].isoformat()
     run(instance, first=first, last=last)
@@ -112,6 +115,7 @@ def test_inputs_come_as_dataframe_or_table(instance: dg.DagsterInstance) -> None
     assert np.isclose(np.linalg.norm(seen["frame"]["vector"].iloc[0]), 1, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_vector_that_is_not_its_texts_own_fails_its_check(instance: dg.DagsterInstance) -> None:
     run(instance, mode="drain")
     store = open_store(load_settings().store, load_settings().home)
@@ -129,6 +133,7 @@ def _spoil(store: VectorStore, vector: np.ndarray[Any, Any]) -> None:
     store.upsert("corpus", rows.set_column(rows.schema.get_field_index("vector"), field, spoilt))
 
 
+@pytest.mark.slow
 def test_a_vector_that_is_not_unit_fails_its_check_and_blocks_what_is_downstream(instance: dg.DagsterInstance) -> None:
     from vectorize_pipelines.definitions import defs
 
@@ -152,6 +157,7 @@ def test_a_vector_that_is_not_unit_fails_its_check_and_blocks_what_is_downstream
     assert materialized == {KEY}
 
 
+@pytest.mark.slow
 def test_a_day_is_not_held_responsible_for_another(instance: dg.DagsterInstance) -> None:
     from vectorize_pipelines.definitions import defs
 
@@ -192,6 +198,7 @@ def test_what_the_user_has_to_mend_fails_at_once_and_says_so(
     assert not [event for event in result.all_events if event.event_type_value == "STEP_UP_FOR_RETRY"]
 
 
+@pytest.mark.slow
 def test_a_document_changed_during_the_day_keeps_one_row_a_chunk(instance: dg.DagsterInstance, corpus: Path) -> None:
     run(instance, mode="drain")
     write_document(corpus, "lamp.md", "# The lamp\n\nThe lamp burns electricity now.\n", 1)
@@ -201,6 +208,7 @@ def test_a_document_changed_during_the_day_keeps_one_row_a_chunk(instance: dg.Da
     assert [(row["partition"], "electricity" in row["text"]) for row in rows] == [(DAYS[1].isoformat(), True)]
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_once_is_tried_again_and_the_figures_are_those_of_the_whole_run(
     instance: dg.DagsterInstance, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

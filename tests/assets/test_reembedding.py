@@ -45,6 +45,7 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, tuple[bool, dict[str,
     }
 
 
+@pytest.mark.slow
 def test_day_by_day_then_all_then_dropped_by_the_job(instance: dg.DagsterInstance) -> None:
     assert run(instance, "embed_corpus", mode="drain").success
     config = {"collection": "corpus", "model": DEFAULT_TEXT_MODEL, "dimension": 64}
@@ -83,6 +84,7 @@ def test_day_by_day_then_all_then_dropped_by_the_job(instance: dg.DagsterInstanc
     assert all(passed for passed, _ in checks(after).values())
 
 
+@pytest.mark.slow
 def test_checks_alone_look_at_every_collection_that_is_being_embedded_again(instance: dg.DagsterInstance) -> None:
     from vectorize_pipelines.definitions import defs
 

@@ -30,6 +30,7 @@ def instance(
         yield instance
 
 
+@pytest.mark.slow
 def test_tokens_and_cost_stand_in_the_partitions(instance: dg.DagsterInstance, provider: ProviderServer) -> None:
     first, last = DAYS[0].isoformat(), DAYS[2].isoformat()
     provider.change(faults=[Fault("rate_limited", every=2, count=2, seconds=0.1)])

@@ -42,6 +42,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize_here: Vectorize, folder: Path) -> None:
     done = vectorize_here("ingest", folder, "--json")
     assert done.code == 6, done.err
@@ -75,6 +76,7 @@ def test_no_path_is_not_the_working_directory(vectorize_here: Vectorize) -> None
 AS_OTHERS = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
 
 
+@pytest.mark.slow
 def test_an_unreadable_file_is_tried_again(vectorize_here: Vectorize, folder: Path) -> None:
     for name in EXPECTED:
         (folder / name).unlink()

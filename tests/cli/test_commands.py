@@ -20,6 +20,7 @@ INGEST_KEYS = {
 }
 
 
+@pytest.mark.slow
 def test_the_example_corpus_answers_its_questions(vectorize_here: Vectorize) -> None:
     done = vectorize_here("ingest", EXAMPLES / "corpus", "--json")
     assert done.code == 0, done.err
@@ -68,6 +69,7 @@ def _questions_find_their_documents() -> None:
             assert any(phrase in " ".join(hit["text"].split()) for hit in hits), question
 
 
+@pytest.mark.slow
 def test_nothing_twice_and_what_is_gone_is_gone(vectorize_here: Vectorize, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()
@@ -141,6 +143,7 @@ def test_a_secret_in_the_path_reaches_no_run(vectorize_here: Vectorize, home: Pa
     assert not [file for file in home.rglob("*") if file.is_file() and b"hunter2" in file.read_bytes()]
 
 
+@pytest.mark.slow
 def test_vectors_of_the_same_content_are_said_to_be_so(vectorize_here: Vectorize, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for name in ("one", "two"):
@@ -151,6 +154,7 @@ def test_vectors_of_the_same_content_are_said_to_be_so(vectorize_here: Vectorize
     assert "0 encoded, 2 skipped, 0 deleted" in vectorize_here("ingest", tmp_path / "docs").out
 
 
+@pytest.mark.slow
 def test_a_path_has_one_spelling(vectorize_here: Vectorize, tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "one.md").write_text("The keeper feeds the hens at six.")
@@ -159,6 +163,7 @@ def test_a_path_has_one_spelling(vectorize_here: Vectorize, tmp_path: Path) -> N
     assert (again["path"], again["skipped"], again["documents"]) == (str(tmp_path / "docs"), 1, 1)
 
 
+@pytest.mark.slow
 def test_doctor_fails_where_something_configured_does_not_answer(
     vectorize_here: Vectorize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,6 +175,7 @@ def test_doctor_fails_where_something_configured_does_not_answer(
     assert (status["kafka"], status["corpus"], status["store"]) == ("error", "error", "ok")
 
 
+@pytest.mark.slow
 def test_dagster_job_execute_for_one_partition(vectorize_here: Vectorize, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

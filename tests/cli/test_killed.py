@@ -117,6 +117,7 @@ def test_killed_while_it_writes(
     assert left == [], "runs of killed processes still count as started"
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_so(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "docs"
     write_corpus(folder, 20 * DOCUMENTS)  # for a minute: it is interrupted after its first rows

@@ -36,6 +36,7 @@ def by_name(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {row["model"]: row for row in rows}
 
 
+@pytest.mark.slow
 def test_a_model_is_exported_once_and_listed(vectorize_here: Vectorize, model: Path, tmp_path: Path) -> None:
     before = by_name(vectorize_here("models", "list", "--json").json)
     assert before[DEFAULT_TEXT_MODEL]["configured"] == ["models.text"]
@@ -181,6 +182,7 @@ def test_doctor_says_what_would_run_and_what_there_is_no_room_for(
     assert "cannot be cut to 999" in doctor["model"]["detail"]
 
 
+@pytest.mark.slow
 def test_a_collection_of_short_vectors(
     vectorize_here: Vectorize, tmp_path: Path, exported_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,7 @@ def _store_findings(vectorize: Vectorize) -> list[tuple[str, str]]:
     return [(each["status"], each["detail"]) for each in done.json if each["name"] == "store"]
 
 
+@pytest.mark.slow
 def test_a_folder_is_ingested_searched_and_changed(
     vectorize_here: Vectorize,
     stored_in_bucket: None,
@@ -88,6 +89,7 @@ def _with_an_unset_variable(options: dict[str, str]) -> dict[str, str]:
         (_with_an_unset_variable, 2, "secret_access_key refers to the variable NO_SUCH_VARIABLE, which is not set"),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_option_is_named_with_what_to_do(
     vectorize_here: Vectorize,
     stored_in_bucket: None,
@@ -105,6 +107,7 @@ def test_a_wrong_option_is_named_with_what_to_do(
     assert SECRET not in done.out + done.err
 
 
+@pytest.mark.slow
 def test_a_bucket_that_is_not_there_is_named(
     vectorize_here: Vectorize, stored_in_bucket: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

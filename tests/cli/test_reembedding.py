@@ -27,6 +27,7 @@ def collections(*arguments: object, code: int = 0) -> Any:
     return json.loads(done.stdout) if "--json" in arguments else done.stdout
 
 
+@pytest.mark.slow
 def test_a_change_of_model_from_the_command_line(vectorize_here: Vectorize, home: Path, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

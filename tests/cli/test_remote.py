@@ -13,6 +13,7 @@ REMOTE = "remote:embed-for-commands"
 TEXT = "The supply boat lands on Tuesdays."
 
 
+@pytest.mark.slow
 def test_from_a_remote_model_to_one_of_this_machine_and_back(
     vectorize_here: Vectorize, home: Path, provider: ProviderServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

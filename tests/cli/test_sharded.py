@@ -97,6 +97,7 @@ def test_a_signal_ends_all_shards(number: signal.Signals, tmp_path: Path) -> Non
         assert f"shard {mark.name[0]}/3: interrupted" in found["errors"]
 
 
+@pytest.mark.slow
 def test_ingest_in_shards(vectorize_here: Vectorize, tmp_path: Path) -> None:
     folder = tmp_path / "docs"
     folder.mkdir()

@@ -92,6 +92,7 @@ def test_its_settings_exist(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "command", sorted({tuple(service["command"]) for service in compose.own_services().values()}), ids=" ".join
 )
+@pytest.mark.slow
 def test_its_commands_exist(command: tuple[str, ...]) -> None:
     words = [each for each in command if not each.startswith("--")]
     program, *arguments = words

@@ -5,6 +5,8 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from tests.providers.installation import SECRETS, installed
 from tests.servers.provider import KeyLimits, ProviderServer
 from vectorize_pipelines.core.items import Item, Modality, content_hash
@@ -45,6 +47,7 @@ def _item(text: str) -> Item:
     return Item("source", 0, Modality.TEXT, text, None, content_hash(text), datetime.now(UTC))
 
 
+@pytest.mark.slow
 def test_only_what_was_in_flight_is_asked_again(home: Path, provider: ProviderServer) -> None:
     provider.reset(keys={secret: KeyLimits() for secret in SECRETS.values()}, answer_seconds=0.05)
     settings = installed(home, provider, max_embedding_batch=IN_REQUEST)

@@ -157,6 +157,7 @@ def test_another_key_is_tried_after_a_429_though_the_first_is_free_again(
 
 
 @pytest.mark.parametrize("names", [("first",), ("first", "second")])
+@pytest.mark.slow
 def test_who_is_always_told_to_come_back_at_once_does_not_ask_without_end(
     names: tuple[str, ...], home: Path, provider: ProviderServer
 ) -> None:
@@ -174,6 +175,7 @@ def test_who_is_always_told_to_come_back_at_once_does_not_ask_without_end(
     assert 0 < sum(provider.report().statuses.values()) <= 6 * len(names)
 
 
+@pytest.mark.slow
 def test_keys_that_cool_for_longer_than_a_call_lasts_are_waited_for_by_embeddings(
     home: Path, provider: ProviderServer
 ) -> None:
@@ -311,6 +313,7 @@ def test_who_waits_for_a_key_takes_no_place_from_others(home: Path, provider: Pr
     assert asyncio.run(run()).outcome == "completed"
 
 
+@pytest.mark.slow
 def test_a_call_whose_own_time_is_over_says_nothing_about_the_provider(home: Path, provider: ProviderServer) -> None:
     serve_keys(provider, faults=[Fault("stall", seconds=3600)])
 

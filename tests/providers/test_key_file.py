@@ -100,6 +100,7 @@ def test_any_content_is_read_or_refused(content: Any) -> None:
     assert len({key.name for key in config.keys}) == len(config.keys)
 
 
+@pytest.mark.slow
 def test_keys_that_are_added_and_removed_count_without_a_restart(file: Path, settings: Settings) -> None:
     async def go() -> None:
         write(file, keys(1, max_concurrency=1))
@@ -121,6 +122,7 @@ def test_keys_that_are_added_and_removed_count_without_a_restart(file: Path, set
     asyncio.run(go())
 
 
+@pytest.mark.slow
 def test_a_key_that_the_file_enables_again_counts(file: Path, shared: Settings) -> None:
     async def go() -> None:
         write(file, keys(2))

@@ -32,6 +32,7 @@ def test_a_key_cools_for_as_long_as_the_provider_says(shared: Settings) -> None:
     asyncio.run(go())
 
 
+@pytest.mark.slow
 def test_cooling_doubles_while_it_goes_on_and_is_bounded(shared: Settings) -> None:
     async def cool(pool: APIKeyPool, expected: float) -> None:
         (key,) = await borrow(pool, 1)

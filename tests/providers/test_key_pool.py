@@ -44,6 +44,7 @@ def test_a_limit_holds_for_all_processes_together(shared: Settings, limit: dict[
     asyncio.run(go())
 
 
+@pytest.mark.slow
 def test_a_call_is_forgotten_when_it_has_left_the_window(shared: Settings) -> None:
     async def go() -> None:
         windows = Windows(second=0.2, minute=0.4, second_margin=0.01, minute_margin=0.01)

@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from tests.providers.pools import LATE, LONG, SOON, borrow, keys, none_is_free, places, pool_of, until
 from vectorize_pipelines.errors import NoKeyAvailableError
 from vectorize_pipelines.providers.key_file import KeySource
@@ -137,6 +139,7 @@ def test_who_needs_many_tokens_is_not_passed_by_those_who_need_few(shared: Setti
     asyncio.run(go())
 
 
+@pytest.mark.slow
 def test_who_needs_more_tokens_than_a_key_has_does_not_keep_others_from_it(shared: Settings) -> None:
     async def go() -> None:
         config = keys(2, tpm_limit=1000, max_concurrency=2)

@@ -102,6 +102,7 @@ def test_the_clean_up_says_what_it_removed(
     versions.close()
 
 
+@pytest.mark.slow
 def test_runs_go_but_for_the_latest_of_each_partition(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_killed_drain_run_is_no_reason_to_wait(instance: dg.DagsterInstance) -
     assert isinstance(tick(instance), dg.SensorResult)
 
 
+@pytest.mark.slow
 def test_a_folder_of_more_files_than_a_run_takes_is_launched_in_shards_and_only_those_with_work_again(
     instance: dg.DagsterInstance, corpus: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -189,6 +189,7 @@ def test_a_killed_holder_is_followed_by_another_one(database: Database, installa
             assert lapsed(database, "run/") == []
 
 
+@pytest.mark.slow
 def test_whether_a_holder_lives_is_known_in_time(database: Database, installation: Settings, often: None) -> None:
     with holding(installation, "dead", SHORT_SECONDS) as holder, hold(database, "alive", "alive"):
         holder.process.kill()
@@ -209,6 +210,7 @@ def test_a_stalled_holder_finds_its_lease_taken(database: Database, installation
         assert holder.check().startswith("lost "), "what was lost stays so"
 
 
+@pytest.mark.slow
 def test_a_stalled_holder_whose_lease_nobody_took_has_lost_it(database: Database, installation: Settings) -> None:
     with holding(installation, "a", SHORT_SECONDS) as holder:
         holder.process.send_signal(signal.SIGSTOP)

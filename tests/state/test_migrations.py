@@ -249,6 +249,7 @@ def test_a_migration_that_fails_changes_nothing(
 
 
 @pytest.mark.parametrize("of_before", [False, True], ids=["new", "of before"])
+@pytest.mark.slow
 def test_a_killed_upgrade_is_completed_by_the_next_start(installation: Settings, of_before: bool) -> None:
     if of_before:
         load(installation)

@@ -57,6 +57,7 @@ def request(number: int, state: RequestState, vectors: int, taken: int | None) -
 
 @hypothesis_settings(max_examples=40)
 @given(REQUESTS)
+@pytest.mark.slow
 def test_the_sums_are_those_of_the_rows(
     tmp_path_factory: pytest.TempPathFactory, requests: list[tuple[RequestState, int, int | None]]
 ) -> None:

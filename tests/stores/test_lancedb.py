@@ -103,6 +103,7 @@ def _started(function: Callable[..., None], *arguments: Any) -> tuple[multiproce
 
 
 @pytest.mark.parametrize("machines", [(None, None), ("first", "second")], ids=["locked", "unlocked"])
+@pytest.mark.slow
 def test_processes_that_write_the_same_ids_store_each_once(
     store: VectorStore, tmp_path: Path, machines: tuple[str | None, ...]
 ) -> None:
@@ -114,6 +115,7 @@ def test_processes_that_write_the_same_ids_store_each_once(
     assert inserted == len(stored(store)) == batches * writers.BATCH_ROWS
 
 
+@pytest.mark.slow
 def test_two_processes_that_ensure_a_collection_at_once_make_one(tmp_path: Path) -> None:
     starts, running = [], []
     for _ in range(2):
@@ -130,6 +132,7 @@ def test_two_processes_that_ensure_a_collection_at_once_make_one(tmp_path: Path)
     assert [(one.name, {one.physical}) for one in collections] == [(COLLECTION, physical)]
 
 
+@pytest.mark.slow
 def test_a_writer_killed_at_any_moment_leaves_whole_batches(store: VectorStore, tmp_path: Path) -> None:
     moments = random.Random(5)
     confirmed = -1
@@ -217,6 +220,7 @@ def test_maintenance_compacts_and_indexes_when_due_and_only_then(tmp_path: Path)
     assert store.maintain(COLLECTION)["indexes_built"] == 1, "the vector index is trained anew"
 
 
+@pytest.mark.slow
 def test_a_large_collection_is_compacted_without_rewriting_what_was(tmp_path: Path) -> None:
     limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=100)
     store = LanceDBStore(Location.folder(tmp_path / "lancedb"), maintenance=limits)
@@ -247,6 +251,7 @@ def _alike(count: int, first: int) -> pa.Table:
     return many(1).take(pa.array([0] * count)).set_column(0, record_schema(4).field("id"), ids)
 
 
+@pytest.mark.slow
 def test_a_large_collection_keeps_its_indexes_through_compaction(tmp_path: Path) -> None:
     """pylance compacts, and brings up to date, indexes that LanceDB has made and goes on searching."""
     limits = dataclasses.replace(EAGER, apart_rows=1, fragments=5)
@@ -294,6 +299,7 @@ def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: P
 
 
 @pytest.mark.parametrize("abandoned", [False, True])
+@pytest.mark.slow
 def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_it(
     tmp_path: Path, abandoned: bool
 ) -> None:

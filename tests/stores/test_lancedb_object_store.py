@@ -18,6 +18,8 @@ from vectorize_pipelines.stores.filters.expressions import Filter
 from vectorize_pipelines.stores.lancedb.failures import translate_errors
 from vectorize_pipelines.stores.lancedb.location import Location
 
+pytestmark = pytest.mark.slow
+
 
 class _OnObjectStore:
     @pytest.fixture
@@ -43,6 +45,7 @@ class TestFilters(_OnObjectStore, conformance.Filters):
     @given(
         generated=st.lists(suite.generated_rows, min_size=1, max_size=12), wheres=st.lists(suite.filters, min_size=4)
     )
+    @pytest.mark.slow
     def test_filters_mean_what_the_reference_says(
         self, store: VectorStore, generated: list[Row], wheres: list[Filter]
     ) -> None:

@@ -117,6 +117,7 @@ class Load:
                     yield
 
 
+@pytest.mark.slow
 def test_no_query_fails_and_nothing_is_lost_by_switch_and_rollback(writers: Writers) -> None:
     writers.write(THERE_ALWAYS)
     with Load(writers) as load, closing(writers.generations()) as generations:

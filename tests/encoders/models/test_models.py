@@ -44,6 +44,7 @@ def test_short_names_are_those_of_sentence_transformers(name: str, repository: s
     assert full_name(name) == repository
 
 
+@pytest.mark.slow
 def test_folder_wins_over_a_name(plain_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     model = plain_model("bert")
     monkeypatch.chdir(model.parent)

@@ -598,6 +598,7 @@ def server(settings: Settings) -> Iterator[str]:
         yield url
 
 
+@pytest.mark.slow
 def test_a_running_server_follows_what_the_command_does(server: str, vectorize_here: Vectorize) -> None:
     with httpx2.Client(base_url=server, trust_env=False) as client:
         assert client.get("/openapi.json").status_code == 200, "no token has been made"
@@ -627,6 +628,7 @@ def test_a_browser_signs_in_and_out(server: str, settings: Settings) -> None:
         assert client.get("/openapi.json").status_code == 303
 
 
+@pytest.mark.slow
 def test_nothing_that_runs_logs_a_token(server: str, settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     file = TokensFile.of(settings)

@@ -78,6 +78,7 @@ def new_row(request_id: str, now: datetime) -> RequestRow:
 
 @hypothesis_settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(STEPS)
+@pytest.mark.slow
 def test_each_change_is_told_once_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch, steps: list[list[str]]) -> None:
     monkeypatch.setattr(sources, "UNDER_WAY", WINDOW)
     monkeypatch.setattr(sources, "ENDED", WINDOW)

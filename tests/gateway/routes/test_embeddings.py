@@ -38,6 +38,8 @@ from vectorize_pipelines.settings import DEFAULT_TEXT_MODEL, Settings, load_sett
 from vectorize_pipelines.settings.models import DEFAULT_IMAGE_MODEL
 from vectorize_pipelines.stores import open_store
 
+pytestmark = pytest.mark.slow
+
 MODEL = DEFAULT_TEXT_MODEL
 READER = Caller.of("reader", Scope.READ)
 

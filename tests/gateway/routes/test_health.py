@@ -228,6 +228,7 @@ def test_brokers_that_stand_still_are_away_until_they_answer_again(
 
 
 @pytest.mark.parametrize("kind", ["weaviate", "qdrant"])
+@pytest.mark.slow
 def test_a_store_server_that_says_nothing_holds_nothing_up(
     home: Path, monkeypatch: pytest.MonkeyPatch, dagster: DagsterAddress, kind: str
 ) -> None:
@@ -246,6 +247,7 @@ def test_a_store_server_that_says_nothing_holds_nothing_up(
             assert "hush-hush" not in json.dumps(report)
 
 
+@pytest.mark.slow
 def test_a_web_server_of_dagster_that_says_nothing_holds_nothing_up(settings: Settings) -> None:
     with silence() as port, served(settings, dagster=DagsterAddress(f"http://127.0.0.1:{port}")) as client:
         report = until_it_says(client, lambda report: report["store"]["connected"])

@@ -162,6 +162,7 @@ def test_a_token_without_the_scope_gets_no_stream(settings: Settings, path: str)
 # ---- all requests, without Kafka
 
 
+@pytest.mark.slow
 def test_all_changes_are_told_in_their_order(client: httpx2.Client, ledger: RequestLedger) -> None:
     ledger.record([ended(new_row("before"))])
     row = new_row("one")
@@ -221,6 +222,7 @@ def test_a_client_with_an_id_that_is_not_known_is_told_to_load_again(
         assert event.state == ("one", COMPLETED)
 
 
+@pytest.mark.slow
 def test_what_happened_while_nobody_listened_is_not_gone_on_from(client: httpx2.Client, ledger: RequestLedger) -> None:
     with listening(client, "/events") as stream:
         stream.begun()

@@ -42,6 +42,8 @@ from vectorize_pipelines.state.ledger import LISTED_METADATA_CHARACTERS, Request
 from vectorize_pipelines.state.request_rows import RequestRow
 from vectorize_pipelines.stores import open_store
 
+pytestmark = pytest.mark.slow
+
 NOBODY = DagsterAddress("http://127.0.0.1:1")
 READER = Caller.of("reader", Scope.READ)
 TEXT = "text_vectorization"

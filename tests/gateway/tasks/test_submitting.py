@@ -326,6 +326,7 @@ def test_topics_that_are_missing_are_told_with_their_remedy(home: Path, kafka_se
         assert http.post("/tasks/submit", json=text()).status_code == 200
 
 
+@pytest.mark.slow
 def test_brokers_that_are_away(home: Path, monkeypatch: pytest.MonkeyPatch, ledger: RequestLedger) -> None:
     monkeypatch.setenv("VECTORIZE_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("VECTORIZE_KAFKA__REQUEST_SECONDS", "0.5")

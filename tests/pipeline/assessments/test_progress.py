@@ -2,6 +2,7 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,6 +98,7 @@ _RUNS = st.lists(st.integers(0, 200), min_size=1, max_size=6)
 
 
 @given(_RUNS, st.randoms(use_true_random=False), st.integers(0, 2**40))
+@pytest.mark.slow
 def test_no_run_forgets_what_those_before_it_have_done(runs: list[int], chance: random.Random, begin: int) -> None:
     """However little of it a run reads before it commits something and is killed."""
     messages = [begin + offset for offset in range(400) if chance.random() < 0.8]

@@ -103,6 +103,7 @@ def test_no_more_tasks_are_held_than_may_be(home: Path) -> None:
 
 
 @pytest.mark.parametrize("step", [1, BLOCK_OFFSETS], ids=["dense", "sparse"])
+@pytest.mark.slow
 def test_all_of_a_backlog_that_does_not_fit_is_judged_the_newest_first(home: Path, step: int) -> None:
     """What is put aside is read once more, also where the offsets of a partition leave no room for more."""
     count, began_ms = 300, time.time_ns() // 1_000_000 - 60_000

@@ -471,6 +471,7 @@ def test_days_of_a_killed_run_are_reported_by_the_next(installation: Installatio
         ("write", "a.md", (1,), 0),
     ]
 )
+@pytest.mark.slow
 def test_any_history_ends_in_the_same_rows_as_a_first_run(
     history: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, shared_parsers: None
 ) -> None:

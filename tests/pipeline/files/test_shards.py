@@ -161,6 +161,7 @@ def test_rows_that_a_disk_set_back_come_back_beside_other_shards(
 )
 @example(history=[("write", "a.md", (1,), 0), ("killed-shard", 0, 2), ("killed-shard", 1, 2), ("delete", "a.md")])
 @example(history=[("write", "a.md", (1, 2), 0), ("shards", (0, 1, 2, 3)), ("rename", "a.md", "sub/d.md")])
+@pytest.mark.slow
 def test_any_history_in_shards_ends_in_the_same_rows_as_one_run(
     history: list[tuple[Any, ...]], tmp_path_factory: pytest.TempPathFactory, shared_parsers: None
 ) -> None:

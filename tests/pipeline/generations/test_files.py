@@ -119,6 +119,7 @@ def corpus(tmp_path: Path) -> Folder:
     return folder
 
 
+@pytest.mark.slow
 def test_after_a_switch_files_are_neither_read_nor_encoded_and_new_ones_get_the_new_model(corpus: Folder) -> None:
     corpus.again(NEW)
     corpus.turn("switch")
@@ -157,6 +158,7 @@ def test_a_collection_that_was_never_embedded_again_is_held_to_the_settings(corp
         corpus.ingest()
 
 
+@pytest.mark.slow
 def test_documents_are_cut_anew_while_they_change(corpus: Folder) -> None:
     corpus.put("gone.md", document(8))
     corpus.ingest()

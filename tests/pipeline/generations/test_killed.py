@@ -81,6 +81,7 @@ def contents(
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.slow
 def test_killed_while_it_fills_the_new_generation(tmp_path: Path) -> None:
     texts = {f"source {n}": f"text {n}" for n in range(ROWS)}
     undisturbed = installation(tmp_path / "undisturbed")

@@ -485,6 +485,7 @@ class Killed(BaseException):
 
 @hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(operations=st.lists(OPERATIONS, min_size=3, max_size=10))
+@pytest.mark.slow
 def test_all_generations_hold_what_was_acknowledged(
     tmp_path_factory: pytest.TempPathFactory, operations: list[tuple[str, Any]]
 ) -> None:

@@ -33,6 +33,7 @@ A, B, C = (Equal(f"metadata.{name}", name) for name in "abc")
 
 @hypothesis_settings(max_examples=400)
 @given(where=filters, rows=st.lists(records, min_size=1, max_size=6))
+@pytest.mark.slow
 def test_what_is_written_means_the_same_when_it_is_read(where: Filter, rows: list[dict[str, Any]]) -> None:
     read = parse_filter(as_text(where))
     of_json = filter_of_json(json.loads(json.dumps(as_json(where))))
@@ -235,6 +236,7 @@ _anything = st.recursive(
 
 @hypothesis_settings(max_examples=600)
 @given(value=_anything)
+@pytest.mark.slow
 def test_any_json_is_a_filter_that_stores_take_or_the_named_error(value: Any) -> None:
     check(outcome(filter_of_json, value))
 
