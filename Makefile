@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 test test-fast test-kubernetes coverage stress: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
-.PHONY: chaos-machines test-kubernetes bench bench-gpu clean
+.PHONY: chaos-machines test-kubernetes real-files fuzz bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -97,6 +97,12 @@ chaos-keys: setup ## 8 processes share 20 API keys and are killed: no limit exce
 chaos-machines: setup ## as root: kill, stall and cut off machines that embed messages and files (MESSAGES=100000 FILES=20000 WORKERS=4 KILLS=18 SEED=0)
 	@$(RUN) python -m tests.machines.chaos --messages $(or $(MESSAGES),100000) --files $(or $(FILES),20000) \
 		--workers $(or $(WORKERS),4) --kills $(or $(KILLS),18) --seed $(or $(SEED),0)
+
+real-files: setup ## parse thousands of real documents, hold their text against a second extractor (FOLDERS=/usr/share/doc EACH=300)
+	@$(RUN) python -m tests.documents.real_files $(or $(FOLDERS),/usr/share/doc) --each $(or $(EACH),300)
+
+fuzz: setup ## parse damaged documents: an error with a remedy, or nothing happened (FOLDERS=examples/corpus MINUTES=20 a format)
+	@$(RUN) python -m tests.documents.fuzz $(or $(FOLDERS),examples/corpus) --minutes $(or $(MINUTES),20)
 
 bench: setup ## measure (ONLY=memory for one figure): see benchmarks/README.md
 	@$(RUN) python -m benchmarks.run $(ONLY)
