@@ -3,10 +3,12 @@
 A new version of Dagster may move any of these: what breaks with it, breaks here.
 """
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -43,6 +45,9 @@ from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
+# What an instance is given a run to submit with, for annotations: it has no public name.
+from dagster._core.workspace.context import BaseWorkspaceRequestContext
+
 # A class of instances says with it which launcher holds where dagster.yaml names none.
 from dagster._serdes import ConfigurableClassData
 
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssetJob",
+    "BaseWorkspaceRequestContext",
     "CheckError",
     "CheckRunHealthResult",
     "ConfigurableClassData",
@@ -73,6 +79,8 @@ __all__ = [
     "configure_web_logging",
     "execute_run",
     "get_friendly_path_info",
+    "interrupts_deferred",
+    "run_daemon",
     "stamp_alembic_rev",
     "stamp_postgresql",
     "web_app",
@@ -97,6 +105,16 @@ def configure_web_logging() -> None:
     configure_loggers(log_level="INFO")
 
 
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Have SIGINT and SIGTERM seen only where `run_daemon` looks for them, as `dagster-daemon` does."""
+    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+
+    setup_interrupt_handlers()
+    with capture_interrupts():
+        yield
+
+
 def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     """Execute a launched run in this process as `dagster api execute_run` does, whose command makes a new process.
 
@@ -105,6 +123,48 @@ def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     from dagster._cli.api import _execute_run_command_body
 
     _execute_run_command_body(run_id, instance, lambda event: None, set_exit_code_on_failure=False)
+
+
+def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], None]) -> None:
+    """Run Dagster's daemon as `dagster-daemon run` does, until an interrupt.
+
+    Between two looks at the queue of runs it calls `wait_for_runs` with the seconds that lie between them at the most.
+    Dagster's own loop sleeps there, in steps of half a second, whatever is put into the queue.
+    """
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster._daemon.cli import _get_heartbeat_tolerance
+    from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
+    from dagster._daemon.daemon import DaemonIterator, SpanMarker
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+    from dagster._utils.error import serializable_error_info_from_exc_info
+
+    class Queue(QueuedRunCoordinatorDaemon):
+        def core_loop(self, context: Any, shutdown_event: threading.Event) -> DaemonIterator:
+            while True:
+                yield SpanMarker.START_SPAN
+                try:
+                    yield from self.run_iteration(context)
+                except Exception:  # noqa: BLE001 (as the loop that this one stands for)
+                    error = serializable_error_info_from_exc_info(sys.exc_info())
+                    self._logger.error("Caught error:\n%s", error)
+                    yield error
+                yield SpanMarker.END_SPAN
+                wait_for_runs(self.interval_seconds)
+                yield None
+
+    def daemons(instance: dg.DagsterInstance) -> Iterator[Any]:
+        for daemon in create_daemons_from_instance(instance):
+            is_queue = isinstance(daemon, QueuedRunCoordinatorDaemon)
+            yield Queue(interval_seconds=daemon.interval_seconds) if is_queue else daemon
+
+    with daemon_controller_from_instance(
+        instance,
+        workspace_load_target=WorkspaceFileTarget(paths=[str(workspace)]),
+        heartbeat_tolerance_seconds=_get_heartbeat_tolerance(),
+        gen_daemons=daemons,
+        code_server_log_level="warning",
+    ) as controller:
+        controller.check_daemon_loop()
 
 
 @contextmanager

@@ -11,9 +11,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import dagster as dg
@@ -54,6 +55,9 @@ from vectorize_pipelines.state.database import (
 from vectorize_pipelines.state.home import keep_private, use_dagster_home
 from vectorize_pipelines.state.redis_connection import redis_address
 
+if TYPE_CHECKING:
+    from vectorize_pipelines.compat import BaseWorkspaceRequestContext
+
 logger = logging.getLogger(__name__)
 
 # From 2.1 on, SQLAlchemy takes psycopg for `postgresql://`, the form that Dagster documents and builds itself; Dagster
@@ -84,6 +88,10 @@ _WAITING_SECONDS = 7 * 86_400
 class PreparedInstance(dg.DagsterInstance):
     """Dagster's own instance, on databases that are whole, with the launcher of the setting `run_launcher`."""
 
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._submitted = threading.Event()
+
     @classmethod
     def config_schema(cls) -> Mapping[str, Any]:
         """Return what dagster.yaml may say beyond Dagster's own settings: nothing. Called by Dagster."""
@@ -110,6 +118,17 @@ class PreparedInstance(dg.DagsterInstance):
         if hands_runs_to_workers(self):
             return _WAITING_SECONDS
         return super().run_monitoring_start_timeout_seconds
+
+    def submit_run(self, run_id: str, workspace: "BaseWorkspaceRequestContext") -> dg.DagsterRun:
+        """Put a run into the queue. Called by Dagster's sensors, schedules and retries, and by its UI."""
+        run = super().submit_run(run_id, workspace)
+        self._submitted.set()
+        return run
+
+    def wait_for_runs(self, seconds: float) -> None:
+        """Wait until a run was submitted through this object since the last call, at most so long."""
+        self._submitted.wait(seconds)
+        self._submitted.clear()
 
     def create_reexecuted_run(self, *, parent_run: dg.DagsterRun, **arguments: Any) -> dg.DagsterRun:
         """Make the run that repeats another one. Called by Dagster's automatic retries, and by its UI.
