@@ -145,9 +145,8 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
                 try:
                     yield from self.run_iteration(context)
                 except Exception:  # noqa: BLE001 (as the loop that this one stands for)
-                    error = serializable_error_info_from_exc_info(sys.exc_info())
-                    self._logger.error("Caught error:\n%s", error)
-                    yield error
+                    self._logger.exception("Caught error")
+                    yield serializable_error_info_from_exc_info(sys.exc_info())
                 yield SpanMarker.END_SPAN
                 wait_for_runs(self.interval_seconds)
                 yield None

@@ -1,8 +1,9 @@
 """Heartbeats: what the workers of an installation do now, wherever they run, and which runs they execute.
 
-A worker's process has a `Pulse`, which writes its `Heartbeat` every few seconds; `workers` lists those that were written
-lately. Heartbeats lie in Redis where that is configured, else in the database that Dagster uses. They are for people
-and for figures: nothing is decided by them. That a run lives, whoever executes it, its lease says (`state.leases`).
+A worker's process has a `Pulse`, which writes its `Heartbeat` every few seconds; `workers` lists those that were
+written lately. Heartbeats lie in Redis where that is configured, else in the database that Dagster uses. They are for
+people and for figures: nothing is decided by them. That a run lives, whoever executes it, its lease says
+(`state.leases`).
 
 All times are by the clock of the server that keeps them, so that machines with different clocks can be compared.
 """

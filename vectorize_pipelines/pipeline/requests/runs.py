@@ -112,7 +112,9 @@ def open_drain(
         return _owner(resources, lambda own: RequestStream(context, source, report, policy, days, own, attempts))
 
 
-def _take_over(kafka: KafkaSettings, request: DrainRequest, resources: ExitStack) -> tuple[OutcomeProducer, DrainSource]:
+def _take_over(
+    kafka: KafkaSettings, request: DrainRequest, resources: ExitStack
+) -> tuple[OutcomeProducer, DrainSource]:
     """Fence an earlier run of the shard, and begin where it has stopped. Raises as `open_drain`."""
     # First: what the earlier run left open has to be settled before its offsets are read.
     outcomes = _closing(resources, OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}"))
