@@ -144,7 +144,7 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
                 yield SpanMarker.START_SPAN
                 try:
                     yield from self.run_iteration(context)
-                except Exception:  # noqa: BLE001 (as the loop that this one stands for)
+                except Exception:  # as the loop that this one stands for
                     self._logger.exception("Caught error")
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                 yield SpanMarker.END_SPAN

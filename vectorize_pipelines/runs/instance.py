@@ -75,6 +75,8 @@ _MAKING = ".making-"
 MAKING_SECONDS = 120
 #: Of PostgreSQL's lock for the making of Dagster's tables; any number that nobody else uses.
 _POSTGRESQL_LOCK = 0x766563746F726961
+#: The databases in PostgreSQL that this process has found whole: a worker opens the instance for each of its runs.
+_whole: set[URL] = set()
 #: The tables of Dagster's, which share a database in PostgreSQL.
 _PARTS = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
 
@@ -304,12 +306,15 @@ def _is_ours_to_make(config: Mapping[str, Any]) -> bool:
 
 def _prepare_postgresql(url: URL) -> None:
     """Dagster makes its tables one by one: whoever comes meanwhile would take the first one for all of them."""
+    if url in _whole:
+        return
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", **engine_options(url))
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"set lock_timeout = '{MAKING_SECONDS}s'")
             connection.execute(sa.select(sa.func.pg_advisory_lock(_POSTGRESQL_LOCK)))
             _make_postgresql(connection, url)
+        _whole.add(url)
     except sa.exc.SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
         reason = without_secrets(said, *secrets_of(url))
