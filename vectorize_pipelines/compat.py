@@ -80,11 +80,16 @@ __all__ = [
     "execute_run",
     "get_friendly_path_info",
     "interrupts_deferred",
+    "kept_connections",
     "run_daemon",
     "stamp_alembic_rev",
     "stamp_postgresql",
     "web_app",
 ]
+
+
+#: Connections for each part of an instance that are made, and closed again, while the one that it keeps is in use.
+_BESIDE = 50
 
 
 def stamp_postgresql(connection: "sa.Connection") -> None:
@@ -103,6 +108,38 @@ def configure_web_logging() -> None:
     from dagster._utils.log import configure_loggers
 
     configure_loggers(log_level="INFO")
+
+
+@contextmanager
+def kept_connections(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Have an instance in PostgreSQL keep one connection for each of its parts, for processes that ask it all the time.
+
+    Dagster makes one for each query, but in its web server, whose connections are not tried before they are used: after
+    a restart of the database the first query would fail.
+    """
+    if "dagster_postgres" not in sys.modules:
+        yield
+        return
+    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+    from dagster_postgres.utils import create_pg_engine
+
+    engines = []
+    for part in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        if isinstance(part, PostgresRunStorage | PostgresEventLogStorage | PostgresScheduleStorage):
+            part._engine = create_pg_engine(
+                part.postgres_url,
+                part._token_provider,
+                isolation_level="AUTOCOMMIT",
+                pool_size=1,
+                max_overflow=_BESIDE,
+                pool_pre_ping=True,
+            )
+            engines.append(part._engine)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.dispose()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from vectorize_pipelines.settings import load_settings
 
 def main() -> None:
     """Run it until SIGINT or SIGTERM."""
-    from vectorize_pipelines.compat import interrupts_deferred, run_daemon
+    from vectorize_pipelines.compat import interrupts_deferred, kept_connections, run_daemon
     from vectorize_pipelines.runs.instance import PreparedInstance, open_instance
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +27,7 @@ def main() -> None:
     workspace = parser.parse_args().workspace
     with contextlib.suppress(KeyboardInterrupt), interrupts_deferred():
         try:
-            with open_instance(load_settings()) as instance:
+            with open_instance(load_settings()) as instance, kept_connections(instance):
                 # A dagster.yaml of one's own need not name the class of instances that knows what was submitted.
                 wait = instance.wait_for_runs if isinstance(instance, PreparedInstance) else time.sleep
                 run_daemon(instance, workspace, wait)

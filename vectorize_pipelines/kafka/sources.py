@@ -110,12 +110,11 @@ class DrainSource(MessageSource):
     Partitions that a topic gets meanwhile are taken up, those of the shard (`AddedPartitions`).
 
     A normal message goes before the next batch of a lane with priority once those alone have been served for
-    `kafka.drain.ageing_seconds`, so no lane can hold up another for ever. Topics that are missing are created.
+    `kafka.drain.ageing_seconds`, so no lane can hold up another for ever. The topics have to be there.
     """
 
     def __init__(self, settings: KafkaSettings, followed: FollowedTopic, shard: Shard):
         """Read nothing yet. Raises `KafkaError`, and `SettingsError` where Kafka is not configured."""
-        create_topics(settings, (followed.family,))
         self._ageing_seconds = settings.drain.ageing_seconds
         self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
         with ThreadPoolExecutor(1, thread_name_prefix="vectorize-topics") as beside:

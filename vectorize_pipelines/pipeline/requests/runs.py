@@ -96,6 +96,7 @@ def open_drain(
         cancellations = _closing(resources, Cancellations(kafka))
         events = _closing(resources, EventProducer(kafka))
         callbacks = _closing(resources, CallbackDelivery.open(settings))
+        attempts = _closing(resources, RunAttempts.open(settings, "drain", request.run_id))
         context = _context(settings, request, store, lease_encoder, resources, force=request.force)
         outcomes, source = taking_over.result()
         report = TopicReport(
@@ -108,7 +109,7 @@ def open_drain(
             callbacks=callbacks,
             group_metadata=source.group_metadata(),
         )
-        attempts = _attempts(settings, "drain", request.run_id, source, resources)
+        attempts.begin(source.begins_at(), source.ends_at())
         return _owner(resources, lambda own: RequestStream(context, source, report, policy, days, own, attempts))
 
 
