@@ -15,7 +15,7 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
+from vectorize_pipelines.kafka.sources import DrainSource, ReplaySource
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.messaging.cancellations import Cancellations
@@ -30,7 +30,7 @@ from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.spill import configured_outage
 from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
 from vectorize_pipelines.settings import DrainSettings, KafkaSettings, Settings
-from vectorize_pipelines.state.attempts import Attempts, Kind, RunAttempts
+from vectorize_pipelines.state.attempts import RunAttempts
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore
@@ -137,7 +137,8 @@ def open_replay(
         ledger = _closing(resources, RequestLedger.open(settings))
         report = Report(ledger, request.modality, request.run_id, cancellations)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
-        attempts = _attempts(settings, "replay", request.run_id, source, resources)
+        attempts = _closing(resources, RunAttempts.open(settings, "replay", request.run_id))
+        attempts.begin(source.begins_at(), source.ends_at())
         context = _context(settings, request, store, lease_encoder, resources, force=request.force)
         return _owner(
             resources,
@@ -177,12 +178,6 @@ def _owner(resources: ExitStack, make: Callable[[ExitStack], RequestStream]) -> 
     stream = make(owned)
     owned.push(resources.pop_all())
     return stream
-
-
-def _attempts(settings: Settings, kind: Kind, run_id: str, source: MessageSource, resources: ExitStack) -> Attempts:
-    attempts = _closing(resources, RunAttempts.open(settings, kind, run_id))
-    attempts.begin(source.begins_at(), source.ends_at())
-    return attempts
 
 
 def abandon_single(settings: Settings, single: SingleRequest, error: Exception | None) -> None:
