@@ -24,7 +24,7 @@ unexport PYTHONDONTWRITEBYTECODE
 test test-fast test-kubernetes coverage stress: export OMP_NUM_THREADS := 1
 
 .PHONY: help setup demo demo-kafka dev check test-fast test coverage stress servers kafka chaos chaos-assessments chaos-keys
-.PHONY: chaos-machines test-kubernetes real-files fuzz bench bench-gpu clean
+.PHONY: chaos-machines test-kubernetes test-containers real-files fuzz bench bench-gpu clean
 
 help: ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -75,6 +75,9 @@ test: check servers ## everything that has to pass: check, and all tests but tho
 test-kubernetes: servers ## as root: the Helm chart on a control plane of Kubernetes, which is built first (minutes, once a machine)
 	@$(RUN) python -m tests.servers.kubernetes.programs
 	$(RUN) pytest -m kubernetes
+
+test-containers: setup ## as root on Debian: build the images of deploy/docker without an engine and try them (minutes, IMAGES="cpu cuda" IMAGE_FOLDER=/var/tmp/vectorize-images)
+	$(RUN) python -m tests.deploy.image --folder $(or $(IMAGE_FOLDER),/var/tmp/vectorize-images) $(or $(IMAGES),cpu)
 
 coverage: setup servers ## all tests, and which branches of the code they went through: half as long again as `make test`
 	@rm -rf .coverage && mkdir .coverage

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.figures import PROJECT_ROOT, Figure, python
 from benchmarks.flat import short_texts
@@ -20,6 +20,9 @@ from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.kafka.clients import producer
 from vectorize_pipelines.kafka.topics import TopicNames, create_topics
 from vectorize_pipelines.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from confluent_kafka import Producer
 
 MESSAGES = 200_000
 MESSAGES_WITH_MODEL = 6_000
@@ -117,7 +120,11 @@ def settings_of(home: Path, server: Server, prefix: str) -> Settings:
 def send(settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
     """Send each text as a request, and wait until all have been sent; `task_ids`: t0, t1 and so on by default."""
     create_topics(settings.kafka)
-    client = producer(settings.kafka)
+    send_by(producer(settings.kafka), settings, texts, task_ids)
+
+
+def send_by(client: "Producer", settings: Settings, texts: Iterable[str], task_ids: list[str] | None = None) -> None:
+    """The same by a producer that is there already, as that of a service is."""
     topic = TopicNames(settings.kafka.topic_prefix).requests(Modality.TEXT)
     for number, text in enumerate(texts):
         _produce(client, topic, task_ids[number] if task_ids else f"t{number}", text)

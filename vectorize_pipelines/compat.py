@@ -3,10 +3,12 @@
 A new version of Dagster may move any of these: what breaks with it, breaks here.
 """
 
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -43,6 +45,9 @@ from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
 from dagster._core.storage.sql import stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
+# What an instance is given a run to submit with, for annotations: it has no public name.
+from dagster._core.workspace.context import BaseWorkspaceRequestContext
+
 # A class of instances says with it which launcher holds where dagster.yaml names none.
 from dagster._serdes import ConfigurableClassData
 
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AssetJob",
+    "BaseWorkspaceRequestContext",
     "CheckError",
     "CheckRunHealthResult",
     "ConfigurableClassData",
@@ -73,10 +79,17 @@ __all__ = [
     "configure_web_logging",
     "execute_run",
     "get_friendly_path_info",
+    "interrupts_deferred",
+    "kept_connections",
+    "run_daemon",
     "stamp_alembic_rev",
     "stamp_postgresql",
     "web_app",
 ]
+
+
+#: Connections for each part of an instance that are made, and closed again, while the one that it keeps is in use.
+_BESIDE = 50
 
 
 def stamp_postgresql(connection: "sa.Connection") -> None:
@@ -97,6 +110,48 @@ def configure_web_logging() -> None:
     configure_loggers(log_level="INFO")
 
 
+@contextmanager
+def kept_connections(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Have an instance in PostgreSQL keep one connection for each of its parts, for processes that ask it all the time.
+
+    Dagster makes one for each query, but in its web server, whose connections are not tried before they are used: after
+    a restart of the database the first query would fail.
+    """
+    if "dagster_postgres" not in sys.modules:
+        yield
+        return
+    from dagster_postgres import PostgresEventLogStorage, PostgresRunStorage, PostgresScheduleStorage
+    from dagster_postgres.utils import create_pg_engine
+
+    engines = []
+    for part in (instance.run_storage, instance.event_log_storage, instance.schedule_storage):
+        if isinstance(part, PostgresRunStorage | PostgresEventLogStorage | PostgresScheduleStorage):
+            part._engine = create_pg_engine(
+                part.postgres_url,
+                part._token_provider,
+                isolation_level="AUTOCOMMIT",
+                pool_size=1,
+                max_overflow=_BESIDE,
+                pool_pre_ping=True,
+            )
+            engines.append(part._engine)
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine.dispose()
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[None]:
+    """Have SIGINT and SIGTERM seen only where `run_daemon` looks for them, as `dagster-daemon` does."""
+    from dagster._utils.interrupts import capture_interrupts, setup_interrupt_handlers
+
+    setup_interrupt_handlers()
+    with capture_interrupts():
+        yield
+
+
 def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     """Execute a launched run in this process as `dagster api execute_run` does, whose command makes a new process.
 
@@ -105,6 +160,47 @@ def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     from dagster._cli.api import _execute_run_command_body
 
     _execute_run_command_body(run_id, instance, lambda event: None, set_exit_code_on_failure=False)
+
+
+def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], None]) -> None:
+    """Run Dagster's daemon as `dagster-daemon run` does, until an interrupt.
+
+    Between two looks at the queue of runs it calls `wait_for_runs` with the seconds that lie between them at the most.
+    Dagster's own loop sleeps there, in steps of half a second, whatever is put into the queue.
+    """
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster._daemon.cli import _get_heartbeat_tolerance
+    from dagster._daemon.controller import create_daemons_from_instance, daemon_controller_from_instance
+    from dagster._daemon.daemon import DaemonIterator, SpanMarker
+    from dagster._daemon.run_coordinator.queued_run_coordinator_daemon import QueuedRunCoordinatorDaemon
+    from dagster._utils.error import serializable_error_info_from_exc_info
+
+    class Queue(QueuedRunCoordinatorDaemon):
+        def core_loop(self, context: Any, shutdown_event: threading.Event) -> DaemonIterator:
+            while True:
+                yield SpanMarker.START_SPAN
+                try:
+                    yield from self.run_iteration(context)
+                except Exception:  # as the loop that this one stands for
+                    self._logger.exception("Caught error")
+                    yield serializable_error_info_from_exc_info(sys.exc_info())
+                yield SpanMarker.END_SPAN
+                wait_for_runs(self.interval_seconds)
+                yield None
+
+    def daemons(instance: dg.DagsterInstance) -> Iterator[Any]:
+        for daemon in create_daemons_from_instance(instance):
+            is_queue = isinstance(daemon, QueuedRunCoordinatorDaemon)
+            yield Queue(interval_seconds=daemon.interval_seconds) if is_queue else daemon
+
+    with daemon_controller_from_instance(
+        instance,
+        workspace_load_target=WorkspaceFileTarget(paths=[str(workspace)]),
+        heartbeat_tolerance_seconds=_get_heartbeat_tolerance(),
+        gen_daemons=daemons,
+        code_server_log_level="warning",
+    ) as controller:
+        controller.check_daemon_loop()
 
 
 @contextmanager

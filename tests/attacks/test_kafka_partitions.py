@@ -305,3 +305,25 @@ def test_what_reads_a_topic_goes_on_where_partitions_cannot_be_looked_for(
             until(known)
     assert all(seconds is not None and seconds <= 1 for seconds in waited)
     assert "could not be found out" in caplog.text
+
+
+def test_a_topic_that_is_deleted_and_made_again_while_it_is_read_ends_the_run_and_loses_nothing(
+    make: MakeInstallation,
+) -> None:
+    installation = make()
+    kafka, topic = installation.settings.kafka, installation.names.requests(Modality.TEXT)
+    installation.send(text_request("before", "a boat"), partition=0)
+    installation.drain()
+    with closing(kafka_source.DrainSource(kafka, followed_topic(kafka, Modality.TEXT), WHOLE)) as source:
+        client = admin(kafka)
+        client.delete_topics([topic])[topic].result(SECONDS)
+        until(lambda: topic not in client.list_topics(timeout=SECONDS).topics)
+        create_topics(kafka)
+        installation._producer = None
+        sent = [text_request(f"new-{number}", "the sea") for number in range(3)]
+        installation.send(*sent, partition=0)
+        with pytest.raises(partitions.TopicReplacedError, match=rf"{topic} at .* was deleted and made again"):
+            until(lambda: bool(source.poll(10).messages))
+    installation.drain()
+    assert {name for name, _ in installation.texts()} >= {request["task_id"] for request in sent}
+    assert not installation.outstanding()

@@ -200,7 +200,7 @@ def test_doctor_asks_redis(
     (redis,) = [finding for finding in done.json if finding["name"] == "redis"]
     assert redis["status"] == "ok", redis
     assert " answers (Redis " in redis["detail"]
-    held = "the use of API keys, heartbeats of workers and runs, answers of models, the embedding cache"
+    held = "the use of API keys, heartbeats of workers, answers of models, the embedding cache"
     assert redis["detail"].endswith(f"maxmemory: no limit); it holds {held}")
     assert "volatile-lru" in redis["remedy"]
     monkeypatch.setenv("VECTORIZE_REDIS__URL", "redis://:hunter2@localhost:1/0")

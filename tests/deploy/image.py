@@ -1,6 +1,8 @@
 """Builds the images of deploy/docker with buildah, and tries them as they are meant to be run.
 
-    python -m tests.deploy.image --folder /var/tmp/images cpu
+    python -m tests.deploy.image --folder /var/tmp/vectorize-images cpu
+
+which is `make test-containers`.
 
 No container engine, and no registry of images, is needed: the base image is made by debootstrap. What is run then has
 the image's own user, environment and working directory, a root that is read-only, no network, no capability, and

@@ -20,7 +20,7 @@ from tests.servers.ports import free_ports
 #: What the command lines of its parts contain.
 HTTP_SERVER = ("vectorize_pipelines.gateway.server",)
 WEB_SERVER = ("vectorize_pipelines.cli.web_server",)
-DAEMON = ("dagster._daemon",)
+DAEMON = ("vectorize_pipelines.cli.daemon",)
 CODE_SERVER = ("code-server", "start")
 LOADED_CODE = ("api", "grpc")
 #: Settings under which no sensor launches a run.

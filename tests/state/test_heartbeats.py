@@ -25,7 +25,6 @@ from vectorize_pipelines.state.heartbeats import (
     NodeStatus,
     Pulse,
     heartbeats,
-    living,
     open_heartbeats,
     workers,
 )
@@ -91,7 +90,7 @@ def until(met: Callable[[], bool]) -> None:
 
 
 def ids(settings: Settings) -> list[str]:
-    return [each.node_id for each in living(settings)]
+    return [each.node_id for each in workers(settings)]
 
 
 def now_us(settings: Settings) -> int:
@@ -105,20 +104,20 @@ def heartbeat(node_id: str, at_us: int) -> Heartbeat:
 
 
 def test_a_process_is_listed_from_entering_until_leaving(settings: Settings) -> None:
-    assert living(settings) == []
+    assert workers(settings) == []
     before = time_of(now_us(settings))
-    run = NodeStatus(node_id="r-1", name="a run", host="south", role="run", run_id="r-1")
-    with Pulse(settings, lambda: WORKER), Pulse(settings, lambda: run):
-        until(lambda: len(living(settings)) == 2)
-        (found,) = workers(settings)
-        assert [each.node_id for each in living(settings)] == ["r-1", "w-1"], "by name"
+    other = NodeStatus(node_id="w-2", name="another", host="south", run_id="r-1")
+    with Pulse(settings, lambda: WORKER), Pulse(settings, lambda: other):
+        until(lambda: len(workers(settings)) == 2)
+        busy, found = workers(settings)
+        assert (busy.node_id, busy.run_id, found.node_id) == ("w-2", "r-1", "w-1"), "by name"
         after = time_of(now_us(settings))
     assert {name: getattr(found, name) for name in NodeStatus.__slots__} == {
         name: getattr(WORKER, name) for name in NodeStatus.__slots__
     }
     assert before <= found.last_heartbeat <= after
     assert found.started <= found.last_heartbeat
-    assert living(settings) == []
+    assert workers(settings) == []
 
 
 def test_what_has_changed_is_said_at_once_and_who_started_when_stays(settings: Settings) -> None:

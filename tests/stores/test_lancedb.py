@@ -2,6 +2,7 @@
 are killed, maintenance beside readers, and failures that say what to do."""
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import random
@@ -30,6 +31,7 @@ from vectorize_pipelines.stores.base import VectorStore
 from vectorize_pipelines.stores.conformance.records import COLLECTION, many, row, spec, stored, table
 from vectorize_pipelines.stores.filters.expressions import Equal, In
 from vectorize_pipelines.stores.lancedb.connection import connect
+from vectorize_pipelines.stores.lancedb.durability import Durability
 from vectorize_pipelines.stores.lancedb.location import Location
 from vectorize_pipelines.stores.lancedb.maintenance import Maintenance, MaintenanceWork
 from vectorize_pipelines.stores.lancedb.store import LanceDBStore
@@ -298,6 +300,27 @@ def test_a_maintenance_process_that_died_while_it_waited_is_replaced(tmp_path: P
     assert set(psutil.Process().children()) <= before
 
 
+def test_a_store_whose_last_rows_cannot_be_put_on_the_disk_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = Maintenance(fragments=10, rows_per_fragment=10**9, apart_rows=1)
+    store = LanceDBStore(Location.folder(tmp_path / "lancedb"), maintenance=limits)
+    store.ensure_collection(COLLECTION, spec())
+    before = set(psutil.Process().children())
+    for first in range(0, 80, 10):
+        store.upsert(COLLECTION, many(10, first=first))
+    store.maintain(COLLECTION)
+    assert set(psutil.Process().children()) > before, "a process waits for the next maintenance"
+
+    def fails(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(Durability, "flush", fails)
+    with pytest.raises(StoreError, match="putting what was written on the disk"):
+        store.close()
+    assert set(psutil.Process().children()) <= before
+
+
 @pytest.mark.parametrize("abandoned", [False, True])
 @pytest.mark.slow
 def test_a_maintenance_process_ends_with_its_work_or_with_the_one_that_started_it(
@@ -396,6 +419,18 @@ def test_a_folder_can_be_given_as_path_or_url(tmp_path: Path) -> None:
     by_url = open_store(StoreSettings(url=folder.as_uri()), tmp_path)
     assert by_url.collections() == by_path.collections()
     assert by_url.collection(COLLECTION).location == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("uri", "named"),
+    [
+        ("az://vectors/production/", "az://vectors/production"),
+        ("abfss://vectors@account.dfs.core.windows.net/production", "az://vectors/production"),
+        ("s3://vectors/production", "s3://vectors/production"),
+    ],
+)
+def test_all_forms_of_a_uri_name_the_same_locks(uri: str, named: str) -> None:
+    assert Location(uri).identity == named
 
 
 def test_a_file_in_the_place_of_the_directory_is_named(tmp_path: Path) -> None:

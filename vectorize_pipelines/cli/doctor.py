@@ -372,7 +372,7 @@ def _redis(settings: Settings) -> Iterator[Finding]:
     from vectorize_pipelines.state.redis_connection import ping_redis, redis_address
 
     version, memory = ping_redis(settings, CONNECT_SECONDS)
-    held = ["the use of API keys", "heartbeats of workers and runs"]
+    held = ["the use of API keys", "heartbeats of workers"]
     if settings.providers.answers_kept_seconds:
         held.append("answers of models")
     if settings.cache.enabled != "off":

@@ -27,8 +27,6 @@ from vectorize_pipelines.state import home
 from vectorize_pipelines.supervision import Service, Supervisor
 
 LOCATION = "vectorize_pipelines.definitions"
-#: The module of `dagster-daemon`, which has no public one: the command itself need not be of this Python.
-_DAEMON = "dagster._daemon"
 #: The import of the definitions may take this long; Dagster's own limit for code servers that it starts itself.
 _LOAD_SECONDS = 180
 
@@ -113,7 +111,7 @@ def _services(
     http_server += ["--dagster-socket", str(web_socket)]
     web_server = ["vectorize_pipelines.cli.web_server", "--workspace", str(workspace), "--uds", str(web_socket)]
     web_server += ["--path-prefix", PATH_PREFIX]
-    daemon = [_DAEMON, "run", "--workspace", str(workspace)]
+    daemon = ["vectorize_pipelines.cli.daemon", "--workspace", str(workspace)]
     services = [
         # Behind a process that does not import the definitions is one that does: so the UI can load them again.
         Service("code server", [*python, *code_server], child=("api", "grpc")),

@@ -1,4 +1,4 @@
-"""A topic's partitions: which there are, where they begin and end, and whether there are more by now."""
+"""A topic's partitions: which there are, where they begin and end, whether there are more by now, or it is another."""
 
 import logging
 import time
@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 
 #: How often is looked whether a topic has got more partitions.
 PARTITIONS_SECONDS = 20.0
+#: How long a look may take while messages are read.
+_LOOK_SECONDS = 5.0
 
 #: Topic and partition.
 PartitionId: TypeAlias = tuple[str, int]
@@ -55,6 +57,54 @@ class AddedPartitions:
         if new:
             numbers = ", ".join(map(str, sorted(new)))
             logger.info("%s has got more partitions, and they are read: %s", self._topic, numbers)
+
+
+class TopicReplacedError(KafkaError):
+    """A topic was deleted and made again while it was read."""
+
+
+class SameTopics:
+    """Topics that are read, of which is looked every `PARTITIONS_SECONDS` whether they are still the same.
+
+    One that was deleted and made again has the same name and another id. Where it is longer by now than what was read
+    of the earlier one, its reader would go on in its middle, and nobody would tell.
+    """
+
+    def __init__(self, settings: KafkaSettings, topics: Collection[str]):
+        """Look for the first time. Raises `KafkaError`."""
+        self._settings = settings
+        self._topics = sorted(topics)
+        self._client = admin(settings)
+        self._ids = self._asked(settings.request_seconds)
+        self._looked = time.monotonic()
+
+    def look(self) -> None:
+        """Look where a look is due. Raises `TopicReplacedError`."""
+        if time.monotonic() - self._looked < PARTITIONS_SECONDS:
+            return
+        try:
+            found = self._asked(_LOOK_SECONDS)
+        except KafkaError as error:  # reading says, too, that the brokers are away
+            logger.warning("whether topics are still the same could not be found out: %s", error)
+            return
+        finally:
+            self._looked = time.monotonic()
+        replaced = [topic for topic, known in self._ids.items() if found[topic] != known]
+        if replaced:
+            raise TopicReplacedError(
+                f"{', '.join(replaced)} at {self._settings.bootstrap_servers} was deleted and made again while it was "
+                "read: run again, which begins where Kafka has an offset of the new topic, or at its first message"
+            )
+
+    def _asked(self, seconds: float) -> dict[str, str]:
+        from confluent_kafka import TopicCollection
+
+        def ask() -> dict[str, str]:
+            answers = self._client.describe_topics(TopicCollection(self._topics), request_timeout=seconds)
+            return {name: str(answer.result().topic_id) for name, answer in answers.items()}
+
+        settings = self._settings.model_copy(update={"request_seconds": seconds})
+        return retry(settings, f"looking at {', '.join(self._topics)}", ask)
 
 
 def partitions_of(

@@ -13,7 +13,8 @@ from vectorize_pipelines.settings import KafkaSettings
 _FETCH_MESSAGES = 1000
 #: How long a look for more partitions may take: those who ask for messages may be in a hurry.
 LOOK_SECONDS = 1.0
-_SLICE_SECONDS = 0.1
+#: The client gives what it has, and the sign of an end, only once so long is over, or a thousand messages are there.
+_SLICE_SECONDS = 0.01
 #: So long a broker holds the answer that there is nothing, and with it the sign that the end is reached.
 _FETCH_WAIT_MS = 50
 

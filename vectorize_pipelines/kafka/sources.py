@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.kafka.clients import consumer, kafka_errors, retry
 from vectorize_pipelines.kafka.followed import FollowedTopic
-from vectorize_pipelines.kafka.partitions import AddedPartitions, PartitionId
+from vectorize_pipelines.kafka.partitions import AddedPartitions, PartitionId, SameTopics
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.settings import KafkaSettings
@@ -110,15 +110,21 @@ class DrainSource(MessageSource):
     Partitions that a topic gets meanwhile are taken up, those of the shard (`AddedPartitions`).
 
     A normal message goes before the next batch of a lane with priority once those alone have been served for
-    `kafka.drain.ageing_seconds`, so no lane can hold up another for ever. Topics that are missing are created.
+    `kafka.drain.ageing_seconds`, so no lane can hold up another for ever. The topics have to be there.
     """
 
     def __init__(self, settings: KafkaSettings, followed: FollowedTopic, shard: Shard):
         """Read nothing yet. Raises `KafkaError`, and `SettingsError` where Kafka is not configured."""
-        create_topics(settings, (followed.family,))
         self._ageing_seconds = settings.drain.ageing_seconds
         self._linger_seconds = settings.drain.linger_ms / MILLISECONDS
-        self._lanes = _open_lanes(settings, followed.lanes, shard)
+        with ThreadPoolExecutor(1, thread_name_prefix="vectorize-topics") as beside:
+            same = beside.submit(SameTopics, settings, followed.lanes)
+            self._lanes = _open_lanes(settings, followed.lanes, shard)
+        try:
+            self._same = same.result()
+        except BaseException:
+            self.close()
+            raise
         self._normal = self._lanes[-1]
         self._normal_served = time.monotonic()
 
@@ -131,6 +137,7 @@ class DrainSource(MessageSource):
         return self._normal.consumer.consumer_group_metadata()
 
     def poll(self, most: int) -> Polled:
+        self._same.look()
         aged = time.monotonic() - self._normal_served >= self._ageing_seconds
         *first, last = reversed(self._lanes) if aged else self._lanes
         positions: dict[PartitionId, int] = {}

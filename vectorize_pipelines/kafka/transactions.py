@@ -67,7 +67,15 @@ class TransactionalProducer:
         self._producer = producer(settings, f"{settings.topic_prefix}.{shard_name}", **properties)
         #: Places of the messages in hand that their topic refused as too large.
         self._too_large: set[int] = set()
+        self._connect()
         self._retry("taking over the shard", lambda: self._producer.init_transactions(self._seconds))
+
+    def _connect(self) -> None:
+        """Wait for a connection: a client without one looks for its coordinator again only after half a second."""
+        from confluent_kafka import KafkaException
+
+        with suppress(KafkaException):  # what follows waits longer, and says what is wrong
+            self._producer.list_topics(timeout=self._seconds)
 
     def send(
         self,

@@ -11,9 +11,10 @@ import os
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import dagster as dg
@@ -54,6 +55,9 @@ from vectorize_pipelines.state.database import (
 from vectorize_pipelines.state.home import keep_private, use_dagster_home
 from vectorize_pipelines.state.redis_connection import redis_address
 
+if TYPE_CHECKING:
+    from vectorize_pipelines.compat import BaseWorkspaceRequestContext
+
 logger = logging.getLogger(__name__)
 
 # From 2.1 on, SQLAlchemy takes psycopg for `postgresql://`, the form that Dagster documents and builds itself; Dagster
@@ -71,6 +75,8 @@ _MAKING = ".making-"
 MAKING_SECONDS = 120
 #: Of PostgreSQL's lock for the making of Dagster's tables; any number that nobody else uses.
 _POSTGRESQL_LOCK = 0x766563746F726961
+#: The databases in PostgreSQL that this process has found whole: a worker opens the instance for each of its runs.
+_whole: set[URL] = set()
 #: The tables of Dagster's, which share a database in PostgreSQL.
 _PARTS = (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata)
 
@@ -83,6 +89,10 @@ _WAITING_SECONDS = 7 * 86_400
 
 class PreparedInstance(dg.DagsterInstance):
     """Dagster's own instance, on databases that are whole, with the launcher of the setting `run_launcher`."""
+
+    def __init__(self, *arguments: Any, **named: Any):
+        super().__init__(*arguments, **named)
+        self._submitted = threading.Event()
 
     @classmethod
     def config_schema(cls) -> Mapping[str, Any]:
@@ -110,6 +120,17 @@ class PreparedInstance(dg.DagsterInstance):
         if hands_runs_to_workers(self):
             return _WAITING_SECONDS
         return super().run_monitoring_start_timeout_seconds
+
+    def submit_run(self, run_id: str, workspace: "BaseWorkspaceRequestContext") -> dg.DagsterRun:
+        """Put a run into the queue. Called by Dagster's sensors, schedules and retries, and by its UI."""
+        run = super().submit_run(run_id, workspace)
+        self._submitted.set()
+        return run
+
+    def wait_for_runs(self, seconds: float) -> None:
+        """Wait until a run was submitted through this object since the last call, at most so long."""
+        self._submitted.wait(seconds)
+        self._submitted.clear()
 
     def create_reexecuted_run(self, *, parent_run: dg.DagsterRun, **arguments: Any) -> dg.DagsterRun:
         """Make the run that repeats another one. Called by Dagster's automatic retries, and by its UI.
@@ -285,12 +306,15 @@ def _is_ours_to_make(config: Mapping[str, Any]) -> bool:
 
 def _prepare_postgresql(url: URL) -> None:
     """Dagster makes its tables one by one: whoever comes meanwhile would take the first one for all of them."""
+    if url in _whole:
+        return
     engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT", **engine_options(url))
     try:
         with engine.connect() as connection:
             connection.exec_driver_sql(f"set lock_timeout = '{MAKING_SECONDS}s'")
             connection.execute(sa.select(sa.func.pg_advisory_lock(_POSTGRESQL_LOCK)))
             _make_postgresql(connection, url)
+        _whole.add(url)
     except sa.exc.SQLAlchemyError as error:
         said = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
         reason = without_secrets(said, *secrets_of(url))

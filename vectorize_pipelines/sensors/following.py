@@ -146,8 +146,9 @@ class _Watch:
         if not any(lags.values()):
             self._more_since = None
             return Wait("Nothing waits."), LOOK_SECONDS
-        close_dead_runs(self._instance, self._settings)
         active = active_runs(self._instance, self._followed)
+        if active and close_dead_runs(self._instance, self._settings):
+            active = active_runs(self._instance, self._followed)
         decision = decide(lags, active, self._limits(len(lags)))
         if not isinstance(decision, HandOver):
             self._more_since = None

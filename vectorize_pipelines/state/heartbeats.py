@@ -1,8 +1,9 @@
-"""Heartbeats: what the processes of an installation do now, wherever they run.
+"""Heartbeats: what the workers of an installation do now, wherever they run, and which runs they execute.
 
-A process (a worker, a run) that is to be seen has a `Pulse`, which writes its `Heartbeat` every few seconds; `workers`
-and `living` list those that were written lately. Heartbeats lie in Redis where that is configured, else in the database
-that Dagster uses. They are for people and for figures: nothing is decided by them; what a run holds, its lease says.
+A worker's process has a `Pulse`, which writes its `Heartbeat` every few seconds; `workers` lists those that were
+written lately. Heartbeats lie in Redis where that is configured, else in the database that Dagster uses. They are for
+people and for figures: nothing is decided by them. That a run lives, whoever executes it, its lease says
+(`state.leases`).
 
 All times are by the clock of the server that keeps them, so that machines with different clocks can be compared.
 """
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import sqlalchemy as sa
 
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 logger = logging.getLogger(__name__)
-
-Role: TypeAlias = Literal["worker", "run"]
 
 #: From one heartbeat of a process to the next.
 BEAT_SECONDS = 5.0
@@ -62,7 +61,7 @@ heartbeats = sa.Table(
 class NodeStatus:
     """What a process says of itself.
 
-    node_id       names this process and no other one, such as a worker's configured id, or a run's id
+    node_id       names this process and no other one, such as a worker's configured id
     name          what people call it
     host          the machine that it runs on
     queues        the queues that a worker takes runs from
@@ -76,7 +75,6 @@ class NodeStatus:
     node_id: str
     name: str
     host: str
-    role: Role = "worker"
     queues: tuple[str, ...] = ()
     models: tuple[str, ...] = ()
     memory_bytes: int = 0
@@ -120,15 +118,10 @@ def open_heartbeats(settings: Settings) -> HeartbeatStore:
     return DatabaseHeartbeats(Database.open(settings)) if settings.redis.url is None else RedisHeartbeats(settings)
 
 
-def living(settings: Settings) -> list[Heartbeat]:
-    """Return the heartbeats of all processes that live, by name and id. Raises a `VectorizeError` without a server."""
-    with closing(open_heartbeats(settings)) as store:
-        return sorted(store.living(), key=lambda each: (each.name, each.node_id))
-
-
 def workers(settings: Settings) -> list[Heartbeat]:
     """Return the heartbeats of the workers that live, by name and id. Raises a `VectorizeError` without a server."""
-    return [each for each in living(settings) if each.role == "worker"]
+    with closing(open_heartbeats(settings)) as store:
+        return sorted(store.living(), key=lambda each: (each.name, each.node_id))
 
 
 class Pulse:

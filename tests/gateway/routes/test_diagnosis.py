@@ -40,14 +40,13 @@ def heartbeats(settings: Settings, *lives: dict[str, Any], life_us: int = LIFE_U
 
 @pytest.fixture
 def client(settings: Settings) -> Iterator[httpx2.Client]:
-    """A client of a server with two workers on its host, one elsewhere, and a run that no worker executes."""
+    """A client of a server with two workers on its host, and one elsewhere."""
     here = socket.gethostname()
     heartbeats(
         settings,
         {"node_id": "a", "host": here, "queues": ("text", "general"), "run_id": "run-1", "run_queue": "general"},
         {"node_id": "b", "host": here, "queues": ("text",), "models": ("all-MiniLM-L6-v2",), "gpu": "cuda:0"},
         {"node_id": "c", "host": "elsewhere.example", "queues": ("image",), "run_id": "run-2"},
-        {"node_id": "run-3", "host": here, "role": "run", "run_id": "run-3"},
     )
     heartbeats(settings, {"node_id": "late", "host": here, "queues": ("text",)}, life_us=-1)
     with served(settings) as client:
@@ -149,7 +148,6 @@ def test_workers_are_counted_where_runs_wait_for_them(settings: Settings) -> Non
         launching,
         {"node_id": "a", "host": "north", "queues": ("text",), "run_id": "run-1"},
         {"node_id": "b", "host": "south", "queues": ("text",)},
-        {"node_id": "run-1", "host": "north", "role": "run"},
     )
     with served(launching) as client:  # whose Dagster is away: it is not asked how many there are
         until("both", lambda: client.get("/health").json()["active_workers"] == 2)

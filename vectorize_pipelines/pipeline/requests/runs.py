@@ -4,6 +4,7 @@ Called by the assets from Kafka and by the job for a single request.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -14,7 +15,7 @@ from vectorize_pipelines.core.days import Days
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.kafka.followed import followed_topic
-from vectorize_pipelines.kafka.sources import DrainSource, MessageSource, ReplaySource
+from vectorize_pipelines.kafka.sources import DrainSource, ReplaySource
 from vectorize_pipelines.kafka.topics import create_topics
 from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.messaging.cancellations import Cancellations
@@ -28,8 +29,8 @@ from vectorize_pipelines.pipeline.requests.single import SingleRequest, SingleSo
 from vectorize_pipelines.pipeline.requests.stream import RequestStream
 from vectorize_pipelines.pipeline.spill import configured_outage
 from vectorize_pipelines.pipeline.stop_policy import AT_THE_END, StopPolicy
-from vectorize_pipelines.settings import DrainSettings, Settings
-from vectorize_pipelines.state.attempts import Attempts, Kind, RunAttempts
+from vectorize_pipelines.settings import DrainSettings, KafkaSettings, Settings
+from vectorize_pipelines.state.attempts import RunAttempts
 from vectorize_pipelines.state.ledger import RequestLedger
 from vectorize_pipelines.state.versions import SourceVersions
 from vectorize_pipelines.stores.base import VectorStore
@@ -86,26 +87,39 @@ def open_drain(
     kafka = settings.kafka
     # Says soon that nobody answers: a transaction would be waited for until an outage is over.
     create_topics(kafka)
-    with ExitStack() as resources:
-        # First of all: what the earlier run left open has to be settled before its offsets are read.
-        outcomes = OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}")
-        resources.callback(outcomes.close)
-        source = _closing(resources, DrainSource(kafka, followed_topic(kafka, request.modality), request.shard))
+    # Before anything that may take long: the run ends with the day that it began in.
+    policy, days = request.stop_policy(kafka.drain), partial(_days, settings)
+    # Beside each other: each asks brokers or the database some dozen times, and messages wait meanwhile.
+    with ExitStack() as resources, ThreadPoolExecutor(1, "vectorize-drain") as beside:
+        taking_over = beside.submit(_take_over, kafka, request, resources)
+        ledger = _closing(resources, RequestLedger.open(settings))
+        cancellations = _closing(resources, Cancellations(kafka))
+        events = _closing(resources, EventProducer(kafka))
+        callbacks = _closing(resources, CallbackDelivery.open(settings))
+        attempts = _closing(resources, RunAttempts.open(settings, "drain", request.run_id))
+        context = _context(settings, request, store, lease_encoder, resources, force=request.force)
+        outcomes, source = taking_over.result()
         report = TopicReport(
-            _closing(resources, RequestLedger.open(settings)),
+            ledger,
             request.modality,
             request.run_id,
-            _closing(resources, Cancellations(kafka)),
+            cancellations,
             outcomes=outcomes,
-            events=_closing(resources, EventProducer(kafka)),
-            callbacks=_closing(resources, CallbackDelivery.open(settings)),
+            events=events,
+            callbacks=callbacks,
             group_metadata=source.group_metadata(),
         )
-        # Before anything that may take long: the run ends with the day that it began in.
-        policy, days = request.stop_policy(kafka.drain), partial(_days, settings)
-        attempts = _attempts(settings, "drain", request.run_id, source, resources)
-        context = _context(settings, request, store, lease_encoder, resources, force=request.force)
+        attempts.begin(source.begins_at(), source.ends_at())
         return _owner(resources, lambda own: RequestStream(context, source, report, policy, days, own, attempts))
+
+
+def _take_over(
+    kafka: KafkaSettings, request: DrainRequest, resources: ExitStack
+) -> tuple[OutcomeProducer, DrainSource]:
+    """Fence an earlier run of the shard, and begin where it has stopped. Raises as `open_drain`."""
+    # First: what the earlier run left open has to be settled before its offsets are read.
+    outcomes = _closing(resources, OutcomeProducer(kafka, f"{request.modality.value}.{request.shard}"))
+    return outcomes, _closing(resources, DrainSource(kafka, followed_topic(kafka, request.modality), request.shard))
 
 
 def open_replay(
@@ -123,7 +137,8 @@ def open_replay(
         ledger = _closing(resources, RequestLedger.open(settings))
         report = Report(ledger, request.modality, request.run_id, cancellations)
         at_its_start = _days(settings)  # what lies in the future belongs to the window's last day, also after midnight
-        attempts = _attempts(settings, "replay", request.run_id, source, resources)
+        attempts = _closing(resources, RunAttempts.open(settings, "replay", request.run_id))
+        attempts.begin(source.begins_at(), source.ends_at())
         context = _context(settings, request, store, lease_encoder, resources, force=request.force)
         return _owner(
             resources,
@@ -163,12 +178,6 @@ def _owner(resources: ExitStack, make: Callable[[ExitStack], RequestStream]) -> 
     stream = make(owned)
     owned.push(resources.pop_all())
     return stream
-
-
-def _attempts(settings: Settings, kind: Kind, run_id: str, source: MessageSource, resources: ExitStack) -> Attempts:
-    attempts = _closing(resources, RunAttempts.open(settings, kind, run_id))
-    attempts.begin(source.begins_at(), source.ends_at())
-    return attempts
 
 
 def abandon_single(settings: Settings, single: SingleRequest, error: Exception | None) -> None:

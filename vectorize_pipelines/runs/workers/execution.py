@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 
 import dagster as dg
 
-from vectorize_pipelines.compat import execute_run
+from vectorize_pipelines.compat import execute_run, kept_connections
 from vectorize_pipelines.runs.held import PREFIX
 from vectorize_pipelines.runs.instance import open_instance
 from vectorize_pipelines.runs.tags import MODE_TAG, TOPIC_TAG, WIND_DOWN_TAG
@@ -38,7 +38,7 @@ def execute(settings: Settings, run_id: str, worker: str, is_ending: Callable[[]
 
     Called by the main thread. Raises `LedgerError` where the database fails before the run has begun.
     """
-    with open_instance(settings) as instance:
+    with open_instance(settings) as instance, kept_connections(instance):
         if _waiting(instance, run_id) is None:
             return
         with closing(Database.open(settings)) as database:

@@ -71,10 +71,12 @@ class Catalogue:
 
     def close(self) -> None:
         """Put what was written on the disk, and let go of the connection and of what the locks are taken by."""
-        if self.durability is not None:
-            self.durability.close()
-        self._database = None
-        self.locks.close()
+        try:
+            if self.durability is not None:
+                self.durability.close()
+        finally:
+            self._database = None
+            self.locks.close()
 
     # ---- names and aliases
 

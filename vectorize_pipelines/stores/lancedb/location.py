@@ -65,3 +65,15 @@ class Location:
     def shown(self) -> str:
         """The location without credentials."""
         return shown_url(self.uri)
+
+    @property
+    def identity(self) -> str:
+        """The location as its locks name it: one name for both forms of a URI of Azure, without the account.
+
+        Two accounts with the same container and path share locks, which only has their writers take turns.
+        """
+        parts = urlsplit(self.uri)
+        if parts.scheme not in ("az", "abfss"):
+            return self.shown
+        container = parts.netloc.partition("@")[0] if parts.scheme == "abfss" else parts.netloc
+        return f"az://{container}{parts.path.rstrip('/')}"

@@ -22,7 +22,7 @@ LanceDB runs threads of its own, which do not survive a fork: start processes wi
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -118,7 +118,7 @@ class LanceDBStore(VectorStore):
 
     def use_table_locks(self, locks: "TableLocks") -> None:
         """See `VectorStore`; for an object store. A folder has locks of its own."""
-        self._tables.locks = InstallationLocks(self._shown_location, locks)
+        self._tables.locks = InstallationLocks(self._location.identity, locks)
 
     # ---- collections
 
@@ -333,12 +333,16 @@ class LanceDBStore(VectorStore):
         }
 
     def close(self) -> None:
-        """Put what was written on the disk; LanceDB's connection has no close and goes with its last reference."""
-        with self._explained("putting what was written on the disk"):
-            self._tables.close()
-        self._processes.close()
-        self._new_ids.close()
-        self._writer.close()
+        """Put what was written on the disk; LanceDB's connection has no close and goes with its last reference.
+
+        Everything is closed also where that fails. Raises `StoreError`.
+        """
+        with ExitStack() as closed:
+            closed.callback(self._writer.close)
+            closed.callback(self._new_ids.close)
+            closed.callback(self._processes.close)
+            with self._explained("putting what was written on the disk"):
+                self._tables.close()
 
     def _carry_out(self, table: Any, work: MaintenanceWork, rows: int) -> None:
         if self._schedule.is_apart(rows):
