@@ -63,6 +63,7 @@ def test_one_killed_for_memory_is_named_and_repeated_with_smaller_batches_where_
     first, second = ({each.name: each.value for each in pod.spec.containers[0].env} for pod in pods)
     assert "VECTORIZE_PIPELINE__BATCH_ITEMS" not in first
     assert second["VECTORIZE_PIPELINE__BATCH_ITEMS"] == "1024"
+    assert second["VECTORIZE_KAFKA__DRAIN__BATCH_MESSAGES"] == "2000"
     assert second["VECTORIZE_ENCODER__TOKEN_BUDGET_SHARE"] == "0.5"
     (run,) = installation.runs(runIds=[repeated])
     assert {"key": OUT_OF_MEMORY_TAG, "value": killed} in run["tags"]
