@@ -2,8 +2,8 @@
 
     python -m tests.deploy.kubernetes.run_command pause FILE dagster …
 
-waits after each batch that is written until FILE is there, and says by a file `paused-POD` beside it that it waits. `fill
-BYTES` takes so many bytes for each item that a batch may have, when one is written.
+waits after each batch that is written until FILE is there, and says by a file `paused-POD` beside it that it waits.
+`fill BYTES` takes so many bytes for each item that a batch may have, when one is written.
 """
 
 import socket
