@@ -120,6 +120,8 @@ def installation(
             "store": {"url": f"http://{network.host}:{network.forward(int(store.url.rsplit(':', 1)[1]))}"},
             "settings": {
                 "VECTORIZE_STORE__GRPC_PORT": network.forward(store.grpc_port),
+                # A run that tests look at is not to end meanwhile.
+                "VECTORIZE_KAFKA__DRAIN__IDLE_SECONDS": 30,
                 "VECTORIZE_CORPUS__PATH": str(shared / "documents"),
                 "VECTORIZE_CORPUS__WATCH": False,
                 "VECTORIZE_MODELS__TEXT": str(model),

@@ -32,7 +32,7 @@ class Messages:
         )
 
     def run_at_work(self) -> dict[str, Any]:
-        """Wait for the run that has stored something of what was sent, or is about to; return it."""
+        """Wait for a run that reads them; return it."""
         tags = [{"key": TOPIC_TAG, "value": self._requests.names.requests(Modality.TEXT)}]
 
         def look() -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.kubernetes.installation import Installation, before_the_run, until
+from tests.deploy.kubernetes.installation import Installation, before_the_run
 from tests.small_corpus import DAYS, write_document
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.runs.tags import SHARD_TAG

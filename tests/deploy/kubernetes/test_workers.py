@@ -14,9 +14,12 @@ import pytest
 from tests.deploy.kubernetes.installation import NAMESPACE, Installation, until
 from tests.deploy.kubernetes.messages import Messages
 from vectorize_pipelines.core.worker_queues import QUEUES
+from vectorize_pipelines.runs.tags import UNFINISHED
 from vectorize_pipelines.settings import StoreSettings
 
 pytestmark = pytest.mark.timeout(600)
+
+_UNFINISHED = [status.value for status in UNFINISHED]
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,7 @@ def workers(installation: Installation) -> Installation:
     runs = {**installation.values["runs"], "launcher": "celery"}
     installed = replace(installation, values={**installation.values, "runs": runs, "workers": [worker]})
     installed.install()
+    until("the end of runs with pods", lambda: not installed.runs(statuses=_UNFINISHED), 120, installed.cluster)
     until("two workers", lambda: len(listed(installed)) == 2, 120, installed.cluster)
     return installed
 
