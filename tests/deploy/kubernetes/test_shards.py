@@ -53,7 +53,7 @@ def test_shards_on_three_nodes_of_which_one_is_lost_make_the_rows_of_one_run(
     assert installation.pod_of(repeated).spec.node_name in {pods[0].spec.node_name, pods[2].spec.node_name}
     assert {"key": SHARD_TAG, "value": "1/3"} in installation.runs(runIds=[repeated])[0]["tags"]
     for each in (whole, *backfills):
-        assert installation.finished_backfill(each) == "COMPLETED_SUCCESS"
+        assert installation.finished_backfill(each, 180) == "COMPLETED_SUCCESS"
 
     sharded, together = (rows(store_settings, tmp_path, collection) for collection in ("sharded", "whole"))
     assert len(together) == len(DAYS) * _DOCUMENTS_A_DAY

@@ -70,7 +70,8 @@ def test_the_run_of_a_killed_worker_is_taken_up_and_one_that_is_told_to_end_hand
     workers.core.delete_namespaced_pod(worker["node_id"], NAMESPACE, grace_period_seconds=0)
     messages.send(50)
     assert workers.finished(lost) == "FAILURE"
-    assert any(worker["name"] in message and "lost" in message for message in workers.messages(lost))
+    noticed = re.compile(rf"(the machine|executed on) {worker['name']} .*was killed")
+    assert any(noticed.search(message) for message in workers.messages(lost)), workers.messages(lost)
     messages.check_each_has_one_result()
 
     messages.send(10)
