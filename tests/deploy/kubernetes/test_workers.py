@@ -58,30 +58,30 @@ def running(installation: Installation, queue: str) -> int:
     return int(float(found[1]))
 
 
-def test_the_run_of_a_killed_worker_is_taken_up_and_one_that_is_told_to_end_hands_over(
+def test_a_worker_that_is_told_to_end_hands_over_and_the_run_of_a_killed_one_is_taken_up(
     workers: Installation, store_settings: StoreSettings, tmp_path: Path
 ) -> None:
     messages = Messages(workers, store_settings, "workers", tmp_path)
     messages.send(50)
-    lost = messages.run_at_work()["runId"]
-    worker = worker_of(workers, lost)
+    told = messages.run_at_work()["runId"]
+    worker = worker_of(workers, told)
     until("the figure of the run", lambda: running(workers, "text") == 1, 60, workers.cluster)
     messages.wait_for_rows()
+    workers.core.delete_namespaced_pod(worker["node_id"], NAMESPACE)
+    messages.send(50)
+    assert workers.finished(told) == "SUCCESS"
+    assert any("ended: its worker ends" in message for message in workers.messages(told))
+
+    messages.send(50)
+    lost = messages.run_at_work()["runId"]
+    worker = worker_of(workers, lost)
     workers.core.delete_namespaced_pod(worker["node_id"], NAMESPACE, grace_period_seconds=0)
     messages.send(50)
     assert workers.finished(lost) == "FAILURE"
     noticed = re.compile(rf"(the machine|executed on) {worker['name']} .*was killed")
     assert any(noticed.search(message) for message in workers.messages(lost)), workers.messages(lost)
     messages.check_each_has_one_result()
-
-    messages.send(10)
-    handed_over = messages.run_at_work()["runId"]
-    worker = worker_of(workers, handed_over)
-    workers.core.delete_namespaced_pod(worker["node_id"], NAMESPACE)
-    messages.send(10)
-    messages.check_each_has_one_result()
-    assert workers.finished(handed_over) == "SUCCESS"
     until("two workers again", lambda: len(listed(workers)) == 2, 120, workers.cluster)
-    for run_id in (lost, handed_over):
+    for run_id in (told, lost):
         jobs = workers.batch.list_namespaced_job(NAMESPACE, label_selector=f"dagster/run-id={run_id}").items
         assert not jobs, "no run has a pod of its own"
