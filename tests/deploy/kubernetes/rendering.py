@@ -45,7 +45,14 @@ CELERY: dict[str, Any] = {
 }
 SCALED: dict[str, Any] = {
     **CELERY,
-    "redis": {"secret": "redis", "address": "redis:6379", "database": 2, "tls": True, "passwordKey": "password"},
+    "redis": {
+        "secret": "redis",
+        "address": "redis:6379",
+        "database": 2,
+        "tls": True,
+        "username": "keda",
+        "passwordKey": "password",
+    },
     "workers": [
         {"name": "all", "queues": list(QUEUES), "autoscaling": {"maxReplicas": 8}},
         {

@@ -64,6 +64,7 @@ def test_there_is_a_trigger_for_the_list_of_each_queue(scaled: dict[str, dict[st
             "address": "redis:6379",
             "databaseIndex": "2",
             "enableTLS": "true",
+            "username": "keda",
             "listName": "",
             "listLength": "1",
         }
