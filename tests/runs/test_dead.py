@@ -10,7 +10,7 @@ import pytest
 
 from vectorize_pipelines.definitions import defs
 from vectorize_pipelines.runs import dead
-from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs, remind_of_retries
+from vectorize_pipelines.runs.dead import close_abandoned_runs, close_dead_runs, is_reminder, remind_of_retries
 from vectorize_pipelines.runs.held import run_lock
 from vectorize_pipelines.runs.tags import AUTO_RETRY_TAG, LAUNCHED_BY_TAG, WILL_RETRY_TAG
 from vectorize_pipelines.settings import Settings
@@ -101,5 +101,8 @@ def test_dagster_is_told_once_more_of_runs_that_it_has_not_started_again(
     monkeypatch.setattr(dead, "REMINDED_AFTER", timedelta())
     assert remind_of_retries(instance) == [forgotten]
     said = instance.all_logs(forgotten, of_type=dg.DagsterEventType.RUN_FAILURE)
-    assert [event.message for event in said] == ["It was lost.", "It was lost."]
+    first, second = (event.message for event in said)
+    assert first == "It was lost."
+    assert second.endswith(": It was lost.")
+    assert [is_reminder(each) for each in (first, second)] == [False, True]
     assert remind_of_retries(instance) == []

@@ -4,11 +4,15 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import dagster as dg
 import pytest
+
+from vectorize_pipelines.runs import dead
+from vectorize_pipelines.runs.tags import WILL_RETRY_TAG
 
 
 @pytest.fixture
@@ -66,6 +70,32 @@ def test_a_failed_run_is_posted(instance: dg.DagsterInstance, monkeypatch: pytes
         failed_runs(context)
     (body,) = posted
     assert (body["job"], body["status"], body["run_id"]) == ("failing", "FAILURE", context.dagster_run.run_id)
+
+
+def test_a_failure_that_dagster_is_told_twice_is_posted_once(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vectorize_pipelines.sensors.run_failures import failed_runs
+
+    run = failed_run(instance).dagster_run
+    instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "true"})
+    monkeypatch.setattr(dead, "REMINDED_AFTER", timedelta())
+    assert dead.remind_of_retries(instance) == [run.run_id]
+    told = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
+    with webhook(200) as (url, posted):
+        monkeypatch.setenv("VECTORIZE_ALERTS__WEBHOOK_URL", url)
+        for each in told:
+            assert each.dagster_event is not None
+            failed_runs(
+                dg.build_run_status_sensor_context(
+                    sensor_name="failed_runs",
+                    dagster_event=each.dagster_event,
+                    dagster_instance=instance,
+                    dagster_run=run,
+                ).for_run_failure()
+            )
+    assert len(told) == 2
+    assert [body["run_id"] for body in posted] == [run.run_id]
 
 
 def test_a_webhook_that_refuses_fails_the_tick_without_showing_its_url(

@@ -20,7 +20,7 @@ from tests.servers.postgresql import Server
 from vectorize_pipelines.settings import Settings, load_settings
 from vectorize_pipelines.state import leases
 from vectorize_pipelines.state.database import Database
-from vectorize_pipelines.state.held_locks import ExclusiveLock, check_run
+from vectorize_pipelines.state.held_locks import ExclusiveLock, RunLostError, check_run
 from vectorize_pipelines.state.leases import (
     Lease,
     LeaseLostError,
@@ -237,11 +237,21 @@ def test_what_the_process_needs_is_checked_with_every_lock(database: Database) -
             ExclusiveLock().check()
             lapse(database, "run/1")
             for lock in (lease, ExclusiveLock()):
-                with pytest.raises(LeaseLostError, match="the lock of run 1 was lost"):
+                with pytest.raises(RunLostError, match="the lock of run 1 was lost"):
                     lock.check()
-            with pytest.raises(LeaseLostError):
+            with pytest.raises(RunLostError):
                 check_run()
         lease.check()
+        check_run()
+
+
+def test_what_is_lost_beside_a_run_is_not_the_run(database: Database) -> None:
+    with hold(database, "run/1", "run 1", whole_process=True):
+        with ending_lost(), hold(database, "a", "collection a") as lease:
+            lapse(database, "a")
+            with pytest.raises(LeaseLostError, match="the lock of collection a was lost") as lost:
+                lease.check()
+            assert not isinstance(lost.value, RunLostError)
         check_run()
 
 

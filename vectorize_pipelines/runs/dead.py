@@ -34,6 +34,8 @@ EXPLAINED_WITHIN = timedelta(minutes=5)
 #: Dagster's daemon looks every few seconds for runs that it is to start again.
 REMINDED_AFTER = timedelta(seconds=20)
 
+#: Begins the message of a failure that is told a second time.
+_REMINDER = "Dagster is told once more of this failure, so that it starts the run again: "
 _INTERRUPTED_BY = "The run was interrupted because its process was told to end. "
 
 
@@ -108,7 +110,7 @@ def remind_of_retries(instance: dg.DagsterInstance) -> list[str]:
     """Tell Dagster once more of runs that it was to start again and has not; return their ids.
 
     Its daemon reads of a failure before that is noted on the run: if it looks in between, it leaves the run alone for
-    ever. It starts a run again once, however often it is told.
+    ever. It starts a run again once, however often it is told. To sensors it is another failure: `is_reminder`.
     """
     now = datetime.now(UTC)
     failed = dg.RunsFilter(
@@ -121,9 +123,14 @@ def remind_of_retries(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(failed):
         told = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE)
         if AUTO_RETRY_TAG not in run.tags and len(told) == 1:
-            instance.report_run_failed(run, told[0].message)
+            instance.report_run_failed(run, f"{_REMINDER}{told[0].message}")
             reminded.append(run.run_id)
     return reminded
+
+
+def is_reminder(message: str | None) -> bool:
+    """Return whether the event of a failure with this message only repeats an earlier one."""
+    return message is not None and message.startswith(_REMINDER)
 
 
 @runtime_checkable

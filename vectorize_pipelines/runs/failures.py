@@ -21,10 +21,11 @@ from vectorize_pipelines.kafka.transactions import FencedError
 from vectorize_pipelines.runs.drain import OccupiedTopicError, WoundDownError
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.damage import explain
-from vectorize_pipelines.state.held_locks import LockLostError
+from vectorize_pipelines.state.held_locks import RunLostError
 
 #: A run that was fenced would fence its successor if it were tried again; one that found its topic occupied has waited;
-#: one that lost its lease cannot write any more, and is taken up by another one.
+#: one that lost its own lease cannot write any more, and is taken up by another one. The lease of a table, or of a
+#: collection, can be had again.
 _FINAL = (
     SettingsError,
     SourceError,
@@ -35,7 +36,7 @@ _FINAL = (
     FencedError,
     OccupiedTopicError,
     WoundDownError,
-    LockLostError,
+    RunLostError,
 )
 
 

@@ -11,6 +11,7 @@ from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.messaging.messages import InvalidMessageError
 from vectorize_pipelines.pipeline.requests.runs import abandon_single
 from vectorize_pipelines.pipeline.requests.single import SingleRequest
+from vectorize_pipelines.runs.dead import is_reminder
 from vectorize_pipelines.runs.tags import NEVER_BEGUN_TAG, WILL_RETRY_TAG
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.state.ledger import RequestLedger
@@ -37,6 +38,8 @@ def failed_runs(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
     run = context.dagster_run
     if NEVER_BEGUN_TAG in run.tags:
         return dg.SkipReason("The run was told to end before it had begun; nothing is lost.")
+    if is_reminder(context.failure_event.message):
+        return dg.SkipReason("The same failure was posted already.")
     body = {
         "run_id": run.run_id,
         "job": run.job_name,

@@ -9,6 +9,10 @@ class LockLostError(LedgerError):
     """A lock is not, or not certainly, held any more: whoever held it must write nothing."""
 
 
+class RunLostError(LockLostError):
+    """The lease of the run that this process executes is lost: the run was declared lost, or will be."""
+
+
 class LockTakenError(LedgerError):
     """Somebody else has held a lock for all the time that it was waited for."""
 

@@ -28,7 +28,13 @@ import sqlalchemy as sa
 
 from vectorize_pipelines.errors import LedgerError
 from vectorize_pipelines.state.database import Database, Text, metadata, purge_rows
-from vectorize_pipelines.state.held_locks import ExclusiveLock, LockLostError, LockTakenError, needed_by_process
+from vectorize_pipelines.state.held_locks import (
+    ExclusiveLock,
+    LockLostError,
+    LockTakenError,
+    RunLostError,
+    needed_by_process,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +71,10 @@ leases = sa.Table(
 
 class LeaseLostError(LockLostError):
     """A lease is not, or not certainly, held any more: whoever held it must write nothing."""
+
+
+class RunLeaseLostError(LeaseLostError, RunLostError):
+    """The lease is one that the whole process depends on: that of its run."""
 
 
 class LeaseTakenError(LockTakenError):
@@ -127,7 +137,8 @@ class Lease(ExclusiveLock):
 
     def error(self) -> LeaseLostError:
         """Return what to raise once the lease is lost."""
-        return LeaseLostError(f"the lock of {self.what} was lost while it was needed: {self.lost}")
+        kind = RunLeaseLostError if self in needed_by_process else LeaseLostError
+        return kind(f"the lock of {self.what} was lost while it was needed: {self.lost}")
 
 
 def is_held_by_process(name: str) -> bool:

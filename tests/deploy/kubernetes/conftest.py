@@ -1,4 +1,4 @@
-"""One cluster for all tests here, with the chart installed beside a PostgreSQL and a Weaviate."""
+"""One cluster for all tests here, with the chart installed beside PostgreSQL, Weaviate, Kafka and Redis."""
 
 import base64
 import hashlib
@@ -12,13 +12,14 @@ import pytest
 from tests.components import missing
 from tests.deploy.kubernetes.installation import NAMESPACE, Installation, image
 from tests.encoders.tiny_models import build_encoder
-from tests.servers import postgresql, weaviate
+from tests.servers import kafka, postgresql, redis, weaviate
 from tests.servers.kubernetes import programs
 from tests.servers.kubernetes.cluster import Cluster
 from tests.servers.packages import UnavailableError
 from vectorize_pipelines.encoders import load_encoder
 from vectorize_pipelines.settings import StoreSettings
 
+_PASSWORD = "the-password-of-the-redis"
 GPU_TAINT = "nvidia.com/gpu=present:NoSchedule"
 
 
@@ -62,9 +63,30 @@ def store_settings(store: weaviate.Server) -> StoreSettings:
 
 
 @pytest.fixture(scope="session")
+def broker(
+    kafka_program: None, kubernetes_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[kafka.Server]:
+    """A broker at an address that pods and this machine reach alike, as clients are told it by the broker."""
+    with kafka.Server(tmp_path_factory.mktemp("kafka"), host=kubernetes_cluster.network.host) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memory(
+    redis_program: None, kubernetes_cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[redis.Server]:
+    """A Redis, likewise."""
+    folder = tmp_path_factory.mktemp("redis")
+    with redis.Server(folder, _PASSWORD, host=kubernetes_cluster.network.host) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def installation(
     kubernetes_cluster: Cluster,
     store: weaviate.Server,
+    broker: kafka.Server,
+    memory: redis.Server,
     postgresql_program: None,
     helm_program: None,
     exported_models: Path,
@@ -84,19 +106,32 @@ def installation(
             f"127.0.0.1:{database.port}", f"{network.host}:{network.forward(database.port)}"
         )
         hashed = f"tests:admin:{hashlib.sha256(token.encode()).hexdigest()}"
-        _prepare(kubernetes_cluster, shared, {"database": {"url": address}, "tokens": {"tokens": hashed}})
+        secrets_of_values = {
+            "database": {"url": address},
+            "tokens": {"tokens": hashed},
+            "redis": {"url": memory.url},
+        }
+        _prepare(kubernetes_cluster, shared, secrets_of_values)
         values = {
             "database": {"secret": "database"},
+            "redis": {"secret": "redis"},
+            "kafka": {"bootstrapServers": broker.bootstrap_servers},
             "gateway": {"tokens": {"secret": "tokens"}, "nodeSelector": {"for": "services"}},
             "store": {"url": f"http://{network.host}:{network.forward(int(store.url.rsplit(':', 1)[1]))}"},
             "settings": {
                 "VECTORIZE_STORE__GRPC_PORT": network.forward(store.grpc_port),
+                # A run that tests look at is not to end meanwhile.
+                "VECTORIZE_KAFKA__DRAIN__IDLE_SECONDS": 30,
                 "VECTORIZE_CORPUS__PATH": str(shared / "documents"),
                 "VECTORIZE_CORPUS__WATCH": False,
                 "VECTORIZE_MODELS__TEXT": str(model),
                 "VECTORIZE_ENCODER__CACHE_DIRECTORY": str(exported_models),
             },
-            "dagster": {"run_monitoring": {"poll_interval_seconds": 1}},
+            "dagster": {
+                "run_monitoring": {"poll_interval_seconds": 1},
+                # Runs over files beside each other: in shards, and of several collections.
+                "concurrency": {"pools": {"default_limit": 4}},
+            },
             "models": {"existingClaim": "models"},
             "runs": {
                 "default": {"nodeSelector": {"for": "runs"}},
@@ -112,7 +147,7 @@ def installation(
                 {"name": "exports", "mountPath": str(exported_models)},
             ],
         }
-        installed = Installation(kubernetes_cluster, values, token, shared)
+        installed = Installation(kubernetes_cluster, values, token, shared, broker.bootstrap_servers)
         installed.install()
         yield installed
 

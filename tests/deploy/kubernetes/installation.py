@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,10 @@ _RUNS = """query Runs($filter: RunsFilter!) { runsOrError(filter: $filter) {
   ... on Runs { results { runId status parentRunId tags { key value } } } } }"""
 _EVENTS = """query Events($runId: ID!) { logsForRun(runId: $runId) {
   ... on EventConnection { events { __typename ... on MessageEvent { message } } } } }"""
+_BACKFILL = """mutation Backfill($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message } } }"""
+_BACKFILL_STATUS = """query Backfill($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  ... on PartitionBackfill { status } } }"""
 _LOCATIONS = """{ workspaceOrError { ... on Workspace { locationEntries { locationOrLoadError { __typename } } } } }"""
 FINISHED = {"SUCCESS", "FAILURE", "CANCELED"}
 
@@ -61,6 +65,8 @@ class Installation:
     token: str
     #: Seen by all pods, at its own path.
     shared: Path
+    #: The broker's address, for pods and for this machine.
+    bootstrap_servers: str
 
     def __post_init__(self) -> None:
         from kubernetes import client
@@ -84,19 +90,15 @@ class Installation:
         return list(self.core.list_namespaced_pod(NAMESPACE, label_selector=selector).items)
 
     def graphql(self, query: str, **variables: Any) -> Any:
-        """Ask Dagster as its UI does: through a gateway that is ready, with a token."""
-        gateway = until("a gateway", self._ready_gateway, 60, self.cluster)
-        answer = requests.post(
-            f"http://{gateway.status.pod_ip}:8000/dagster/graphql",
-            json={"query": query, "variables": variables},
-            headers={"Authorization": f"Bearer {self.token}"},
-            timeout=60,
-        )
-        answer.raise_for_status()
-        content = answer.json()
+        """Ask Dagster as its UI does: through the gateway."""
+        content = self._ask("POST", "/dagster/graphql", json={"query": query, "variables": variables}).json()
         assert "errors" not in content, content["errors"]
         (result,) = content["data"].values()
         return result
+
+    def get(self, path: str, accept: str = "application/json") -> str:
+        """Return what the gateway answers to a GET."""
+        return str(self._ask("GET", path, headers={"Accept": accept}).text)
 
     def launch(self, job: str, tags: Mapping[str, str]) -> str:
         """Launch a run as the UI does; return its id."""
@@ -108,6 +110,36 @@ class Installation:
         answer = self.graphql(_LAUNCH, params=params)
         assert answer["__typename"] == "LaunchRunSuccess", answer
         return str(answer["run"]["runId"])
+
+    def backfill(self, asset: str, days: Iterable[str], config: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        """Launch a backfill of an asset as the UI does; return its id."""
+        params = {
+            "assetSelection": [{"path": [asset]}],
+            "partitionNames": list(days),
+            "runConfigData": dict(config),
+            "tags": [{"key": name, "value": value} for name, value in tags.items()],
+        }
+        answer = self.graphql(_BACKFILL, params=params)
+        assert answer["__typename"] == "LaunchBackfillSuccess", answer
+        return str(answer["backfillId"])
+
+    def run_of_backfill(self, backfill_id: str) -> str:
+        """Wait for the first run of a backfill; return its id."""
+
+        def look() -> str | None:
+            tags = [{"key": "dagster/backfill", "value": backfill_id}]
+            return next((str(run["runId"]) for run in self.runs(tags=tags)), None)
+
+        return str(until(f"a run of backfill {backfill_id}", look, 120, self.cluster))
+
+    def finished_backfill(self, backfill_id: str, seconds: float = 120) -> str:
+        """Wait for the end of a backfill; return its state."""
+
+        def look() -> str | None:
+            status = str(self.graphql(_BACKFILL_STATUS, id=backfill_id)["status"])
+            return status if status.startswith(("COMPLETED", "CANCELED", "FAILED")) else None
+
+        return str(until(f"the end of backfill {backfill_id}", look, seconds, self.cluster))
 
     def runs(self, **wanted: Any) -> list[dict[str, Any]]:
         """Return runs by a filter of GraphQL's."""
@@ -150,6 +182,26 @@ class Installation:
 
         return until(f"the pod of run {run_id}", look, seconds, self.cluster)
 
+    def paused(self, run_id: str) -> "V1Pod":
+        """Wait until a run that `run_command` pauses has written a batch; return its pod."""
+        pod = self.pod_of(run_id)
+        file = self.shared / f"paused-{pod.metadata.name}"
+        until(f"a batch of run {run_id}", file.exists, 180, self.cluster)
+        return pod
+
+    def _ask(self, method: str, path: str, headers: Mapping[str, str] | None = None, **options: Any) -> Any:
+        """Ask a gateway that is ready, with a token."""
+        gateway = until("a gateway", self._ready_gateway, 60, self.cluster)
+        answer = requests.request(
+            method,
+            f"http://{gateway.status.pod_ip}:8000{path}",
+            headers={"Authorization": f"Bearer {self.token}", **(headers or {})},
+            timeout=60,
+            **options,
+        )
+        answer.raise_for_status()
+        return answer
+
     def _answers(self) -> bool:
         """Return whether the gateway has found the web server, and that the code location."""
         try:
@@ -179,7 +231,12 @@ def _takes_requests(pod: "V1Pod") -> bool:
     return ready and pod.metadata.deletion_timestamp is None
 
 
-def before_the_run(how: str, value: object, **container: Any) -> str:
-    """Return the tag `dagster-k8s/config` of a run that `run_command` stands before; `container`: what else it says."""
+def before_the_run(how: str, value: object, nodes: Mapping[str, str] | None = None, **container: Any) -> str:
+    """Return the tag `dagster-k8s/config` of a run that `run_command` stands before.
+
+    nodes      the labels of the nodes where it is to be, where its queue does not say
+    container  what else is said of its container
+    """
     command = ["python", "-m", "tests.deploy.kubernetes.run_command", how, str(value)]
-    return json.dumps({"container_config": {"command": command, **container}})
+    pod = {} if nodes is None else {"node_selector": dict(nodes)}
+    return json.dumps({"container_config": {"command": command, **container}, "pod_spec_config": pod})

@@ -2,10 +2,11 @@
 
     python -m tests.deploy.kubernetes.run_command pause FILE dagster …
 
-waits after each batch that is written until FILE is there, and says by a file `paused` beside it that it waits. `fill
-BYTES` takes so many bytes for each item that a batch may have, when one is written.
+waits after each batch that is written until FILE is there, and says by a file `paused-POD` beside it that it waits.
+`fill BYTES` takes so many bytes for each item that a batch may have, when one is written.
 """
 
+import socket
 import sys
 import time
 from pathlib import Path
@@ -21,7 +22,7 @@ def _pause(file: Path) -> None:
     def write_and_wait(writer: writing.BatchWriter, batch: EmbeddingBatch) -> None:
         write(writer, batch)
         if not file.exists():
-            file.with_name("paused").touch()
+            file.with_name(f"paused-{socket.gethostname()}").touch()
         while not file.exists():
             time.sleep(0.05)
 

@@ -10,62 +10,18 @@ import yaml
 
 from tests.deploy.dockerfile import stages
 from tests.deploy.kubernetes.installation import CHART
+from tests.deploy.kubernetes.rendering import CELERY, EVERYTHING, LEAST, SCALED, of_kind, rendered
 from tests.paths import CHECKOUT
 from tests.servers.kubernetes.cluster import run_helm
-from tests.servers.kubernetes.programs import VERSION
 from vectorize_pipelines.core.worker_queues import QUEUES
 from vectorize_pipelines.settings import load_settings
 from vectorize_pipelines.settings.loading import LEGACY_NAMES, PREFIX
 
 pytestmark = pytest.mark.usefixtures("helm_program")
 
-LEAST: dict[str, Any] = {
-    "database": {"secret": "database"},
-    "gateway": {"tokens": {"secret": "tokens"}},
-    "store": {"url": "http://weaviate:8080"},
-}
-EVERYTHING: dict[str, Any] = {
-    **LEAST,
-    "gateway": {
-        "replicas": 2,
-        "tokens": {"secret": "tokens"},
-        "hosts": ["box.example:8443"],
-        "ingress": {"enabled": True, "host": "vectors.example", "className": "nginx", "tlsSecret": "tls"},
-    },
-    "store": {"kind": "qdrant", "url": "http://qdrant:6333", "apiKey": {"secret": "store"}},
-    "redis": {"secret": "redis"},
-    "kafka": {"bootstrapServers": "kafka:9092"},
-    "image": {"pullSecrets": ["registry"]},
-    "settings": {"VECTORIZE_MODELS__TEXT": "some/model", "VECTORIZE_CORPUS__WATCH": False},
-    "secretSettings": [{"name": "VECTORIZE_CALLBACKS__SECRET", "secret": "callbacks", "key": "secret"}],
-    "dagster": {"concurrency": {"runs": {"max_concurrent_runs": 3}}},
-    "models": {"create": True, "prefetch": ["some/model"]},
-    "runs": {"pools": {"image": {"gpus": 2, "image": "vectorize:cuda", "nodeSelector": {"gpu": "yes"}}}},
-    "networkPolicy": {"gatewayFrom": [{"namespaceSelector": {"matchLabels": {"ingress": "yes"}}}]},
-}
-CELERY: dict[str, Any] = {
-    **LEAST,
-    "redis": {"secret": "redis"},
-    "runs": {"launcher": "celery"},
-    "workers": [
-        {"name": "text", "replicas": 2, "queues": ["text", "document"]},
-        {"name": "gpu", "queues": ["image"], "gpus": 1, "image": "vectorize:cuda"},
-    ],
-}
-RELEASES = pytest.mark.parametrize("values", [LEAST, EVERYTHING, CELERY], ids=["least", "everything", "celery"])
-
-
-def rendered(tmp_path: Path, values: dict[str, Any]) -> list[dict[str, Any]]:
-    file = tmp_path / "values.yaml"
-    file.write_text(yaml.safe_dump(values))
-    output = run_helm(
-        "template", "release", str(CHART), "--namespace", "there", "--kube-version", VERSION, "--values", str(file)
-    )
-    return [each for each in yaml.safe_load_all(output) if each]
-
-
-def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
-    return {each["metadata"]["name"]: each for each in objects if each["kind"] == kind}
+RELEASES = pytest.mark.parametrize(
+    "values", [LEAST, EVERYTHING, CELERY, SCALED], ids=["least", "everything", "celery", "scaled"]
+)
 
 
 def instance(objects: list[dict[str, Any]]) -> dict[str, Any]:
@@ -77,6 +33,11 @@ def instance(objects: list[dict[str, Any]]) -> dict[str, Any]:
 def containers(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
     pods = [each["spec"]["template"]["spec"] for each in of_kind(objects, "Deployment").values()]
     return [each for pod in pods for each in (*pod.get("initContainers", []), *pod["containers"])]
+
+
+def scaled_worker(address: str = "", **worker: Any) -> dict[str, Any]:
+    redis = {"secret": "redis", "address": address}
+    return {**CELERY, "redis": redis, "workers": [{"name": "text", "queues": ["text"], **worker}]}
 
 
 @RELEASES
@@ -95,6 +56,13 @@ def test_helm_finds_nothing_wrong(values: dict[str, Any], tmp_path: Path) -> Non
         ({**LEAST, "store": {"kind": "lancedb", "url": "/data"}}, "/store/url"),
         ({**LEAST, "runs": {"launcher": "celery"}}, "set redis.secret"),
         ({**LEAST, "workers": CELERY["workers"]}, "workers need runs.launcher: celery"),
+        (scaled_worker(replicas=2, autoscaling={"maxReplicas": 2}), "worker text: autoscaling says how many"),
+        (scaled_worker(autoscaling={"maxReplicas": 2}), "worker text: autoscaling needs redis.address, or prometheus"),
+        (
+            scaled_worker(address="redis:6379", autoscaling={"minReplicas": 0, "maxReplicas": 2}),
+            "worker text: by the lists of Redis alone a busy worker looks idle",
+        ),
+        (scaled_worker(address="redis://redis:6379", autoscaling={"maxReplicas": 2}), "/redis/address"),
     ],
 )
 def test_what_is_missing_or_wrong_is_named(wrong: dict[str, Any], said: str, tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_one_killed_for_memory_is_named_and_repeated_with_smaller_batches_where_
     first, second = ({each.name: each.value for each in pod.spec.containers[0].env} for pod in pods)
     assert "VECTORIZE_PIPELINE__BATCH_ITEMS" not in first
     assert second["VECTORIZE_PIPELINE__BATCH_ITEMS"] == "1024"
+    assert second["VECTORIZE_KAFKA__DRAIN__BATCH_MESSAGES"] == "2000"
     assert second["VECTORIZE_ENCODER__TOKEN_BUDGET_SHARE"] == "0.5"
     (run,) = installation.runs(runIds=[repeated])
     assert {"key": OUT_OF_MEMORY_TAG, "value": killed} in run["tags"]
@@ -90,7 +91,7 @@ def test_one_drained_and_lost_with_its_node_goes_on_elsewhere_during_an_upgrade_
     run_id = installation.launch("embed_corpus", tags)
     run_id, _ = ended(installation, run_id, drain, "was evicted")
     run_id, was_on = ended(installation, run_id, lose, "The run was lost: the machine {node} was lost")
-    pod = paused(installation, run_id)
+    pod = installation.paused(run_id)
     assert pod.spec.node_name != was_on
     assert 0 < rows(store_settings, tmp_path, day) < number
 
@@ -104,22 +105,14 @@ def test_one_drained_and_lost_with_its_node_goes_on_elsewhere_during_an_upgrade_
     go_on.unlink()
     write_documents(installation, 1, day=2)
     run_id = upgraded.launch("embed_corpus", tags | {"dagster/partition": DAYS[2].isoformat()})
-    assert paused(installation, run_id).spec.containers[0].image == "vectorize:next"
+    assert installation.paused(run_id).spec.containers[0].image == "vectorize:next"
     assert upgraded.graphql(_TERMINATE, runId=run_id)["__typename"] == "TerminateRunSuccess"
     assert upgraded.finished(run_id) == "CANCELED", upgraded.messages(run_id)
 
 
-def paused(installation: Installation, run_id: str) -> "V1Pod":
-    """Wait until a run has written a batch; return its pod."""
-    file = installation.shared / "paused"
-    until(f"a batch of run {run_id}", file.exists, 120, installation.cluster)
-    file.unlink()
-    return installation.pod_of(run_id)
-
-
 def ended(installation: Installation, run_id: str, end: "Callable[[V1Pod], None]", why: str) -> tuple[str, str]:
     """End a run's pod after a batch; return the run that repeats it, and the node where it was."""
-    pod = paused(installation, run_id)
+    pod = installation.paused(run_id)
     node: str = pod.spec.node_name
     end(pod)
     assert installation.finished(run_id) == "FAILURE"

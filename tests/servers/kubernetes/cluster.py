@@ -8,6 +8,7 @@ import json
 import secrets
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -130,6 +131,17 @@ class Cluster:
         """Run `helm` on the cluster; return its output. Raises `RuntimeError` with what it said."""
         return run_helm(*arguments, "--kubeconfig", str(self.kubeconfig))
 
+    def until_established(self, definition: str, seconds: float = 60) -> None:
+        """Wait until the API server serves the kind of a CustomResourceDefinition that was just made."""
+        from kubernetes import client
+
+        extensions = client.ApiextensionsV1Api(self.client())
+        deadline = time.monotonic() + seconds
+        while not _is_established(extensions.read_custom_resource_definition(definition)):
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{definition} is not established after {seconds} s")
+            time.sleep(0.1)
+
     def logs(self) -> str:
         """Return the ends of the logs of all containers, for the message of a test that fails."""
         files = sorted(self._folder.glob("nodes/*/*/*.log"))
@@ -210,6 +222,10 @@ class Cluster:
             "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": "admin"}}],
             "current-context": "tests",
         }
+
+
+def _is_established(definition: Any) -> bool:
+    return any(each.type == "Established" and each.status == "True" for each in definition.status.conditions or ())
 
 
 def run_helm(*arguments: str) -> str:

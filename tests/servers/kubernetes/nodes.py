@@ -51,7 +51,7 @@ class Node:
         self.core = kubernetes.CoreV1Api(client)
         self._coordination = kubernetes.CoordinationV1Api(client)
         self._gpus = gpus
-        self._labels = labels
+        self.labels = labels
         self._taint = taint
         self._lost = threading.Event()
         self._pods: dict[str, PodRun] = {}
@@ -63,7 +63,7 @@ class Node:
         if self._gpus:
             resources["nvidia.com/gpu"] = str(self._gpus)
         body = {
-            "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name, **self._labels}},
+            "metadata": {"name": self.name, "labels": {"kubernetes.io/hostname": self.name, **self.labels}},
             "spec": {"taints": [_taint(self._taint)] if self._taint else []},
         }
         self.core.create_node(body)
@@ -83,9 +83,15 @@ class Node:
 
     def evict(self, namespace: str, name: str, message: str) -> None:
         """Evict a pod as a node does that is short of memory or disk."""
+        self._pod(namespace, name).evict(message)
+
+    def kill(self, namespace: str, name: str) -> None:
+        """Kill the containers of a pod, as a crash does."""
+        self._pod(namespace, name).kill()
+
+    def _pod(self, namespace: str, name: str) -> PodRun:
         with self._lock:
-            pod = next(each for each in self._pods.values() if (each.namespace, each.name) == (namespace, name))
-        pod.evict(message)
+            return next(each for each in self._pods.values() if (each.namespace, each.name) == (namespace, name))
 
     def _live(self) -> None:
         while not self._lost.wait(_BEAT_SECONDS):

@@ -106,11 +106,15 @@ class PodRun:
     def lose(self) -> None:
         """Kill it, and wait until nothing of it is left; nobody is told."""
         self._lost.set()
+        self.kill()
+        self._thread.join(_GONE_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the containers that run, as a crash does; its policy says what comes then."""
         for each in (*self._inits, *self._containers):
             running = each.running
             if running is not None:
                 running.kill()
-        self._thread.join(_GONE_SECONDS)
 
     def evict(self, message: str) -> None:
         """End it as a node does that is short of something."""

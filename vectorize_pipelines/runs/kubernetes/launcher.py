@@ -130,6 +130,7 @@ class PooledK8sRunLauncher(K8sRunLauncher):
         smaller = {
             "VECTORIZE_ENCODER__TOKEN_BUDGET_SHARE": settings.encoder.token_budget_share / 2**times,
             "VECTORIZE_PIPELINE__BATCH_ITEMS": max(1, settings.pipeline.batch_items // 2**times),
+            "VECTORIZE_KAFKA__DRAIN__BATCH_MESSAGES": max(1, settings.kafka.drain.batch_messages // 2**times),
         }
         env = [{"name": name, "value": str(value)} for name, value in smaller.items()] if times else []
         nodes = self._nodes_of(run.parent_run_id, namespace) if run.parent_run_id is not None else []

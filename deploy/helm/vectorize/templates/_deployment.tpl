@@ -1,6 +1,6 @@
 {{/*
-A Deployment. Called with a dict: root, component, values (replicas, resources, nodeSelector, tolerations), strategy, args,
-and as YAML: ports, probes, environment, init, workspace (whether the list of code locations is mounted).
+A Deployment. Called with a dict: root, component, values (replicas, resources, nodeSelector, tolerations, autoscaling, with
+which another one says how many replicas there are), strategy, args, and as YAML: ports, probes, environment, init, workspace (whether the list of code locations is mounted).
 */}}
 {{- define "vectorize.deployment" -}}
 {{- $root := .root -}}
@@ -12,7 +12,9 @@ metadata:
     {{- include "vectorize.labels" $root | nindent 4 }}
     app.kubernetes.io/component: {{ .component }}
 spec:
+  {{- if not .values.autoscaling }}
   replicas: {{ .values.replicas | default 1 }}
+  {{- end }}
   strategy:
     {{- .strategy | nindent 4 }}
   selector:

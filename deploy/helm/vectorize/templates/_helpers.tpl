@@ -172,4 +172,17 @@ tolerations:
 {{- if and .Values.workers (ne .Values.runs.launcher "celery") -}}
 {{- fail "workers need runs.launcher: celery" -}}
 {{- end -}}
+{{- range .Values.workers -}}
+{{- if and .replicas .autoscaling -}}
+{{- fail (printf "worker %s: autoscaling says how many replicas there are: leave replicas out" .name) -}}
+{{- end -}}
+{{- if and .autoscaling (not .autoscaling.prometheus) -}}
+{{- if not $.Values.redis.address -}}
+{{- fail (printf "worker %s: autoscaling needs redis.address, or prometheus" .name) -}}
+{{- end -}}
+{{- if eq (toString .autoscaling.minReplicas) "0" -}}
+{{- fail (printf "worker %s: by the lists of Redis alone a busy worker looks idle: minReplicas: 0 needs prometheus" .name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
