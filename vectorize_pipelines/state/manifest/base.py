@@ -30,6 +30,7 @@ class ManifestEntry:
     error_class  why it could not be embedded; empty where it was. Its rows, if any, are of an earlier version
     retryable    whether it is tried again although nothing about it has changed
     attempts     how often in a row it was tried in vain, where that is limited
+    notices      what of it is not in its rows, and what was guessed, as `core.notices.to_json` writes it
 
     An entry in doubt has an empty `fingerprint`, which no file has, so that its file is read again and compared with
     the store; the rest is as it was before. Where nothing was known of the file, all of it is empty.
@@ -46,6 +47,7 @@ class ManifestEntry:
     error_message: str = ""
     retryable: bool = False
     attempts: int = 0
+    notices: str = ""
 
     @property
     def is_in_doubt(self) -> bool:
