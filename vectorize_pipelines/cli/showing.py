@@ -163,7 +163,7 @@ def show_notices(outcome: Mapping[str, Any]) -> None:
         click.echo(f"{notice['kind']}: {notice['source']}: {notice['what']}; {notice['remedy']}", err=True)
     if (more := len(outcome["notices"]) - NOTICES_SHOWN) > 0:
         click.echo(
-            f"… and {more:,} more notices; {outcome['incomplete']:,} documents are incomplete, {outcome['assumed']:,} were "
+            f"… and {more:,} more; {outcome['incomplete']:,} documents are incomplete, {outcome['assumed']:,} were "
             "read by an assumption; --json lists them",
             err=True,
         )

@@ -94,6 +94,6 @@ class ResultEvent:
             problem,
             event.run_id,
             event.timestamp,
-            [each.model_dump() for each in event.warnings],
+            tuple(each.model_dump() for each in event.warnings),
             event.truncated,
         )

@@ -206,5 +206,5 @@ def row_of(found: Any) -> RequestRow:
     values["done"], values["known"] = values.pop("done_items"), values.pop("known_items")
     if values["metadata"] is not None:
         values["metadata"] = from_json(values["metadata"])
-    values["warnings"] = json.loads(values["warnings"]) if values["warnings"] else []
+    values["warnings"] = tuple(json.loads(values["warnings"] or "[]"))
     return RequestRow(**values)

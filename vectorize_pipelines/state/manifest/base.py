@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from vectorize_pipelines.core.notices import NoticeKind, from_json
 from vectorize_pipelines.sources.files import SourceFile
 
 #: What a run was doing with a file that it had alone in hand.
@@ -53,6 +54,12 @@ class ManifestEntry:
     def is_in_doubt(self) -> bool:
         """Whether the store may hold other rows of the file than the entry says."""
         return not self.fingerprint
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether something that a person would read in the file is not in its rows."""
+        told = from_json(self.notices) if not self.error_class else ()
+        return any(notice.kind is NoticeKind.OMITTED for notice in told)
 
     def is_of(self, file: SourceFile, fingerprint: str) -> bool:
         """Return whether the file can be left alone: nothing about it, or about how it is embedded, has changed."""
