@@ -1,5 +1,6 @@
 """What of a file is not embedded, or was guessed in reading it: told by every run for as long as it is so."""
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ import pytest
 
 from tests.commands import Done, Vectorize
 from tests.documents import noticing
+from tests.messaging.brokers import read
+from tests.messaging.requests_in_kafka import rows, send
+from vectorize_pipelines.core.items import Modality
+from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.pipeline.files import documents
+from vectorize_pipelines.pipeline.requests import reader
+from vectorize_pipelines.settings import KafkaSettings
 
 PAGES = "2 of 7 pages have no text (3, 5)"
 ENCODING = "the encoding windows-1251, from its letters"
@@ -74,3 +81,29 @@ def test_hits_say_what_their_document_lacks(vectorize_here: Vectorize, folder: P
     assert said["guessed.txt"]["assumed"] == [ENCODING]
     assert not {"omitted", "assumed"} & set(said["whole.md"])
     assert said["own.jsonl"]["omitted"] == "by the user"
+    search = ("search", "who feeds the hens", "--collection", "notes", "--json", "--filter")
+    lacking = vectorize_here(*search, "omitted exists").json
+    assert {Path(hit["source_id"]).name for hit in lacking} == {"partly.md", "own.jsonl"}
+
+
+@pytest.mark.slow
+def test_documents_of_requests_say_it_in_their_results(
+    vectorize_here: Vectorize, kafka_settings: KafkaSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noticing.use(monkeypatch, reader)
+    partly = {"content": f"OMITTED {PAGES}\n\nThe keeper feeds the hens at six."}
+    one = {"task_id": "one", "task_type": "document_vectorization", "data": partly}
+    several = {"task_id": "several", "task_type": "batch_vectorization", "data": [{"content": "whole"}, partly]}
+    send(kafka_settings, [one, several], modality=Modality.DOCUMENT)
+    done = vectorize_here("drain", "document", "--once", "--json")
+    assert (done.code, done.json["incomplete"], done.json["dead_letters"]) == (0, 2, 0), done.err
+    assert f"omitted: one: {PAGES}" in done.err
+    messages = read(kafka_settings, TopicNames(kafka_settings.topic_prefix).results)
+    events = {event["task_id"]: event for event in (json.loads(message.value()) for message in messages)}
+    warning = {"kind": "omitted", "what": PAGES, "remedy": noticing.REMEDY}
+    assert events["one"]["warnings"] == [warning]
+    assert events["several"]["warnings"] == [{**warning, "what": f"data[1]: {PAGES}"}]
+    assert vectorize_here("status", "one", "--json").json["warnings"] == [warning]
+    said = {(row["source_id"], row["item_index"]): json.loads(row["metadata"]) for row in rows("documents")}
+    assert said["one", 0]["omitted"] == said["several", 1]["omitted"] == [PAGES]
+    assert "omitted" not in said["several", 0]
