@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -31,7 +32,7 @@ def test_a_day_has_figures_and_a_table_of_what_is_missing(instance: dg.DagsterIn
             dg.AssetRecordsFilter(asset_key=KEY, asset_partitions=[day]), limit=1
         ).records
         assert record.asset_materialization is not None
-        found = {name: value.value for name, value in record.asset_materialization.metadata.items()}
+        found: dict[str, Any] = {name: value.value for name, value in record.asset_materialization.metadata.items()}
         assert (found["encoded"], found["incomplete"], found["assumed"], found["failed"]) == (encoded, 1, 1, 0)
         rows = [dict(each.data) for each in found["notices"].records]
         assert [(Path(each["source"]).name, each["kind"], each["what"], each["remedy"]) for each in rows] == [
@@ -49,7 +50,9 @@ def test_a_request_of_its_own_run_says_what_its_model_did_not_take(instance: dg.
     )
     assert result.success
     (event,) = (event for event in result.all_events if event.is_step_materialization)
-    found = {name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()}
+    found: dict[str, Any] = {
+        name: value.value for name, value in event.step_materialization_data.materialization.metadata.items()
+    }
     assert (found["incomplete"], found["tokens"], found["truncated"]) == (1, 256, 400 + 2 - 256)
     (row,) = found["notices"].records
     assert row.data["source"] == "long"

@@ -189,7 +189,13 @@ def _wait(client: "VectorizeClient", task_ids: list[str], timeout: float) -> "di
 def _print(task_ids: list[str], events: "dict[str, ResultEvent]", *, as_json: bool) -> None:
     """Print one row for each request, in the order in which they were submitted; `pending` where nothing is known."""
     if as_json:
-        empty = {"status": "pending", "collection": None, "vector_count": 0, "error": None, "run_id": None}
+        empty: dict[str, Any] = {
+            "status": "pending",
+            "collection": None,
+            "vector_count": 0,
+            "error": None,
+            "run_id": None,
+        }
         empty |= {"warnings": [], "truncated": 0}
         rows = [
             events[task_id].as_dict() if task_id in events else {"task_id": task_id, **empty, "timestamp": None}

@@ -121,6 +121,10 @@ class Tokenizer(Protocol):
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated."""
 
+
+class CountingTokenizer(Tokenizer, Protocol):
+    """A tokenizer that also counts."""
+
     def counts(self, texts: Sequence[str]) -> list[TokenCount]:
         """Return how many tokens of each text the model takes, and how many it does not."""
 
