@@ -19,4 +19,4 @@ def upgrade(op: Operations) -> None:
     """Add the columns, for which no row is rewritten."""
     op.add_column("vectorize_requests", sa.Column("truncated", sa.BigInteger, nullable=False, server_default="0"))
     op.add_column("vectorize_requests", sa.Column("warnings", _TEXT))
-    op.add_column("vectorize_manifest_files", sa.Column("notices", _TEXT, nullable=False, server_default=""))
+    op.add_column("vectorize_manifest_files", sa.Column("notices", _TEXT, nullable=False, server_default=sa.text("''")))
