@@ -64,7 +64,13 @@ class PendingRequest:
     @property
     def told(self) -> tuple[Notice, ...]:
         """What to say of it once it has rows: of a batch there may be any number of notices."""
-        return limited((self.same_as or self).notices) if self.vectors else ()
+        notices = (self.same_as or self).notices
+        return limited(notices) if notices and self.vectors else ()
+
+    @property
+    def warnings(self) -> tuple[dict[str, str], ...]:
+        """The same as result events and the ledger have it."""
+        return tuple(each.as_dict() for each in told) if (told := self.told) else ()
 
     @property
     def tokens_told(self) -> tuple[int, int]:

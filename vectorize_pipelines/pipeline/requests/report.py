@@ -115,7 +115,7 @@ class Report:
             known=len(pending.items),
             metadata=request.metadata,
             truncated=truncated,
-            warnings=tuple(each.as_dict() for each in pending.told),
+            warnings=pending.warnings,
         )
 
     def _invalid_row(self, invalid: InvalidMessage, task_id: str) -> RequestRow:
@@ -257,7 +257,7 @@ def _event(pending: PendingRequest, run_id: str) -> ResultEvent:
         error=error,
         run_id=run_id,
         timestamp=datetime.now(UTC),
-        warnings=tuple(each.as_dict() for each in pending.told),
+        warnings=pending.warnings,
         truncated=pending.tokens_told[1],
     )
 
