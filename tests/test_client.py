@@ -115,9 +115,12 @@ def _client(settings: KafkaSettings) -> VectorizeClient:
 
 def test_events_come_through_whole() -> None:
     event = ResultEvent("ä", RequestState.FAILED, "c", 3, {"class": "E", "message": "m"}, "run")
+    event.warnings, event.truncated = ({"kind": "omitted", "what": "ä", "remedy": "b"},), 7
     assert ResultEvent.from_json(event.to_json()) == event
     content = json.loads(event.to_json())
-    assert list(content) == ["task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"]
+    names = ["task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"]
+    assert list(content) == [*names, "warnings", "truncated"]
+    assert ResultEvent.from_json(json.dumps({name: content[name] for name in names}).encode()).warnings == ()
     later = json.dumps({**content, "a_new_field": 1}).encode()
     assert ResultEvent.from_json(later) == event
     with pytest.raises(ValueError, match="no result event"):

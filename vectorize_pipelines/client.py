@@ -74,7 +74,8 @@ class VectorizeClient:
         data       a text; a list of texts, which is a batch; or a whole request with `task_type` and `data`
         task_type  `image_vectorization`, … where `data` is no text
         modality   whose topic a batch goes to; without it, that of its entries' task types, or that of texts
-        fields     `task_id`, `collection`, `model_name`, `priority`, `batch_size`, `metadata`, `callback_url`
+        fields     `task_id`, `collection`, `model_name`, `priority`, `batch_size`, `metadata`, `callback_url`,
+                   `chunk`
 
         Raises `InvalidMessageError` before anything is sent, and `KafkaError` where the brokers do not confirm it.
         """

@@ -131,7 +131,7 @@ def test_a_file_that_really_times_out_is_given_up(tmp_path: Path) -> None:
     assert (entry.attempts, entry.retryable) == (2, False)
 
 
-#: As the version before wrote it.
+#: As the first version wrote it.
 FIRST_VERSION = """
 create table files (
     source_id text primary key, size integer not null, modified_ns integer not null, version text not null,
@@ -146,7 +146,18 @@ pragma user_version = 1;
 """
 
 
-def test_a_manifest_of_the_version_before_goes_on(tmp_path: Path) -> None:
+def test_a_manifest_of_the_second_version_goes_on(tmp_path: Path) -> None:
+    file = tmp_path / "m.sqlite"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(FIRST_VERSION)
+        connection.execute("alter table files add column attempts integer not null default 0")
+        connection.execute("pragma user_version = 2")
+    with closing(SQLiteManifest.open(file)) as manifest:
+        assert [entry.notices for entry in manifest.entries()] == ["", ""]
+        assert manifest.unreported_days() == {"2024-01-01"}
+
+
+def test_a_manifest_of_the_first_version_goes_on(tmp_path: Path) -> None:
     file = tmp_path / "m.sqlite"
     with closing(sqlite3.connect(file)) as connection:
         connection.executescript(FIRST_VERSION)

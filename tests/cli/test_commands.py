@@ -16,7 +16,8 @@ from vectorize_pipelines.settings import PROJECT_ROOT, Settings
 EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
     *("run_id", "status", "collection", "path", "seconds", "documents", "chunks", "encoded", "skipped", "deleted"),
-    *("cache_hits", "deduplicated", "failed", "tokens", "days", "failures", "errors"),
+    *("cache_hits", "deduplicated", "failed", "incomplete", "assumed", "truncated", "tokens"),
+    *("days", "failures", "notices", "errors"),
 }
 
 

@@ -15,7 +15,17 @@ from vectorize_pipelines.kafka.topics import TopicNames
 from vectorize_pipelines.messaging.messages import Origin, Request, decode
 from vectorize_pipelines.settings import KafkaSettings, load_settings
 
-REQUEST_KEYS = {"task_id", "status", "collection", "vector_count", "error", "run_id", "timestamp"}
+REQUEST_KEYS = {
+    "task_id",
+    "status",
+    "collection",
+    "vector_count",
+    "error",
+    "run_id",
+    "timestamp",
+    "warnings",
+    "truncated",
+}
 LETTER_KEYS = {
     *("id", "failed_at", "replayed", "key", "error_class", "error_message", "stage", "attempts", "run_id"),
     *("topic", "partition", "offset", "timestamp_ms", "omitted_bytes"),

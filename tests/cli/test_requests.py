@@ -57,6 +57,8 @@ def test_what_became_of_a_request(vectorize_here: Vectorize, home: Path) -> None
         "done": 0,
         "known": 0,
         "metadata": {"tenant": "ü"},
+        "truncated": 0,
+        "warnings": [],
         "estimated_seconds": None,
         "callback": None,
     }

@@ -67,6 +67,8 @@ def test_a_row_comes_back_as_it_was_noted(ledger: RequestLedger, time: datetime)
         task_type="document_vectorization",
         done=2**41,
         known=2**42,
+        truncated=2**43,
+        warnings=({"kind": "omitted", "what": "a page 🚢", "remedy": "read it"},),
         metadata={"α 🚢": [1, -0.5, None, True, {"deep": "\x00 ' \" \\ %s"}], "large": 2**62},
     )
     least = row("least", RequestState.PENDING, run_id=None)

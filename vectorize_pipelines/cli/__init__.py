@@ -45,7 +45,7 @@ Exit codes:
   3  the source cannot be read
   4  the model cannot be loaded
   5  the vector store failed, or has no such collection
-  6  done, but some files or requests could not be embedded (they are listed)
+  6  done, but some files or requests could not be embedded, or something in a file was left out (they are listed)
   7  the Kafka cluster failed or cannot be reached
   8  no such request
   9  no API key can be had, or what is known of their use is away

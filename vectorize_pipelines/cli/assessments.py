@@ -44,7 +44,7 @@ def report_assessments(
         "by_day": days,
         "failures": failures,
     }
-    return report_figures(result, found, _print if days else None, refused=REFUSED[wiring.name], as_json=as_json)
+    return report_figures(result, found, _print if days else None, refused=(REFUSED[wiring.name],), as_json=as_json)
 
 
 def _print(outcome: Mapping[str, Any]) -> None:

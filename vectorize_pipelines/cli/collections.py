@@ -346,7 +346,7 @@ def _report(settings: Settings, name: str, result: Any, stream: Any, seconds: fl
         "state": None if new is None else new.state.value,
         "seconds": round(seconds, 2),
     }
-    return report(result, stream, about, _say_reembedded, refused="failed", as_json=as_json)
+    return report(result, stream, about, _say_reembedded, refused=("failed",), as_json=as_json)
 
 
 def _say_reembedded(outcome: Mapping[str, Any]) -> None:

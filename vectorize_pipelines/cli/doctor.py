@@ -329,11 +329,12 @@ def _folder(name: str, path: str, compare: "Callable[[], FolderComparison]") -> 
         f"the asset's folder {path}: {comparison.unchanged} files up to date, {comparison.changed} to read, "
         f"{comparison.vanished} gone"
     )
-    if comparison.failed or comparison.unreadable:
+    if comparison.failed or comparison.unreadable or comparison.incomplete:
         yield Finding(
             name,
             "warning",
-            f"{detail}; {comparison.failed} could not be embedded, {comparison.unreadable} could not be looked at",
+            f"{detail}; {comparison.failed} could not be embedded, {comparison.incomplete} are incomplete, "
+            f"{comparison.unreadable} could not be looked at",
             f"`vectorize ingest {path}` lists them with their reasons",
         )
     else:

@@ -82,7 +82,7 @@ def _report_requests(
         **(dict.fromkeys(RUN_FIGURES, 0) if stream is None else stream.figures()),
         "lost_unread_offsets": [] if stream is None else list(stream.losses()),
     }
-    return report(result, stream, found, _print, refused="dead_letters", as_json=as_json)
+    return report(result, stream, found, _print, refused=("dead_letters",), as_json=as_json)
 
 
 def _print(outcome: Mapping[str, Any]) -> None:

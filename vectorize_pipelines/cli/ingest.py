@@ -14,7 +14,7 @@ import click
 from vectorize_pipelines.cli.reporting import report
 from vectorize_pipelines.cli.running import execute
 from vectorize_pipelines.cli.sharded import ShardProcesses, ended_by_signals, summed
-from vectorize_pipelines.cli.showing import run_log, show_failures, skipped_in_words
+from vectorize_pipelines.cli.showing import notices_in_words, run_log, show_failures, skipped_in_words
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings
@@ -125,7 +125,7 @@ def command(
         "seconds": round(time.monotonic() - started, 2),
         **({} if shard is None else {"shard": str(part)}),
     }
-    return report(result, shown.stream, about, _print, refused="failed", as_json=as_json)
+    return report(result, shown.stream, about, _print, refused=("failed", "incomplete"), as_json=as_json)
 
 
 def model_name(model: str) -> str:
@@ -186,7 +186,8 @@ def _in_shards(arguments: Sequence[str], shards: Sequence[Shard], about: Mapping
 
 def _print(outcome: Mapping[str, Any]) -> None:
     click.echo(
-        f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed; "
+        f"{outcome['collection']}: {outcome['documents']} documents, {outcome['failed']} of them failed"
+        f"{notices_in_words(outcome)}; "
         f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {skipped_in_words(outcome)}, "
         f"{outcome['deleted']} deleted ({outcome['seconds']} s, {_runs(outcome)})"
     )

@@ -1,12 +1,12 @@
 """The end of a run in the command's process: the outcome, the errors, and the exit code."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from vectorize_pipelines.cli.showing import figures
+from vectorize_pipelines.cli.showing import figures, show_notices
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -26,16 +26,17 @@ def report(
     about: Mapping[str, Any],
     show: Callable[[Mapping[str, Any]], None],
     *,
-    refused: str,
+    refused: Sequence[str],
     as_json: bool,
 ) -> int:
     """Tell what became of a run that embedded, and return the exit code.
 
     about    what the command says of the run, between its status and its figures
     show     prints the outcome for people; called where there is one
-    refused  the figure that counts what could not be embedded
+    refused  the figures that count what could not be embedded, or not all of it: with any the exit code is another
     """
     found = {**about, **figures(stream)}
+    show_notices(found)
     return report_figures(result, found, None if stream is None else show, refused=refused, as_json=as_json)
 
 
@@ -44,7 +45,7 @@ def report_figures(
     found: Mapping[str, Any],
     show: Callable[[Mapping[str, Any]], None] | None,
     *,
-    refused: str,
+    refused: Sequence[str],
     as_json: bool,
 ) -> int:
     """Tell what became of any run; `found` are its figures, `show` is None where it ended before it had any."""
@@ -57,7 +58,7 @@ def report_figures(
         show(outcome)
     for error in errors:
         click.echo(f"error: {error}", err=True)
-    return EXIT_SOME_FAILED if result.success and outcome[refused] else exit_code
+    return EXIT_SOME_FAILED if result.success and any(outcome[figure] for figure in refused) else exit_code
 
 
 def _errors_of(result: "dg.ExecuteInProcessResult") -> tuple[list[str], int]:

@@ -107,6 +107,7 @@ def summed(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
         **{name: sum(outcome[name] for outcome in outcomes) for name in FIGURES},
         "days": sorted({day for outcome in outcomes for day in outcome["days"]}),
         "failures": [failure for outcome in outcomes for failure in outcome["failures"]],
+        "notices": [notice for outcome in outcomes for notice in outcome["notices"]],
         "errors": [f"shard {outcome['shard']}: {error}" for outcome in outcomes for error in outcome["errors"]],
         "runs": {outcome["shard"]: outcome["run_id"] for outcome in outcomes},
         "exit_code": max((outcome["exit_code"] for outcome in failed or outcomes), default=0),
@@ -116,5 +117,5 @@ def summed(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _no_outcome(shard: Shard, code: int, error: str) -> dict[str, Any]:
     """Return the outcome of a run that printed none."""
     figures = dict.fromkeys(FIGURES, 0)
-    lists: dict[str, list[str]] = {"days": [], "failures": [], "errors": [error]}
+    lists: dict[str, list[str]] = {"days": [], "failures": [], "notices": [], "errors": [error]}
     return {"shard": str(shard), "run_id": "", "status": "failed", **figures, **lists, "exit_code": code}

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from vectorize_pipelines.pipeline.stream import EmbeddingStream
 
 FAILURES_SHOWN = 20
-FIGURES = ("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted", "failed", "tokens")
+NOTICES_SHOWN = 20
+FIGURES = (
+    *("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted"),
+    *("failed", "incomplete", "assumed", "truncated", "tokens"),
+)
 
 
 class RunLog(logging.Handler):
@@ -129,6 +133,9 @@ def figures(stream: "EmbeddingStream | None") -> dict[str, Any]:
         {"source": failure.source_id, "error": failure.error_class, "message": failure.message}
         for failure in (() if stream is None else stream.failures)
     ]
+    found["notices"] = [
+        {"source": each.source_id, **each.notice.as_dict()} for each in (() if stream is None else stream.notices)
+    ]
     return found
 
 
@@ -145,3 +152,24 @@ def show_failures(failures: Sequence[Mapping[str, str]], whole: str | None = Non
         click.echo(f"  {failure['source']}: {failure['error']}: {failure['message']}")
     if whole is not None and len(failures) > FAILURES_SHOWN:
         click.echo(f"  … and {len(failures) - FAILURES_SHOWN} more; --json lists {whole}")
+
+
+def show_notices(outcome: Mapping[str, Any]) -> None:
+    """Print on stderr what is not embedded of documents that were, and what was guessed in reading them.
+
+    It is there whatever stdout is: what is missing must not be missed where only figures are read.
+    """
+    for notice in outcome["notices"][:NOTICES_SHOWN]:
+        click.echo(f"{notice['kind']}: {notice['source']}: {notice['what']}; {notice['remedy']}", err=True)
+    if (more := len(outcome["notices"]) - NOTICES_SHOWN) > 0:
+        click.echo(
+            f"… and {more:,} more; {outcome['incomplete']:,} documents are incomplete, {outcome['assumed']:,} were "
+            "read by an assumption; --json lists them",
+            err=True,
+        )
+
+
+def notices_in_words(outcome: Mapping[str, Any]) -> str:
+    """Say how many documents are incomplete, or were read by a guess; goes on from the number of those that failed."""
+    words = ((outcome["incomplete"], "incomplete"), (outcome["assumed"], "read by an assumption"))
+    return "".join(f", {number:,} {said}" for number, said in words if number)

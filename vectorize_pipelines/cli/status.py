@@ -28,7 +28,7 @@ class UnknownRequestError(VectorizeError):
 @click.argument("request_id", metavar="ID")
 @click.option("--json", "as_json", is_flag=True, help="Print what is known as JSON.")
 def command(request_id: str, as_json: bool) -> None:
-    """Say what became of the request ID (its task_id): state, times, vectors, error, callback.
+    """Say what became of the request ID (its task_id): state, times, vectors, what was left out, error, callback.
 
     One that waits in its topic is pending, with an estimate of the seconds until it is done, where others have been
     done before. Exits with 8 where nothing is known of it.
@@ -42,8 +42,9 @@ def command(request_id: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    callback = found.pop("callback")
+    callback, warnings = found.pop("callback"), found.pop("warnings")
     rows = [(name, _shown(value)) for name, value in found.items() if value is not None]
+    rows += [(each["kind"], f"{each['what']}; {each['remedy']}") for each in warnings]
     if callback is not None:
         reason = f": {callback['error']}" if callback["error"] else ""
         rows.append(("callback", f"{callback['state']} after {callback['attempts']} attempts{reason}"))

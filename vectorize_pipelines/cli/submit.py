@@ -44,6 +44,11 @@ def _metadata(context: click.Context, parameter: click.Parameter, values: Sequen
 @click.option("--model", "model_name", help="Model to embed with.  [default: that of the settings]")
 @click.option("--priority", metavar="low|normal|high|N", help="Above 0 (high is 1): the priority lane.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", callback=_metadata, help="May be repeated.")
+@click.option(
+    "--chunk/--no-chunk",
+    default=None,
+    help="Cut a text into passages as a document is.  [default: as the settings say]",
+)
 @click.option("--callback-url", metavar="URL", help="What became of it is posted here.")
 @click.option("--wait", is_flag=True, help="Wait until all are done.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=300.0, show_default=True, help="Seconds to wait.")
@@ -184,7 +189,14 @@ def _wait(client: "VectorizeClient", task_ids: list[str], timeout: float) -> "di
 def _print(task_ids: list[str], events: "dict[str, ResultEvent]", *, as_json: bool) -> None:
     """Print one row for each request, in the order in which they were submitted; `pending` where nothing is known."""
     if as_json:
-        empty = {"status": "pending", "collection": None, "vector_count": 0, "error": None, "run_id": None}
+        empty: dict[str, Any] = {
+            "status": "pending",
+            "collection": None,
+            "vector_count": 0,
+            "error": None,
+            "run_id": None,
+        }
+        empty |= {"warnings": [], "truncated": 0}
         rows = [
             events[task_id].as_dict() if task_id in events else {"task_id": task_id, **empty, "timestamp": None}
             for task_id in task_ids
@@ -199,3 +211,6 @@ def _print(task_ids: list[str], events: "dict[str, ResultEvent]", *, as_json: bo
             click.echo(f"{task_id}  {event.status.value}  {event.error['class']}: {event.error['message']}")
         else:
             click.echo(f"{task_id}  {event.status.value}  {event.vector_count} vectors in {event.collection}")
+            for warning in event.warnings:
+                said = f"{warning['kind']}: {task_id}: {warning['what']}; {warning['remedy']}"
+                click.echo(said, err=True)

@@ -12,7 +12,14 @@ from operator import le
 from typing import Any
 
 from vectorize_pipelines.core.items import JsonValue
-from vectorize_pipelines.core.notices import MAX_NOTICE_CHARACTERS, MAX_NOTICES, Notice, NoticeKind
+from vectorize_pipelines.core.notices import (
+    MAX_NOTICE_CHARACTERS,
+    MAX_NOTICES,
+    Notice,
+    NoticeKind,
+    limited,
+    notice_of,
+)
 from vectorize_pipelines.documents.errors import DecompressionLimitError
 from vectorize_pipelines.documents.types import Page, ParsedDocument, Section, Span, TableRow
 from vectorize_pipelines.sandbox import AnswerLimits, InvalidAnswerError, Message
@@ -59,7 +66,7 @@ def to_message(outcome: ParseOutcome, limits: AnswerLimits) -> Message:
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
         "pages": [*_bounds(document.pages), [each.number for each in document.pages]],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
-        "notices": [[each.kind, each.what, each.remedy] for each in document.notices[:MAX_NOTICES]],
+        "notices": [[each.kind, each.what, each.remedy] for each in limited(document.notices)],
     }
     if len(text) > limits.body or not _fits(header, limits):
         raise DecompressionLimitError(
@@ -151,7 +158,7 @@ def _notices(value: object) -> tuple[Notice, ...]:
         kind, what, remedy = _texts(each) if isinstance(each, list) and len(each) == 3 else ("", "", "")
         if kind not in list(NoticeKind) or max(len(what), len(remedy)) > MAX_NOTICE_CHARACTERS:
             raise InvalidAnswerError("a notice that is none")
-        found.append(Notice(NoticeKind(kind), what, remedy))
+        found.append(notice_of(NoticeKind(kind), what, remedy))
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from threading import Event
 from time import thread_time
 
 from vectorize_pipelines.core.items import Item, JsonValue, Modality, content_hash, metadata_size
+from vectorize_pipelines.core.notices import row_fields
 from vectorize_pipelines.documents.chunking import Chunker, chunker_fingerprint
 from vectorize_pipelines.documents.errors import ParseTimeoutError, TooMuchMetadataError
 from vectorize_pipelines.documents.parsing import too_many_chunks
@@ -62,8 +63,11 @@ class Cutting:
         occurred_at: datetime,
         first_index: int = 0,
         metadata: Mapping[str, JsonValue] | None = None,
+        modality: Modality = Modality.DOCUMENT,
     ) -> list[Item]:
         """Return a document's chunks as items, numbered from `first_index`; `metadata` wins over the document's own.
+
+        `modality` is another one for a text that is cut as a document is.
 
         Raises `TooManyChunksError`, `TooMuchMetadataError` and `ParseTimeoutError`; `CancelledError` after `interrupt`.
         """
@@ -74,7 +78,7 @@ class Cutting:
             Item(
                 source_id=source_id,
                 item_index=first_index + chunk.index,
-                modality=Modality.DOCUMENT,
+                modality=modality,
                 text=chunk.text,
                 uri=uri,
                 content_hash=content_hash(chunk.text),
@@ -110,7 +114,7 @@ class Cutting:
 
 
 class _ChunkFields:
-    """The metadata of a document's chunks; those of one section share an object.
+    """The metadata of a document's chunks, its notices among them; those of one section share an object.
 
     What a document says of itself stands in every chunk, so that few bytes can become many.
     """
@@ -128,8 +132,9 @@ class _ChunkFields:
         """Return a chunk's metadata. Raises `TooMuchMetadataError` where all together exceed what they may grow to."""
         if chunk.metadata is not self._last:
             self._last = chunk.metadata
-            self._fields = {**self._document.metadata, **chunk.metadata, **self._given}
-            self._size = 0 if self._document.rows else metadata_size(self._fields)  # of rows it has been counted
+            fields = {**self._document.metadata, **chunk.metadata, **self._given}
+            self._size = 0 if self._document.rows else metadata_size(fields)  # of rows it has been counted
+            self._fields = row_fields(self._document.notices, fields, self._settings.metadata_limits)
         self._total += self._size
         if self._total > self._settings.max_decompressed_bytes:
             raise TooMuchMetadataError(

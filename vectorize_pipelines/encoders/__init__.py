@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Tokenizer
+from vectorize_pipelines.encoders.base import CountTokens, Encoder, EncoderSpec, EngineChoice, Tokenizer
 from vectorize_pipelines.encoders.cache import EncoderCache, EncoderKey, encoder_cache, too_large
 from vectorize_pipelines.encoders.engines.base import PRECISIONS, Engine, LoadRequest
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
@@ -47,6 +47,7 @@ __all__ = [
     "forecast_load",
     "lease_encoder",
     "load_encoder",
+    "load_token_counter",
     "load_tokenizer",
 ]
 
@@ -210,6 +211,15 @@ def load_tokenizer(model: str, **options: Unpack[LoadOptions]) -> Tokenizer:
     """
     found, request = _describing(model, "auto", options)
     return found.tokenizer(request)
+
+
+def load_token_counter(model: str, **options: Unpack[LoadOptions]) -> CountTokens:
+    """Return what counts the tokens of a model's texts, without its weights; that of a remote model estimates.
+
+    Raises `UnknownModelError`.
+    """
+    found, request = _describing(model, "auto", options)
+    return found.count_tokens(request)
 
 
 def _describing(model: str, engine: str, options: LoadOptions, *, fetch: bool = True) -> tuple[Engine, LoadRequest]:

@@ -5,10 +5,10 @@ and the search command call only what is declared here.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 from vectorize_pipelines.core.items import Modality
 from vectorize_pipelines.errors import ItemError
@@ -69,6 +69,23 @@ class EngineChoice:
     reason: str
 
 
+class TokenCount(NamedTuple):
+    """The tokens of a text, special tokens and the documents' prompt included.
+
+    seen  those that the model takes
+    cut   those beyond the model's maximum, which it does not take; 0 where the text fits, or nobody here can tell
+    """
+
+    seen: int
+    cut: int
+
+
+def count_within(tokens: int, longest: int | None) -> TokenCount:
+    """Return the count of a text of so many tokens, for a model that takes `longest` at most; None: any number."""
+    seen = tokens if longest is None else min(tokens, longest)
+    return TokenCount(seen, tokens - seen)
+
+
 @dataclass(slots=True)
 class Metered:
     """What became of some items, and what a provider counted for them.
@@ -76,12 +93,18 @@ class Metered:
     vectors, errors  as `Encoder.encode_each` returns them
     tokens           by position, as a provider counted them; None where none did
     cost             of all together, in the currency of the price table
+    counts           of texts, by position, where the engine counts them while it takes them apart
     """
 
     vectors: Vectors
     errors: dict[int, ItemError]
     tokens: list[int] | None
     cost: float = 0.0
+    counts: list[TokenCount] | None = None
+
+
+#: Counts the tokens of texts.
+CountTokens: TypeAlias = Callable[[Sequence[str]], list[TokenCount]]
 
 
 class Tokenizer(Protocol):
@@ -97,6 +120,13 @@ class Tokenizer(Protocol):
 
     def offsets(self, texts: Sequence[str]) -> list[list[tuple[int, int]]]:
         """For each text the (start, end) of its tokens in characters; special tokens left out, none truncated."""
+
+
+class CountingTokenizer(Tokenizer, Protocol):
+    """A tokenizer that also counts."""
+
+    def counts(self, texts: Sequence[str]) -> list[TokenCount]:
+        """Return how many tokens of each text the model takes, and how many it does not."""
 
 
 class Encoder(ABC):
@@ -129,7 +159,7 @@ class Encoder(ABC):
     def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> "Metered":
         """`encode_each`, with what it cost. Called by the pipeline's encoder thread for every batch.
 
-        What runs on this machine costs nothing, and counts no tokens here.
+        What runs on this machine costs nothing; an engine that has a tokenizer tells its counts.
         """
         vectors, errors = self.encode_each(items, purpose)
         return Metered(vectors, errors, None)

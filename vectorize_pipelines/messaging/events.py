@@ -1,5 +1,6 @@
 """Result events: what became of a request, as the results topic says it. The key of each is its `task_id`."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -15,6 +16,12 @@ class _ErrorModel(BaseModel):
     message: str
 
 
+class _WarningModel(BaseModel):
+    kind: str
+    what: str
+    remedy: str
+
+
 class _EventModel(BaseModel):
     """The base of events; fields of later versions are passed over."""
 
@@ -27,12 +34,18 @@ class _EventModel(BaseModel):
     error: _ErrorModel | None = None
     run_id: str | None = None
     timestamp: datetime
+    warnings: list[_WarningModel] = []
+    truncated: int = 0
 
 
 # Not frozen, as little as `ledger.RequestRow`.
 @dataclass(slots=True)
 class ResultEvent:
-    """One change of a request's state. `error` is None or has `class` and `message`; `timestamp` is in UTC."""
+    """One change of a request's state. `error` is None or has `class` and `message`; `timestamp` is in UTC.
+
+    warnings   what of a completed request is not embedded, and what was guessed: each has `kind`, `what` and `remedy`
+    truncated  tokens of its texts that were left out, since the model takes no more
+    """
 
     task_id: str
     status: RequestState
@@ -41,6 +54,8 @@ class ResultEvent:
     error: dict[str, str] | None = None
     run_id: str | None = None
     timestamp: datetime = field(default_factory=lambda: datetime.now(UTC))
+    warnings: Sequence[Mapping[str, str]] = ()
+    truncated: int = 0
 
     def to_json(self) -> bytes:
         """Return the message's value."""
@@ -59,6 +74,8 @@ class ResultEvent:
             "error": self.error,
             "run_id": self.run_id,
             "timestamp": self.timestamp.isoformat(),
+            "warnings": list(self.warnings),
+            "truncated": self.truncated,
         }
 
     @classmethod
@@ -70,5 +87,13 @@ class ResultEvent:
             raise ValueError(f"no result event: {error.errors(include_url=False, include_input=False)[0]}") from None
         problem = None if event.error is None else {"class": event.error.error_class, "message": event.error.message}
         return cls(
-            event.task_id, event.status, event.collection, event.vector_count, problem, event.run_id, event.timestamp
+            event.task_id,
+            event.status,
+            event.collection,
+            event.vector_count,
+            problem,
+            event.run_id,
+            event.timestamp,
+            tuple(each.model_dump() for each in event.warnings),
+            event.truncated,
         )

@@ -105,7 +105,10 @@ class RequestItem:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A valid message."""
+    """A valid message.
+
+    chunk  of a text: whether it is cut into passages, as a document is; None: as the settings say
+    """
 
     task_id: str
     task_type: TaskType
@@ -117,6 +120,7 @@ class Request:
     metadata: Mapping[str, JsonValue]
     callback_url: str | None
     origin: Origin
+    chunk: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,7 @@ class RequestModel(BaseModel):
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     metadata: dict[str, Any] | None = None
     callback_url: Annotated[str, Field(max_length=2048), AfterValidator(_callback_url)] | None = None
+    chunk: bool | None = None
 
 
 class _InlineDocumentModel(BaseModel):
@@ -213,6 +218,8 @@ def decode(
         # Nothing in a short message can be too much, and most messages are short.
         bounds = limits if len(value) > min(2 * limits.max_values, limits.max_bytes // _REWRITTEN) else None
         task_type, items = _items(message, modality, bounds)
+        if message.chunk is not None:
+            _check_chunk(task_type)
         metadata = _checked_metadata(message.metadata, "metadata", bounds)
     except InvalidMessageError as error:
         error.task_id = message.task_id or task_id_of(key)
@@ -228,6 +235,7 @@ def decode(
         metadata,
         message.callback_url,
         origin,
+        message.chunk,
     )
 
 
@@ -328,6 +336,16 @@ def _check_topic(task_type: TaskType, modality: Modality, field: str) -> None:
             f"{task_type} does not belong on the topic for {modality.value}, which takes {TASK_TYPE_OF[modality]} "
             f"and {TaskType.BATCH}",
         )
+
+
+def _check_chunk(task_type: TaskType) -> None:
+    reasons = {
+        TaskType.IMAGE: "an image is not cut",
+        TaskType.DOCUMENT: "a document is always cut",
+        TaskType.BATCH: "the rows of a batch are numbered as its entries are; send a text that is to be cut by itself",
+    }
+    if task_type in reasons:
+        _refuse("chunk", f"is for {TaskType.TEXT}: {reasons[task_type]}")
 
 
 def _checked_metadata(

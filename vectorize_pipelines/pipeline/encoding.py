@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vectorize_pipelines.core.items import Item
-from vectorize_pipelines.encoders.base import Encoder
+from vectorize_pipelines.encoders.base import Encoder, Metered, TokenCount
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.pipeline.reuse import VectorReuse, content_key
 from vectorize_pipelines.pipeline.totals import Totals
@@ -67,15 +67,17 @@ class ItemEncoder:
         days: Sequence[str],
         totals: Totals,
         encoded: Callable[[Sequence[int]], None] | None = None,
+        counts: dict[int, TokenCount] | None = None,
     ) -> tuple[npt.NDArray[np.float32], dict[int, ItemError]]:
         """Return vectors of shape (n, dimension), and by position what the encoder refused: vectors without meaning.
 
         What was done and how long it took is added to `totals`, each item's share to its day. With `encoded` the
-        encoder takes one batch after the other, and that is called with the positions of each.
+        encoder takes one batch after the other, and that is called with the positions of each. The tokens of texts
+        that were encoded are put into `counts`, by position.
         """
         before = self._reuse.seconds
         vectors = np.empty((len(items), self.dimension), dtype=np.float32)
-        refused = self._fill(items, days, vectors, totals, encoded) if items else {}
+        refused = self._fill(items, days, vectors, totals, encoded, counts) if items else {}
         totals.spread("cache", self._reuse.seconds - before, Counter(days))
         return vectors, refused
 
@@ -90,6 +92,7 @@ class ItemEncoder:
         vectors: npt.NDArray[np.float32],
         totals: Totals,
         encoded: Callable[[Sequence[int]], None] | None,
+        counts: dict[int, TokenCount] | None,
     ) -> dict[int, ItemError]:
         """Fill in the vectors, each content encoded once; return, by position, what the encoder refused.
 
@@ -106,7 +109,7 @@ class ItemEncoder:
         if not waiting:
             return {}
         firsts = [positions[0] for positions in waiting.values()]
-        refused, seconds = self._encode(items, days, firsts, vectors, totals, encoded)
+        refused, seconds = self._encode(items, days, firsts, vectors, totals, encoded, counts)
         new = {
             key: (items[positions[0]], vectors[positions[0]].copy())
             for key, positions in waiting.items()
@@ -120,7 +123,7 @@ class ItemEncoder:
             else:
                 apart += others
         if apart:
-            refused |= self._encode(items, days, apart, vectors, totals, encoded)[0]
+            refused |= self._encode(items, days, apart, vectors, totals, encoded, counts)[0]
         return refused
 
     def _take_known(
@@ -145,13 +148,14 @@ class ItemEncoder:
         vectors: npt.NDArray[np.float32],
         totals: Totals,
         encoded: Callable[[Sequence[int]], None] | None,
+        counts: dict[int, TokenCount] | None,
     ) -> tuple[dict[int, ItemError], float]:
         """Encode the items at these positions; return, by position, what the encoder refused, and the seconds taken."""
         self.open()
         refused: dict[int, ItemError] = {}
         seconds = 0.0
         for part in [positions] if encoded is None else self._parts(positions):
-            errors, taken = self._encode_together(items, days, part, vectors, totals)
+            errors, taken = self._encode_together(items, days, part, vectors, totals, counts)
             refused |= errors
             seconds += taken
             if encoded is not None:
@@ -175,19 +179,26 @@ class ItemEncoder:
         positions: Sequence[int],
         vectors: npt.NDArray[np.float32],
         totals: Totals,
+        counts: dict[int, TokenCount] | None,
     ) -> tuple[dict[int, ItemError], float]:
         """As `_encode`, in one call of the encoder."""
         assert self.encoder is not None, "it is open"
         started = time.perf_counter()
-        metered = self.encoder.encode_metered([_content(items[n]) for n in positions])
+        contents = [_content(items[n]) for n in positions]
+        metered = self.encoder.encode_metered(contents)
         vectors[positions] = metered.vectors
         seconds = time.perf_counter() - started
+        tokens = metered.tokens or [items[n].tokens for n in positions]
+        if counts is not None:
+            counted = _counts(self.encoder, metered, contents)
+            counts.update(zip(positions, counted, strict=True))
+            tokens = metered.tokens or [count.seen for count in counted]
         for place, n in enumerate(positions):
             of_day = totals.of(days[n])
             of_day.encode_seconds += seconds / len(positions)
             if place not in metered.errors:
                 of_day.encoded += 1
-                of_day.tokens += items[n].tokens if metered.tokens is None else metered.tokens[place]
+                of_day.tokens += tokens[place]
         if metered.tokens is not None:
             _spread_cost(metered.cost, metered.tokens, [days[n] for n in positions], totals)
         self._adapt(len(positions), seconds)
@@ -220,6 +231,14 @@ def _share(
     for n in positions:
         vectors[n] = vector
         totals.of(days[n]).deduplicated += 1
+
+
+def _counts(encoder: Encoder, metered: Metered, contents: Sequence[str | Path | bytes]) -> Sequence[TokenCount]:
+    """Return the tokens of texts that were encoded: as the engine or the provider counted them, else words."""
+    if metered.counts is not None:
+        return metered.counts
+    texts = [content for content in contents if isinstance(content, str)]
+    return [TokenCount(tokens, 0) for tokens in metered.tokens or encoder.count_tokens(texts)]
 
 
 def _content(item: Item) -> str | Path | bytes:

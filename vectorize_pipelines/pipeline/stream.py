@@ -14,7 +14,7 @@ from typing import Self
 from vectorize_pipelines.encoders.base import EngineChoice
 from vectorize_pipelines.pipeline.batch import EmbeddingBatch
 from vectorize_pipelines.pipeline.outage import StoreRetry
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 
 
 class EmbeddingStream(ABC):
@@ -26,6 +26,7 @@ class EmbeddingStream(ABC):
     collection  the collection that the run is for; batches may name further ones
     model       what the run encodes with, as its metadata shows it
     failures    sources that could not be embedded
+    notices     what of the others is not embedded, and what was guessed in reading them
     touched     days of which something was written, deleted or refused, by an earlier run that was killed too
     expected    the number of sources, where it is known
     outage      bears with a store that is away; without one such a store fails the run at once
@@ -35,6 +36,7 @@ class EmbeddingStream(ABC):
     model: str
     totals: Totals
     failures: list[Failure]
+    notices: RunNotices
     touched: set[str]
     expected: int | None = None
     outage: StoreRetry = StoreRetry()

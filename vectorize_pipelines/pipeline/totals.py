@@ -1,9 +1,14 @@
 """The work of a run, counted by day: the figures that become metadata of each partition."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
+
+from vectorize_pipelines.core.notices import Notice, NoticeKind
+
+#: Of each kind a run keeps so many notices; all of them are counted.
+NOTICES_KEPT = 10_000
 
 
 @dataclass(slots=True)
@@ -17,6 +22,9 @@ class DayTotals:
     deduplicated  items of the same content as another one of the run, whose vector they took
     deleted    rows deleted
     failed     source documents that could not be embedded
+    incomplete source documents of which something is not embedded, those found unchanged included
+    assumed    source documents of which something was guessed in reading them, those found unchanged included
+    truncated  tokens of texts that were cut off, since their model takes no more
     tokens     of what was encoded, as the provider counted them where a remote model did it
     cost       of these, in the currency of the price table; 0 for a model of this machine, and one without a price
     *_seconds  time in each stage; the stages overlap, so they may add up to more than the run took
@@ -30,6 +38,9 @@ class DayTotals:
     deduplicated: int = 0
     deleted: int = 0
     failed: int = 0
+    incomplete: int = 0
+    assumed: int = 0
+    truncated: int = 0
     tokens: int = 0
     cost: float = 0.0
     read_seconds: float = 0.0
@@ -42,6 +53,11 @@ class DayTotals:
     def skipped(self) -> int:
         """Items that did not have to be encoded: unchanged, or with a vector that was there already."""
         return max(0, self.chunks - self.encoded)
+
+    def note(self, notices: Sequence[Notice], documents: int = 1) -> None:
+        """Count the notices of a document; with `documents` -1, take them back."""
+        self.incomplete += documents * any(each.kind is NoticeKind.OMITTED for each in notices)
+        self.assumed += documents * any(each.kind is NoticeKind.ASSUMED for each in notices)
 
     def add(self, other: Self) -> None:
         """Add another's counts to this one's."""
@@ -61,6 +77,42 @@ class Failure:
     day: str
     error_class: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceNotice:
+    """What is missing of a source document, or was guessed in reading it."""
+
+    source_id: str
+    day: str
+    notice: Notice
+
+
+class RunNotices:
+    """The notices of a run, in order, what is missing before what was assumed; of each kind at most `NOTICES_KEPT`."""
+
+    def __init__(self) -> None:
+        self._kept: dict[NoticeKind, list[SourceNotice]] = {kind: [] for kind in NoticeKind}
+
+    def add(self, source_id: str, day: str, notices: Iterable[Notice]) -> None:
+        """Add those of a source document."""
+        for notice in notices:
+            kept = self._kept[notice.kind]
+            if len(kept) < NOTICES_KEPT:
+                kept.append(SourceNotice(source_id, day, notice))
+
+    def extend(self, others: "RunNotices") -> None:
+        """Add those of a part of the run."""
+        for each in others:
+            self.add(each.source_id, each.day, (each.notice,))
+
+    def remove(self, source_id: str) -> None:
+        """Take those of a source document back."""
+        for kind, kept in self._kept.items():
+            self._kept[kind] = [each for each in kept if each.source_id != source_id]
+
+    def __iter__(self) -> Iterator[SourceNotice]:
+        return (each for kind in NoticeKind for each in self._kept[kind])
 
 
 class Totals(dict[str, DayTotals]):

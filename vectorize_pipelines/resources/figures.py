@@ -8,12 +8,13 @@ import dagster as dg
 import pyarrow as pa
 
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
-from vectorize_pipelines.pipeline.totals import DayTotals, Failure
+from vectorize_pipelines.pipeline.totals import DayTotals, Failure, SourceNotice
 from vectorize_pipelines.stores.base import Collection
 
 PREVIEW_ROWS = 5
 PREVIEW_CHARACTERS = 160
 FAILURES_SHOWN = 100
+NOTICES_SHOWN = 100
 
 
 class Preview:
@@ -54,6 +55,23 @@ def failures_table(failures: Sequence[Failure]) -> dg.TableMetadataValue:
     )
 
 
+def notices_table(notices: Sequence[SourceNotice]) -> dg.TableMetadataValue:
+    """Return the first of some notices as a table."""
+    return dg.MetadataValue.table(
+        [
+            dg.TableRecord(
+                {
+                    "source": each.source_id,
+                    "kind": each.notice.kind.value,
+                    "what": each.notice.what,
+                    "remedy": each.notice.remedy,
+                }
+            )
+            for each in notices[:NOTICES_SHOWN]
+        ]
+    )
+
+
 def day_metadata(
     stream: EmbeddingStream, day: str, collections: Sequence[Collection], preview: Preview
 ) -> dict[str, Any]:
@@ -68,6 +86,8 @@ def day_metadata(
         "skipped": totals.skipped,
         "deleted": totals.deleted,
         "failed": totals.failed,
+        "incomplete": totals.incomplete,
+        "assumed": totals.assumed,
         "read_seconds": round(totals.read_seconds, 4),
         "encode_seconds": round(totals.encode_seconds, 4),
         "cache_seconds": round(totals.cache_seconds, 4),
@@ -81,7 +101,9 @@ def day_metadata(
         metadata["location"] = (dg.MetadataValue.url if "://" in location else dg.MetadataValue.path)(location)
     if totals.encode_seconds:
         metadata["texts_per_second"] = round(totals.encoded / totals.encode_seconds, 1)
-    if totals.tokens or not totals.encoded:  # nobody counts those of texts that come by Kafka, nor images have any
+    if totals.truncated:
+        metadata["truncated"] = totals.truncated
+    if totals.tokens or not totals.encoded:  # images have none
         metadata["tokens"] = totals.tokens
         if totals.encode_seconds:
             metadata["tokens_per_second"] = round(totals.tokens / totals.encode_seconds, 1)
@@ -95,6 +117,9 @@ def day_metadata(
     failures = [failure for failure in stream.failures if failure.day == day]
     if failures:
         metadata["failures"] = failures_table(failures)
+    notices = [each for each in stream.notices if each.day == day]
+    if notices:
+        metadata["notices"] = notices_table(notices)
     if preview.of(day):
         metadata["preview"] = dg.MetadataValue.table(preview.of(day))
     return metadata

@@ -68,6 +68,11 @@ class DocumentSettings(Section):
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
     chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")
     overlap_tokens: int = Field(32, ge=0, description="tokens repeated from one chunk to the next")
+    chunk_long_texts: bool = Field(
+        False,
+        description="a request for one text is cut into passages as a document is, where its own `chunk` does not say "
+        "otherwise; false: what its model does not take is left out, and said to be",
+    )
 
     @property
     def metadata_limits(self) -> MetadataLimits:

@@ -3,7 +3,8 @@
 Used by `state.ledger`, which records and finds them, and by `state.request_totals`, which counts them.
 """
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -48,8 +49,11 @@ requests = sa.Table(
     sa.Column("task_type", Text),
     sa.Column("done_items", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("known_items", sa.BigInteger, nullable=False, server_default="0"),
-    # The last, since it may be long: SQLite then finds the others without reading it.
+    # Behind the others, since it may be long: SQLite then finds those without reading it. What is empty or 0 behind it
+    # takes no place in a row.
     sa.Column("metadata", Text),
+    sa.Column("truncated", sa.BigInteger, nullable=False, server_default="0"),
+    sa.Column("warnings", Text),
     # Each index costs a tenth of the writing. A page of several states is merged from a page of each; a type has an
     # index of its own, since a rare one among millions would otherwise be looked for in all of them.
     sa.Index("vectorize_requests_by_state", "state", "submitted_us", "request_id"),
@@ -73,6 +77,8 @@ class RequestRow:
     error_class, error_message   why it failed
     task_type      as its message says; None of a message that is no request, and of rows of earlier versions
     done, known    while it is processed: rows that have their vectors, of those that it will have as far as is known
+    truncated      tokens of its texts that were left out, since the model takes no more
+    warnings       what of it is not embedded, and what was guessed: each has `kind`, `what` and `remedy`
     metadata       its own; None where they are not known: in rows of earlier versions, of messages that are no
                    requests, and where they are too large (`METADATA_BYTES`, in pages `LISTED_METADATA_CHARACTERS`)
     """
@@ -98,6 +104,8 @@ class RequestRow:
     done: int = 0
     known: int = 0
     metadata: Mapping[str, JsonValue] | None = None
+    truncated: int = 0
+    warnings: Sequence[Mapping[str, str]] = ()
 
     @property
     def has_own_run(self) -> bool:
@@ -175,6 +183,8 @@ def values_of(row: RequestRow) -> tuple[Any, ...]:
         row.done,
         row.known,
         _written(row.metadata),
+        row.truncated,
+        json.dumps(row.warnings) if row.warnings else None,
     )
 
 
@@ -196,4 +206,5 @@ def row_of(found: Any) -> RequestRow:
     values["done"], values["known"] = values.pop("done_items"), values.pop("known_items")
     if values["metadata"] is not None:
         values["metadata"] = from_json(values["metadata"])
+    values["warnings"] = tuple(json.loads(values["warnings"] or "[]"))
     return RequestRow(**values)

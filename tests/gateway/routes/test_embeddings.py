@@ -108,6 +108,7 @@ def test_vectors_are_those_of_encode(client: openai.OpenAI, settings: Settings, 
     counts = [len(ids) for ids in local_tokenizer(MODEL, **describe_options(settings)).ids(TEXTS)]
     assert answer.usage.prompt_tokens == answer.usage.total_tokens == sum(counts)
     assert max(counts) == 256, "one text is truncated"
+    assert answer.usage.truncated_tokens > 0
 
 
 def test_numbers_lose_nothing(client: openai.OpenAI) -> None:

@@ -94,6 +94,8 @@ def test_one_request_is_followed_from_its_present_state_to_its_end(
             "error": None,
             "run_id": None,
             "timestamp": row.submitted_at.isoformat(),
+            "warnings": [],
+            "truncated": 0,
         }
         ledger.record([taken_up(row)])
         second = stream.next()

@@ -111,7 +111,9 @@ def texts(task_id: str, number: int) -> dict[str, Any]:
 
 
 def test_a_completed_task(get: Get, ledger: RequestLedger) -> None:
+    warning = {"kind": "omitted", "what": "44 tokens", "remedy": "cut it"}
     noted = replace(row("one", submitted=1, finished=3), task_type=TEXT, metadata={"tenant": "x", "n": [1, None]})
+    noted = replace(noted, truncated=44, warnings=[warning])
     ledger.record([noted])
     assert get("/tasks/one") == (
         200,
@@ -127,6 +129,8 @@ def test_a_completed_task(get: Get, ledger: RequestLedger) -> None:
             "estimated_processing_time": None,
             "error": None,
             "result": {"collection": "texts", "vector_count": 3},
+            "warnings": [warning],
+            "truncated": 44,
             "metadata": {"tenant": "x", "n": [1, None]},
             "run_id": "run",
             "run_url": "/dagster/runs/run",

@@ -20,7 +20,7 @@ from vectorize_pipelines.state.manifest import (
 )
 
 COLLECTION = "corpus"
-ENTRY = ManifestEntry("/d/a.md", 4, 17, "", "hash", "print", 3)
+ENTRY = ManifestEntry("/d/a.md", 4, 17, "", "hash", "print", 3, notices='[["omitted", "a page", "read it"]]')
 FAILED = ManifestEntry(
     "/d/b.md", 0, -(2**62), "etag", "", "print limits", 2**40, "EmptyDocumentError", "it is empty", True, 2
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, Tokenizer
+from vectorize_pipelines.encoders.base import CountingTokenizer, CountTokens, Encoder, EncoderSpec
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
 from vectorize_pipelines.encoders.models.layout import ModelLayout, read_layout
 from vectorize_pipelines.encoders.models.locate import LocatedModel, locate_model, spec_of
@@ -110,9 +110,13 @@ class Engine(ABC):
         """Return where the model lies: its folder, or the file of its weights."""
         return request.located
 
-    def tokenizer(self, request: LoadRequest) -> Tokenizer:
+    def tokenizer(self, request: LoadRequest) -> CountingTokenizer:
         """Return what texts are cut by; loads no weights. Raises `UnknownModelError` where the model has none."""
         return model_tokenizer(request.layout, cache_directory=request.cache_directory, revision=request.spec.revision)
+
+    def count_tokens(self, request: LoadRequest) -> CountTokens:
+        """Return what counts the tokens of texts; loads no weights. Raises `UnknownModelError` as `tokenizer` does."""
+        return self.tokenizer(request).counts
 
     def weight_files(self, request: LoadRequest) -> list[Path]:
         """The files that a load reads weights from."""

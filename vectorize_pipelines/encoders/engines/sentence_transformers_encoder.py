@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Metered, Purpose, TokenCount, Vectors, count_within
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines.base import LoadRequest, require_texts
 from vectorize_pipelines.encoders.engines.equality import sample_texts
@@ -52,6 +52,13 @@ class SentenceTransformersEncoder(Encoder):
         with self._lock:
             return np.ascontiguousarray(self._encode(texts, purpose, self._batch_size), dtype=np.float32)
 
+    def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Metered:
+        vectors = self.encode(items, purpose)
+        prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
+        with self._lock:  # tokenizers that truncate and pad are not thread-safe
+            counts = [self._untruncated(prompt + encodable(str(text))) for text in items]
+        return Metered(vectors, {}, None, counts=counts)
+
     def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
         prompt = self.spec.query_prompt if purpose == "query" else self.spec.prompt
         with self._lock:  # tokenizers that truncate and pad are not thread-safe
@@ -72,6 +79,13 @@ class SentenceTransformersEncoder(Encoder):
         """Return the tokens of a text, prompt in front: alone it needs no padding. Words, where the model has none."""
         ids = self._model.preprocess([text], task=purpose).get("input_ids")
         return len(text.split()) if ids is None else int(ids.numel())
+
+    def _untruncated(self, text: str) -> TokenCount:
+        """Return the count of a text, prompt in front. Words, where the model has no tokenizer of transformers'."""
+        tokenize = getattr(self._model, "tokenizer", None)
+        if not callable(tokenize):
+            return TokenCount(len(text.split()), 0)
+        return count_within(len(tokenize(text, truncation=False, verbose=False)["input_ids"]), self.spec.max_length)
 
     def _encode(self, texts: list[str], purpose: Purpose, batch_size: int) -> Any:
         """Encode, with halved batches while they do not fit into memory."""

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from vectorize_pipelines.encoders.base import Encoder, Purpose
+from vectorize_pipelines.encoders.base import Encoder, Purpose, TokenCount
 from vectorize_pipelines.errors import ItemError, VectorizeError
-from vectorize_pipelines.gateway.encoding.lane import Call, Content, Encoded, EncodingRequest, Share
+from vectorize_pipelines.gateway.encoding.lane import NO_TOKENS, Call, Content, Encoded, EncodingRequest, Share
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +29,9 @@ def perform(call: Call, shares: Sequence[Share] | None = None) -> Iterator[Outco
     shares = call.shares if shares is None else shares
     contents = [request.contents[position] for request, positions in shares for position in positions]
     try:
-        vectors, failures = call.encoder.encode_each(contents, call.purpose)
-        tokens = _token_counts(call.encoder, contents, call.purpose)
+        metered = call.encoder.encode_metered(contents, call.purpose)
+        vectors, failures = metered.vectors, metered.errors
+        tokens = metered.counts or _token_counts(call.encoder, contents, call.purpose)
     except BaseException as error:  # noqa: BLE001 (told to the caller; Rust's panics are no Exception)
         if len(shares) > 1:
             for share in shares:
@@ -54,10 +55,11 @@ def perform(call: Call, shares: Sequence[Share] | None = None) -> Iterator[Outco
             yield request, positions, (vectors[rows.start : rows.stop], tokens[rows.start : rows.stop])
 
 
-def _token_counts(encoder: Encoder, contents: Sequence[Content], purpose: Purpose) -> list[int]:
+def _token_counts(encoder: Encoder, contents: Sequence[Content], purpose: Purpose) -> list[TokenCount]:
+    """Return the tokens of texts for an engine that does not tell them when it encodes."""
     texts = [content for content in contents if isinstance(content, str)]
     counts = iter(encoder.count_tokens(texts, purpose))
-    return [next(counts) if isinstance(content, str) else 0 for content in contents]
+    return [TokenCount(next(counts), 0) if isinstance(content, str) else NO_TOKENS for content in contents]
 
 
 def _of_one(request: EncodingRequest, position: int, error: ItemError) -> ItemError:

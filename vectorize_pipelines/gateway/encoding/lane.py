@@ -15,15 +15,16 @@ from typing import TypeAlias
 import numpy as np
 
 from vectorize_pipelines.core.items import Modality
-from vectorize_pipelines.encoders.base import Encoder, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, Purpose, TokenCount, Vectors
 from vectorize_pipelines.encoders.truncation import truncated_spec
 from vectorize_pipelines.errors import ItemError, SettingsError
 
 #: A text, or the bytes of an image.
 Content: TypeAlias = str | bytes
 
-#: Vectors of shape (n, dimension), and how many tokens the model saw of each text; 0 for an image.
-Encoded: TypeAlias = tuple[Vectors, list[int]]
+#: Vectors of shape (n, dimension), and the tokens of each text; none for an image.
+Encoded: TypeAlias = tuple[Vectors, list[TokenCount]]
+NO_TOKENS = TokenCount(0, 0)
 
 #: A request of no more is urgent: somebody waits for it. Search sends one text.
 FEW_TEXTS, FEW_CHARACTERS = 16, 2**14
@@ -73,7 +74,7 @@ class EncodingRequest:
     taken: int = 0
     missing: int = field(init=False)
     vectors: "Vectors | None" = None
-    tokens: list[int] = field(init=False)
+    tokens: list[TokenCount] = field(init=False)
     over: bool = False
 
     def __post_init__(self) -> None:
@@ -81,7 +82,7 @@ class EncodingRequest:
         self.urgent = len(self.contents) <= FEW_TEXTS and characters <= FEW_CHARACTERS
         self.order = sorted(range(len(self.contents)), key=lambda position: -len(self.contents[position]))
         self.missing = len(self.contents)
-        self.tokens = [0] * len(self.contents)
+        self.tokens = [NO_TOKENS] * len(self.contents)
 
     @property
     def untaken(self) -> int:
@@ -94,7 +95,7 @@ class EncodingRequest:
         self.taken += len(positions)
         return positions
 
-    def store(self, positions: Sequence[int], vectors: Vectors, tokens: Sequence[int]) -> None:
+    def store(self, positions: Sequence[int], vectors: Vectors, tokens: Sequence[TokenCount]) -> None:
         """Copy the vectors of some contents, so that nothing of the call is kept."""
         if self.vectors is None:
             self.vectors = np.empty((len(self.contents), vectors.shape[1]), dtype=np.float32)

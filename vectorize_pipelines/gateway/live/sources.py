@@ -211,7 +211,17 @@ def _look_again(ledger: RequestLedger, last: Look | None) -> tuple[Look, list[Re
 def event_of(row: RequestRow) -> ResultEvent:
     """Return the event that says a request's state as the ledger has it."""
     error = None if row.error_class is None else {"class": row.error_class, "message": row.error_message or ""}
-    return ResultEvent(row.request_id, row.state, row.collection, row.vectors, error, row.run_id, _changed_at(row))
+    return ResultEvent(
+        row.request_id,
+        row.state,
+        row.collection,
+        row.vectors,
+        error,
+        row.run_id,
+        _changed_at(row),
+        row.warnings,
+        row.truncated,
+    )
 
 
 def _submitted(row: RequestRow) -> tuple[datetime, str]:

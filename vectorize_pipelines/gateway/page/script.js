@@ -513,6 +513,7 @@ function applyEvent(event) {
   const task = requests.tasks.find((each) => each.task_id === event.task_id);
   if (task) {
     Object.assign(task, { status: event.status, error: event.error, run_id: event.run_id ?? task.run_id });
+    task.warnings = event.warnings;
     if (event.status === "completed") {
       task.result = { collection: event.collection, vector_count: event.vector_count };
     }
@@ -583,6 +584,7 @@ function factNodes(task) {
   if (task.collection) facts.push(`into ${task.collection}`);
   if (task.result !== null) facts.push(counted(task.result.vector_count, "vector"));
   if (task.processing_time !== null) facts.push(`took ${duration(task.processing_time)}`);
+  for (const warning of task.warnings ?? []) facts.push(`${warning.kind}: ${warning.what}`);
   return [element("span", "submitted ", timeNode(task.created_at)), ...facts.map((fact) => element("span", fact))];
 }
 

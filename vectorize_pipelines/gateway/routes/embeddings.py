@@ -1,13 +1,14 @@
 """Embeddings and models over HTTP, as clients of OpenAI speak it; its errors too have OpenAI's form.
 
 What differs: `input_type` says whether texts are documents or queries, for models that put a prompt in front of them;
-texts longer than the model takes are truncated, as everywhere here; and token arrays are refused.
+texts longer than the model takes are truncated, as everywhere here, and `usage` says by how much; and token arrays are
+refused.
 """
 
 import base64
 import json
 import logging
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from vectorize_pipelines.encoders.base import Purpose, Vectors
+from vectorize_pipelines.encoders.base import Purpose, TokenCount, Vectors
 from vectorize_pipelines.errors import ItemError, UnknownModelError, VectorizeError
 from vectorize_pipelines.gateway.disconnects import while_connected
 from vectorize_pipelines.gateway.door.auth import Scope, requires
@@ -111,10 +112,11 @@ class Embedding(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that the model saw, special tokens included."""
+    """Tokens that the model saw, special tokens included; OpenAI's, and what this server left out."""
 
     prompt_tokens: int
     total_tokens: int
+    truncated_tokens: int = Field(description="those left out of texts that are longer than the model takes")
 
 
 class EmbeddingList(BaseModel):
@@ -197,7 +199,7 @@ async def create_embeddings(asked: EmbeddingRequest, request: Request, services:
     vectors, tokens = await while_connected(request, work)
     write = _base64_rows if asked.encoding_format == "base64" else _float_rows
     rows = write(vectors) if vectors.size < MANY_NUMBERS else await to_thread.run_sync(write, vectors)
-    return Response(_body(rows, model, sum(tokens)), media_type="application/json")
+    return Response(_body(rows, model, tokens), media_type="application/json")
 
 
 @router.get(
@@ -233,12 +235,14 @@ def _float_rows(vectors: Vectors) -> list[bytes]:
     return [to_json(row) for row in vectors.tolist()]
 
 
-def _body(rows: list[bytes], model: str, tokens: int) -> bytes:
+def _body(rows: list[bytes], model: str, tokens: Sequence[TokenCount]) -> bytes:
     """The JSON of an `EmbeddingList`, whose vectors are written already: pydantic would check each number of them."""
     data = b",".join(
         b'{"object":"embedding","index":%d,"embedding":%b}' % (index, row) for index, row in enumerate(rows)
     )
-    rest = json.dumps({"model": model, "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+    seen = sum(count.seen for count in tokens)
+    usage = {"prompt_tokens": seen, "total_tokens": seen, "truncated_tokens": sum(count.cut for count in tokens)}
+    rest = json.dumps({"model": model, "usage": usage})
     return b'{"object":"list","data":[%b],%b' % (data, rest.encode()[1:])
 
 

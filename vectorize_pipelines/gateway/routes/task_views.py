@@ -55,6 +55,14 @@ class TaskError(BaseModel):
     message: str
 
 
+class TaskWarning(BaseModel):
+    """What of a task is not embedded as a person would read it."""
+
+    kind: str = Field(description="omitted: something is missing; assumed: something was guessed")
+    what: str
+    remedy: str
+
+
 class TaskResult(BaseModel):
     """The rows of a completed task."""
 
@@ -80,6 +88,8 @@ class Task(BaseModel):
     )
     error: TaskError | None
     result: TaskResult | None = Field(description="null unless it is completed")
+    warnings: list[TaskWarning] = Field(description="what of it is not embedded, and what was guessed; 20 at most")
+    truncated: int = Field(description="tokens of its texts that were left out, since the model takes no more")
     metadata: dict[str, Any] | None = Field(
         description="null where they are not known; those larger than 4 KiB are left out of lists"
     )
@@ -208,6 +218,8 @@ def task_of(row: RequestRow, estimate: float | None = None) -> Task:
         estimated_processing_time=estimate,
         error=None if row.error_class is None else TaskError(class_=row.error_class, message=row.error_message or ""),
         result=_result(row),
+        warnings=[TaskWarning(**each) for each in told["warnings"]],
+        truncated=row.truncated,
         metadata=told["metadata"],
         run_id=row.run_id,
         run_url=None if row.run_id is None else f"{PATH_PREFIX}/runs/{quote(row.run_id, safe='')}",

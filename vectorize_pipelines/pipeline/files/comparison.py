@@ -37,6 +37,7 @@ class FolderComparison:
     vanished    files that the manifest knows and the folder no longer has
     unchanged   files that can be left alone, those that failed for good included
     failed      the latter
+    incomplete  files that can be left alone, though not all of them is embedded
     unreadable  files and folders that could not be looked at
     attempted   what runs that died had in hand
     """
@@ -45,6 +46,7 @@ class FolderComparison:
     vanished: int = 0
     unchanged: int = 0
     failed: int = 0
+    incomplete: int = 0
     unreadable: int = 0
     attempted: Sequence[tuple[str, str]] = ()
     _work: "list[hashlib.blake2b | None]" = field(default_factory=lambda: [None] * PARTS)
@@ -58,7 +60,9 @@ class FolderComparison:
         """Count one more."""
         if compared.is_unchanged:
             self.unchanged += 1
-            self.failed += bool(compared.entry and compared.entry.error_class)
+            entry = compared.entry
+            self.failed += bool(entry and entry.error_class)
+            self.incomplete += bool(entry and entry.is_incomplete)
         elif compared.file is not None:
             self.changed += 1
             self._note(compared.file.source_id, repr(compared.file))

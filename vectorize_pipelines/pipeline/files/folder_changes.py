@@ -8,6 +8,7 @@ from functools import partial
 from itertools import islice
 from threading import Event
 
+from vectorize_pipelines.core import notices
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import ItemError, UnreadableFileError
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts, Suspicion
@@ -277,9 +278,12 @@ def _change_of(
         return Failed(file.source_id, file.occurred_at, reading, failed(reading))
     done = replace(entry, content_hash=reading.content_hash)
     if reading.items is None:
-        return Touched(file.source_id, file.occurred_at, replace(done, rows=stored_rows()))
-    done = replace(done, rows=len(reading.items))
-    return Changed(file.source_id, file.occurred_at, reading.items, done, failed if reader.may_refuse else None)
+        told = "" if before is None else before.notices
+        done = replace(done, rows=stored_rows(), notices=told)
+        return Touched(file.source_id, file.occurred_at, done, notices.from_json(told))
+    done = replace(done, rows=len(reading.items), notices=notices.to_json(reading.notices))
+    refused = failed if reader.may_refuse else None
+    return Changed(file.source_id, file.occurred_at, reading.items, done, reading.notices, refused)
 
 
 def _waits(attempts: int) -> str:

@@ -20,7 +20,7 @@ from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.pipeline.files.changes import Change, Changed, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.pipeline.stored_rows import FIELDS_BUT_TEXT, StoredRow, has_fields_of
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 from vectorize_pipelines.stores.contents import rows_of, vectors_of
 from vectorize_pipelines.stores.filters.expressions import Filter, In
 
@@ -55,6 +55,7 @@ class Plan:
     receipts: list[Receipt] = field(default_factory=list)
     totals: Totals = field(default_factory=Totals)
     failures: list[Failure] = field(default_factory=list)
+    notices: RunNotices = field(default_factory=RunNotices)
     refusable: dict[str, Changed] = field(default_factory=dict)
 
     def release(self) -> None:
@@ -142,9 +143,12 @@ class Planner:
             if id_ not in wanted:
                 plan.stale_ids.append(id_)
                 day.deleted += 1
-        day = plan.totals.of(self._run.days.of(change.occurred_at))
+        name = self._run.days.of(change.occurred_at)
+        day = plan.totals.of(name)
         day.documents += 1
         day.chunks += len(items)
+        day.note(change.notices)
+        plan.notices.add(change.source_id, name, change.notices)
 
     def refuse(self, plan: Plan, source_id: str, error: ItemError) -> None:
         """Take a source out of a plan: the encoder refused its item. Raises `error` where that is not foreseen."""
@@ -155,6 +159,8 @@ class Planner:
         plan.rows = [row for row in plan.rows if row.item.source_id != source_id]
         day = plan.totals.of(self._run.days.of(change.occurred_at))
         day.chunks -= len(change.items)
+        day.note(change.notices, -1)
+        plan.notices.remove(source_id)
         self._count_failure(plan, change, error)
 
     def _id(self, item: Item) -> str:

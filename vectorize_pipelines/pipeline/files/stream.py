@@ -31,7 +31,7 @@ from vectorize_pipelines.pipeline.files.planning import Plan, Planner
 from vectorize_pipelines.pipeline.files.tallies import UnchangedFiles
 from vectorize_pipelines.pipeline.spill import SpillingRetry
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 from vectorize_pipelines.state.attempts import may_be_of_an_item
 from vectorize_pipelines.stores.filters.expressions import In
 
@@ -94,6 +94,7 @@ class ChangeStream(EmbeddingStream):
         self.model = run.model
         self.totals = Totals()
         self.failures: list[Failure] = []
+        self.notices = RunNotices()
         self.touched = source.touched
         self.expected: int | None = None
         self.outage: SpillingRetry = run.outage
@@ -134,9 +135,10 @@ class ChangeStream(EmbeddingStream):
     def _look_at_source(self) -> None:
         """Take over what the source has found beside changes."""
         self.expected = self.source.expected
-        totals, failures = self.source.unchanged.take()
+        totals, failures, notices = self.source.unchanged.take()
         self.totals.merge(totals)
         self.failures.extend(failures)
+        self.notices.extend(notices)
 
     def reported(self) -> None:
         self.source.reported()
@@ -180,6 +182,7 @@ class ChangeStream(EmbeddingStream):
             self.totals.merge(plan.totals)
             self.touched.update(plan.totals)
             self.failures.extend(plan.failures)
+            self.notices.extend(plan.notices)
             self._progress.acknowledge(has_stored=bool(ids))
 
         items = [row.item for row in plan.rows]

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 
+from vectorize_pipelines.core import notices
 from vectorize_pipelines.core.days import Days
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 from vectorize_pipelines.sources.files import time_of
 from vectorize_pipelines.state.manifest import ManifestEntry
 
@@ -15,13 +16,17 @@ NAMES_IN_MEMORY = 2**20
 
 
 class UnchangedFiles:
-    """The counts of files that are left alone, and those among them that failed for good. Safe for several threads."""
+    """The counts of files that are left alone, those among them that failed for good, and the notices of the others.
+
+    Safe for several threads.
+    """
 
     def __init__(self, days: Days):
         self._days = days
         self._using = Lock()
         self._totals = Totals()
         self._failures: list[Failure] = []
+        self._notices = RunNotices()
 
     def add(self, entry: ManifestEntry) -> None:
         """Count one more."""
@@ -34,12 +39,16 @@ class UnchangedFiles:
                 totals.failed += 1
                 totals.errors[entry.error_class] += 1
                 self._failures.append(Failure(entry.source_id, day, entry.error_class, entry.error_message))
+            elif entry.notices:
+                told = notices.from_json(entry.notices)
+                totals.note(told)
+                self._notices.add(entry.source_id, day, told)
 
-    def take(self) -> tuple[Totals, list[Failure]]:
-        """Return the counts by day since the last call, and those that failed."""
+    def take(self) -> tuple[Totals, list[Failure], RunNotices]:
+        """Return the counts by day since the last call, those that failed, and what the others lack."""
         with self._using:
-            taken = self._totals, self._failures
-            self._totals, self._failures = Totals(), []
+            taken = self._totals, self._failures, self._notices
+            self._totals, self._failures, self._notices = Totals(), [], RunNotices()
         return taken
 
 

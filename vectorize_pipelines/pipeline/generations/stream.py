@@ -32,7 +32,7 @@ from vectorize_pipelines.pipeline.generations.rows import COMPARED, FIELDS, Refu
 from vectorize_pipelines.pipeline.spill import SpillingRetry, configured_outage
 from vectorize_pipelines.pipeline.stored_rows import StoredRow
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 from vectorize_pipelines.settings import Settings
 from vectorize_pipelines.sources.rereading import listed_roots
 from vectorize_pipelines.state.generations import Generation, Generations, State, with_state
@@ -101,6 +101,7 @@ class ReembeddingStream(EmbeddingStream):
         self.model = run.new.fingerprint
         self.totals = Totals()
         self.failures: list[Failure] = []
+        self.notices = RunNotices()
         self.touched: set[str] = set()
         self.expected = None
         self.outage: SpillingRetry = run.outage

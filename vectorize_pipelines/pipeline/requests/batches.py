@@ -109,5 +109,8 @@ def newest(requests: Sequence[PendingRequest]) -> list[PendingRequest]:
         newer = newest[pending.request.task_id]
         if pending is not newer:
             pending.state = RequestState.COMPLETED
-            pending.vectors = len(newer.items) if pending.request.items == newer.request.items else 0
+            if pending.request.items == newer.request.items:
+                pending.vectors, pending.same_as = len(newer.items), newer
+            else:
+                pending.vectors = 0
     return [pending for pending in requests if newest[pending.request.task_id] is pending]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from vectorize_pipelines.core.items import Item, Modality
 from vectorize_pipelines.core.records import make_records, record_id
 from vectorize_pipelines.core.request_state import RequestState
-from vectorize_pipelines.encoders.base import EngineChoice
+from vectorize_pipelines.encoders.base import EngineChoice, TokenCount
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.pipeline.batch import EmbeddingBatch
 from vectorize_pipelines.pipeline.encoding import FIRST_BATCH, ItemEncoder
@@ -28,6 +28,7 @@ from vectorize_pipelines.pipeline.requests.named_models import UnusableModelErro
 from vectorize_pipelines.pipeline.requests.pending import PendingRequest
 from vectorize_pipelines.pipeline.requests.report import Report
 from vectorize_pipelines.pipeline.requests.targets import REFUSED_SECONDS, Target, Targets
+from vectorize_pipelines.pipeline.requests.text_tokens import TextTokens
 from vectorize_pipelines.pipeline.requests.writes import NO_RECORDS, Deletion, KnownSources, RequestWrite
 from vectorize_pipelines.pipeline.reuse import configured_reuse
 from vectorize_pipelines.pipeline.totals import Totals
@@ -49,6 +50,7 @@ class RequestEncoding:
         self._sources = KnownSources(context.store, context.versions)
         self._targets = targets
         self._report = report
+        self._tokens = TextTokens(context.settings)
         self._encoders: dict[tuple[str, int | None], ItemEncoder] = {}
         self._failed: dict[tuple[str, int | None], tuple[UnusableModelError, float]] = {}
 
@@ -172,16 +174,25 @@ class RequestEncoding:
         left_of = [owners[n] for n in left]
         advance = Advance.of(self._report, requests, left_of, self._encoder(target).seconds_per_row)
         days = [pending.day for pending in left_of]
+        counts: dict[int, TokenCount] = {}
         try:
-            vectors[left], refused = self._encode(target, [items[n] for n in left], days, totals, advance)
+            vectors[left], refused = self._encode(target, [items[n] for n in left], days, totals, advance, counts)
         except UnusableModelError as error:  # a message named it, and those behind that one would never be reached
             refused = {n: UnusableModelError(*error.args) for n in range(len(left))}
         for place, reason in refused.items():
             left_of[place].fail(reason)
+        if self._context.modality is Modality.TEXT:
+            self._tokens.note(target, requests, {left[place]: count for place, count in counts.items()})
         return vectors, made
 
     def _encode(
-        self, target: Target, items: Sequence[Item], days: Sequence[str], totals: Totals, advance: Advance | None
+        self,
+        target: Target,
+        items: Sequence[Item],
+        days: Sequence[str],
+        totals: Totals,
+        advance: Advance | None,
+        counts: dict[int, TokenCount],
     ) -> tuple[npt.NDArray[np.float32], dict[int, ItemError]]:
         """As `ItemEncoder.encode`. A model that could not be loaded is not tried again for a while."""
         encoder, key = self._encoder(target), (target.model, target.dimension)
@@ -193,7 +204,13 @@ class RequestEncoding:
             if advance is not None:
                 advance.begin()
             with failing_the_request(target.model, own=target.own):
-                return encoder.encode(items, days, totals, None if advance is None else advance.encoded)
+                return encoder.encode(
+                    items,
+                    days,
+                    totals,
+                    None if advance is None else advance.encoded,
+                    counts if self._context.modality is Modality.TEXT else None,
+                )
 
         try:
             return self._targets.retry(encode)

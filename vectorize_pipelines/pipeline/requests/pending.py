@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vectorize_pipelines.core.items import Item
+from vectorize_pipelines.core.notices import Notice, limited
 from vectorize_pipelines.core.request_state import RequestState
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.kafka.received import ReceivedMessage
@@ -28,6 +29,10 @@ class PendingRequest:
     target    None until it is known
     models    of each item, the fingerprint that its record carries
     held_bytes  of fetched contents, and of the rows that documents grow to, in its items
+    notices   what of its contents is not in the items, and what was guessed
+    tokens    of its texts that were embedded, once they have been counted
+    truncated  tokens of its texts that their model does not take
+    same_as   a newer message of the same task and content, whose rows are this one's
     done      rows that are known to have their vectors, while a large request is encoded
     vectors   rows that the store has of it at the end
     """
@@ -43,6 +48,10 @@ class PendingRequest:
     held_bytes: int = 0
     state: RequestState = RequestState.PROCESSING
     error: ItemError | None = None
+    notices: list[Notice] = field(default_factory=list)
+    tokens: int = 0
+    truncated: int = 0
+    same_as: "PendingRequest | None" = None
     done: int = 0
     vectors: int = 0
 
@@ -51,6 +60,24 @@ class PendingRequest:
         self.items.extend(items)
         self.models.extend([model] * len(items))
         self.held_bytes += growth + sum(len(item.content) for item in items if isinstance(item.content, bytes))
+
+    @property
+    def told(self) -> tuple[Notice, ...]:
+        """What to say of it once it has rows: of a batch there may be any number of notices."""
+        notices = (self.same_as or self).notices
+        return limited(notices) if notices and self.vectors else ()
+
+    @property
+    def warnings(self) -> tuple[dict[str, str], ...]:
+        """The same as result events and the ledger have it."""
+        return tuple(each.as_dict() for each in told) if (told := self.told) else ()
+
+    @property
+    def tokens_told(self) -> tuple[int, int]:
+        """Tokens of it that were embedded, and of its texts that were not, once it has rows."""
+        told = self.same_as or self
+        embedded = told.tokens or sum(item.tokens for item in told.items)
+        return (embedded, told.truncated) if self.vectors else (0, 0)
 
     def forget_items(self) -> None:
         """Drop the items: the request has failed, or has been acknowledged."""

@@ -6,9 +6,9 @@ Called by `requests.stream` in its reading thread.
 import posixpath
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count, islice
 from threading import Event
@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from vectorize_pipelines.core.guarded_http import ContentTooLargeError
 from vectorize_pipelines.core.items import Item, JsonValue, Modality, content_hash
+from vectorize_pipelines.core.notices import within
 from vectorize_pipelines.core.retrying import growing_pauses, retry
 from vectorize_pipelines.core.urls import is_data, other_spelling, stored_uri
 from vectorize_pipelines.documents.cutting import Cutting
@@ -26,7 +27,7 @@ from vectorize_pipelines.encoders import EncoderSpec
 from vectorize_pipelines.encoders.configured import image_decoders
 from vectorize_pipelines.errors import ItemError, SettingsError
 from vectorize_pipelines.images.items import image_item
-from vectorize_pipelines.messaging.messages import InlineDocument, Origin, RequestItem
+from vectorize_pipelines.messaging.messages import InlineDocument, Origin, Request, RequestItem, TaskType
 from vectorize_pipelines.pipeline.requests.content_budget import ContentBudget
 from vectorize_pipelines.pipeline.requests.growth import check_growth, items_growth
 from vectorize_pipelines.pipeline.requests.named_models import UnusableModelError, failing_the_request
@@ -230,7 +231,7 @@ class RequestReader:
             _check_model(item, target.spec)
             self._ahead.await_(entry.place)
             content = None if entry.content is None else entry.content.result()
-            self._add(pending, target, item, content)
+            self._add(pending, target, entry.number, content)
             held = pending.held_bytes - before
         except ItemError as error:
             several = len(pending.request.items) > 1
@@ -256,16 +257,38 @@ class RequestReader:
         if not content.cancelled() and content.exception() is None:
             self._release(content.result())
 
-    def _add(self, pending: PendingRequest, target: Target, item: RequestItem, content: _Content) -> None:
+    def _add(self, pending: PendingRequest, target: Target, number: int, content: _Content) -> None:
         """Add the rows of one entry of the request; all are numbered through, from 0."""
+        item = pending.request.items[number]
         if item.modality is Modality.TEXT:
-            pending.add([_text_item(pending, str(item.content))], target.spec.fingerprint)
+            self._add_text(pending, target, str(item.content))
         elif item.modality is Modality.IMAGE:
             assert isinstance(content, bytes), "it was fetched"
             pending.add([self._image_item(pending, item, content)], target.spec.fingerprint)
         else:
             assert isinstance(content, ParsedDocument), "it was parsed"
+            several = len(pending.request.items) > 1
+            notices = content.notices
+            pending.notices += within(f"data[{number}]", notices) if several else notices
             self._add_document(pending, target, item, content)
+
+    def _add_text(self, pending: PendingRequest, target: Target, text: str) -> None:
+        """Add a text as one row, or as its passages where it is to be cut and has several."""
+        whole = _text_item(pending, text)
+        if self._is_cut(pending.request):
+            passages = self._cut(
+                pending, target, ParsedDocument(text, {}), whole.uri, pending.request.metadata, Modality.TEXT
+            )
+            if len(passages) > 1:
+                self._add_passages(pending, target, passages)
+                return
+            whole = replace(whole, tokens=sum(passage.tokens for passage in passages))
+        pending.add([whole], target.spec.fingerprint)
+
+    def _is_cut(self, request: Request) -> bool:
+        if request.task_type is not TaskType.TEXT:
+            return False
+        return self._settings.documents.chunk_long_texts if request.chunk is None else request.chunk
 
     def _image_item(self, pending: PendingRequest, item: RequestItem, content: bytes) -> Item:
         return image_item(
@@ -282,20 +305,36 @@ class RequestReader:
     def _add_document(
         self, pending: PendingRequest, target: Target, item: RequestItem, content: ParsedDocument
     ) -> None:
+        metadata = {**_own_metadata(item.content), **pending.request.metadata}
+        uri = self._uri(pending, item)
+        self._add_passages(pending, target, self._cut(pending, target, content, uri, metadata, Modality.DOCUMENT))
+
+    def _cut(
+        self,
+        pending: PendingRequest,
+        target: Target,
+        content: ParsedDocument,
+        uri: str | None,
+        metadata: Mapping[str, JsonValue],
+        modality: Modality,
+    ) -> list[Item]:
         with failing_the_request(target.model, own=target.own):  # its tokenizer cuts the document
-            cutting = self._cutting(target)
-            items = cutting.items(
+            return self._cutting(target).items(
                 content,
                 source_id=pending.request.task_id,
-                uri=self._uri(pending, item),
+                uri=uri,
                 occurred_at=pending.occurred_at,
                 first_index=len(pending.items),
-                metadata={**_own_metadata(item.content), **pending.request.metadata},
+                metadata=metadata,
+                modality=modality,
             )
+
+    def _add_passages(self, pending: PendingRequest, target: Target, items: Sequence[Item]) -> None:
+        """Add the passages of a document or text. Raises `RequestGrowthError` for more than a request may have."""
         growth = items_growth(items, target.spec.dimension)
         rows, most = len(pending.items) + len(items), self._settings.kafka.drain.batch_bytes
         check_growth(rows, pending.held_bytes + growth, most)
-        pending.add(items, cutting.model, growth)
+        pending.add(items, self._cutting(target).model, growth)
 
     def _uri(self, pending: PendingRequest, item: RequestItem) -> str | None:
         """The address of an entry's content: its own, or the message where the content is in that.

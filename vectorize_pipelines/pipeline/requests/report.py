@@ -91,6 +91,7 @@ class Report:
 
     def _row(self, pending: PendingRequest) -> RequestRow:
         request, origin = pending.request, pending.request.origin
+        tokens, truncated = pending.tokens_told
         return RequestRow(
             request_id=request.task_id,
             state=pending.state,
@@ -106,13 +107,15 @@ class Report:
             run_id=self._run_id,
             items=len(request.items),
             vectors=pending.vectors,
-            tokens=sum(item.tokens for item in pending.items) if pending.vectors else 0,
+            tokens=tokens,
             error_class=type(pending.error).__name__ if pending.error is not None else None,
             error_message=str(pending.error) if pending.error is not None else None,
             task_type=request.task_type.value,
             done=len(pending.items) if pending.state is RequestState.COMPLETED else pending.done,
             known=len(pending.items),
             metadata=request.metadata,
+            truncated=truncated,
+            warnings=pending.warnings,
         )
 
     def _invalid_row(self, invalid: InvalidMessage, task_id: str) -> RequestRow:
@@ -254,6 +257,8 @@ def _event(pending: PendingRequest, run_id: str) -> ResultEvent:
         error=error,
         run_id=run_id,
         timestamp=datetime.now(UTC),
+        warnings=pending.warnings,
+        truncated=pending.tokens_told[1],
     )
 
 

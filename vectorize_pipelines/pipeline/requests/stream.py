@@ -42,7 +42,7 @@ from vectorize_pipelines.pipeline.requests.suspects import RunProgress, SuspectR
 from vectorize_pipelines.pipeline.requests.targets import Targets
 from vectorize_pipelines.pipeline.stop_policy import StopPolicy
 from vectorize_pipelines.pipeline.stream import EmbeddingStream
-from vectorize_pipelines.pipeline.totals import Failure, Totals
+from vectorize_pipelines.pipeline.totals import Failure, RunNotices, Totals
 from vectorize_pipelines.state.attempts import Attempts, may_be_of_an_item
 
 logger = logging.getLogger(__name__)
@@ -86,6 +86,7 @@ class RequestStream(EmbeddingStream):
         attempts: Attempts | None = None,
     ):
         self.totals, self.failures, self.touched = Totals(), [], set()
+        self.notices = RunNotices()
         self.counts = RunCounts()
         # Messages wait in their topics: of an outage only what has been encoded already is borne.
         self.outage = context.outage
@@ -347,11 +348,19 @@ class RequestStream(EmbeddingStream):
                 self.counts.cancelled += 1
             elif not pending.vectors:
                 self.counts.superseded += 1
+            elif pending.told:
+                self._note(pending)
             self.counts.newest_ms = max(self.counts.newest_ms, pending.request.origin.timestamp_ms)
         for invalid in messages.invalid:
             self._fail(invalid.task_id or invalid.place, invalid.day, invalid.error)
         self.counts.messages += len(messages.entries)
         self.counts.tombstones += len(messages.tombstones)
+
+    def _note(self, pending: PendingRequest) -> None:
+        totals = self.totals.of(pending.day)
+        totals.note(pending.told)
+        totals.truncated += pending.tokens_told[1]
+        self.notices.add(pending.request.task_id, pending.day, pending.told)
 
     def _fail(self, name: str, day: str, error: ItemError) -> None:
         self.counts.dead_letters += 1

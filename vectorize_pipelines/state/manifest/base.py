@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
+from vectorize_pipelines.core.notices import NoticeKind, from_json
 from vectorize_pipelines.sources.files import SourceFile
 
 #: What a run was doing with a file that it had alone in hand.
@@ -30,6 +31,7 @@ class ManifestEntry:
     error_class  why it could not be embedded; empty where it was. Its rows, if any, are of an earlier version
     retryable    whether it is tried again although nothing about it has changed
     attempts     how often in a row it was tried in vain, where that is limited
+    notices      what of it is not in its rows, and what was guessed, as `core.notices.to_json` writes it
 
     An entry in doubt has an empty `fingerprint`, which no file has, so that its file is read again and compared with
     the store; the rest is as it was before. Where nothing was known of the file, all of it is empty.
@@ -46,11 +48,18 @@ class ManifestEntry:
     error_message: str = ""
     retryable: bool = False
     attempts: int = 0
+    notices: str = ""
 
     @property
     def is_in_doubt(self) -> bool:
         """Whether the store may hold other rows of the file than the entry says."""
         return not self.fingerprint
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether something that a person would read in the file is not in its rows."""
+        told = from_json(self.notices) if not self.error_class else ()
+        return any(notice.kind is NoticeKind.OMITTED for notice in told)
 
     def is_of(self, file: SourceFile, fingerprint: str) -> bool:
         """Return whether the file can be left alone: nothing about it, or about how it is embedded, has changed."""

@@ -46,6 +46,7 @@ files = sa.Table(
     sa.Column("error_message", Text, nullable=False),
     sa.Column("retryable", sa.Boolean, nullable=False),
     sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("notices", Text, nullable=False, server_default=sa.text("''")),
     sqlite_with_rowid=False,
 )
 unreported_days = sa.Table(
@@ -214,6 +215,7 @@ class DatabaseManifest:
             entry.error_message.replace("\0", "\N{REPLACEMENT CHARACTER}"),
             entry.retryable,
             entry.attempts,
+            entry.notices,
         )
 
 

@@ -1,7 +1,7 @@
 """The manifest of a collection, and the notes of attempts beside it, in one SQLite file: for one machine.
 
 Since it can be made again, it has no migrations, as the database of `state.database` has: the file names its format
-(`pragma user_version`), one of the format before is brought up to date where that is a single step, and any other one,
+(`pragma user_version`), one of an earlier format is brought up to date by the steps in `_STEPS`, and any other one,
 also a newer one, is put aside and made again.
 """
 
@@ -34,7 +34,7 @@ Result = TypeVar("Result")
 
 #: What it costs to make a manifest again.
 REMADE = "the next run reads all its files again, and encodes nothing again"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 create table if not exists files (
     source_id text primary key,
@@ -47,7 +47,8 @@ create table if not exists files (
     error_class text not null,
     error_message text not null,
     retryable integer not null,
-    attempts integer not null default 0
+    attempts integer not null default 0,
+    notices text not null default ''
 ) without rowid;
 create table if not exists unreported_days (day text primary key) without rowid;
 create table if not exists attempts (
@@ -62,12 +63,18 @@ create table if not exists attempts (
     deaths text not null
 ) without rowid;
 """
+#: By the format that they begin with.
+_STEPS = {
+    1: "alter table files add column attempts integer not null default 0",
+    2: "alter table files add column notices text not null default ''",
+}
 _TABLES = ("files", "unreported_days", "attempts")
 
 #: Entries that are read at once where they are not all read.
 ENTRIES_TOGETHER = 1000
 _DOUBT = """
-insert into files values (?, 0, 0, '', '', '', 0, '', '', 0, 0) on conflict (source_id) do update set fingerprint = ''
+insert into files values (?, 0, 0, '', '', '', 0, '', '', 0, 0, '')
+on conflict (source_id) do update set fingerprint = ''
 """
 
 _ALONE = 2
@@ -344,14 +351,15 @@ def _check_columns(connection: sqlite3.Connection) -> None:
 
 
 def _upgrade(connection: sqlite3.Connection) -> None:
-    """Bring a manifest of the first version up to date; several processes may open it at once."""
-    if connection.execute("pragma user_version").fetchone()[0] != 1:
+    """Bring a manifest of an earlier version up to date; several processes may open it at once."""
+    if connection.execute("pragma user_version").fetchone()[0] not in _STEPS:
         return
     connection.execute("begin immediate")
     try:
-        if connection.execute("pragma user_version").fetchone()[0] == 1:
-            connection.execute("alter table files add column attempts integer not null default 0")
-            connection.execute(f"pragma user_version = {_SCHEMA_VERSION}")
+        (version,) = connection.execute("pragma user_version").fetchone()
+        for step in range(version, _SCHEMA_VERSION) if version in _STEPS else ():
+            connection.execute(_STEPS[step])
+        connection.execute(f"pragma user_version = {_SCHEMA_VERSION}")
     except BaseException:
         connection.rollback()
         raise

@@ -15,7 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 #: The revision that this code reads and writes: the newest one in `versions/`.
-HEAD = "0008"
+HEAD = "0009"
 #: A name of our own: Dagster's `alembic_version` may lie in the same database.
 VERSION_TABLE = "vectorize_schema_version"
 #: The folders of the migrations.

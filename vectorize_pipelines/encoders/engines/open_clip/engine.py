@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from vectorize_pipelines.core.image_limits import ImageLimits
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.base import (
+    CountTokens,
+    Encoder,
+    EncoderSpec,
+    EngineChoice,
+    Metered,
+    Purpose,
+    TokenCount,
+    Vectors,
+)
 from vectorize_pipelines.encoders.batching import TokenBatch, TokenBudget, out_of_memory, token_batches
 from vectorize_pipelines.encoders.engines.base import Engine, LoadRequest, named
 from vectorize_pipelines.encoders.engines.equality import Agreement, compare
@@ -91,6 +100,9 @@ class OpenClipEngine(Engine):
             f"{request.name} is a CLIP model: its tokenizer rewrites a text before it takes it apart, so it cannot say "
             "where in the text a token stands, and documents cannot be cut for it; choose a text model for documents"
         )
+
+    def count_tokens(self, request: LoadRequest) -> CountTokens:
+        return clip_tokenizer(_located(request)).counts
 
     def weight_files(self, request: LoadRequest) -> list[Path]:
         return [_located(request).weights]
@@ -343,6 +355,13 @@ class OpenClipEncoder(Encoder):
                 positions, found = future.result()
                 vectors[positions] = found
         return vectors, failures
+
+    def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Metered:
+        vectors, failures = self.encode_each(items, purpose)
+        texts = [item for item in items if isinstance(item, str)]
+        found = iter(self._text_tokenizer().counts(texts) if texts else ())
+        counts = [next(found) if isinstance(item, str) else TokenCount(0, 0) for item in items]
+        return Metered(vectors, failures, None, counts=counts)
 
     def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
         del purpose  # CLIP knows no prompts

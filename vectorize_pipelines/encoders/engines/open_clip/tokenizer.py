@@ -6,11 +6,12 @@ models with a tokenizer of their own go through open_clip.
 
 import gzip
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from vectorize_pipelines.encoders.base import TokenCount, count_within
 from vectorize_pipelines.encoders.models.open_clip import ClipModel, tokenizer_repository_folder, vocabulary_file
 from vectorize_pipelines.encoders.models.vetting import copy_files
 from vectorize_pipelines.errors import UnknownModelError
@@ -32,6 +33,9 @@ class TextTokenizer(Protocol):
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return each text's token ids: truncated, special tokens included, padding left out where it is known."""
 
+    def counts(self, texts: Sequence[str]) -> list[TokenCount]:
+        """Return how many tokens of each text the model takes, and how many it does not."""
+
 
 class ClipTokenizer:
     """OpenAI's byte-pair encoding with the cleaning of open_clip (ftfy, HTML entities, white space, lower case)."""
@@ -47,16 +51,23 @@ class ClipTokenizer:
         """Return ids as `TextTokenizer.ids`; where a text is cut, its last token is the end token."""
         return [self._ids(text) for text in texts]
 
+    def counts(self, texts: Sequence[str]) -> list[TokenCount]:
+        """As `TextTokenizer.counts`."""
+        totals = (sum(len(ids) for ids in self._pieces(text)) + 2 for text in texts)
+        return [count_within(total, self._context_length) for total in totals]
+
     def _ids(self, text: str) -> list[int]:
         ids = [self._special[START]]
-        for piece in self._pattern.findall(_clean(text)):
+        for piece in self._pieces(text):
             if len(ids) >= self._context_length:
                 break
-            if piece in self._special:
-                ids.append(self._special[piece])
-            else:
-                ids.extend(token.id for token in self._model.tokenize(_as_bytes(piece)))
+            ids.extend(piece)
         return [*ids[: self._context_length - 1], self._special[END]]
+
+    def _pieces(self, text: str) -> Iterator[list[int]]:
+        for piece in self._pattern.findall(_clean(text)):
+            special = self._special.get(piece)
+            yield [token.id for token in self._model.tokenize(_as_bytes(piece))] if special is None else [special]
 
 
 class OwnTokenizer:
@@ -71,11 +82,22 @@ class OwnTokenizer:
             self._tokenizer: Any = _own_tokenizer(model)
         except (OSError, ValueError, ImportError, LookupError) as error:
             raise UnknownModelError(f"the tokenizer of {model.name} cannot be loaded: {error}") from error
+        self._context_length = model.context_length
 
     def ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Return ids as `TextTokenizer.ids`, with padding: these models may look at it."""
         rows: list[list[int]] = self._tokenizer(list(texts)).tolist()
         return rows
+
+    def counts(self, texts: Sequence[str]) -> list[TokenCount]:
+        """As `TextTokenizer.counts`."""
+        return [count_within(self._total(text), self._context_length) for text in texts]
+
+    def _total(self, text: str) -> int:
+        inner = getattr(self._tokenizer, "tokenizer", None)
+        if inner is None:  # open_clip's own, which adds a token at each end
+            return len(self._tokenizer.encode(text)) + 2
+        return len(inner(self._tokenizer.clean_fn(text), truncation=False)["input_ids"])
 
 
 def _own_tokenizer(model: ClipModel) -> Any:

@@ -8,7 +8,7 @@ and `tokenizers`. Without sentence-transformers the encoders of `models/network.
 from collections.abc import Sequence
 from pathlib import Path
 
-from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Purpose, Vectors
+from vectorize_pipelines.encoders.base import Encoder, EngineChoice, Metered, Purpose, TokenCount, Vectors
 from vectorize_pipelines.encoders.batching import out_of_memory
 from vectorize_pipelines.encoders.engines.base import Engine, LoadRequest, require_texts
 from vectorize_pipelines.encoders.engines.measured_folder import MeasuredFolder
@@ -81,8 +81,13 @@ class OpenVinoEncoder(Encoder):
         self.choice = EngineChoice(OpenVinoEngine.name, request.device, export.precision, f"{reason} {export}")
 
     def encode(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Vectors:
+        return self.encode_metered(items, purpose).vectors
+
+    def encode_metered(self, items: Sequence[str | Path | bytes], purpose: Purpose = "document") -> Metered:
         texts = require_texts(items, self.spec.name)
-        return self._graph.encode(texts, lambda window: self._ids(window, purpose))
+        counts: dict[str, TokenCount] = {}
+        vectors = self._graph.encode(texts, lambda window: self._ids(window, purpose, counts))
+        return Metered(vectors, {}, None, counts=[counts[text] for text in texts])
 
     def count_tokens(self, texts: Sequence[str], purpose: Purpose = "document") -> list[int]:
         return [len(ids) for ids in self._ids(texts, purpose)]
@@ -98,5 +103,7 @@ class OpenVinoEncoder(Encoder):
     def close(self) -> None:
         self._graph.close()
 
-    def _ids(self, texts: Sequence[str], purpose: Purpose) -> list[list[int]]:
-        return self._tokenizer.ids(texts, self.spec.query_prompt if purpose == "query" else self.spec.prompt)
+    def _ids(
+        self, texts: Sequence[str], purpose: Purpose, counts: dict[str, TokenCount] | None = None
+    ) -> list[list[int]]:
+        return self._tokenizer.ids(texts, self.spec.query_prompt if purpose == "query" else self.spec.prompt, counts)

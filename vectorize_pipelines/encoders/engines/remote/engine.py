@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from vectorize_pipelines.core.items import Modality
-from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice, Tokenizer
+from vectorize_pipelines.encoders.base import Encoder, EncoderSpec, EngineChoice
 from vectorize_pipelines.encoders.engines.base import Engine, LoadRequest
 from vectorize_pipelines.encoders.engines.remote.connection import RemoteConnection
 from vectorize_pipelines.encoders.engines.remote.encoder import RemoteEncoder
@@ -44,7 +44,7 @@ class RemoteEngine(Engine):
         """As in `Engine`: there is nothing on this machine."""
         raise UnknownModelError(f"{request.name} is a remote model: nothing of it lies on this machine")
 
-    def tokenizer(self, request: LoadRequest) -> Tokenizer:
+    def tokenizer(self, request: LoadRequest) -> EstimatedTokenizer:
         """As in `Engine`: tokens are estimated."""
         _model(request, _settings(request))
         return EstimatedTokenizer()
