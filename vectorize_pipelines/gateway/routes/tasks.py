@@ -36,6 +36,7 @@ from vectorize_pipelines.messaging.messages import (
     RequestModel,
     TaskType,
 )
+from vectorize_pipelines.messaging.other_forms import BYTE_ORDER_MARK
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest, prepare
 from vectorize_pipelines.settings import KafkaSettings
 from vectorize_pipelines.state.request_rows import RequestRow
@@ -284,7 +285,7 @@ def _content(body: bytes) -> Any:
     if not body:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is empty: it must hold JSON")
     try:
-        return from_json(body)
+        return from_json(body.removeprefix(BYTE_ORDER_MARK))
     except ValueError as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is no valid JSON: {error}") from None
 
