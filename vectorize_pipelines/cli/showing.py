@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 FAILURES_SHOWN = 20
 FIGURES = ("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted", "failed", "tokens")
+#: Further ones of a run over files.
+FILE_FIGURES = ("left_out",)
 
 
 class RunLog(logging.Handler):
