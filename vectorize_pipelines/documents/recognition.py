@@ -139,7 +139,7 @@ def _begins_as_html(content: bytes) -> bool:
 
 def _unsupported(name: str, media_type: str | None) -> str:
     suffix = _suffix(name)
-    ending = f"the unsupported ending {suffix}" if suffix else "no file ending"
+    ending = f"the unsupported ending {suffix[:50]}" if suffix else "no file ending"
     carried = f", the unsupported content type {media_type.partition(';')[0].strip()[:100]}" if media_type else ""
     return (
         f"has {ending}{carried}{' and no mark of a known format' if media_type else ''}; "
