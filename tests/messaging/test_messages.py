@@ -210,7 +210,10 @@ def test_what_is_no_json(value: bytes, said: str) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (b"\0\0\0\0\x07" + encoded(text_with()), r"five bytes of a schema registry \(schema 7\), and JSON follows: use"),
+        (
+            b"\0\0\0\0\x07" + encoded(text_with()),
+            r"five bytes of a schema registry \(schema 7\), and JSON follows: use",
+        ),
         (b"\0\0\1\0\0\x02\x0ab", r"schema registry \(schema 65536\), and what is no JSON \(Avro or Protobuf\) follows"),
         (b"\x03\0" + bytes(range(16)) + encoded(text_with()), "AWS Glue's schema registry: use"),
         (gzip.compress(encoded(text_with())), r"compressed with gzip: produce .* `compression.type`"),
@@ -239,7 +242,9 @@ def test_a_byte_order_mark_is_passed_over() -> None:
     assert error.value.task_id == "t-1"
 
 
-@given(st.binary(min_size=1, max_size=200), st.integers(1, 80), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.booleans())
+@given(
+    st.binary(min_size=1, max_size=200), st.integers(1, 80), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.booleans()
+)
 def test_base64_is_base64_in_lines_and_without_its_padding(content: bytes, width: int, end: str, padded: bool) -> None:
     text = base64.b64encode(content).decode()
     lines = end.join(text[place : place + width] for place in range(0, len(text), width)) + end

@@ -85,9 +85,7 @@ class ParserPool:
             return refused
         return self._pool.submit(partial(self._run, uri, known_hash, content, media_type))
 
-    def _run(
-        self, uri: str, known_hash: str | None, content: bytes | None, media_type: str | None
-    ) -> ParseOutcome:
+    def _run(self, uri: str, known_hash: str | None, content: bytes | None, media_type: str | None) -> ParseOutcome:
         if content is None and "://" in uri:
             content = read_content(uri, self._settings.max_file_bytes + 1)
         if content is not None and len(content) > self._settings.max_file_bytes:

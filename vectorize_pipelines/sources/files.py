@@ -135,8 +135,9 @@ class FileSource:
     """The files below `root` that the patterns take.
 
     Patterns are those of .gitignore, relative to the root. Without `include`, files with one of `suffixes` are
-    taken. `TEMPORARY_FILES` are not, unless a pattern of `include` names such files, as `*.tmp` does. Links to files and folders are followed, each folder once; those that lead out of the root only with
-    `follow_links`, and else listed as unreadable. The root itself may be a link.
+    taken. `TEMPORARY_FILES` are not, unless a pattern of `include` names such files, as `*.tmp` does. Links to
+    files and folders are followed, each folder once; those that lead out of the root only with `follow_links`, and else
+    listed as unreadable. The root itself may be a link.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ A body is the JSON of a message. It is read here and not by FastAPI: what a mess
 whoever sends one, and reading it once costs a fraction of what models of every field would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar

@@ -63,7 +63,8 @@ class FolderChanges:
         self._reader = reader
         found = compare(listing, known_entries(manifest_in_order, source, reader), reader, run.request.shard)
         self._contents = ContentComparison()
-        self._compared = self._contents.compared(found) if run.request.compare_contents and not run.request.force else found
+        reads_anyway = run.request.force or not run.request.compare_contents
+        self._compared = found if reads_anyway else self._contents.compared(found)
         self._manifest = manifest
         self._attempts = attempts
         #: Notes of days in the manifest, see `_note`: those of runs that are gone, over what this one owns.
