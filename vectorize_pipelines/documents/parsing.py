@@ -27,8 +27,8 @@ LABELS = ("title", "author")
 def parse(content: bytes, name: str, settings: DocumentSettings, media_type: str | None = None) -> ParsedDocument:
     """Return the document in `content`. `name` is its path or URI, `media_type` as in `ParseContext`.
 
-    `recognition.recognised_format` chooses the parser. Raises a subclass of `ItemError` from `documents.errors`; its message does not
-    repeat the name.
+    `recognition.recognised_format` chooses the parser. Raises a subclass of `ItemError` from `documents.errors`; its
+    message does not repeat the name.
     """
     if len(content) > settings.max_file_bytes:
         raise too_large(settings)

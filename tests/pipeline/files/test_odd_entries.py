@@ -59,7 +59,7 @@ def test_a_folder_that_holds_nothing_any_more_is_refused_unless_it_is_meant(inst
         (installation.folder / f"{n}.md").unlink()
     (installation.folder / ".lock").touch()
     for shard in (Shard(0, 1), *Shard.layout(2)):
-        with pytest.raises(SourceError, match="holds none of the .*nothing is deleted.*--allow-empty"):
+        with pytest.raises(SourceError, match=r"holds none of the .*nothing is deleted.*--allow-empty"):
             installation.run(allow_empty=False, shard=shard)
     assert installation.rows() == before
 

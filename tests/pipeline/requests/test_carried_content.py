@@ -57,7 +57,7 @@ def test_documents_as_messages_carry_them(make_installation: MakeInstallation) -
         }
         installation.send(*(document(task_id, data) for task_id, data in {**carried, **named}.items()))
         installation.drain()
-    assert installation.final_events() == dict.fromkeys([*carried, *named], ["completed"])
+    assert installation.final_events() == {task_id: ["completed"] for task_id in (*carried, *named)}
     found: dict[str, str] = {}
     for (task_id, _), text in installation.texts().items():
         found[task_id] = f"{found.get(task_id, '')} {text}"

@@ -1,6 +1,7 @@
 """The contents of files held against the manifest, whatever their sizes and times say.
 
-What `vectorize ingest --reconcile` asks for. Called by `folder_changes` in the reading thread. Files are read side by side and hashed, and not parsed.
+What `vectorize ingest --reconcile` asks for. Called by `folder_changes` in the reading thread. Files are read side by
+side and hashed, and not parsed.
 """
 
 import logging
