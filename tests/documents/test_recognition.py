@@ -41,6 +41,8 @@ SHEET = b"zip,town\n0213,Oslo\n"
         (SHEET, "table.csv", "nonsense", "csv"),
         (SHEET, "table.csv", "application/pdf", "csv"),
         (SHEET, "a.b/TABLE.CSV", None, "csv"),
+        (b'{"text": "a"}\n{"text": "b"}', "export.jsonl", "application/x-ndjson", "json-lines"),
+        (b'{"text": "a"}\n{"text": "b"}', "export.jsonl", "application/json", "json-lines"),
         # By the mark of a page, where nothing else says anything.
         (PAGE, "wiki/Lighthouse", None, "html"),
         (PAGE, "wiki/Lighthouse", "binary/octet-stream", "html"),

@@ -323,11 +323,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_hostile_bytes_raise_nothing_but_errors_of_items() -> None:
     random = np.random.default_rng(5)
     small = PICTURE.resize((24, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
     for file_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
-        original = np.frombuffer(encoded(small, file_format), dtype=np.uint8)
+        original = np.frombuffer(encoded(small, file_format, exif=exif), dtype=np.uint8)
         for _ in range(60):
             garbled = original.copy()
             places = random.integers(0, len(garbled), size=random.integers(1, 12))
             garbled[places] = random.integers(0, 256, size=len(places))
             with contextlib.suppress(ItemError):
                 assert decode(garbled.tobytes()).mode == "RGB"
+            with contextlib.suppress(ItemError):
+                assert read_header(garbled.tobytes()).format == file_format

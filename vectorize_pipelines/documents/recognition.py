@@ -65,6 +65,9 @@ _TEXT = _BY_NAME["text"]
 #: Lower case, with the dot; what `corpus.include` stands for when it is empty.
 SUPPORTED_SUFFIXES: tuple[str, ...] = tuple(_BY_SUFFIX)
 
+#: Formats that others are special kinds of, told apart by their names: a notebook is JSON, JSON Lines are nearly.
+GENERAL_FORMATS = ("json", "xml")
+
 #: Readers of PDF accept the mark anywhere in the first 1,024 bytes.
 PDF_MARK_WITHIN = 1024
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
@@ -90,7 +93,8 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
 
     name        its path or URI, without a query
     media_type  as in `ParseContext`. One that says nothing (`application/octet-stream`), that is not known, or that
-                says a binary format whose mark is missing, counts for nothing; `text/plain` for text of any kind
+                says a binary format whose mark is missing, counts for nothing; `text/plain` for text of any kind, and
+                JSON and XML for what the name says in them
 
     Raises `ItemError`s for content in a format that is not read, for a binary format without its mark, and
     `UnsupportedFormatError` where nothing tells the format.
@@ -104,9 +108,7 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
     if content.startswith(OLE_MARK):
         raise _ole_error(content)
     by_name, by_type = _BY_SUFFIX.get(_suffix(name)), _format_of_type(media_type)
-    if by_type is not None and by_name is not None and not by_name.binary and (by_type.binary or by_type is _TEXT):
-        by_type = by_name
-    declared = by_type or by_name or (_BY_NAME["html"] if _begins_as_html(content) else None)
+    declared = _believed(by_type, by_name) or (_BY_NAME["html"] if _begins_as_html(content) else None)
     if declared is None:
         raise UnsupportedFormatError(_unsupported(name, media_type))
     if declared.binary:
@@ -115,6 +117,14 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
             f"is no {declared.name.upper()} file but {holds}; it may be a failed download, fetch it again"
         )
     return declared
+
+
+def _believed(by_type: Format | None, by_name: Format | None) -> Format | None:
+    """Return the format that counts, of what the media type and the name say, where the content bears no mark."""
+    if by_type is None or by_name is None or by_name.binary:
+        return by_type or by_name
+    is_general = by_type is _TEXT or (by_type.name in GENERAL_FORMATS and by_name is not _TEXT)
+    return by_name if by_type.binary or is_general else by_type
 
 
 def _suffix(name: str) -> str:
