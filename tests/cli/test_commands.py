@@ -16,7 +16,7 @@ from vectorize_pipelines.settings import PROJECT_ROOT, Settings
 EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
     *("run_id", "status", "collection", "path", "seconds", "documents", "chunks", "encoded", "skipped", "deleted"),
-    *("cache_hits", "deduplicated", "failed", "tokens", "days", "failures", "errors"),
+    *("cache_hits", "deduplicated", "failed", "tokens", "left_out", "days", "failures", "errors"),
 }
 
 
