@@ -80,7 +80,7 @@ def _serve(handler: Any) -> None:
     elif kind == "typed":
         answer(handler, body=b"x", content_type=unquote(rest.partition("?")[0]))
     elif kind == "named":
-        answer(handler, body=b"x", content_disposition=f"attachment; filename=\"x.bin\"; filename*=UTF-8''{rest}")
+        answer(handler, body=b"x", content_disposition=f"attachment; filename*=UTF-8''{rest}")
     elif kind == "announced":
         answer(handler, content_length="999999999999")
     else:

@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pytest
@@ -17,7 +18,7 @@ def installation(tmp_path: Path, shared_parsers: None) -> Installation:
     return install(tmp_path / "installation")
 
 
-def failures(installation: Installation, **changes: object) -> dict[str, str]:
+def failures(installation: Installation, **changes: Any) -> dict[str, str]:
     stream = installation.run(**changes)
     return {os.path.relpath(each.source_id, installation.folder): each.error_class for each in stream.failures}
 
