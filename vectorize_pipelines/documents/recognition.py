@@ -99,6 +99,7 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
     Raises `ItemError`s for content in a format that is not read, for a binary format without its mark, and
     `UnsupportedFormatError` where nothing tells the format.
     """
+    hinted = _believed(_format_of_type(media_type), _BY_SUFFIX.get(_suffix(name)))
     marked = _marked_format(content)
     if marked:
         return _BY_NAME[marked]
@@ -107,8 +108,7 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
             raise NotTextError(f"holds {kind}, whatever its name says; convert it, or exclude it")
     if content.startswith(OLE_MARK):
         raise _ole_error(content)
-    by_name, by_type = _BY_SUFFIX.get(_suffix(name)), _format_of_type(media_type)
-    declared = _believed(by_type, by_name) or (_BY_NAME["html"] if _begins_as_html(content) else None)
+    declared = hinted or (_BY_NAME["html"] if _begins_as_html(content) else None)
     if declared is None:
         raise UnsupportedFormatError(_unsupported(name, media_type))
     if declared.binary:
