@@ -112,7 +112,7 @@ def _body(schema: dict[str, Any], examples: Mapping[str, Any]) -> dict[str, Any]
 
 _EXAMPLE = {"task_type": "text_vectorization", "data": "a boat at sea", "collection": "notes"}
 _DOCUMENT = {"task_type": "document_vectorization", "collection": "papers"}
-_PDF = {"content": "JVBERi0xLjQK…", "content_type": "application/pdf", "title": "Tides"}
+_PDF = {"content": "JVBERi0xLjQKJeLjz9MK", "content_type": "application/pdf", "title": "Tides"}
 _EXAMPLES: dict[str, Any] = {
     "a text": _EXAMPLE,
     "a document by its address": {**_DOCUMENT, "data": "https://example.com/pdf/2101.00001v2"},
