@@ -51,7 +51,10 @@ def test_images_are_ingested_and_found(vectorize_here: Vectorize, pictures: Path
 
     for file in pictures.iterdir():
         file.unlink()
-    emptied = vectorize_here("ingest", pictures, "--json")
+    refused = vectorize_here("ingest", pictures, "--json")
+    assert (refused.code, refused.json["deleted"]) == (3, 0)
+    assert "holds none of the 5 files that it had" in refused.json["errors"][0]
+    emptied = vectorize_here("ingest", pictures, "--allow-empty", "--json")
     assert (emptied.json["collection"], emptied.json["deleted"]) == ("gallery", 4)
     assert "holds none of the 5 files that it had" in emptied.err
 
@@ -81,7 +84,7 @@ def test_what_was_embedded_of_a_path_decides_what_is_brought_up_to_date(
     note.write_text("The lamp burns paraffin.")
     assert vectorize_here("ingest", pictures, "--json").json["collection"] == "corpus"
     note.unlink()
-    gone = vectorize_here("ingest", pictures, "--json").json
+    gone = vectorize_here("ingest", pictures, "--allow-empty", "--json").json
     assert (gone["collection"], gone["deleted"]) == ("corpus", 1)
 
     first = vectorize_here("ingest", pictures, "--collection", "photos", "--json").json
@@ -92,7 +95,7 @@ def test_what_was_embedded_of_a_path_decides_what_is_brought_up_to_date(
     assert (again["collection"], again["deleted"], again["skipped"]) == ("photos", 1, 3)
     for file in pictures.glob("*.jpg"):
         file.unlink()
-    assert vectorize_here("ingest", pictures, "--collection", "photos", "--json").json["deleted"] == 3
+    assert vectorize_here("ingest", pictures, "--allow-empty", "--collection", "photos", "--json").json["deleted"] == 3
 
 
 def test_both_kinds_of_one_path_are_told_apart_by_the_user(vectorize_here: Vectorize, pictures: Path) -> None:

@@ -16,7 +16,7 @@ from vectorize_pipelines.core.shards import Shard
 #: What stands in the place of the command: its last argument is a folder of marks, its first one says what it does.
 COMMAND = """
 import json, os, pathlib, signal, sys
-from vectorize_pipelines.cli.showing import FIGURES
+from vectorize_pipelines.cli.showing import FIGURES, FILE_FIGURES
 
 deeds, shard = sys.argv[1], sys.argv[sys.argv.index("--shard") + 1]
 mark = pathlib.Path(sys.argv[-1]) / f"{shard.replace('/', '-')}-{os.getpid()}"
@@ -27,7 +27,7 @@ if shard == "1/3" and (deeds == "dies" or (deeds == "dies-once" and tries == 1))
     os.kill(os.getpid(), signal.SIGKILL)
 if deeds == "waits":
     signal.pause()
-outcome = {**dict.fromkeys(FIGURES, 2), "shard": shard, "run_id": shard, "days": ["2024-03-01"]}
+outcome = {**dict.fromkeys((*FIGURES, *FILE_FIGURES), 2), "shard": shard, "run_id": shard, "days": ["2024-03-01"]}
 outcome |= {"failures": [], "notices": []}
 failed = shard == "1/3" and deeds == "fails"
 print(json.dumps({**outcome, "status": "failed" if failed else "succeeded", "errors": ["no store"] if failed else []}))

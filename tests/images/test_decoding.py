@@ -21,7 +21,9 @@ from vectorize_pipelines.images import (
     ImageTooLargeError,
     UnsupportedImageError,
     decode,
+    read_header,
 )
+from vectorize_pipelines.images.decoding import SUPPORTED_SUFFIXES
 
 PICTURE = photo(1, 96, 64)
 
@@ -76,6 +78,7 @@ def test_the_first_frame_of_an_animation_or_page_of_a_document_is_taken() -> Non
 def test_a_photograph_with_a_second_picture_in_it_gives_the_first() -> None:
     content = encoded(PICTURE, "MPO", save_all=True, append_images=[PICTURE.rotate(180)], quality=95, subsampling=0)
     assert np.abs(values(decode(content)) - values(PICTURE)).mean() < 4
+    assert read_header(content).format == "JPEG"
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -88,9 +91,33 @@ def test_the_orientation_of_the_camera_is_applied(orientation: int, file_format:
     stored = upright if method is None else upright.transpose(Image.Transpose(method))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    decoded = decode(encoded(stored, file_format, exif=exif, **({} if file_format == "TIFF" else {"quality": 95})))
-    assert decoded.size == upright.size
-    assert np.abs(values(decoded) - values(upright)).mean() < 5
+    content = encoded(stored, file_format, exif=exif, **({} if file_format == "TIFF" else {"quality": 95}))
+    for each in (content, with_exif_behind_pixels(content) if file_format == "PNG" else content):
+        decoded = decode(each)
+        assert decoded.size == upright.size
+        assert np.abs(values(decoded) - values(upright)).mean() < 5
+        header = read_header(each)
+        assert (header.format, header.width, header.height) == (file_format, *upright.size)
+
+
+def with_exif_behind_pixels(png: bytes) -> bytes:
+    """A PNG file with its EXIF where some programs write it: behind the pixels."""
+    start = png.index(b"eXIf") - 4
+    chunk = png[start : start + 12 + int.from_bytes(png[start : start + 4])]
+    return png.replace(chunk, b"").replace(png[-12:], chunk + png[-12:])
+
+
+def test_the_header_of_a_png_decodes_no_pixels() -> None:
+    header = read_header(png_of(4000, 3000, b"no pixels at all"))
+    assert (header.width, header.height) == (4000, 3000)
+
+
+@pytest.mark.parametrize("name", ["exif6.jpg", "photo.jfif"])
+def test_a_camera_says_which_way_up(name: str) -> None:
+    content = (Path(__file__).parent / "cases" / name).read_bytes()
+    header = read_header(content)
+    assert (header.format, header.width, header.height) == ("JPEG", *decode(content).size) == ("JPEG", 320, 200)
+    assert Path(name).suffix in SUPPORTED_SUFFIXES
 
 
 def test_metadata_that_cannot_be_read_does_not_matter() -> None:
@@ -296,11 +323,15 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 def test_hostile_bytes_raise_nothing_but_errors_of_items() -> None:
     random = np.random.default_rng(5)
     small = PICTURE.resize((24, 16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
     for file_format in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"):
-        original = np.frombuffer(encoded(small, file_format), dtype=np.uint8)
+        original = np.frombuffer(encoded(small, file_format, exif=exif), dtype=np.uint8)
         for _ in range(60):
             garbled = original.copy()
             places = random.integers(0, len(garbled), size=random.integers(1, 12))
             garbled[places] = random.integers(0, 256, size=len(places))
             with contextlib.suppress(ItemError):
                 assert decode(garbled.tobytes()).mode == "RGB"
+            with contextlib.suppress(ItemError):
+                assert read_header(garbled.tobytes()).format == file_format

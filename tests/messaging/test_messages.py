@@ -1,6 +1,10 @@
 """Requests: what a valid message becomes, and that any other bytes become an error that names the field."""
 
 import base64
+import gzip
+import json
+import pickle
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -201,6 +205,55 @@ def test_what_is_no_json(value: bytes, said: str) -> None:
     with pytest.raises(InvalidMessageError, match=said) as error:
         decode(value, b"k", ORIGIN, Modality.TEXT)
     assert error.value.task_id == "k"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (
+            b"\0\0\0\0\x07" + encoded(text_with()),
+            r"five bytes of a schema registry \(schema 7\), and JSON follows: use",
+        ),
+        (b"\0\0\1\0\0\x02\x0ab", r"schema registry \(schema 65536\), and what is no JSON \(Avro or Protobuf\) follows"),
+        (b"\x03\0" + bytes(range(16)) + encoded(text_with()), "AWS Glue's schema registry: use"),
+        (gzip.compress(encoded(text_with())), r"compressed with gzip: produce .* `compression.type`"),
+        (zlib.compress(encoded(text_with())), "compressed with zlib"),
+        (pickle.dumps(text_with()), "pickled object of Python"),
+        (json.dumps(text_with()).encode("utf-16"), "UTF-16: produce the JSON object itself, in UTF-8"),
+        (json.dumps(text_with()).encode("utf-16-be"), "UTF-16"),
+        (b"\x82\xa9task_type\xb2text_vectorization\xa4data\xa1a", "MessagePack"),
+        (b"\xa2\x69task_type\x72text_vectorization\x64data\x61a", "CBOR"),
+        (json.dumps(json.dumps(text_with())).encode(), "encoded twice"),
+        (encoded({"schema": None, "payload": text_with()}), "value.converter.schemas.enable=false"),
+    ],
+)
+def test_other_forms_are_named_with_the_remedy(value: bytes, said: str) -> None:
+    with pytest.raises(InvalidMessageError, match=said) as error:
+        decode(value, b"k", ORIGIN, Modality.TEXT)
+    assert error.value.field == ""
+
+
+def test_a_byte_order_mark_is_passed_over() -> None:
+    request = decode(b"\xef\xbb\xbf" + encoded(text_with()), None, ORIGIN, Modality.TEXT)
+    assert isinstance(request, Request)
+    assert request.task_id == "t-1"
+    with pytest.raises(InvalidMessageError) as error:
+        decode(b"\xef\xbb\xbf" + encoded(text_with(priority=-1)), None, ORIGIN, Modality.TEXT)
+    assert error.value.task_id == "t-1"
+
+
+@given(
+    st.binary(min_size=1, max_size=200), st.integers(1, 80), st.sampled_from(["\n", "\r\n", " ", "\t"]), st.booleans()
+)
+def test_base64_is_base64_in_lines_and_without_its_padding(content: bytes, width: int, end: str, padded: bool) -> None:
+    text = base64.b64encode(content).decode()
+    lines = end.join(text[place : place + width] for place in range(0, len(text), width)) + end
+    data = {"content": lines if padded else lines.replace("=", ""), "content_type": "application/pdf"}
+    message = {"task_type": "document_vectorization", "data": data}
+    request = decode(encoded(message), None, ORIGIN, Modality.DOCUMENT)
+    assert isinstance(request, Request)
+    assert isinstance(request.items[0].content, InlineDocument)
+    assert request.items[0].content.content == content
 
 
 def test_a_nul_and_a_repeated_name_are_taken_as_they_are() -> None:

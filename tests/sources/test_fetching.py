@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
@@ -24,7 +25,13 @@ from vectorize_pipelines.core import guarded_http
 from vectorize_pipelines.core.guarded_http import ContentTooLargeError, parse, refusal
 from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
 from vectorize_pipelines.settings import UriSettings
-from vectorize_pipelines.sources.fetching import ContentMismatchError, FetchPolicy, MissingContentError, fetch
+from vectorize_pipelines.sources.fetching import (
+    ContentMismatchError,
+    FetchPolicy,
+    MissingContentError,
+    fetch,
+    fetch_described,
+)
 
 STRICT = FetchPolicy.of(UriSettings())
 #: The servers of these tests are on this machine.
@@ -70,6 +77,10 @@ def _serve(handler: Any) -> None:
         answer(handler, body=b"half", content_length="8")
     elif kind == "nonsense":
         handler.wfile.write(b"\x00\xff nonsense\r\n\r\n")
+    elif kind == "typed":
+        answer(handler, body=b"x", content_type=unquote(rest.partition("?")[0]))
+    elif kind == "named":
+        answer(handler, body=b"x", content_disposition=f"attachment; filename*=UTF-8''{rest}")
     elif kind == "announced":
         answer(handler, content_length="999999999999")
     else:
@@ -359,13 +370,44 @@ def test_data_uris() -> None:
     assert fetch("data:,a%20b", STRICT) == b"a b"
     assert fetch(f"data:image/png;base64,{base64.b64encode(bytes(range(256))).decode()}", STRICT) == bytes(range(256))
     assert fetch("data:image/png;base64,YQ%3D%3D", STRICT) == b"a"
-    for broken in ("data:nothing", "data:;base64,a*b", "data:;base64,YQ="):
+    for broken in ("data:nothing", "data:;base64,a*b", "data:;base64,Y"):
         with pytest.raises(RefusedUriError):
             fetch(broken, STRICT)
     with pytest.raises(ContentTooLargeError):
         fetch("data:," + "a" * 11, STRICT, limit=10)
     with pytest.raises(ContentTooLargeError):
         fetch("data:," + "a" * 1000, STRICT, limit=10)
+
+
+@pytest.mark.parametrize(
+    ("uri", "content", "media_type", "name"),
+    [
+        ("data:,a%20b", b"a b", "text/plain", ""),
+        ("data:;charset=koi8-r,%C1", b"\xc1", "text/plain;charset=koi8-r", ""),
+        ("DATA:text/html;charset=utf-8,%3Cp%3Ea,b", b"<p>a,b", "text/html;charset=utf-8", ""),
+        ("data:text/csv,zip;town%0A0213;Bod%C3%B8", "zip;town\n0213;Bodø".encode(), "text/csv", ""),
+        ("data:text/html;charset=koi8-r,<p>маяк", "<p>маяк".encode(), "text/html;charset=utf-8", ""),
+        ("data:application/pdf;base64,JVBE\r\nRi0x", b"%PDF-1", "application/pdf", ""),
+        ("data:application/pdf;base64,JVBE%0D%0ARi0x", b"%PDF-1", "application/pdf", ""),
+        ("data:;base64,_-8", b"\xff\xef", "text/plain", ""),
+        ("data:application/octet-stream;name=a%20b.csv;base64,YQ", b"a", None, "a b.csv"),
+    ],
+)
+def test_a_data_uri_says_what_it_holds(uri: str, content: bytes, media_type: str | None, name: str) -> None:
+    found = fetch_described(uri, STRICT)
+    assert (found.content, found.name) == (content, name)
+    assert media_type is None or found.media_type == media_type
+
+
+def test_a_server_says_what_it_sends(web: Web) -> None:
+    plain = fetch_described(web.url("/typed/text%2Fhtml;%20charset=koi8-r?q=a.pdf#b.md"), LOCAL)
+    assert plain.media_type == "text/html; charset=koi8-r"
+    assert plain.name == web.url("/typed/text%2Fhtml;%20charset=koi8-r")
+    moved = fetch_described(web.url(f"/to?{web.url('/typed/text%2Fcsv')}"), LOCAL)
+    assert (moved.media_type, moved.name) == ("text/csv", web.url("/typed/text%2Fcsv"))
+    named = fetch_described(web.url("/named/r%C3%A9sum%C3%A9.csv"), LOCAL)
+    assert named.name == "résumé.csv"
+    assert fetch_described(web.url("/body/a.md"), LOCAL).media_type is None
 
 
 @pytest.fixture

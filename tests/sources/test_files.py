@@ -93,6 +93,67 @@ def test_links_are_followed_once(folder: Path) -> None:
     assert names(folder, source(folder)) == inside
 
 
+TEMPORARY = (
+    *("~$report.md", ".~lock.report.md#", ".#report.md", "#report.md#", "report.md~", "report.md.swp", "a.TMP"),
+    *("report.md.crdownload", "report.download", "report.md.part", "report.md.partial"),
+    *("Thumbs.db", "THUMBS.DB", "desktop.ini", "Desktop.ini", ".DS_Store", "sub/~$E.MD", "sub/._e.md"),
+)
+
+
+def test_temporary_files_are_left_out_and_counted(folder: Path) -> None:
+    taken = names(folder, source(folder))
+    for name in TEMPORARY:
+        (folder / name).touch()
+    (folder / ".git" / "index.tmp").touch()
+    (folder / ".#linked.md").symlink_to("somebody@host.1234")
+    listing = source(folder).list()
+    assert {os.path.relpath(name, folder) for name in listing.files} == taken
+    assert (listing.left_out, listing.other_kinds, listing.unreadable) == (len(TEMPORARY), {".png": 1}, {})
+    assert source(folder, exclude=("sub",)).list().left_out == len(TEMPORARY) - 2 + 1
+    memory = fsspec.filesystem("memory")
+    for name in TEMPORARY:
+        memory.pipe(f"/left-out/{name}", b"x")
+    memory.pipe("/left-out/a.md", b"x")
+    remote = source("memory://left-out").list()
+    assert (list(remote.files), remote.left_out) == (["memory://left-out/a.md"], len(TEMPORARY))
+
+
+@pytest.mark.parametrize(
+    ("include", "taken"),
+    [
+        (("*.md", "*.tmp"), {"a.md", "a.TMP"}),
+        (("*",), {"a.md"}),
+        (("/~$*",), {"~$report.md"}),
+        (("Thumbs.db",), {"Thumbs.db"}),
+        ((r"\#report.md#",), {"#report.md#"}),
+        (("*.md", "!*.tmp"), {"a.md"}),
+    ],
+)
+def test_temporary_files_are_taken_where_a_pattern_names_them(
+    include: tuple[str, ...], taken: set[str], tmp_path: Path
+) -> None:
+    for name in ("a.md", "a.TMP", "~$report.md", "Thumbs.db", "#report.md#"):
+        (tmp_path / name).touch()
+    assert names(tmp_path, source(tmp_path, tuple(each.replace("tmp", "TMP") for each in include))) == taken
+
+
+def test_a_link_that_leads_nowhere_is_listed_and_hides_what_was_there(folder: Path) -> None:
+    share = folder.parent / "share"
+    for name, target in {"a-link.md": "gone.md", "docs": "gone", "v1.2": "gone", "lib.so": "gone.so"}.items():
+        (folder / name).symlink_to(share / target)
+    for name in (".hidden", "skipped"):
+        (folder / name).symlink_to(share / "gone")
+    listing = source(folder, exclude=(".*", "skipped/"), follow_links=True).ordered()
+    assert len(list(listing)) == listing.found == 5
+    assert set(listing.unreadable) == {str(folder / "a-link.md"), str(folder / "docs")}
+    assert all("not there" in reason for reason in listing.unreadable.values())
+    for name in ("a-link.md", "docs/a.md", "docs/sub/a.md", "v1.2/a.md"):
+        assert listing.hides(str(folder / name))
+    for name in ("a.md", "docs.md", "skipped/a.md"):
+        assert not listing.hides(str(folder / name))
+    assert source(folder, exclude=("*",), follow_links=True).list().unreadable == {}
+
+
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/sub/..", "{}/./", "file://{}"])
 def test_a_folder_has_one_name(folder: Path, spelling: str) -> None:
     listed = source(spelling.format(folder))

@@ -51,22 +51,32 @@ class FolderConfig(dg.Config):
     )
     force: bool = Field(False, description="encode also what has not changed")
     reconcile: bool = Field(False, description="hold the manifest against the store first")
+    compare_contents: bool = Field(
+        False, description="hold the manifest against the contents of all files, which are read, whatever their times"
+    )
     path: str = Field("", description="a folder, a file or any fsspec URL")
     shard: str = Field("0/1", description="the part of the files that the run owns: 0/4 is the first of four")
     follow_links: bool | None = Field(
         None, description="follow links that lead out of the folder; null: as corpus.follow_links, gallery.follow_links"
+    )
+    allow_empty: bool | None = Field(
+        None,
+        description="delete the rows of a folder that holds nothing any more; null: as corpus.allow_empty, "
+        "gallery.allow_empty",
     )
     collection: str = Field("", description="the collection it is stored in")
     model: str = Field(
         "", description="the model it is embedded with; a collection that was embedded again has its own"
     )
 
-    def request(self, collection: str, model: str, window: Window, run_id: str) -> FolderRequest:
-        """Return the work that this configuration makes of a run, the settings' collection and the model being given.
+    def request(
+        self, section: CorpusSettings | GallerySettings, model: str, window: Window, run_id: str
+    ) -> FolderRequest:
+        """Return the work that this configuration makes of a run, the settings of its asset and the model being given.
 
         Raises `SettingsError` where no collection can be named so, or the shard is none.
         """
-        collection = self.collection or collection
+        collection = self.collection or section.collection
         if not re.fullmatch(COLLECTION_NAME, collection):
             raise SettingsError(f"collection {collection!r} in the run's config {COLLECTION_RULE}")
         return FolderRequest(
@@ -77,6 +87,8 @@ class FolderConfig(dg.Config):
             run_id=run_id,
             force=self.force,
             reconcile=self.reconcile,
+            compare_contents=self.compare_contents,
+            allow_empty=section.allow_empty if self.allow_empty is None else self.allow_empty,
             shard=Shard.parse(self.shard),
         )
 
@@ -114,11 +126,11 @@ class FolderAsset:
     ) -> EmbeddingStream:
         """Open the folder for one run."""
         settings = load_settings()
-        collection = self.section(settings).collection
+        section = self.section(settings)
         now = current_embedding_config(
-            settings, store, config.collection or collection, config.model, self.default(settings)
+            settings, store, config.collection or section.collection, config.model, self.default(settings)
         )
-        request = config.request(collection, now.model, window, run_id)
+        request = config.request(section, now.model, window, run_id)
         source = self.source(settings, config.path or self.path(settings), follow_links=config.follow_links)
         reader = self.reader(settings, now)
         lease_encoder = partial(encoder.lease, dimension=reader.spec.dimension)

@@ -14,7 +14,13 @@ import click
 from vectorize_pipelines.cli.reporting import report
 from vectorize_pipelines.cli.running import execute
 from vectorize_pipelines.cli.sharded import ShardProcesses, ended_by_signals, summed
-from vectorize_pipelines.cli.showing import notices_in_words, run_log, show_failures, skipped_in_words
+from vectorize_pipelines.cli.showing import (
+    FILE_FIGURES,
+    notices_in_words,
+    run_log,
+    show_failures,
+    skipped_in_words,
+)
 from vectorize_pipelines.core.shards import WHOLE, Shard
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.settings import COLLECTION_NAME, COLLECTION_RULE, Settings
@@ -48,12 +54,23 @@ JOBS = {"corpus_embeddings": "embed_corpus", "gallery_embeddings": "embed_galler
     "setting models.text, for images models.image]",
 )
 @click.option("--force", is_flag=True, help="Encode also what has not changed.")
-@click.option("--reconcile", is_flag=True, help="Hold what is remembered of the files against the store first.")
+@click.option(
+    "--reconcile",
+    is_flag=True,
+    help="Hold what is remembered of the files against the store, and against the contents of all files, first: "
+    "each is read.",
+)
 @click.option(
     "--follow-links/--no-follow-links",
     default=None,
     help="Follow links that lead out of PATH, or list them as failures.  [default: the setting corpus.follow_links, "
     "for images gallery.follow_links]",
+)
+@click.option(
+    "--allow-empty/--no-allow-empty",
+    default=None,
+    help="Delete the rows of a PATH that holds no files any more, or refuse the run, since a disk may be away.  "
+    "[default: the setting corpus.allow_empty, for images gallery.allow_empty]",
 )
 @click.option(
     "--shards",
@@ -70,6 +87,7 @@ def command(
     force: bool,
     reconcile: bool,
     follow_links: bool | None,
+    allow_empty: bool | None,
     shards: int | None,
     shard: str | None,
     as_json: bool,
@@ -100,6 +118,7 @@ def command(
         options: dict[str, str | bool | None] = {"--collection": collection, "--model": model, "--kind": KINDS[images]}
         options |= {"--force": force, "--reconcile": reconcile}
         options |= {"--follow-links": follow_links is True, "--no-follow-links": follow_links is False}
+        options |= {"--allow-empty": allow_empty is True, "--no-allow-empty": allow_empty is False}
         arguments = [*_words(options), "--", path]
         about_shards = {"collection": collection or section.collection, "path": path}
         return _in_shards(arguments, Shard.layout(shards), about_shards, as_json=as_json)
@@ -113,7 +132,9 @@ def command(
         "model": now.model if model or now == default else "",
         "force": force,
         "reconcile": reconcile,
+        "compare_contents": reconcile,
         **({} if follow_links is None else {"follow_links": follow_links}),
+        **({} if allow_empty is None else {"allow_empty": allow_empty}),
         **({} if part.is_whole else {"shard": str(part)}),
     }
     started = time.monotonic()
@@ -123,6 +144,7 @@ def command(
         "collection": config["collection"],
         "path": config["path"],
         "seconds": round(time.monotonic() - started, 2),
+        **(dict.fromkeys(FILE_FIGURES, 0) if shown.stream is None else shown.stream.figures()),
         **({} if shard is None else {"shard": str(part)}),
     }
     return report(result, shown.stream, about, _print, refused=("failed", "incomplete"), as_json=as_json)
@@ -191,6 +213,8 @@ def _print(outcome: Mapping[str, Any]) -> None:
         f"{outcome['chunks']} chunks, {outcome['encoded']} encoded, {skipped_in_words(outcome)}, "
         f"{outcome['deleted']} deleted ({outcome['seconds']} s, {_runs(outcome)})"
     )
+    if outcome["left_out"]:
+        click.echo(f"  {outcome['left_out']} temporary files (locks, copies, halves of downloads) are left out")
     show_failures(outcome["failures"], "all of them")
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 from vectorize_pipelines.cli.reporting import EXIT_FAILED, EXIT_INTERRUPTED
-from vectorize_pipelines.cli.showing import FIGURES
+from vectorize_pipelines.cli.showing import FIGURES, FILE_FIGURES
 from vectorize_pipelines.core.shards import Shard
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def summed(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     failed = [outcome for outcome in outcomes if outcome["status"] != "succeeded"]
     return {
         "status": "failed" if failed else "succeeded",
-        **{name: sum(outcome[name] for outcome in outcomes) for name in FIGURES},
+        **{name: sum(outcome[name] for outcome in outcomes) for name in (*FIGURES, *FILE_FIGURES)},
         "days": sorted({day for outcome in outcomes for day in outcome["days"]}),
         "failures": [failure for outcome in outcomes for failure in outcome["failures"]],
         "notices": [notice for outcome in outcomes for notice in outcome["notices"]],
@@ -116,6 +116,6 @@ def summed(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _no_outcome(shard: Shard, code: int, error: str) -> dict[str, Any]:
     """Return the outcome of a run that printed none."""
-    figures = dict.fromkeys(FIGURES, 0)
+    figures = dict.fromkeys((*FIGURES, *FILE_FIGURES), 0)
     lists: dict[str, list[str]] = {"days": [], "failures": [], "notices": [], "errors": [error]}
     return {"shard": str(shard), "run_id": "", "status": "failed", **figures, **lists, "exit_code": code}

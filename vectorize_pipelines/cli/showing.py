@@ -24,6 +24,8 @@ FIGURES = (
     *("documents", "chunks", "encoded", "skipped", "cache_hits", "deduplicated", "deleted"),
     *("failed", "incomplete", "assumed", "truncated", "tokens"),
 )
+#: Further ones of a run over files.
+FILE_FIGURES = ("left_out",)
 
 
 class RunLog(logging.Handler):

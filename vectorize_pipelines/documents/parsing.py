@@ -9,7 +9,7 @@ from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import EmptyDocumentError, TooLargeError, TooManyChunksError
 from vectorize_pipelines.documents.formats.language import language_of
 from vectorize_pipelines.documents.formats.values import check_metadata, short_label
-from vectorize_pipelines.documents.recognition import Format, actual_format, declared_format
+from vectorize_pipelines.documents.recognition import Format, recognised_format
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -25,18 +25,17 @@ LABELS = ("title", "author")
 
 
 def parse(content: bytes, name: str, settings: DocumentSettings, media_type: str | None = None) -> ParsedDocument:
-    """Return the document in `content`. `name` is its path or URI: its ending chooses the parser.
+    """Return the document in `content`. `name` is its path or URI, `media_type` as in `ParseContext`.
 
-    Where the content bears the mark of another supported binary format, that one is believed instead.
-    `media_type`: see `ParseContext`. Raises a subclass of `ItemError` from `documents.errors`; its message does not
-    repeat the name.
+    `recognition.recognised_format` chooses the parser. Raises a subclass of `ItemError` from `documents.errors`; its
+    message does not repeat the name.
     """
     if len(content) > settings.max_file_bytes:
         raise too_large(settings)
-    declared = declared_format(name)
     if not content.strip():
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
-    document = _parser_of(actual_format(content, declared))(content, ParseContext(settings, name, media_type))
+    kind = recognised_format(content, name, media_type)
+    document = _parser_of(kind)(content, ParseContext(settings, name, media_type))
     if not document.text.strip():
         raise EmptyDocumentError("has no text that a reader would see")
     if len(document.sections) > settings.max_chunks:

@@ -65,29 +65,34 @@ class ParserPool:
         self._pool.close()
 
     def submit(
-        self, uri: str, size: int | None = None, known_hash: str | None = None, content: bytes | None = None
+        self,
+        uri: str,
+        size: int | None = None,
+        known_hash: str | None = None,
+        content: bytes | None = None,
+        media_type: str | None = None,
     ) -> Future[ParseOutcome]:
         """Have the file read and parsed; a path without `://` is local.
 
         `size` in bytes, where the caller knows it, refuses a file that is too large without reading it. With
         `known_hash`, a file of the same content is not parsed: its outcome has no document. With `content` nothing
-        is read: these are the bytes, and the ending of `uri` tells their format. The future raises a subclass of
-        `ItemError` from `documents.errors`.
+        is read: these are the bytes. `media_type`: as in `ParseContext`. The future raises a subclass of `ItemError`
+        from `documents.errors`.
         """
         if size is not None and size > self._settings.max_file_bytes:
             refused: Future[ParseOutcome] = Future()
             refused.set_exception(too_large(self._settings))
             return refused
-        return self._pool.submit(partial(self._run, uri, known_hash, content))
+        return self._pool.submit(partial(self._run, uri, known_hash, content, media_type))
 
-    def _run(self, uri: str, known_hash: str | None, content: bytes | None) -> ParseOutcome:
+    def _run(self, uri: str, known_hash: str | None, content: bytes | None, media_type: str | None) -> ParseOutcome:
         if content is None and "://" in uri:
             content = read_content(uri, self._settings.max_file_bytes + 1)
         if content is not None and len(content) > self._settings.max_file_bytes:
             raise too_large(self._settings)
         descriptor = open_local(uri) if content is None else None
         try:
-            task = Message({"uri": uri, "known_hash": known_hash}, content or b"")
+            task = Message({"uri": uri, "known_hash": known_hash, "media_type": media_type}, content or b"")
             with self._pool.process() as process:
                 return process.call(task, self._limits, from_message, descriptor=descriptor)
         finally:

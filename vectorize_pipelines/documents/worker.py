@@ -34,11 +34,15 @@ LIBRARIES = (
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One file: its bytes, and the content hash of what was made of it before. The ending of `uri` tells its format."""
+    """One file: its bytes, and the content hash of what was made of it before.
+
+    media_type  as in `ParseContext`
+    """
 
     uri: str
     known_hash: str | None
     content: bytes | bytearray
+    media_type: str | None = None
 
 
 Handler = Callable[[Task, DocumentSettings], ParseOutcome]
@@ -50,7 +54,7 @@ def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
     digest = content_hash(content)
     if digest == task.known_hash:
         return ParseOutcome(digest, None)
-    return ParseOutcome(digest, parse(content, task.uri, settings))
+    return ParseOutcome(digest, parse(content, task.uri, settings, task.media_type))
 
 
 def service(config: Mapping[str, Any]) -> Service:
@@ -68,7 +72,8 @@ def service(config: Mapping[str, Any]) -> Service:
         header = message.header
         descriptor = header.get("descriptor")
         content = message.body if descriptor is None else _read(descriptor, settings)
-        return to_message(handler(Task(header["uri"], header["known_hash"], content), settings), limits)
+        task = Task(header["uri"], header["known_hash"], content, header["media_type"])
+        return to_message(handler(task, settings), limits)
 
     return answer
 

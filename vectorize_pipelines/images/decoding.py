@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 #: Files that are taken for images, by their names.
 SUPPORTED_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
+        *(".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"),
+    }
 )
 
 #: What is decoded. Pillow knows more formats; those are rare, and each is more code that reads hostile bytes.
@@ -52,6 +55,11 @@ _UPRIGHT = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
+
+#: Those that make the width of what is stored the height of what is shown.
+_SIDEWAYS = (5, 6, 7, 8)
+#: Chunks of a PNG file that are gone through for its EXIF.
+MAX_CHUNKS = 100_000
 
 _WHITE = (255, 255, 255)
 
@@ -111,12 +119,15 @@ def decode(
         if reserve is not None:
             reserve(image.width * image.height * _bytes_per_pixel(image))
         image.load()
-        return _upright(_to_rgb(image), _orientation(image))
+        return _upright(_to_rgb(image), _orientation(image, data))
 
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """The header of an image: its format as Pillow names it, and its size in pixels as it is stored."""
+    """The header of an image: its format as Pillow names it, and its size in pixels as it is shown.
+
+    A camera's JPEG with further pictures in it, of which Pillow makes the format MPO, is a JPEG.
+    """
 
     format: str
     width: int
@@ -126,9 +137,13 @@ class ImageHeader:
 def read_header(content: bytes | bytearray, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
     """Read the header and decode nothing. Raises as `decode`, as far as the header shows it."""
     data = read_image(content, limits)
-    with _opened(data) as image:
+    with _opened(data) as image, _damage_reported(data):
         _check_size(image.size, limits)
-        return ImageHeader(image.format or "", image.width, image.height)
+        width, height = image.size
+        # Of a TIFF file Pillow gives the size as it is shown from the beginning.
+        if image.format != "TIFF" and _orientation(image, data) in _SIDEWAYS:
+            width, height = height, width
+        return ImageHeader("JPEG" if image.format == "MPO" else image.format or "", width, height)
 
 
 def read_image(content: bytes | bytearray | Path, limits: ImageLimits) -> bytes | bytearray:
@@ -187,7 +202,7 @@ def prepare_codecs() -> None:
 
 def formats_taken() -> tuple[str, ...]:
     """Return what `ImageHeader.format` may be."""
-    return (*FORMATS, "MPO", "HEIF")
+    return (*FORMATS, "HEIF")
 
 
 @contextmanager
@@ -325,13 +340,32 @@ def _value_range(mode: str, darkest: float, brightest: float) -> tuple[float, fl
     return darkest, brightest
 
 
-def _orientation(image: "Image.Image") -> int:
-    """Return 1 to 8; 1 (upright) also where the metadata cannot be read, which says nothing about the pixels."""
+def _orientation(image: "Image.Image", data: bytes | bytearray) -> int:
+    """Return 1 to 8; 1 (upright) also where the metadata cannot be read, which says nothing about the pixels.
+
+    Decodes nothing: PNG's own `getexif` decodes the pixels to look behind them, so that is done here.
+    """
+    from PIL import Image
+
     try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+        if image.format == "PNG" and "exif" not in image.info and (exif := _exif_of_png(data)) is not None:
+            image.info["exif"] = exif
+        orientation = Image.Image.getexif(image).get(_ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, LookupError, TypeError, OSError, struct.error):
         return 1
     return orientation if isinstance(orientation, int) else 1
+
+
+def _exif_of_png(data: bytes | bytearray) -> bytes | None:
+    place = 8
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, place)
+        if kind == b"eXIf":
+            return bytes(data[place + 8 : place + 8 + length])
+        place += 12 + length
+    return None
 
 
 def _upright(image: "Image.Image", orientation: int) -> "Image.Image":

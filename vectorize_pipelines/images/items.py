@@ -8,7 +8,7 @@ from vectorize_pipelines.core.items import Item, JsonValue, Modality
 from vectorize_pipelines.images.pool import ImageDecoders
 
 #: Part of the fingerprint: raise it when the same image gives another item than before.
-READER_VERSION = 1
+READER_VERSION = 2
 
 
 def image_item(

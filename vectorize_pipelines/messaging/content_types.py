@@ -1,18 +1,11 @@
-"""The content types that a document within a message may have."""
+"""The content types that a document within a message may have: those of every format that documents are read in."""
 
 from collections.abc import Mapping
 
+from vectorize_pipelines.documents.recognition import FORMATS
+
 #: Content types of inline documents -> (ending of a file of that kind, whether `content` is base64).
 CONTENT_TYPES: Mapping[str, tuple[str, bool]] = {
-    "text/plain": (".txt", False),
-    "text/markdown": (".md", False),
-    "text/html": (".html", False),
-    "text/csv": (".csv", False),
-    "text/tab-separated-values": (".tsv", False),
-    "application/x-ndjson": (".jsonl", False),
-    "application/jsonl": (".jsonl", False),
-    "application/pdf": (".pdf", True),
-    "application/vnd.openxmlformats-officedocument.wordprocessingml.document": (".docx", True),
-    "application/vnd.apache.parquet": (".parquet", True),
+    media_type: (each.suffixes[0], each.binary) for each in FORMATS for media_type in each.media_types
 }
 DEFAULT_CONTENT_TYPE = "text/plain"

@@ -3,8 +3,6 @@
 The JSON is what users write against: `RequestModel` is its schema, `decode` the one way in.
 """
 
-import base64
-import binascii
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,10 +13,12 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
+from vectorize_pipelines.core.base64_text import decode_base64
 from vectorize_pipelines.core.items import MAX_METADATA_DEPTH, JsonValue, MetadataLimits, Modality
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.kafka.received import ReceivedMessage
 from vectorize_pipelines.messaging.content_types import CONTENT_TYPES, DEFAULT_CONTENT_TYPE
+from vectorize_pipelines.messaging.other_forms import BYTE_ORDER_MARK, other_form
 from vectorize_pipelines.settings import COLLECTION_NAME
 
 SCHEMA_VERSION = 1
@@ -209,10 +209,11 @@ def decode(
     """
     if value is None:
         return _tombstone(key, origin)
+    value = value.removeprefix(BYTE_ORDER_MARK)
     try:
         message: RequestModel = _validate_json(value)
     except ValidationError as error:
-        raise explain(error, _find_task_id(value, key)) from None
+        raise explain_value(value, error, _find_task_id(value, key)) from None
     task_id = message.task_id or f"{origin.topic}/{origin.partition}/{origin.offset}"
     try:
         # Nothing in a short message can be too much, and most messages are short.
@@ -315,8 +316,8 @@ def _inline_document(data: dict[str, Any], field: str, limits: MetadataLimits | 
     content: str | bytes = document.content
     if CONTENT_TYPES[content_type][1]:
         try:
-            content = base64.b64decode(document.content, validate=True)
-        except (binascii.Error, ValueError):
+            content = decode_base64(document.content)
+        except ValueError:
             _refuse(f"{field}.content", f"must be base64 for {content_type}")
     metadata = _checked_metadata(document.metadata, f"{field}.metadata", limits)
     return InlineDocument(content, document.title, content_type, metadata)
@@ -379,6 +380,12 @@ def _check_numbers(value: Any, field: str, depth: int = 1) -> None:
         _refuse(field, "must be a finite number")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         _refuse(field, "must fit into 64 bits")
+
+
+def explain_value(value: bytes, error: ValidationError, task_id: str | None) -> InvalidMessageError:
+    """Return what is wrong with a message's whole value: what it is instead of JSON where that is certain."""
+    form = other_form(value)
+    return explain(error, task_id) if form is None else InvalidMessageError("", form, task_id)
 
 
 def explain(error: ValidationError, task_id: str | None, above: str = "") -> InvalidMessageError:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from vectorize_pipelines.messaging.messages import InvalidMessageError, explain
+from vectorize_pipelines.messaging.messages import InvalidMessageError, explain_value
+from vectorize_pipelines.messaging.other_forms import BYTE_ORDER_MARK
 
 VERSION = 1
 MAX_NAME = 512
@@ -78,10 +79,11 @@ class Message(BaseModel):
     @classmethod
     def from_json(cls, value: bytes) -> Self:
         """Return what is in a value. Raises `InvalidMessageError`; nothing else, whatever the bytes."""
+        value = value.removeprefix(BYTE_ORDER_MARK)
         try:
             message: Self = cls.__pydantic_validator__.validate_json(value, strict=True)
         except ValidationError as error:
-            raise explain(error, None) from None
+            raise explain_value(value, error, None) from None
         return message
 
 

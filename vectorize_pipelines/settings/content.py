@@ -12,6 +12,11 @@ from vectorize_pipelines.settings.base import COLLECTION_NAME, Names, Section
 
 _FOLLOW_LINKS = "links that lead out of the folder are followed; false: they are listed as failures, and not read"
 
+_ALLOW_EMPTY = (
+    "a folder that holds nothing any more of what was embedded has its rows deleted; false: such a run is refused, "
+    "since a disk may not be mounted"
+)
+
 
 def _example_corpus() -> str | None:
     """The corpus of the examples, which only a checkout has."""
@@ -34,6 +39,7 @@ class CorpusSettings(Section):
     include: Names = Field((), description="patterns of what is taken; empty: supported formats")
     exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
     follow_links: bool = Field(False, description=_FOLLOW_LINKS)
+    allow_empty: bool = Field(False, description=_ALLOW_EMPTY)
     files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 
@@ -46,6 +52,7 @@ class GallerySettings(Section):
     include: Names = Field((), description="patterns of what is taken; empty: supported formats")
     exclude: Names = Field((".*",), description="patterns of what is left out, as in .gitignore")
     follow_links: bool = Field(False, description=_FOLLOW_LINKS)
+    allow_empty: bool = Field(False, description=_ALLOW_EMPTY)
     files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 

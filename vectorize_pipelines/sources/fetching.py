@@ -4,17 +4,17 @@
 folders, and other schemes that are allowed go through fsspec with the installation's own credentials.
 """
 
-import base64
-import binascii
 import hashlib
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, unquote_to_bytes, urljoin, urlsplit
 
+from vectorize_pipelines.core.base64_text import decode_base64
 from vectorize_pipelines.core.guarded_http import (
     PORTS,
     Answer,
@@ -31,6 +31,7 @@ from vectorize_pipelines.sources.content import read_below, read_content
 #: Algorithms of checksums, and how many hexadecimal digits each has.
 CHECKSUMS = {"sha256": 64, "sha384": 96, "sha512": 128, "blake2b": 128}
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_NAME = re.compile(r";\s*(?:file)?name=\"?([^\";]*)", re.IGNORECASE)
 #: Schemes whose URIs name a bucket of a service that the installation has chosen, not a host to connect to.
 OF_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hf", "github", "memory")
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -75,10 +76,31 @@ class FetchPolicy:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A content, and what its carrier says of it.
+
+    media_type  as HTTP's `Content-Type` or the `data:` URI has it, with its parameters; None where nobody says
+    name        the name that the server gives it (`Content-Disposition`), else the path of the address that it was
+                found at in the end, without its query; that of a `data:` URI is its parameter `name`, or empty
+    """
+
+    content: bytes
+    media_type: str | None
+    name: str
+
+
 def fetch(
     uri: str, policy: FetchPolicy, *, limit: int | None = None, checksum: str | None = None, size: int | None = None
 ) -> bytes:
-    """Return the content behind a URI, of at most `limit` bytes (None: what the policy allows).
+    """Return the content behind a URI; otherwise as `fetch_described`."""
+    return fetch_described(uri, policy, limit=limit, checksum=checksum, size=size).content
+
+
+def fetch_described(
+    uri: str, policy: FetchPolicy, *, limit: int | None = None, checksum: str | None = None, size: int | None = None
+) -> Fetched:
+    """Return the content behind a URI, of at most `limit` bytes (None: what the policy allows), and what it is.
 
     `checksum` is `sha256:…` or another of `CHECKSUMS`, in hexadecimal; `size` is in bytes; both are of the content as
     it is returned. Raises `RefusedUriError`, `ContentTooLargeError`, `ContentMismatchError`, `MissingContentError`,
@@ -88,7 +110,8 @@ def fetch(
     expected = None if checksum is None else _parse_checksum(checksum)
     if size is not None and size > limit:
         raise ContentTooLargeError(f"is {size:,} bytes; {limit:,} are allowed")
-    content = _read(uri, policy, limit)
+    fetched = _read(uri, policy, limit)
+    content = fetched.content
     if len(content) > limit:
         raise ContentTooLargeError(f"is more than the {limit:,} bytes that are allowed")
     if size is not None and len(content) != size:
@@ -97,10 +120,10 @@ def fetch(
         algorithm, digest = expected
         if hashlib.new(algorithm, content).hexdigest() != digest:
             raise ContentMismatchError(f"has another {algorithm} than the one announced: the content has changed")
-    return content
+    return fetched
 
 
-def _read(uri: str, policy: FetchPolicy, limit: int) -> bytes:
+def _read(uri: str, policy: FetchPolicy, limit: int) -> Fetched:
     if "\x00" in uri:
         raise RefusedUriError("an address with a NUL character is not accepted")
     found = _SCHEME.match(uri)
@@ -108,30 +131,48 @@ def _read(uri: str, policy: FetchPolicy, limit: int) -> bytes:
     if scheme == "data":
         return _read_data(uri, limit)
     if scheme == "file":
-        return _read_local(_local_path(uri), policy, limit)
+        path = _local_path(uri)
+        return Fetched(_read_local(path, policy, limit), None, str(path))
     if scheme not in policy.allowed_schemes:
         raise RefusedUriError(_not_allowed(f"the scheme {scheme[:20]}", "schemes"))
     if scheme in PORTS:
         return _read_http(uri, policy, limit)
-    return _read_fsspec(uri, policy, limit)
+    return Fetched(_read_fsspec(uri, policy, limit), None, _path_of(uri))
 
 
-def _read_data(uri: str, limit: int) -> bytes:
+def _path_of(uri: str) -> str:
+    return re.split(r"[?#]", uri, maxsplit=1)[0]
+
+
+def _read_data(uri: str, limit: int) -> Fetched:
     head, comma, data = uri.partition(",")
     if not comma:
         raise RefusedUriError("a data: URI has a comma before its data")
     if len(data) > 3 * limit + 4:
         raise ContentTooLargeError(f"is more than the {limit:,} bytes that are allowed")
+    media_type, in_base64 = _described_by(head.partition(":")[2])
+    found = _NAME.search(media_type)
+    name = "" if found is None else unquote(found[1])
     content = unquote_to_bytes(data)
-    if not head.lower().endswith(";base64"):
-        return content
+    if not in_base64:
+        # What stands there as text was put into UTF-8 just now, whatever the URI says.
+        is_utf8 = not data.isascii()
+        return Fetched(content, f"{media_type.partition(';')[0]};charset=utf-8" if is_utf8 else media_type, name)
     try:
-        return base64.b64decode(content, validate=True)
-    except binascii.Error as error:
+        return Fetched(decode_base64(content), media_type, name)
+    except ValueError as error:
         raise RefusedUriError(f"its data are not base64: {error}") from None
 
 
-def _read_http(uri: str, policy: FetchPolicy, limit: int) -> bytes:
+def _described_by(head: str) -> tuple[str, bool]:
+    """Return the media type that a `data:` URI has before its comma, and whether its data are base64."""
+    bare, semicolon, last = head.rpartition(";")
+    in_base64 = last.strip().lower() == "base64" and bool(semicolon)
+    media_type = (bare if in_base64 else head).strip()
+    return (f"text/plain{media_type}" if not media_type or media_type.startswith(";") else media_type), in_base64
+
+
+def _read_http(uri: str, policy: FetchPolicy, limit: int) -> Fetched:
     deadline = Deadline(policy.timeout_seconds)
     for _ in range(policy.max_redirects + 1):
         target = _allowed(uri, policy)
@@ -141,7 +182,8 @@ def _read_http(uri: str, policy: FetchPolicy, limit: int) -> bytes:
         if answer.status in _REDIRECTS and "location" in answer.headers:
             uri = _redirected(uri, answer.headers["location"])
         else:
-            return _success(answer)
+            content = _success(answer)
+            return Fetched(content, answer.headers.get("content-type"), _name_of(answer, uri))
     raise RefusedUriError(f"is redirected more than {policy.max_redirects} times")
 
 
@@ -175,6 +217,16 @@ def _success(answer: Answer) -> bytes:
     if answer.status >= 500 or answer.status in _PASSING:
         raise UnreadableFileError(f"the server answered {answer.status}")
     raise MissingContentError(f"the server answered {answer.status}")
+
+
+def _name_of(answer: Answer, uri: str) -> str:
+    """Return the name of a file that a server sends, or else the address without its query."""
+    described = Message()
+    described["Content-Disposition"] = answer.headers.get("content-disposition", "")
+    try:
+        return described.get_filename() or _path_of(uri)
+    except (ValueError, LookupError):  # of an encoding that there is not, and what else a server may send
+        return _path_of(uri)
 
 
 def _read_fsspec(uri: str, policy: FetchPolicy, limit: int) -> bytes:

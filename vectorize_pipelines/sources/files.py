@@ -6,7 +6,9 @@ sensor for new files does the same comparison and stops there. Files come one by
 are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
+import fnmatch
 import os
+import re
 import stat
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -35,6 +37,15 @@ NOT_FOLLOWED = (
     f"{LEADS_OUT}, and is not followed; exclude it, or, where it is meant, set VECTORIZE_CORPUS__FOLLOW_LINKS (for "
     "images VECTORIZE_GALLERY__FOLLOW_LINKS), or `vectorize ingest --follow-links`"
 )
+#: Why a link is listed that leads nowhere. Rows of what lay there stay.
+LEADS_NOWHERE = "is a link, and what it leads to is not there; mount or restore that, or remove the link"
+#: Names of files that programs keep beside those that people work on: locks, copies, halves of downloads, views.
+TEMPORARY_FILES = (
+    *("~$*", ".~lock.*#", ".#*", "#*#", "*~", "*.swp", "*.tmp"),
+    *("*.crdownload", "*.download", "*.part", "*.partial"),
+    *("thumbs.db", "desktop.ini", ".ds_store", "._*"),
+)
+_TEMPORARY = re.compile("|".join(map(fnmatch.translate, TEMPORARY_FILES)), re.IGNORECASE)
 _EARLIEST = int(datetime(1, 1, 2, tzinfo=UTC).timestamp())
 _LATEST = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
@@ -77,17 +88,37 @@ class OrderedListing:
 
     unreadable   folders and files that could not be looked at, are no regular files, or are links that are not
                  followed, with the reason; what the manifest knows below them is neither changed nor vanished
+    hidden       links that lead nowhere now and, by their names, to files of other kinds; of these, too, what the
+                 manifest knows below them has not vanished
     other_kinds  suffix in lower case, empty where there is none -> how many files were passed over for it; nothing
                  where `include` decides
+    left_out     how many files were passed over as `TEMPORARY_FILES`
+    found        how many files have come
     """
 
     def __init__(self, files: "Callable[[OrderedListing], Iterator[SourceFile]]"):
         self.unreadable: dict[str, str] = {}
+        self.hidden: set[str] = set()
         self.other_kinds: Counter[str] = Counter()
+        self.left_out = 0
+        self.found = 0
         self._files = files
 
     def __iter__(self) -> Iterator[SourceFile]:
-        return self._files(self)
+        for file in self._files(self):
+            self.found += 1
+            yield file
+
+    def hides(self, source_id: str) -> bool:
+        """Return whether a file, or a folder that it lies in, could not be looked at."""
+        if not self.unreadable and not self.hidden:
+            return False
+        name = source_id
+        while name:
+            if name in self.unreadable or name + "/" in self.unreadable or name in self.hidden:
+                return True
+            name = name.rpartition("/")[0]
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +128,16 @@ class Listing:
     files: Mapping[str, SourceFile]
     unreadable: Mapping[str, str]
     other_kinds: Mapping[str, int]
+    left_out: int
 
 
 class FileSource:
     """The files below `root` that the patterns take.
 
     Patterns are those of .gitignore, relative to the root. Without `include`, files with one of `suffixes` are
-    taken. Links to files and folders are followed, each folder once; those that lead out of the root only with
-    `follow_links`, and else listed as unreadable. The root itself may be a link.
+    taken. `TEMPORARY_FILES` are not, unless a pattern of `include` names such files, as `*.tmp` does. Links to
+    files and folders are followed, each folder once; those that lead out of the root only with `follow_links`, and else
+    listed as unreadable. The root itself may be a link.
     """
 
     def __init__(
@@ -120,6 +153,8 @@ class FileSource:
         self._follow_links = follow_links
         self._suffixes = frozenset(suffixes)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
+        temporary = [pattern for pattern in include if _TEMPORARY.match(re.sub(r".*/|\\", "", pattern))]
+        self._temporary_taken = pathspec.GitIgnoreSpec.from_lines(temporary)
         self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
         self.root = normalised_root(root)
 
@@ -130,7 +165,7 @@ class FileSource:
     def takes(self, source_id: str) -> bool:
         """Return whether a file of this source is one that the patterns take, by its name alone."""
         relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
-        return self._takes(relative, Counter())
+        return self._takes(relative, None)
 
     def ordered(self) -> OrderedListing:
         """Begin a listing. Raises `SourceError` where the root does not exist or cannot be looked at."""
@@ -140,7 +175,7 @@ class FileSource:
         """List the files of a source that is known to be small. Raises as `ordered` and its listing do."""
         listing = self.ordered()
         files = {file.source_id: file for file in listing}
-        return Listing(files, listing.unreadable, listing.other_kinds)
+        return Listing(files, listing.unreadable, listing.other_kinds, listing.left_out)
 
     def has_any(self) -> bool:
         """Return whether there is a file of this source at all; a single file counts by its name. Raises as `list`."""
@@ -148,22 +183,41 @@ class FileSource:
             return any(self.takes(file.source_id) for file in self.ordered())
         start = len(self.root.rstrip("/")) + 1
         entries = _walk(self.root, self._exclude, {}, self._within(), set())
-        return any(self._takes(entry.path[start:], Counter()) and entry.is_file() for entry in entries)
+        return any(self._takes(entry.path[start:], None) and entry.is_file() for entry in entries)
 
     def _within(self) -> str | None:
         return None if self._follow_links else os.path.realpath(self.root)
 
-    def _takes(self, relative: str, other_kinds: Counter[str]) -> bool:
-        """Return whether a file is taken; count in `other_kinds` what only its suffix rules out."""
+    def _takes(self, relative: str, listing: OrderedListing | None) -> bool:
+        """Return whether a file is taken; count in `listing`, where given, what its name alone rules out."""
+        if self._is_temporary(relative):
+            folder = relative.rpartition("/")[0]
+            if listing is not None and not (folder and self._exclude.match_file(folder + "/")):
+                listing.left_out += 1
+            return False
         if self._exclude.match_file(relative):
             return False
         if self._include is not None:
             return self._include.match_file(relative)
         suffix = _suffix(relative)
         if suffix not in self._suffixes:
-            other_kinds[suffix] += 1
+            if listing is not None:
+                listing.other_kinds[suffix] += 1
             return False
         return True
+
+    def _is_temporary(self, relative: str) -> bool:
+        name = relative.rpartition("/")[2]
+        return _TEMPORARY.match(name) is not None and not self._temporary_taken.match_file(relative)
+
+    def _is_away(self, relative: str) -> bool:
+        """Return whether a link that leads nowhere may stand for what is taken: a folder has no suffix, mostly."""
+        return self._takes(relative, None) or not _suffix(relative)
+
+    def _is_excluded(self, relative: str) -> bool:
+        """Return whether something is left out by its name, be it a file or a folder."""
+        names = (relative, relative + "/")
+        return self._is_temporary(relative) or any(map(self._exclude.match_file, names))
 
     def _local(self) -> OrderedListing:
         try:
@@ -182,8 +236,17 @@ class FileSource:
         within = self._within()
         start = len(self.root.rstrip("/")) + 1
         for entry in _in_order(self.root, self._exclude, listing.unreadable, within):
-            counted = listing.other_kinds if entry.is_file() else Counter[str]()
-            if not self._takes(entry.path[start:], counted):
+            relative = entry.path[start:]
+            if entry.is_file():
+                if not self._takes(relative, listing):
+                    continue
+            elif _leads_nowhere(entry):
+                if self._is_excluded(relative):
+                    continue
+                if not self._is_away(relative):
+                    listing.hidden.add(entry.path)
+                    continue
+            elif not self._takes(relative, None):
                 continue
             found = _file(entry, within)
             if isinstance(found, SourceFile):
@@ -220,7 +283,7 @@ class FileSource:
         with self._translated():
             for name, info in found:
                 relative = name.removeprefix(base)
-                if self._takes(relative, listing.other_kinds):
+                if self._takes(relative, listing):
                     # Files go by the name of the root as it was given: file systems know several spellings of a
                     # protocol.
                     yield _remote_file(f"{self.root.rstrip('/')}/{relative}", info)
@@ -354,7 +417,7 @@ def _walk(
 
 
 def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | None":
-    """Return a file as it lies there now; why it is not read; or None for a link that leads nowhere."""
+    """Return a file as it lies there now; why it is not read; or None for a link that is gone by now."""
     try:
         entry.path.encode()
         if within is not None and entry.is_symlink() and leads_out(entry.path, within):
@@ -363,10 +426,25 @@ def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | No
     except UnicodeEncodeError:
         return NOT_UTF8
     except OSError as error:
-        return None if isinstance(error, FileNotFoundError) and entry.is_symlink() else f"{error.strerror}"
+        if isinstance(error, FileNotFoundError) and entry.is_symlink():
+            return LEADS_NOWHERE if os.path.lexists(entry.path) else None
+        return f"{error.strerror}"
     if (kind := kind_of(status.st_mode)) is not None:
         return f"is no regular file but {kind}; exclude it"
     return SourceFile(entry.path, status.st_size, status.st_mtime_ns, within=within)
+
+
+def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
+    """Return whether it is a link, and nothing lies where it leads."""
+    try:
+        if not entry.is_symlink():
+            return False
+        entry.stat()
+    except FileNotFoundError:
+        return os.path.lexists(entry.path)
+    except OSError:
+        return False
+    return False
 
 
 def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, str]) -> bool:

@@ -85,7 +85,7 @@ class Gallery:
 
     def run(self, path: str | None = None, **changes: Any) -> ChangeStream:
         today = datetime.now(UTC).date()
-        given = {"collection": "gallery", "model": self.settings.models.image, "mode": "drain"}
+        given = {"collection": "gallery", "model": self.settings.models.image, "mode": "drain", "allow_empty": True}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
         source = gallery_source(self.settings, path or str(self.folder))
         reader = ImageReader(self.settings, EmbeddingConfig(request.model))

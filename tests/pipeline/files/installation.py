@@ -59,9 +59,9 @@ class Installation:
     store: VectorStore
     encoder: CountingEncoder = field(default_factory=CountingEncoder)
 
-    def open(self, path: Path | None = None, **changes: Any) -> ChangeStream:
+    def open(self, path: Path | str | None = None, **changes: Any) -> ChangeStream:
         today = datetime.now(UTC).date()
-        given = {"collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain"}
+        given = {"collection": COLLECTION, "model": DEFAULT_TEXT_MODEL, "mode": "drain", "allow_empty": True}
         request = FolderRequest(**{**given, "window": (today, today), "run_id": "run", **changes})
         source = corpus_source(self.settings, str(path or self.folder))
         reader = DocumentReader(self.settings, EmbeddingConfig(request.model))
@@ -71,7 +71,7 @@ class Installation:
     def _lease(self, model: str) -> Iterator[Encoder]:
         yield self.encoder
 
-    def run(self, path: Path | None = None, *, report: bool = True, **changes: Any) -> ChangeStream:
+    def run(self, path: Path | str | None = None, *, report: bool = True, **changes: Any) -> ChangeStream:
         with self.open(path, **changes) as stream:
             for batch in stream:
                 write_batch(DirectWriter(self.settings, self.store), batch)

@@ -3,12 +3,11 @@
 They are kept as tasks bring them, in base64: few are ever asked for. `risk.feed` fills it, `gateway.routes.risk` asks.
 """
 
-import base64
-import binascii
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vectorize_pipelines.core.base64_text import decode_base64
 from vectorize_pipelines.messaging.picture_formats import media_type_of
 
 #: For what has just arrived, and as much for what is shown.
@@ -100,8 +99,8 @@ class PictureStore:
 
 def _decoded(image_base64: str) -> Picture | None:
     try:
-        content = base64.b64decode(image_base64.rpartition(",")[2], validate=True)
-    except (binascii.Error, ValueError):
+        content = decode_base64(image_base64.rpartition(",")[2])
+    except ValueError:
         return None
     media_type = media_type_of(content)  # of formats in which no script can be
     return None if media_type is None else Picture(content, media_type)

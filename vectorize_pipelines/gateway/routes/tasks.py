@@ -6,7 +6,7 @@ A body is the JSON of a message. It is read here and not by FastAPI: what a mess
 whoever sends one, and reading it once costs a fraction of what models of every field would.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from http import HTTPStatus
 from typing import Annotated, Any, TypeVar
@@ -36,6 +36,7 @@ from vectorize_pipelines.messaging.messages import (
     RequestModel,
     TaskType,
 )
+from vectorize_pipelines.messaging.other_forms import BYTE_ORDER_MARK
 from vectorize_pipelines.messaging.outgoing import OutgoingRequest, prepare
 from vectorize_pipelines.settings import KafkaSettings
 from vectorize_pipelines.state.request_rows import RequestRow
@@ -104,12 +105,20 @@ def _request_schema() -> dict[str, Any]:
     return schema
 
 
-def _body(schema: dict[str, Any], example: Any) -> dict[str, Any]:
-    content = {"application/json": {"schema": schema, "example": example}}
-    return {"requestBody": {"required": True, "content": content}}
+def _body(schema: dict[str, Any], examples: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: {"value": value} for name, value in examples.items()}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": shown}}}}
 
 
 _EXAMPLE = {"task_type": "text_vectorization", "data": "a boat at sea", "collection": "notes"}
+_DOCUMENT = {"task_type": "document_vectorization", "collection": "papers"}
+_PDF = {"content": "JVBERi0xLjQKJeLjz9MK", "content_type": "application/pdf", "title": "Tides"}
+_EXAMPLES: dict[str, Any] = {
+    "a text": _EXAMPLE,
+    "a document by its address": {**_DOCUMENT, "data": "https://example.com/pdf/2101.00001v2"},
+    "a PDF file within the request": {**_DOCUMENT, "data": _PDF},
+    "a page as a data: URI": {**_DOCUMENT, "data": "data:text/html;charset=utf-8,%3Cp%3EThe%20tide"},
+}
 
 
 _REQUEST = _request_schema()
@@ -161,7 +170,7 @@ by_hand = APIRouter(
     summary="Submit a request",
     response_model=Submitted,
     responses=_SUBMIT_PROBLEMS,
-    openapi_extra=_body(_REQUEST, _EXAMPLE),
+    openapi_extra=_body(_REQUEST, _EXAMPLES),
 )
 async def submit(request: Request) -> Response:
     """Accept one request: its message is in its topic and confirmed by the brokers when this answers.
@@ -178,7 +187,7 @@ async def submit(request: Request) -> Response:
     summary="Submit a request under the id in the path",
     response_model=Submitted,
     responses=_SUBMIT_PROBLEMS,
-    openapi_extra=_body(_REQUEST, _EXAMPLE),
+    openapi_extra=_body(_REQUEST, _EXAMPLES),
 )
 async def submit_by_hand(
     task_id: Annotated[str, Path(description="id of the task; slashes in it stay as they are")], request: Request
@@ -195,7 +204,7 @@ async def submit_by_hand(
     summary="Submit many requests",
     response_model=SubmittedBatch,
     responses=_SUBMIT_PROBLEMS,
-    openapi_extra=_body(_BATCH, [_EXAMPLE, {**_EXAMPLE, "data": "a lamp on the shore"}]),
+    openapi_extra=_body(_BATCH, {"two texts": [_EXAMPLE, {**_EXAMPLE, "data": "a lamp on the shore"}]}),
 )
 async def submit_batch(request: Request) -> Response:
     """Accept 1 to 10,000 requests, as a list or as `tasks` of an object.
@@ -284,7 +293,7 @@ def _content(body: bytes) -> Any:
     if not body:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, "the body is empty: it must hold JSON")
     try:
-        return from_json(body)
+        return from_json(body.removeprefix(BYTE_ORDER_MARK))
     except ValueError as error:
         raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, f"the body is no valid JSON: {error}") from None
 

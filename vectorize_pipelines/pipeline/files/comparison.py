@@ -116,7 +116,7 @@ def compare(
         if file is not None:
             is_unchanged = entry is not None and entry.is_of(file, refused if entry.error_class else reader.fingerprint)
             yield Compared(file, entry, is_unchanged)
-        elif entry is not None and not _is_hidden(entry.source_id, listing):
+        elif entry is not None and not listing.hides(entry.source_id):
             yield Compared(None, entry, is_unchanged=False)
 
 
@@ -164,15 +164,3 @@ def _ordered(listing: OrderedListing) -> Iterator[SourceFile]:
             )
         last = file.source_id
         yield file
-
-
-def _is_hidden(source_id: str, listing: OrderedListing) -> bool:
-    """Return whether a file, or a folder that it lies in, could not be looked at."""
-    if not listing.unreadable:
-        return False
-    name = source_id
-    while name:
-        if name in listing.unreadable or name + "/" in listing.unreadable:
-            return True
-        name = name.rpartition("/")[0]
-    return False

@@ -25,6 +25,8 @@ class FolderRequest:
     window      first and last day of the run's partitions, both included
     force       encode also what has not changed
     reconcile   hold the manifest against the store before trusting it
+    compare_contents  hold it against the contents of all files, too: each is read
+    allow_empty  whether a folder that holds nothing any more has its rows deleted; else the run is refused
     shard       the part of the folder that the run owns
     """
 
@@ -35,6 +37,8 @@ class FolderRequest:
     run_id: str
     force: bool = False
     reconcile: bool = False
+    compare_contents: bool = False
+    allow_empty: bool = False
     shard: Shard = WHOLE
 
     @property

@@ -10,10 +10,11 @@ from threading import Event
 
 from vectorize_pipelines.core import notices
 from vectorize_pipelines.core.shards import WHOLE, Shard
-from vectorize_pipelines.errors import ItemError, UnreadableFileError
+from vectorize_pipelines.errors import ItemError, SourceError, UnreadableFileError
 from vectorize_pipelines.pipeline.files.attempted import FileAttempts, Suspicion
 from vectorize_pipelines.pipeline.files.changes import Change, Changed, Failed, Receipt, Touched, Vanished
 from vectorize_pipelines.pipeline.files.comparison import compare, known_entries
+from vectorize_pipelines.pipeline.files.contents import ContentComparison
 from vectorize_pipelines.pipeline.files.context import FolderRun
 from vectorize_pipelines.pipeline.files.reader import FileReader, Reading
 from vectorize_pipelines.pipeline.files.tallies import UnchangedFiles, VanishedFiles
@@ -61,7 +62,10 @@ class FolderChanges:
         self._root = source.root
         self._listing = listing
         self._reader = reader
-        self._compared = compare(listing, known_entries(manifest_in_order, source, reader), reader, run.request.shard)
+        found = compare(listing, known_entries(manifest_in_order, source, reader), reader, run.request.shard)
+        self._contents = ContentComparison()
+        reads_anyway = run.request.force or not run.request.compare_contents
+        self._compared = found if reads_anyway else self._contents.compared(found)
         self._manifest = manifest
         self._attempts = attempts
         #: Notes of days in the manifest, see `_note`: those of runs that are gone, over what this one owns.
@@ -72,10 +76,17 @@ class FolderChanges:
         self._suspicions: dict[str, tuple[SourceFile, Suspicion]] = {}
         self._is_interrupted = Event()
         self._vanished = VanishedFiles()
+        self._rows_vanished = False
 
     def close(self) -> None:
-        """Release the file of what has vanished."""
+        """Release the file of what has vanished, and end what is being read."""
+        self._contents.close()
         self._vanished.close()
+
+    @property
+    def left_out(self) -> int:
+        """How many temporary files were passed over; of the shards of a run only the first one says so."""
+        return 0 if self._request.shard.index else self._listing.left_out
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes of all files but suspects; a renamed file is written before the old name's rows go."""
@@ -127,6 +138,7 @@ class FolderChanges:
     def interrupt(self) -> None:
         """Make a listing and a reading in progress end soon."""
         self._is_interrupted.set()
+        self._contents.close()
         self._reader.close()
 
     def end_with(self, error: BaseException, *, proven: bool) -> None:
@@ -175,6 +187,7 @@ class FolderChanges:
             if file is None:
                 if entry is not None:
                     self._vanished.add(entry.source_id)
+                    self._rows_vanished = self._rows_vanished or entry.rows > 0 or entry.is_in_doubt
                 continue
             found += 1
             if is_unchanged and entry is not None and not self._is_read_anyway(entry):
@@ -183,11 +196,26 @@ class FolderChanges:
             if entry is not None:
                 self._before[file.source_id] = entry
             yield file
+        if self._is_interrupted.is_set():
+            return
+        self._refuse_emptied()
         self.expected = found + sum(1 for _ in self._unreadable())
+
+    def _refuse_emptied(self) -> None:
+        """Raise `SourceError` where nothing lies there of all that did, unless that is said to be meant."""
+        if self._listing.found or not self._rows_vanished or self._request.allow_empty:
+            return
+        raise SourceError(
+            f"{self._root} holds none of the {len(self._vanished)} files that it had, and no other to be embedded; "
+            "nothing is deleted. Was a disk or a share not mounted, ingest it again "
+            "once it is. Where it was emptied on purpose, `vectorize ingest --allow-empty` has the rows of its files "
+            "deleted, as have the settings corpus.allow_empty and gallery.allow_empty"
+        )
 
     def _is_read_anyway(self, entry: ManifestEntry) -> bool:
         tried_in_vain = self._request.reconcile and entry.attempts > 0
-        return tried_in_vain or self._run.encodes_again(entry.source_id)
+        of_no_known_content = self._request.compare_contents and bool(entry.error_class)
+        return tried_in_vain or of_no_known_content or self._run.encodes_again(entry.source_id)
 
     def _is_in_window(self, file: SourceFile | None, entry: ManifestEntry | None) -> bool:
         """Return whether a run has to do with a file: a replay only with those of its days."""
@@ -207,10 +235,15 @@ class FolderChanges:
         """Log what a user may not have meant: files that are passed over, a folder that holds nothing any more."""
         if len(self._vanished) and not self.expected:
             logger.warning(
-                "%s holds none of the %d files that it had, and their rows go; was a disk not mounted, ingest it "
-                "again once it is",
+                "%s holds none of the %d files that it had, and their rows go",
                 self._root if self._request.shard.is_whole else f"shard {self._request.shard} of {self._root}",
                 len(self._vanished),
+            )
+        if self.left_out:
+            logger.info(
+                "%d temporary files (locks, copies of editors, halves of downloads) are left out; a pattern of include "
+                "that names them takes them",
+                self.left_out,
             )
         if not self._listing.other_kinds or self._request.shard.index:
             return

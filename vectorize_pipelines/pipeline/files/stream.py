@@ -45,11 +45,15 @@ class ChangeSource(Protocol):
     expected   the number of sources; None until all have been found
     touched    days of which earlier runs wrote something and told nobody
     unchanged  the sources that are left alone; counted in the reading thread
+    left_out   how many temporary files were passed over
     """
 
     expected: int | None
     touched: set[str]
     unchanged: UnchangedFiles
+
+    @property
+    def left_out(self) -> int: ...
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes, but for suspects. Called in the reading thread."""
@@ -142,6 +146,9 @@ class ChangeStream(EmbeddingStream):
 
     def reported(self) -> None:
         self.source.reported()
+
+    def figures(self) -> Mapping[str, int | float]:
+        return {"left_out": self.source.left_out}
 
     @property
     def choice(self) -> EngineChoice | None:

@@ -34,7 +34,7 @@ from vectorize_pipelines.pipeline.requests.named_models import UnusableModelErro
 from vectorize_pipelines.pipeline.requests.pending import PendingRequest
 from vectorize_pipelines.pipeline.requests.targets import Target
 from vectorize_pipelines.settings import Settings
-from vectorize_pipelines.sources.fetching import ContentMismatchError, FetchPolicy, fetch
+from vectorize_pipelines.sources.fetching import ContentMismatchError, Fetched, FetchPolicy, fetch_described
 
 _ANNOUNCED = re.compile(
     r"#(?:(?P<algorithm>sha256|sha384|sha512|blake2b)=(?P<digest>[0-9A-Fa-f]{64,128}))?&?(?:size=(?P<size>\d{1,15}))?$",
@@ -188,25 +188,25 @@ class RequestReader:
 
     def _content(self, item: RequestItem, limit: int, place: int) -> _Content:
         """Fetch at most `limit` bytes, and parse them. Raises `ItemError`; what may pass is tried again."""
-        content = self._fetched(item, limit)
+        fetched = self._fetched(item, limit)
         if item.modality is Modality.IMAGE:
-            return content
+            return fetched.content
         self._ahead.wait(place)
-        document = self._parsers.submit(_file_name(item.content), content=content).result().document
+        parsed = self._parsers.submit(fetched.name, content=fetched.content, media_type=fetched.media_type)
+        document = parsed.result().document
         self._ahead.hold(document)
         return document
 
-    def _fetched(self, item: RequestItem, limit: int) -> bytes:
+    def _fetched(self, item: RequestItem, limit: int) -> Fetched:
         if isinstance(item.content, InlineDocument):
-            content = item.content.content
-            return content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+            return _inline(item.content)
         uri, checksum, size = announced(item.content)
         if not limit and self._most(item):
             raise self._too_large(item, limit, ContentTooLargeError("there is no room for it"))
         drain = self._settings.kafka.drain
         try:
             return retry(
-                partial(fetch, uri, self._policy, limit=limit, checksum=checksum, size=size),
+                partial(fetch_described, uri, self._policy, limit=limit, checksum=checksum, size=size),
                 islice(growing_pauses(drain.retry_seconds), drain.attempts - 1),
                 lambda error: isinstance(error, ItemError) and error.retryable,
                 sleep=self._sleep,
@@ -422,8 +422,10 @@ def _name(pending: PendingRequest, item: RequestItem) -> str:
     return posixpath.basename(place_uri(pending.request.origin) or "")
 
 
-def _file_name(content: "str | InlineDocument") -> str:
-    """A name whose ending tells the parser the format."""
-    if isinstance(content, InlineDocument):
-        return f"document{content.suffix}"
-    return content.partition("?")[0].partition("#")[0]
+def _inline(document: InlineDocument) -> Fetched:
+    """The content of a message as if it had been fetched. Text has the one encoding that it is given here."""
+    name = f"document{document.suffix}"
+    if isinstance(document.content, bytes):
+        return Fetched(document.content, document.content_type, name)
+    content = document.content.encode("utf-8", "surrogatepass")
+    return Fetched(content, f"{document.content_type}; charset=utf-8", name)
