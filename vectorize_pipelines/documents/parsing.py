@@ -31,13 +31,18 @@ def parse(content: bytes, name: str, settings: DocumentSettings, media_type: str
     `media_type`: see `ParseContext`. Raises a subclass of `ItemError` from `documents.errors`; its message does not
     repeat the name.
     """
+    return _parse(content, ParseContext(settings, name, media_type, _parse))
+
+
+def _parse(content: bytes, context: ParseContext) -> ParsedDocument:
+    settings = context.settings
     if len(content) > settings.max_file_bytes:
         raise too_large(settings)
-    declared = declared_format(name)
+    declared = declared_format(context.name)
     if not content.strip():
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
-    document = _parser_of(actual_format(content, declared))(content, ParseContext(settings, name, media_type))
-    if not document.text.strip():
+    document = _parser_of(actual_format(content, declared))(content, context)
+    if not document.text.strip() and not document.members:
         raise EmptyDocumentError("has no text that a reader would see")
     if len(document.sections) > settings.max_chunks:
         raise too_many_chunks(settings)

@@ -69,6 +69,11 @@ class OutlineBuilder:
         self._length += len(text)
 
     @property
+    def length(self) -> int:
+        """The number of characters so far."""
+        return self._length
+
+    @property
     def first_heading(self) -> str | None:
         """The first heading of the outermost level there is."""
         return min(self._headings, key=lambda heading: heading.level).title if self._headings else None

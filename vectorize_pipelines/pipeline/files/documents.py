@@ -161,7 +161,8 @@ def _limits(settings: DocumentSettings) -> str:
     """The settings by which a document may be refused: with another, what was refused is tried again."""
     return (
         f"bytes={settings.max_file_bytes} decompressed={settings.max_decompressed_bytes} rows={settings.max_rows} "
-        f"chunks={settings.max_chunks} metadata={settings.max_metadata_bytes}/{settings.max_metadata_values} "
+        f"chunks={settings.max_chunks} members={settings.max_members} "
+        f"metadata={settings.max_metadata_bytes}/{settings.max_metadata_values} "
         f"seconds={settings.timeout_seconds:g} memory={settings.memory_bytes}"
     )
 
@@ -169,4 +170,7 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    # What is not as it comes is named only then: what was read before there was the setting stays as it is.
+    comments = "" if settings.office_comments else " office_comments=false"
+    columns = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata}"
+    return f"{columns} pdf={settings.pdf_engine}{comments}"
