@@ -124,6 +124,9 @@ _BY_SUFFIX = {suffix: each for each in FORMATS for suffix in each.suffixes}
 #: Lower case, with the dot; what `corpus.include` stands for when it is empty.
 SUPPORTED_SUFFIXES: tuple[str, ...] = tuple(_BY_SUFFIX)
 
+#: Programs lay such files beside pictures to describe them: they make no folder of pictures one of documents.
+SIDECAR_SUFFIXES = (".json", ".xml", ".yaml", ".yml")
+
 #: Readers of PDF accept the mark anywhere in the first 1,024 bytes.
 PDF_MARK_WITHIN = 1024
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"

@@ -5,7 +5,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from itertools import count
@@ -30,14 +30,16 @@ FILES_IN_FLIGHT = 16
 BYTES_IN_FLIGHT = 64 * 2**20
 
 
-def corpus_source(settings: Settings, path: str, *, follow_links: bool | None = None) -> FileSource:
+def corpus_source(
+    settings: Settings, path: str, *, follow_links: bool | None = None, suffixes: Collection[str] = SUPPORTED_SUFFIXES
+) -> FileSource:
     """The documents below a folder, as the settings' patterns choose them. Raises `SourceError`.
 
-    `follow_links`: None is as the settings say.
+    `follow_links`: None is as the settings say. `suffixes`: of what is taken where no pattern says.
     """
     corpus = settings.corpus
     follow = corpus.follow_links if follow_links is None else follow_links
-    return FileSource(path, SUPPORTED_SUFFIXES, corpus.include, corpus.exclude, follow_links=follow)
+    return FileSource(path, suffixes, corpus.include, corpus.exclude, follow_links=follow)
 
 
 def corpus_path(settings: Settings) -> str:
