@@ -100,7 +100,7 @@ CODE = {
         [("piers",), ("fees",)],
     ),
     "a.sh": ("set -e\nmoor() {\n  echo 1\n}\nfunction fee {\n  echo 2\n}\n", [(), ("moor",), ("fee",)]),
-    "a.rb": ("class Pier\n  def fee\n    1\n  end\nend\n", [("Pier",), ("Pier", "fee")]),
+    "a.rb": ("class Pier\n  def fee\n    1\n  end\nend\n", [("Pier", "fee")]),
     "a.php": (
         "<?php\nclass Pier {\n    public function fee($a) {\n        return 1;\n    }\n}\n",
         [(), ("Pier",), ("Pier", "fee")],

@@ -152,8 +152,21 @@ class _Reader:
                 self._symbol(match["symbol"])
             elif match["text"]:
                 self._data(match["text"])
+        is_whole = not self._stack
+        self._end()
+        return is_whole
+
+    def _end(self) -> None:
+        """Hand over what is in hand, which in a file that is cut short may be inside of groups."""
+        self._decode()
+        self._state = _State()
+        while len(self._flows) > 1:
+            self._end_flow()
+        if self._flows[0].cells:
+            self._cell(None)
+            self._row(None)
+        self._in_table = False
         self._paragraph()
-        return not self._stack
 
     def _open(self) -> None:
         self._decode()
