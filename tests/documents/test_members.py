@@ -8,11 +8,16 @@ from email.message import EmailMessage
 
 import pytest
 
-from tests.documents import packages
+from tests.documents import compound, packages
 from tests.documents.builders import SETTINGS, docx, settings
 from vectorize_pipelines.documents import ParsedDocument, parse
 from vectorize_pipelines.documents.codec import ParseOutcome, answer_limits, from_message, to_message
-from vectorize_pipelines.documents.errors import DecompressionLimitError, EmptyDocumentError, EncryptedDocumentError
+from vectorize_pipelines.documents.errors import (
+    DecompressionLimitError,
+    EmptyDocumentError,
+    EncryptedDocumentError,
+    UnsupportedFormatError,
+)
 
 
 def read(content: bytes, name: str, **changes: object) -> ParsedDocument:
@@ -165,6 +170,33 @@ def test_an_encrypted_message_is_named() -> None:
     content = b"Subject: s\nFrom: a@example.com\nContent-Type: multipart/encrypted; boundary=x\n\n--x\n\nx\n--x--\n"
     with pytest.raises(EncryptedDocumentError, match="save it decrypted"):
         read(content, "a.eml")
+
+
+def test_an_outlook_message_with_attachments() -> None:
+    content = compound.message(
+        "The lease",
+        "It ends in June.",
+        "ada@example.com",
+        {"Bob": "bob@example.com"},
+        {"fees.csv": b"text,n\nForty,1\n", "Before": None},
+    )
+    document = read(content, "a.msg")
+    assert document.text == "The lease\n\nIt ends in June."
+    wanted = {"title": "The lease", "author": "<ada@example.com>", "to": "Bob <bob@example.com>", "parser": "msg"}
+    assert {key: document.metadata[key] for key in wanted} == wanted
+    assert texts(document) == {"fees.csv": "Forty"}
+    assert "Before is a message or a link and not embedded" in document.notices[0].what
+    assert read(content, "a.docx").metadata["parser"] == "msg"
+
+
+@pytest.mark.parametrize(
+    ("stream", "said"), [("WordDocument", "Word before 2007"), ("PowerPoint Document", "save it as .pptx")]
+)
+def test_old_office_files_are_told_apart_by_their_streams(stream: str, said: str) -> None:
+    # A presentation may have a workbook inside, which counts for nothing.
+    content = compound.compound({stream: b"x", "embedded": {"Workbook": b"x"}})
+    with pytest.raises(UnsupportedFormatError, match=said):
+        read(content, "a.doc.docx")
 
 
 def test_members_cross_to_the_run_as_they_are() -> None:

@@ -1,5 +1,6 @@
 """MSG: a message as Outlook saves it: body, headers as metadata, attachments as documents of their own."""
 
+from email.header import decode_header, make_header
 from io import BytesIO
 from typing import Any
 
@@ -49,20 +50,28 @@ def _html(message: Any) -> str:
 
 def _attach(attachment: Any, number: int, reader: MemberReader) -> tuple[Notice, ...]:
     name = attachment_name(attachment.file_name or "", attachment.mime_type or "", number)
-    if not attachment.attached_by_value:
+    data = attachment.file_bytes
+    if data is None:
         return (unread_attachment(name),)
     if reader.is_read(name):
-        data = attachment.file_bytes or b""
         reader.begin(len(data))
         reader.read(name, data)
     return ()
+
+
+def _decoded(header: str) -> str:
+    """Return a header of the message as it was sent, in which other letters than ASCII are encoded."""
+    try:
+        return str(make_header(decode_header(header)))
+    except (UnicodeError, LookupError, ValueError):
+        return header
 
 
 def _metadata(message: Any, subject: str) -> dict[str, str | None]:
     people = [f"{each.name} <{each.email_address}>" if each.name else each.email_address for each in message.recipients]
     return {
         "title": subject,
-        "author": one_line(clean_text(message.sender or "")),
+        "author": one_line(clean_text(_decoded(message.sender or ""))),
         "to": short_label(one_line(clean_text(", ".join(filter(None, people))))),
         "created": iso_date(message.sent_date),
     }
