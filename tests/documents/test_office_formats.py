@@ -41,7 +41,7 @@ def test_a_slides_table_keeps_empty_cells_and_its_groups_are_read() -> None:
     )
     document = read(content, "a.pptx")
     assert document.text == "A | | B\n\ninside"
-    assert "slide(s) 2" in document.notices[0].what
+    assert "1 slide(s) are missing in the file (2)" in document.notices[0].what
 
 
 def test_opendocument_text() -> None:

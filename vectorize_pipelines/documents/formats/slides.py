@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vectorize_pipelines.core.notices import omitted
+from vectorize_pipelines.core.notices import Notice, listed_numbers, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.formats.drawings import drawing_text
 from vectorize_pipelines.documents.formats.equations import equation_text
@@ -37,6 +37,7 @@ def parse_pptx(content: bytes, context: ParseContext) -> ParsedDocument:
     builder = OutlineBuilder()
     starts: list[int] = []
     lost: list[int] = []
+    objects = 0
     with open_package(content, context.settings.max_decompressed_bytes, "PPTX") as package:
         main = main_part(package, MAIN_PART, "PowerPoint presentation")
         for number, part in enumerate(_slides(package, main), start=1):
@@ -45,7 +46,9 @@ def parse_pptx(content: bytes, context: ParseContext) -> ParsedDocument:
             if root is None or part is None:
                 lost.append(number)
                 continue
-            _Slide(package, part, builder).read(root, with_comments=context.settings.office_comments)
+            slide = _Slide(package, part, builder)
+            slide.read(root, with_comments=context.settings.office_comments)
+            objects += slide.objects
         properties = core_properties(package)
     text, sections = builder.build()
     pages = tuple(
@@ -60,10 +63,17 @@ def parse_pptx(content: bytes, context: ParseContext) -> ParsedDocument:
         "page_count": len(pages),
         "parser": "pptx",
     }
-    notices = (
-        (omitted(f"slide(s) {', '.join(map(str, lost[:20]))} are missing in the file", "repair it"),) if lost else ()
-    )
-    return ParsedDocument(text, json_fields(metadata), sections, pages if text else (), notices=notices)
+    return ParsedDocument(text, json_fields(metadata), sections, pages if text else (), notices=_notices(lost, objects))
+
+
+def _notices(lost: list[int], objects: int) -> tuple[Notice, ...]:
+    found: list[Notice] = []
+    if lost:
+        found.append(omitted(f"{len(lost)} slide(s) are missing in the file ({listed_numbers(lost)})", "repair it"))
+    if objects:
+        what = f"{objects} embedded object(s), as workbooks in a presentation are, are not in its text"
+        found.append(omitted(what, "save them as files of their own"))
+    return tuple(found)
 
 
 def _slides(package: Package, main: str) -> list[str | None]:
@@ -83,6 +93,7 @@ class _Slide:
         self._part = part
         self._relationships: dict[str, Relationship] = dict(package.relationships(part))
         self._builder = builder
+        self.objects = 0
 
     def read(self, root: Any, *, with_comments: bool) -> None:
         """Hand over title, shapes, comments and notes."""
@@ -120,6 +131,7 @@ class _Slide:
 
     def _frame(self, frame: Any) -> None:
         """Hand over a table, a diagram or a chart."""
+        self.objects += any(name_of[each.tag] == "p:oleObj" for each in frame.iter())
         for each in frame.iter():
             name = name_of[each.tag]
             if name == "a:tbl":
