@@ -5,7 +5,7 @@ import pytest
 from tests.documents import packages
 from tests.documents.builders import SETTINGS, settings
 from vectorize_pipelines.documents import ParsedDocument, parse
-from vectorize_pipelines.documents.errors import EncryptedDocumentError, UnsupportedFormatError
+from vectorize_pipelines.documents.errors import EmptyDocumentError, EncryptedDocumentError, UnsupportedFormatError
 
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 100
 
@@ -24,6 +24,12 @@ def test_slides_are_pages_and_sections_with_their_notes() -> None:
     assert [document.text[page.start : page.end].strip()[:6] for page in document.pages] == ["Berths", "Fees\n\n"]
     assert paths(document) == [("Berths",), ("Fees",)]
     assert document.metadata["page_count"] == 2
+
+
+def test_a_presentation_without_slides_is_empty() -> None:
+    for content, name in ((packages.pptx(), "a.pptx"), (packages.odp(), "a.odp")):
+        with pytest.raises(EmptyDocumentError):
+            read(content, name)
 
 
 def test_a_slides_table_keeps_empty_cells_and_its_groups_are_read() -> None:

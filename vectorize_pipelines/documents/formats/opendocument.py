@@ -7,7 +7,7 @@ from vectorize_pipelines.core.notices import Notice, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import CorruptDocumentError, EncryptedDocumentError
 from vectorize_pipelines.documents.formats.equations import mathml_text
-from vectorize_pipelines.documents.formats.outline import OutlineBuilder
+from vectorize_pipelines.documents.formats.outline import OutlineBuilder, pages
 from vectorize_pipelines.documents.formats.package import (
     Package,
     attribute,
@@ -18,7 +18,7 @@ from vectorize_pipelines.documents.formats.package import (
 )
 from vectorize_pipelines.documents.formats.table_text import MAX_COLUMNS, row_line
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
-from vectorize_pipelines.documents.types import Page, ParsedDocument
+from vectorize_pipelines.documents.types import ParsedDocument
 
 MAX_SPACES = 1_000
 _CHARACTERS = {"text:tab": "\t", "text:line-break": "\n"}
@@ -75,15 +75,11 @@ def _document(
     reader: "_Reader", metadata: dict[str, str | None], parser: str, starts: tuple[int, ...]
 ) -> ParsedDocument:
     text, sections = reader.builder.build()
-    pages = tuple(
-        Page(start, end, number)
-        for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(text)], strict=True) if starts else (), 1)
-    )
     fields: dict[str, Any] = metadata | {"parser": parser}
     fields["title"] = fields["title"] or reader.builder.first_heading
-    if pages:
-        fields["page_count"] = len(pages)
-    return ParsedDocument(text, json_fields(fields), sections, pages if text else (), notices=reader.notices())
+    if starts:
+        fields["page_count"] = len(starts)
+    return ParsedDocument(text, json_fields(fields), sections, pages(starts, len(text)), notices=reader.notices())
 
 
 def _metadata(package: Package) -> dict[str, str | None]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
-from vectorize_pipelines.documents.types import Section
+from vectorize_pipelines.documents.types import Page, Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,14 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
         found.append(Section(start, end, tuple(short_label(outer.title) for outer in path)))
         start = end
     return tuple(found)
+
+
+def pages(starts: Sequence[int], length: int) -> tuple[Page, ...]:
+    """Return pages numbered from 1 that begin at these characters and cover a text of that length; none for none."""
+    ends = [*starts[1:], length] if starts and length else []
+    return tuple(
+        Page(start, end, number) for number, (start, end) in enumerate(zip(starts, ends, strict=False), start=1)
+    )
 
 
 class OutlineBuilder:

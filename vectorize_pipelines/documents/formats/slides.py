@@ -6,7 +6,7 @@ from vectorize_pipelines.core.notices import Notice, listed_numbers, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.formats.drawings import drawing_text
 from vectorize_pipelines.documents.formats.equations import equation_text
-from vectorize_pipelines.documents.formats.outline import OutlineBuilder
+from vectorize_pipelines.documents.formats.outline import OutlineBuilder, pages
 from vectorize_pipelines.documents.formats.package import (
     Package,
     Relationship,
@@ -19,7 +19,7 @@ from vectorize_pipelines.documents.formats.package import (
 )
 from vectorize_pipelines.documents.formats.table_text import MAX_COLUMNS, row_line
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
-from vectorize_pipelines.documents.types import Page, ParsedDocument
+from vectorize_pipelines.documents.types import ParsedDocument
 
 MAIN_PART = "ppt/presentation.xml"
 MAX_SLIDES = 20_000
@@ -51,19 +51,17 @@ def parse_pptx(content: bytes, context: ParseContext) -> ParsedDocument:
             objects += slide.objects
         properties = core_properties(package)
     text, sections = builder.build()
-    pages = tuple(
-        Page(start, end, number)
-        for number, (start, end) in enumerate(zip(starts, [*starts[1:], len(text)], strict=True), start=1)
-    )
     metadata = {
         "title": one_line(properties.get("title", "")) or builder.first_heading,
         "author": one_line(properties.get("author", "")),
         "created": iso_date(properties.get("created")),
         "modified": iso_date(properties.get("modified")),
-        "page_count": len(pages),
+        "page_count": len(starts),
         "parser": "pptx",
     }
-    return ParsedDocument(text, json_fields(metadata), sections, pages if text else (), notices=_notices(lost, objects))
+    return ParsedDocument(
+        text, json_fields(metadata), sections, pages(starts, len(text)), notices=_notices(lost, objects)
+    )
 
 
 def _notices(lost: list[int], objects: int) -> tuple[Notice, ...]:
