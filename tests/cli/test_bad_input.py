@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
         huge.truncate(200 * 2**20)
     (folder / "columns.csv").write_text("id,body\n1,hello\n")
     (folder / "scan.pdf").write_bytes(builders.pdf([""]))
-    for name in (b"archive.zip", b"a.drawing", b"another.drawing", b"Makefile", b"not utf-8.\xff"):
+    for name in (b"archive.7z", b"a.drawing", b"another.drawing", b"Makefile", b"not utf-8.\xff"):
         (folder / os.fsdecode(name)).touch()
     return folder
 
@@ -58,7 +58,7 @@ def test_bad_files_are_listed_and_the_good_one_is_embedded(vectorize_here: Vecto
     assert printed.code == 6
     for name in EXPECTED:
         assert name in printed.out
-    assert "files of other kinds are left out: 2 without a suffix, 2 .drawing, 1 .zip\n" in printed.err
+    assert "files of other kinds are left out: 2 without a suffix, 2 .drawing, 1 .7z\n" in printed.err
     doctor = vectorize_here("doctor", "--json")
     assert doctor.code == 0
 

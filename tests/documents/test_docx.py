@@ -15,7 +15,6 @@ from vectorize_pipelines.documents.errors import (
     EncryptedDocumentError,
     UnsupportedFormatError,
 )
-from vectorize_pipelines.documents.formats.word import check_archive
 from vectorize_pipelines.documents.parsing import parse
 from vectorize_pipelines.documents.types import ParsedDocument
 
@@ -85,7 +84,7 @@ def test_a_bomb_that_lies_about_its_size_is_refused() -> None:
     while (position := content.find(declared)) >= 0:
         content[position : position + 4] = (10).to_bytes(4, "little")
     with pytest.raises((DecompressionLimitError, CorruptDocumentError)):
-        check_archive(bytes(content), 1_000_000)
+        parse(bytes(content), "a.docx", settings(max_decompressed_bytes=1_000_000))
 
 
 def test_another_archive_is_no_word_document() -> None:

@@ -160,6 +160,7 @@ def _kind(settings: Settings, path: str, collection: str | None) -> str:
 
     Raises `click.UsageError` where both were embedded.
     """
+    from vectorize_pipelines.documents.recognition import SIDECAR_SUFFIXES, SUPPORTED_SUFFIXES
     from vectorize_pipelines.pipeline.files.documents import corpus_source
     from vectorize_pipelines.pipeline.files.images import gallery_source
 
@@ -171,7 +172,11 @@ def _kind(settings: Settings, path: str, collection: str | None) -> str:
     if had_documents or had_images:
         return "images" if had_images else "documents"
     try:
-        return "images" if not documents.has_any() and images.has_any() else "documents"
+        # What programs lay beside pictures makes them no documents.
+        alone = corpus_source(
+            settings, path, suffixes=[each for each in SUPPORTED_SUFFIXES if each not in SIDECAR_SUFFIXES]
+        )
+        return "images" if not alone.has_any() and images.has_any() else "documents"
     except SourceError:
         return "documents"  # the run, which cannot read it either, has the error in its result
 

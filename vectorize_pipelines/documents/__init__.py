@@ -8,12 +8,13 @@ from vectorize_pipelines.documents.chunking import Chunker
 from vectorize_pipelines.documents.parsing import parse
 from vectorize_pipelines.documents.pool import ParseOutcome, ParserPool
 from vectorize_pipelines.documents.recognition import SUPPORTED_SUFFIXES
-from vectorize_pipelines.documents.types import Chunk, Page, ParsedDocument, Section, Span, TableRow
+from vectorize_pipelines.documents.types import Chunk, Member, Page, ParsedDocument, Section, Span, TableRow
 
 __all__ = [
     "SUPPORTED_SUFFIXES",
     "Chunk",
     "Chunker",
+    "Member",
     "Page",
     "ParseOutcome",
     "ParsedDocument",

@@ -6,7 +6,7 @@ What comes out of a parser process is checked piece by piece: it has read hostil
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice, repeat
 from operator import le
 from typing import Any
@@ -21,7 +21,7 @@ from vectorize_pipelines.core.notices import (
     notice_of,
 )
 from vectorize_pipelines.documents.errors import DecompressionLimitError
-from vectorize_pipelines.documents.types import Page, ParsedDocument, Section, Span, TableRow
+from vectorize_pipelines.documents.types import Member, Page, ParsedDocument, Section, Span, TableRow
 from vectorize_pipelines.sandbox import AnswerLimits, InvalidAnswerError, Message
 from vectorize_pipelines.sandbox.frames import encoded, most_weight, weight
 from vectorize_pipelines.settings import DocumentSettings
@@ -58,22 +58,39 @@ def to_message(outcome: ParseOutcome, limits: AnswerLimits) -> Message:
     document = outcome.document
     if document is None:
         return Message({"hash": outcome.content_hash})
-    text = document.text.encode()
-    values = sum(4 + len(row.metadata) for row in document.rows)
+    texts = [each.text.encode() for each in _with_members(document)]
+    values = sum(4 + len(row.metadata) for each in _with_members(document) for row in each.rows)
     header = {
         "hash": outcome.content_hash,
+        **_described(document, len(texts[0])),
+        "members": [
+            [member.name, _described(member.document, len(text))]
+            for member, text in zip(document.members, texts[1:], strict=True)
+        ],
+    }
+    size = sum(map(len, texts))
+    if size > limits.body or not _fits(header, limits):
+        raise DecompressionLimitError(
+            f"has {size:,} bytes of text and {values:,} values in rows, more than there is room for; "
+            "split it, or raise VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"
+        )
+    return Message(header, b"".join(texts))
+
+
+def _with_members(document: ParsedDocument) -> list[ParsedDocument]:
+    return [document, *(member.document for member in document.members)]
+
+
+def _described(document: ParsedDocument, size: int) -> dict[str, object]:
+    """Return all of a document but its text, which has so many bytes."""
+    return {
+        "bytes": size,
         "metadata": dict(document.metadata),
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
         "pages": [*_bounds(document.pages), [each.number for each in document.pages]],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
         "notices": [[each.kind, each.what, each.remedy] for each in limited(document.notices)],
     }
-    if len(text) > limits.body or not _fits(header, limits):
-        raise DecompressionLimitError(
-            f"has {len(text):,} bytes of text and {values:,} values in rows, more than there is room for; "
-            "split it, or raise VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"
-        )
-    return Message(header, text)
 
 
 def _fits(header: object, limits: AnswerLimits) -> bool:
@@ -89,8 +106,27 @@ def from_message(message: Message) -> ParseOutcome:
         raise InvalidAnswerError("an outcome without a hash")
     if "metadata" not in header:
         return ParseOutcome(header["hash"], None)
+    body = memoryview(message.body)
+    members: list[Member] = []
+    document, end = _document(header, body, 0)
+    for each in _list(header.get("members", [])):
+        if not isinstance(each, list) or len(each) != 2 or not isinstance(each[1], dict):
+            raise InvalidAnswerError("a member that is none")
+        inner, end = _document(each[1], body, end)
+        members.append(Member(_texts(each[:1])[0], inner))
+    if end != len(body):
+        raise InvalidAnswerError("a text of no document")
+    return ParseOutcome(header["hash"], replace(document, members=tuple(members)))
+
+
+def _document(header: Mapping[str, Any], body: memoryview, start: int) -> tuple[ParsedDocument, int]:
+    """Return a document whose text begins at a byte of the body, and where it ends."""
+    length = header.get("bytes", len(body) - start)
+    if type(length) is not int or not 0 <= length <= len(body) - start:
+        raise InvalidAnswerError("a text that is not there")
+    end = start + length
     try:
-        text = str(message.body, "utf-8")
+        text = str(body[start:end], "utf-8")
     except UnicodeDecodeError as error:
         raise InvalidAnswerError("a text that is not UTF-8") from error
     if "\0" in text:
@@ -98,13 +134,13 @@ def from_message(message: Message) -> ParseOutcome:
     size = len(text)
     document = ParsedDocument(
         text,
-        _metadata(header["metadata"]),
+        _metadata(header.get("metadata")),
         sections=_sections(_lists(header.get("sections"), 3), size),
         pages=_pages(_lists(header.get("pages"), 3), size),
         rows=_rows(_lists(header.get("rows"), 6), size),
         notices=_notices(header.get("notices")),
     )
-    return ParseOutcome(header["hash"], document)
+    return document, end
 
 
 def _bounds(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -209,6 +245,12 @@ def _check_depth(value: JsonValue, depth: int) -> None:
 def _lists(value: object, count: int) -> list[list[Any]]:
     if not isinstance(value, list) or len(value) != count or not all(type(each) is list for each in value):
         raise InvalidAnswerError("no lists where they must be")
+    return value
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise InvalidAnswerError("no list where there must be one")
     return value
 
 

@@ -5,6 +5,7 @@ Called by the readers of files and of messages, and where another generation of 
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from datetime import datetime
 from threading import Event
 from time import thread_time
@@ -21,6 +22,8 @@ from vectorize_pipelines.encoders.configured import describe_options
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings import DocumentSettings, Settings
 
+#: Between the address of a file and the name of what lies inside.
+MEMBER_SEPARATOR = "!/"
 #: Chunk length for a model without a limit of its own.
 DEFAULT_CHUNK_TOKENS = 512
 #: For each character: several times what the slowest of texts take on a busy machine.
@@ -67,30 +70,37 @@ class Cutting:
     ) -> list[Item]:
         """Return a document's chunks as items, numbered from `first_index`; `metadata` wins over the document's own.
 
-        `modality` is another one for a text that is cut as a document is.
-
-        Raises `TooManyChunksError`, `TooMuchMetadataError` and `ParseTimeoutError`; `CancelledError` after `interrupt`.
+        Those of its members follow, each with the metadata `member` and its own address: `archive.zip!/a.pdf`.
+        `modality` is another one for a text that is cut as a document is. Raises `TooManyChunksError`,
+        `TooMuchMetadataError` and `ParseTimeoutError`; `CancelledError` after `interrupt`.
         """
+        items: list[Item] = []
+        for member, each in [("", document), *((member.name, member.document) for member in document.members)]:
+            within = uri if uri is None or not member else f"{uri}{MEMBER_SEPARATOR}{member}"
+            named = replace(each, metadata={"member": member, **each.metadata}) if member else each
+            template = Item(source_id, first_index + len(items), modality, None, within, "", occurred_at)
+            items += self._own_items(named, template, metadata or {})
+            if len(items) > self._settings.max_chunks:
+                raise too_many_chunks(self._settings)
+        return items
+
+    def _own_items(self, document: ParsedDocument, template: Item, metadata: Mapping[str, JsonValue]) -> Iterator[Item]:
+        """Yield the chunks of the document itself, numbered from the template's index."""
         if self._chunker is None:
             self._chunker = Chunker(load_tokenizer(self._name, **self._options), *self._limits)
-        fields = _ChunkFields(document, metadata or {}, self._settings)
-        return [
-            Item(
-                source_id=source_id,
-                item_index=first_index + chunk.index,
-                modality=modality,
+        fields = _ChunkFields(document, metadata, self._settings)
+        for chunk in self._bounded(self._chunker.chunks(document), len(document.text)):
+            yield replace(
+                template,
+                item_index=template.item_index + chunk.index,
                 text=chunk.text,
-                uri=uri,
                 content_hash=content_hash(chunk.text),
-                occurred_at=occurred_at,
                 page=chunk.page,
                 start=chunk.start,
                 end=chunk.end,
                 tokens=chunk.tokens,
                 metadata=fields.of(chunk),
             )
-            for chunk in self._bounded(self._chunker.chunks(document), len(document.text))
-        ]
 
     def interrupt(self) -> None:
         """End what is being cut, from another thread."""

@@ -3,10 +3,14 @@
 The caller puts the file's name in front of the message; the message says what is wrong and what to do.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vectorize_pipelines.errors import CostlyItemError, ItemError
+
+#: In what Python shows of an object: of no use to a reader, and of some to an attacker.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
 class TooLargeError(ItemError):
@@ -81,7 +85,7 @@ def damage_reported(kind: str) -> Iterator[None]:
     except (ItemError, MemoryError):
         raise
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        reason = _ADDRESS.sub("", " ".join(str(error).split())) or type(error).__name__
         raise CorruptDocumentError(
             f"cannot be read as {kind} ({reason[:300]}); the file is damaged or cut short, replace it"
         ) from error

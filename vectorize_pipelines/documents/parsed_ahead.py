@@ -57,4 +57,5 @@ class ParsedAhead:
 def _size(document: ParsedDocument | None) -> int:
     if document is None:
         return 0
-    return len(document.text) + BYTES_OF_A_PART * (len(document.rows) + len(document.sections))
+    own = len(document.text) + BYTES_OF_A_PART * (len(document.rows) + len(document.sections))
+    return own + sum(BYTES_OF_A_PART + _size(member.document) for member in document.members)

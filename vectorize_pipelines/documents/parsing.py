@@ -30,14 +30,21 @@ def parse(content: bytes, name: str, settings: DocumentSettings, media_type: str
     `recognition.recognised_format` chooses the parser. Raises a subclass of `ItemError` from `documents.errors`; its
     message does not repeat the name.
     """
+    return _parse(content, ParseContext(settings, name, media_type, _parse))
+
+
+def _parse(content: bytes, context: ParseContext) -> ParsedDocument:
+    settings = context.settings
     if len(content) > settings.max_file_bytes:
         raise too_large(settings)
     if not content.strip():
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
-    kind = recognised_format(content, name, media_type)
-    document = _parser_of(kind)(content, ParseContext(settings, name, media_type))
-    if not document.text.strip():
-        raise EmptyDocumentError("has no text that a reader would see")
+    kind = recognised_format(content, context.name, context.media_type)
+    document = _parser_of(kind)(content, context)
+    if not document.text.strip() and not document.members:
+        raise EmptyDocumentError(
+            "has no text that a reader would see; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE"
+        )
     if len(document.sections) > settings.max_chunks:
         raise too_many_chunks(settings)
     document = replace(document, metadata={**document.metadata, **_short_labels(document.metadata)})

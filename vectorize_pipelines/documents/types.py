@@ -50,7 +50,8 @@ class ParsedDocument:
     neither of them. Lines of `text` end in a single newline character; it holds no NUL and no lone surrogate.
     `metadata` may hold `title`, `author`, `created`, `modified` (ISO 8601), `language`
     (ISO 639-1), `page_count`, `parser`; what a document does not say is absent. `notices` say what of the document
-    is not in the text, and what was guessed.
+    is not in the text, and what was guessed, those of its members included. `members`: what an archive holds, or a
+    message has attached; each is a document of its own, none has members itself.
     """
 
     text: str
@@ -59,6 +60,15 @@ class ParsedDocument:
     pages: tuple[Page, ...] = ()
     rows: tuple[TableRow, ...] = ()
     notices: tuple[Notice, ...] = ()
+    members: "tuple[Member, ...]" = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A document inside a file. `name` is its path in there, through all archives: `inner.zip!/folder/a.pdf`."""
+
+    name: str
+    document: ParsedDocument
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,12 +21,15 @@ from vectorize_pipelines.settings import DocumentSettings
 #: What parsers import when they first need it.
 LIBRARIES = (
     "charset_normalizer",
-    "docx",
     "fasttext",
+    "lxml",
+    "olefile",
+    "oxmsg",
     "pandas",
     "pyarrow",
     "pypdf",
     "pypdfium2",
+    "pysubs2",
     "selectolax",
     "yaml",
 )

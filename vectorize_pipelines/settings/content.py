@@ -64,6 +64,9 @@ class DocumentSettings(Section):
     timeout_seconds: float = Field(120.0, gt=0, description="a file that takes longer to parse is refused")
     memory_bytes: int = Field(4 * 2**30, ge=2**28, description="address space of a parser process")
     parser_processes: int = Field(max(1, (os.cpu_count() or 2) // 2), ge=1, description="files parsed side by side")
+    max_members: int = Field(
+        10_000, ge=1, description="an archive, or a message with attachments, that holds more files is refused"
+    )
     max_rows: int = Field(500_000, ge=1, description="a table of more rows is refused")
     max_chunks: int = Field(500_000, ge=1, description="a document that is cut into more passages is refused")
     max_metadata_bytes: int = Field(
@@ -71,6 +74,9 @@ class DocumentSettings(Section):
     )
     max_metadata_values: int = Field(1000, ge=1, description="the same, by values; those within others count too")
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
+    office_comments: bool = Field(
+        True, description="comments in office documents are embedded, each behind the paragraph that it is on"
+    )
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
     chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")

@@ -152,6 +152,7 @@ class FileSource:
         """Raise `SourceError` as `normalised_root` does."""
         self._follow_links = follow_links
         self._suffixes = frozenset(suffixes)
+        self._longer_suffixes = tuple(suffix for suffix in suffixes if suffix.count(".") > 1)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
         temporary = [pattern for pattern in include if _TEMPORARY.match(re.sub(r".*/|\\", "", pattern))]
         self._temporary_taken = pathspec.GitIgnoreSpec.from_lines(temporary)
@@ -200,7 +201,7 @@ class FileSource:
         if self._include is not None:
             return self._include.match_file(relative)
         suffix = _suffix(relative)
-        if suffix not in self._suffixes:
+        if suffix not in self._suffixes and not relative.lower().endswith(self._longer_suffixes):
             if listing is not None:
                 listing.other_kinds[suffix] += 1
             return False

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
-from vectorize_pipelines.documents.types import Section
+from vectorize_pipelines.documents.types import Page, Section
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,14 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
     return tuple(found)
 
 
+def pages(starts: Sequence[int], length: int) -> tuple[Page, ...]:
+    """Return pages numbered from 1 that begin at these characters and cover a text of that length; none for none."""
+    ends = [*starts[1:], length] if starts and length else []
+    return tuple(
+        Page(start, end, number) for number, (start, end) in enumerate(zip(starts, ends, strict=False), start=1)
+    )
+
+
 class OutlineBuilder:
     """A builder that puts a text together block by block and remembers where its headings are."""
 
@@ -67,6 +75,11 @@ class OutlineBuilder:
     def _append(self, text: str) -> None:
         self._parts.append(text)
         self._length += len(text)
+
+    @property
+    def length(self) -> int:
+        """The number of characters so far."""
+        return self._length
 
     @property
     def first_heading(self) -> str | None:

@@ -5,7 +5,7 @@
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from functools import partial
 from itertools import count
@@ -30,14 +30,16 @@ FILES_IN_FLIGHT = 16
 BYTES_IN_FLIGHT = 64 * 2**20
 
 
-def corpus_source(settings: Settings, path: str, *, follow_links: bool | None = None) -> FileSource:
+def corpus_source(
+    settings: Settings, path: str, *, follow_links: bool | None = None, suffixes: Collection[str] = SUPPORTED_SUFFIXES
+) -> FileSource:
     """The documents below a folder, as the settings' patterns choose them. Raises `SourceError`.
 
-    `follow_links`: None is as the settings say.
+    `follow_links`: None is as the settings say. `suffixes`: of what is taken where no pattern says.
     """
     corpus = settings.corpus
     follow = corpus.follow_links if follow_links is None else follow_links
-    return FileSource(path, SUPPORTED_SUFFIXES, corpus.include, corpus.exclude, follow_links=follow)
+    return FileSource(path, suffixes, corpus.include, corpus.exclude, follow_links=follow)
 
 
 def corpus_path(settings: Settings) -> str:
@@ -161,7 +163,8 @@ def _limits(settings: DocumentSettings) -> str:
     """The settings by which a document may be refused: with another, what was refused is tried again."""
     return (
         f"bytes={settings.max_file_bytes} decompressed={settings.max_decompressed_bytes} rows={settings.max_rows} "
-        f"chunks={settings.max_chunks} metadata={settings.max_metadata_bytes}/{settings.max_metadata_values} "
+        f"chunks={settings.max_chunks} members={settings.max_members} "
+        f"metadata={settings.max_metadata_bytes}/{settings.max_metadata_values} "
         f"seconds={settings.timeout_seconds:g} memory={settings.memory_bytes}"
     )
 
@@ -169,4 +172,7 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    # What is not as it comes is named only then: what was read before there was the setting stays as it is.
+    comments = "" if settings.office_comments else " office_comments=false"
+    columns = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata}"
+    return f"{columns} pdf={settings.pdf_engine}{comments}"

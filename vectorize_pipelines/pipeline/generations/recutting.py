@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from vectorize_pipelines.core.items import Item, Modality
 from vectorize_pipelines.core.records import record_id
+from vectorize_pipelines.documents.cutting import MEMBER_SEPARATOR
 from vectorize_pipelines.documents.recognition import SUPPORTED_SUFFIXES
 from vectorize_pipelines.errors import ItemError, SourceError, UnreadableFileError
 from vectorize_pipelines.pipeline.files.documents import DocumentReader
@@ -27,7 +28,13 @@ def can_be_cut(row: Mapping[str, Any], roots: Sequence[str] = ()) -> bool:
 
     `roots` are those of `sources.rereading.listed_roots`.
     """
-    return row["modality"] == Modality.DOCUMENT and is_listed_file(row, roots)
+    return row["modality"] == Modality.DOCUMENT and is_listed_file(_outermost(row), roots)
+
+
+def _outermost(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a row of what lies inside of a file as one of that file."""
+    is_inside = bool(row["uri"]) and row["uri"].startswith(f"{row['source_id']}{MEMBER_SEPARATOR}")
+    return {**row, "uri": row["source_id"]} if is_inside else row
 
 
 class Recutter:
@@ -84,6 +91,7 @@ class Recutter:
             "id": record_id(self._collection, item.source_id, item.item_index),
             "item_index": item.item_index,
             "text": item.text,
+            "uri": item.uri,
             "page": item.page,
             "start": item.start,
             "end": item.end,

@@ -19,7 +19,7 @@ from vectorize_pipelines.core.items import Item, JsonValue, Modality, content_ha
 from vectorize_pipelines.core.notices import within
 from vectorize_pipelines.core.retrying import growing_pauses, retry
 from vectorize_pipelines.core.urls import is_data, other_spelling, stored_uri
-from vectorize_pipelines.documents.cutting import Cutting
+from vectorize_pipelines.documents.cutting import MEMBER_SEPARATOR, Cutting
 from vectorize_pipelines.documents.parsed_ahead import ParsedAhead
 from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -391,7 +391,9 @@ def _place(pending: PendingRequest) -> str | None:
 
 def _not_its_id(pending: PendingRequest, uri: str) -> str:
     """The URI, or another spelling of it where the request is called by it."""
-    return uri if uri != pending.request.task_id else other_spelling(uri)
+    task_id = pending.request.task_id
+    is_called_so = uri == task_id or uri.startswith(f"{task_id}{MEMBER_SEPARATOR}")
+    return other_spelling(uri) if is_called_so else uri
 
 
 def _text_item(pending: PendingRequest, text: str) -> Item:
