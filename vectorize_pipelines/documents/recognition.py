@@ -3,7 +3,10 @@
 `FORMATS` is the one list of what can be read: a new format is an entry here and a module below `formats`.
 """
 
+import zipfile
+import zlib
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import PurePosixPath
 
 from vectorize_pipelines.documents.errors import (
@@ -45,13 +48,37 @@ FORMATS: tuple[Format, ...] = (
         ("application/vnd.openxmlformats-officedocument.wordprocessingml.document",),
         binary=True,
     ),
-    Format("csv", "table:parse_csv", (".csv",), ("text/csv",)),
-    Format("tsv", "table:parse_tsv", (".tsv",), ("text/tab-separated-values",)),
+    Format("csv", "delimited:parse_csv", (".csv",), ("text/csv",)),
+    Format("tsv", "delimited:parse_tsv", (".tsv",), ("text/tab-separated-values",)),
     Format(
         "json-lines",
         "table:parse_json_lines",
         (".jsonl", ".ndjson"),
         ("application/x-ndjson", "application/jsonl"),
+    ),
+    Format(
+        "xlsx",
+        "workbook:parse_xlsx",
+        (".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb"),
+        (
+            "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
+            "application/vnd.openxmlformats-officedocument.spreadsheetml.template",
+            "application/vnd.ms-excel.sheet.macroenabled.12",
+            "application/vnd.ms-excel.template.macroenabled.12",
+            "application/vnd.ms-excel.sheet.binary.macroenabled.12",
+        ),
+        binary=True,
+    ),
+    Format("xls", "workbook:parse_xls", (".xls", ".xlt"), ("application/vnd.ms-excel",), binary=True),
+    Format(
+        "ods",
+        "workbook:parse_ods",
+        (".ods", ".ots"),
+        (
+            "application/vnd.oasis.opendocument.spreadsheet",
+            "application/vnd.oasis.opendocument.spreadsheet-template",
+        ),
+        binary=True,
     ),
     Format("parquet", "table:parse_parquet", (".parquet",), ("application/vnd.apache.parquet",), binary=True),
 )
@@ -66,6 +93,7 @@ SUPPORTED_SUFFIXES: tuple[str, ...] = tuple(_BY_SUFFIX)
 PDF_MARK_WITHIN = 1024
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 ENCRYPTED_PACKAGE = "EncryptedPackage".encode("utf-16-le")
+XLS_STREAM = "Workbook".encode("utf-16-le")
 
 OTHER_MARKS = (
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
@@ -112,12 +140,27 @@ def actual_format(content: bytes, declared: Format) -> Format:
 
 def _marked_format(content: bytes) -> str | None:
     if content.startswith(b"PK\x03\x04"):
-        return "docx"
+        return _zip_format(content)
+    if content.startswith(OLE_MARK) and ENCRYPTED_PACKAGE not in content and XLS_STREAM in content:
+        return "xls"
     if content.startswith(b"PAR1"):
         return "parquet"
     # Text about PDF may name the mark somewhere; the end of a file is marked too.
     mark = content.find(b"%PDF-", 0, PDF_MARK_WITHIN)
     return "pdf" if mark == 0 or (mark > 0 and b"%%EOF" in content[-PDF_MARK_WITHIN:]) else None
+
+
+def _zip_format(content: bytes) -> str:
+    """Return the format of an archive by the names of its members."""
+    try:
+        with zipfile.ZipFile(BytesIO(content)) as archive:
+            names = archive.namelist()
+            mimetype = archive.read("mimetype")[:200] if "mimetype" in names else b""
+    except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zlib.error):
+        return "docx"  # whose parser says what is wrong
+    if any(name.startswith("xl/") for name in names):
+        return "xlsx"
+    return "ods" if mimetype.startswith(b"application/vnd.oasis.opendocument.spreadsheet") else "docx"
 
 
 def _ole_error(content: bytes) -> EncryptedDocumentError | UnsupportedFormatError:

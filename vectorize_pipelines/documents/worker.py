@@ -23,10 +23,10 @@ LIBRARIES = (
     "charset_normalizer",
     "docx",
     "fasttext",
-    "pandas",
     "pyarrow",
     "pypdf",
     "pypdfium2",
+    "python_calamine",
     "selectolax",
     "yaml",
 )

@@ -169,4 +169,8 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    reading = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    # Named only where it is set: what was embedded before there was this setting stays as it is.
+    if settings.column_types:
+        reading += f" column_types={','.join(f'{name}:{kind}' for name, kind in sorted(settings.column_types.items()))}"
+    return reading
