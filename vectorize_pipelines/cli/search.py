@@ -35,8 +35,8 @@ from vectorize_pipelines.stores.hits import hits_as_json, json_text
     "filters",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only records with this value; a record's own field or one of its metadata (metadata.id, metadata.page, … where "
-    "a column of a table has the name of a record's own field). Or an expression, such as "
+    help="Only records with this value; a record's own field or one of its metadata (metadata.id, metadata.page, … "
+    "where a column of a table has the name of a record's own field). Or an expression, such as "
     "'price >= 10 and not language in (en, zh)', with and, or, not, =, !=, <, <=, >, >=, in, prefix and exists. "
     "Several must all hold.",
 )

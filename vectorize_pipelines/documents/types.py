@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice
 
-
 #: What metadata call the number of a row: the first of these that no column of its table is called.
 ROW_NUMBER = ("row", "row_number", "table_row_number")
 

@@ -14,8 +14,8 @@ _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, 
 def as_type(value: JsonValue, kind: ColumnType) -> JsonValue:
     """Return the value as one of this type, None where it is none.
 
-    A number may have a sign and zeros before it; a boolean is `true`, `yes` or `1`, or `false`, `no` or `0`, in any case;
-    a date, or date and time, is in ISO 8601, and stays a text.
+    A number may have a sign and zeros before it; a boolean is `true`, `yes` or `1`, or `false`, `no` or `0`, in any
+    case; a date, or date and time, is in ISO 8601, and stays a text.
     """
     return _AS[kind](value)
 

@@ -169,7 +169,7 @@ def _best_layout(
 
 
 def _is_certain(single: _Layout, double: _Layout, head: Sequence[str]) -> bool:
-    """Return whether single quotes are quotes for certain: only with them every row fits, and several fields have them."""
+    """Return whether single quotes are quotes for certain: every row fits by them alone, and several have them."""
     end = re.escape(single.dialect.delimiter)
     quoted = re.compile(rf"(?:^|{end}) *'[^']*' *(?:{end}|$)")
     return single.share == 1.0 > double.share and sum(quoted.search(line) is not None for line in head) > 1
@@ -321,7 +321,9 @@ class _Dialect:
         """A field that is quoted, or one that is not and does not begin with a quote that stays open."""
         quote, blank, inner, end = self._parts
         plain = rf"(?!{quote}{inner}\Z)(?P<plain>[^{re.escape(self.delimiter)}]*+)"
-        return re.compile(rf"{blank}(?:{quote}(?P<quoted>{inner}){quote}{blank}(?={re.escape(self.delimiter)}|\Z)|{plain}){end}")
+        return re.compile(
+            rf"{blank}(?:{quote}(?P<quoted>{inner}){quote}{blank}(?={re.escape(self.delimiter)}|\Z)|{plain}){end}"
+        )
 
     @cached_property
     def _plain(self) -> re.Pattern[str]:

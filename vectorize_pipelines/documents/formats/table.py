@@ -1,4 +1,4 @@
-"""Tables: each row has a text of its own; its other columns are its metadata. Also the parsers of JSON lines and Parquet.
+"""Tables: each row has a text of its own; its other columns are its metadata. JSON lines and Parquet are read here.
 
 `delimited` (CSV, TSV) and `workbook` (Excel, ODS) read their rows and hand them to a `TableBuilder`, too.
 """
@@ -42,11 +42,11 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     settings = context.settings
     bad: dict[int, str] = {}
     records = list(_json_objects(decode(content), settings, bad))
-    found = list(dict.fromkeys(name for _, record in records for name in record))
+    found = list(dict.fromkeys(name for _, _, record in records for name in record))
     kept = frozenset(columns_to_read(found, settings)) if records else frozenset[str]()
     builder = TableBuilder("json-lines", "line", context)
     # Of each row its own fields: every row may have others.
-    for row, (line, record) in enumerate(records):
+    for row, line, record in records:
         try:
             cells = json_fields({name: value for name, value in record.items() if name in kept})
         except CorruptDocumentError as error:
@@ -56,31 +56,34 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     if not bad:
         return builder.build()
     line, reason = min(bad.items())
-    if len(bad) >= max(1, len(records)):
-        raise CorruptDocumentError(f"line {line} {reason}, and no other is better; each line must be a JSON object")
+    if builder.is_empty:
+        raise CorruptDocumentError(f"line {line} {reason}, and no other has a text; each line must be a JSON object")
     what = f"left out {counted(len(bad), 'line', listed_numbers(sorted(bad)))}: line {line} {reason}"
     return builder.build([omitted(what, "correct them; each line must be a JSON object, a field a column")])
 
 
 def _json_objects(
     text: str, settings: DocumentSettings, bad: dict[int, str]
-) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Yield (line, object), and put into `bad` why other lines are none."""
-    rows = 0
+) -> Iterator[tuple[int, int, Mapping[str, Any]]]:
+    """Yield (row, line, object), and put into `bad` why other lines are none."""
+    row = -1
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
-        rows += 1
-        check_rows(rows, settings)
+        row += 1
+        check_rows(row + 1, settings)
         try:
             record = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            bad[number] = f"is not JSON ({error})"
-            continue
-        if isinstance(record, dict):
-            yield number, record
+        except RecursionError:
+            bad[number] = "is nested too deeply"
+        except ValueError as error:
+            where = f"{error.msg}, character {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+            bad[number] = f"is not JSON ({where})"
         else:
-            bad[number] = "is not a JSON object"
+            if isinstance(record, dict):
+                yield row, number, record
+            else:
+                bad[number] = "is not a JSON object"
 
 
 def parse_parquet(content: bytes, context: ParseContext) -> ParsedDocument:

@@ -192,7 +192,10 @@ class _Sheet:
         if self._has_second_row(row):
             last = row + 1
             second = [one_line(_shown(cell)) for cell in self._cells[last]]
-            given = [f"{above} {below}" if below and below != above else above for above, below in zip(given, second, strict=True)]
+            given = [
+                f"{above} {below}" if below and below != above else above
+                for above, below in zip(given, second, strict=True)
+            ]
         names = column_names(given)
         labels = {name: f"{label}: " if label else "" for name, label in zip(names, given, strict=True)}
         return _Header(range(row, last + 1), names, labels)

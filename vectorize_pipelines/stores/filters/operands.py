@@ -19,7 +19,7 @@ Written = TypeVar("Written")
 
 #: What follows is one name of the users' metadata.
 METADATA = "metadata."
-#: What follows is one name of the users' metadata: the field is the number that its text is written as, where it is one.
+#: What follows is one name of the users' metadata: the number that its text is written as, where it is one.
 NUMBERS = "numbers."
 
 # DataFusion's parser (LanceDB) gives up at about fifty levels of brackets. Protobuf, by which Qdrant and Weaviate get

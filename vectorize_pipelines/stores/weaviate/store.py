@@ -67,7 +67,13 @@ from vectorize_pipelines.stores.weaviate.rows import (
     result_table,
     scored,
 )
-from vectorize_pipelines.stores.weaviate.texts import collection_name, number_property, property_name, read, written_column
+from vectorize_pipelines.stores.weaviate.texts import (
+    collection_name,
+    number_property,
+    property_name,
+    read,
+    written_column,
+)
 from vectorize_pipelines.stores.weaviate.writing import insert, reinsert, remove, stored
 
 if TYPE_CHECKING:
