@@ -16,6 +16,7 @@ from vectorize_pipelines.documents.errors import (
     DecompressionLimitError,
     EmptyDocumentError,
     TooManyRowsError,
+    UnsupportedFormatError,
 )
 from vectorize_pipelines.errors import ItemError
 
@@ -103,6 +104,12 @@ def test_a_name_above_several_columns_stands_in_each_of_their_names() -> None:
     ]
 
 
+def test_numbers_that_are_shown_with_zeros_keep_them() -> None:
+    """The file is openpyxl's: column `zip` has the format 00000."""
+    [(_, text, metadata)] = rows_of(parse((TABLES / "zip.xlsx").read_bytes(), "zip.xlsx", SETTINGS))
+    assert (text, metadata) == ("salt", {"sheet": "Ports", "zip": "02134", "kg": 7})
+
+
 def test_a_column_of_the_users_keeps_its_name() -> None:
     document = parse(xlsx({"one": [["sheet", "row", "text"], ["A4", 7, "x"]]}), "a.xlsx", SETTINGS)
     assert rows_of(document) == [(2, "x", {"sheet": "A4", "row": 7, "sheet_name": "one"})]
@@ -132,9 +139,8 @@ def test_merged_cells_that_a_file_makes_up_cost_nothing() -> None:
 @pytest.mark.parametrize("name", ["cargo.xlsx", "cargo.xls", "cargo.ods"])
 def test_a_damaged_workbook_is_refused(name: str) -> None:
     content = (TABLES / name).read_bytes()
-    with pytest.raises(ItemError) as caught:
+    with pytest.raises((CorruptDocumentError, UnsupportedFormatError)) as caught:
         parse(content[: len(content) // 2], name, SETTINGS)
-    assert isinstance(caught.value, CorruptDocumentError)
     assert " at 0x" not in str(caught.value)
 
 

@@ -8,7 +8,7 @@ import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta
 from io import BytesIO
 from math import isfinite
@@ -31,6 +31,7 @@ from vectorize_pipelines.documents.formats.table import (
     unpacks_too_large,
 )
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
+from vectorize_pipelines.documents.formats.workbook_numbers import padded_numbers
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -66,23 +67,36 @@ def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read a workbook of Excel since 2007, its templates and the binary kind included. Raises `ItemError`s."""
     with _archive(content, "an Excel workbook", context.settings) as archive:
         notices = _left_out_of_xlsx(archive)
-    return _parse(content, "xlsx", {}, notices, context)
+        padded = padded_numbers(archive)
+    return _parse(content, "xlsx", _Known(padded=padded), notices, context)
 
 
 def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read a workbook of Excel before 2007. Raises `ItemError`s."""
-    return _parse(content, "xls", {}, [], context)
+    return _parse(content, "xls", _Known(), [], context)
 
 
 def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read an OpenDocument spreadsheet. Raises `ItemError`s."""
     with _archive(content, "an OpenDocument spreadsheet", context.settings) as archive:
         contents = _ods_contents(archive)
-    return _parse(content, "ods", contents.merged, _left_out("comments", contents.comments), context)
+    return _parse(content, "ods", _Known(merged=contents.merged), _left_out("comments", contents.comments), context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a workbook's sheets, by name, beside what the library says.
+
+    merged  the merged ranges, where it does not say them
+    padded  (row, column) -> a number as it is shown, with zeros before it
+    """
+
+    merged: Mapping[str, Sequence[Merged]] = field(default_factory=dict)
+    padded: Mapping[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
 
 
 def _parse(
-    content: bytes, parser: str, merged: Mapping[str, list[Merged]], notices: list[Notice], context: ParseContext
+    content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext
 ) -> ParsedDocument:
     import python_calamine
 
@@ -103,10 +117,13 @@ def _parse(
             found = workbook.get_sheet_by_name(sheet.name)
             ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
             cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
+            for (row, column), shown in known.padded.get(sheet.name, {}).items():
+                if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
+                    cells[row][column] = shown
             rows += sum(any(map(_is_filled, row)) for row in cells)
             check_rows(rows, context.settings)
             builder.part = f"sheet {sheet.name!r}"
-            _Sheet(clean_text(sheet.name), cells, ranges or merged.get(sheet.name, [])).add_to(builder)
+            _Sheet(clean_text(sheet.name), cells, ranges or known.merged.get(sheet.name, ())).add_to(builder)
     if hidden:
         what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
         notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
