@@ -5,7 +5,6 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -186,25 +185,24 @@ def path_columns(name: str, settings: DocumentSettings) -> dict[str, JsonValue]:
     return json_fields(dict(reversed(columns.items())))
 
 
-@dataclass(slots=True)
 class TableBuilder:
     """The rows of a table on their way into a `ParsedDocument`; those without a text are left out, and counted.
 
-    parser    what the document's metadata call the format
-    unit      what notices number rows by: "line" of the file, or "row"
-    part      of several parts the one that rows are added of, as notices name it: "sheet 'Cargo'"
+    part  of several parts the one that rows are added of, as notices name it: "sheet 'Cargo'"
     """
 
-    parser: str
-    unit: str
-    context: ParseContext
-    part: str = ""
-    _texts: list[str] = field(default_factory=list)
-    _rows: list[TableRow] = field(default_factory=list)
-    _position: int = 0
-    _size: int = 0
-    _without_text: dict[str, list[int]] = field(default_factory=dict)
-    _untyped: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    def __init__(self, parser: str, unit: str, context: ParseContext):
+        """Take what the document's metadata call the format, and what notices number rows by: "line" or "row"."""
+        self.context = context
+        self.part = ""
+        self._parser, self._unit = parser, unit
+        self._settings = context.settings
+        self._columns = context.settings.text_columns
+        self._texts: list[str] = []
+        self._rows: list[TableRow] = []
+        self._position = self._size = 0
+        self._without_text: dict[str, list[int]] = {}
+        self._untyped: dict[tuple[str, str], list[int]] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -212,69 +210,69 @@ class TableBuilder:
         return not self._rows
 
     def add(self, row: int, place: int, record: Record) -> None:
-        """Add a row: its text columns are embedded, joined by a line, its others are metadata.
+        """Add a row: its text columns are embedded, joined by a line, its others are metadata, where they have a value.
 
         `row` is its number in metadata, `place` where notices say that it is. Raises `ItemError`s beyond the limits.
         """
-        settings = self.context.settings
-        values = (cell_text(record.get(column)) for column in settings.text_columns)
-        text = "\n".join(value for value in values if value)
-        if not text.strip():
+        columns = self._columns
+        values = [cell_text(record.get(column)) for column in columns]
+        text = "\n".join([value for value in values if value])
+        if not text or text.isspace():
             self._without_text.setdefault(self.part, []).append(place)
             return
-        columns = settings.text_columns
-        self.add_text(row, place, text, {name: value for name, value in record.items() if name not in columns})
+        others = {
+            name: value for name, value in record.items() if name not in columns and value is not None and value != ""
+        }
+        self.add_text(row, place, text, others)
 
-    def add_text(self, row: int, place: int, text: str, record: Record) -> None:
-        """Add a row that is embedded as `text`, with metadata of which those without a value are left out."""
-        settings = self.context.settings
-        if settings.column_types:
-            record = self._typed(place, record)
-        metadata = {name: value for name, value in record.items() if value is not None and value != ""}
-        size = check_metadata(metadata, settings, f"the metadata of {self.unit} {place}", _COLUMNS_REMEDY)
+    def add_text(self, row: int, place: int, text: str, metadata: Record) -> None:
+        """Add a row that is embedded as `text`, with metadata that each have a value. Raises as `add`."""
+        if self._settings.column_types:
+            metadata = self._typed(place, metadata)
+        size = check_metadata(metadata, self._settings, f"the metadata of {self._unit} {place}", _COLUMNS_REMEDY)
         self._size += size + len(text)
-        if self._size > settings.max_decompressed_bytes:
-            raise unpacks_too_large(settings)
-        self._rows.append(TableRow(self._position, self._position + len(text), row, metadata))
+        if self._size > self._settings.max_decompressed_bytes:
+            raise unpacks_too_large(self._settings)
+        end = self._position + len(text)
+        self._rows.append(TableRow(self._position, end, row, metadata))
         self._texts.append(text)
-        self._position += len(text) + 1
+        self._position = end + 1
 
     def build(self, notices: Sequence[Notice] = ()) -> ParsedDocument:
         """Return the document. Raises `EmptyDocumentError` where no row has a text."""
         if self.is_empty:
-            raise EmptyDocumentError(f"has no text in {listed(self.context.settings.text_columns)}")
-        metadata = {"parser": self.parser, **path_columns(self.context.name, self.context.settings)}
+            raise EmptyDocumentError(f"has no text in {listed(self._columns)}")
+        metadata = {"parser": self._parser, **path_columns(self.context.name, self._settings)}
         own = (*notices, *self._notices())
         return ParsedDocument("\n".join(self._texts), metadata, rows=tuple(self._rows), notices=own)
 
-    def _typed(self, place: int, record: Record) -> Record:
-        typed = dict(record)
-        for column, kind in self.context.settings.column_types.items():
-            value = typed.get(column)
-            if value is None or value == "":
+    def _typed(self, place: int, metadata: Record) -> Record:
+        typed = dict(metadata)
+        for column, kind in self._settings.column_types.items():
+            if column not in typed:
                 continue
-            typed[column] = as_type(value, kind)
-            if typed[column] is None:
-                typed[column] = value
+            value = as_type(typed[column], kind)
+            if value is None:
                 self._untyped.setdefault((self.part, column), []).append(place)
+            else:
+                typed[column] = value
         return typed
 
     def _notices(self) -> Iterator[Notice]:
-        columns = listed(self.context.settings.text_columns)
         for part, places in self._without_text.items():
             yield assumed(
-                f"left out {self._counted(part, places)} without a text in {columns}, as empty",
+                f"left out {self._counted(part, places)} without a text in {listed(self._columns)}, as empty",
                 "name the columns to embed in VECTORIZE_DOCUMENTS__TEXT_COLUMNS where these rows have others",
             )
         for (part, column), places in self._untyped.items():
-            kind = self.context.settings.column_types[column]
+            kind = self._settings.column_types[column]
             yield assumed(
                 f"kept {self._counted(part, places)} as written that have something else than a {kind} in {column!r}",
                 "correct them, or the type in VECTORIZE_DOCUMENTS__COLUMN_TYPES",
             )
 
     def _counted(self, part: str, places: Sequence[int]) -> str:
-        where = f"{self.unit}{'s' * (len(places) > 1)} {listed_numbers(places)}"
+        where = f"{self._unit}{'s' * (len(places) > 1)} {listed_numbers(places)}"
         return counted(len(places), "row", f"{part}, {where}" if part else where)
 
 

@@ -95,9 +95,7 @@ class _Known:
     padded: Mapping[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
 
 
-def _parse(
-    content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext
-) -> ParsedDocument:
+def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext) -> ParsedDocument:
     import python_calamine
 
     builder = TableBuilder(parser, "row", context)

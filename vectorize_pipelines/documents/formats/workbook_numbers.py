@@ -35,7 +35,9 @@ def _padded_styles(archive: zipfile.ZipFile) -> dict[int, int]:
         if _PADDED.fullmatch(code := each.get("formatCode", ""))
     }
     styles = next(_named(root, "cellXfs"), ())
-    return {number: formats[each.get("numFmtId")] for number, each in enumerate(styles) if each.get("numFmtId") in formats}
+    return {
+        number: formats[each.get("numFmtId")] for number, each in enumerate(styles) if each.get("numFmtId") in formats
+    }
 
 
 def _cells(sheet: bytes, widths: dict[int, int]) -> Iterator[tuple[tuple[int, int], str]]:
