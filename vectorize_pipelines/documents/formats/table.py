@@ -229,7 +229,7 @@ class TableBuilder:
         """Add a row that is embedded as `text`, with metadata that each have a value. Raises as `add`."""
         if self._settings.column_types:
             metadata = self._typed(place, metadata)
-        size = check_metadata(metadata, self._settings, f"the metadata of {self._unit} {place}", _COLUMNS_REMEDY)
+        size = check_metadata(metadata, self._settings, f"the metadata of row {row}", _COLUMNS_REMEDY)
         self._size += size + len(text)
         if self._size > self._settings.max_decompressed_bytes:
             raise unpacks_too_large(self._settings)
