@@ -1,5 +1,6 @@
 """Workbooks: every sheet, every row; dates, numbers and merged cells as they are shown; what is left out is said."""
 
+import struct
 from typing import Any
 
 import pytest
@@ -142,6 +143,15 @@ def test_a_damaged_workbook_is_refused(name: str) -> None:
     with pytest.raises((CorruptDocumentError, UnsupportedFormatError)) as caught:
         parse(content[: len(content) // 2], name, SETTINGS)
     assert " at 0x" not in str(caught.value)
+
+
+def test_sectors_that_go_round_in_a_circle_are_refused() -> None:
+    """The library that reads .xls follows them until there is no memory left."""
+    content = bytearray((TABLES / "cargo.xls").read_bytes())
+    (table,), (directory,) = struct.unpack_from("<I", content, 76), struct.unpack_from("<I", content, 48)
+    struct.pack_into("<I", content, (table + 1) * 512 + 4 * directory, directory)
+    with pytest.raises(CorruptDocumentError, match="circle"):
+        parse(bytes(content), "a.xls", SETTINGS)
 
 
 @hypothesis_settings(max_examples=40, deadline=None)

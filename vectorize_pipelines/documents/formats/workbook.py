@@ -22,6 +22,7 @@ from vectorize_pipelines.documents.errors import (
     EncryptedDocumentError,
     damage_reported,
 )
+from vectorize_pipelines.documents.formats.ole_sectors import check_chains
 from vectorize_pipelines.documents.formats.table import (
     TableBuilder,
     check_rows,
@@ -73,6 +74,7 @@ def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
 
 def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read a workbook of Excel before 2007. Raises `ItemError`s."""
+    check_chains(content)
     return _parse(content, "xls", _Known(), [], context)
 
 
@@ -101,7 +103,7 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
     builder = TableBuilder(parser, "row", context)
     hidden: list[str] = []
     rows = 0
-    with damage_reported("a workbook"):
+    with damage_reported("a workbook"), _panic_reported():
         try:
             workbook = python_calamine.CalamineWorkbook.from_filelike(BytesIO(content))
         except python_calamine.PasswordError as error:
@@ -128,6 +130,17 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
     if builder.is_empty:
         raise EmptyDocumentError("has no sheet with text in it" + (" that is not hidden" if hidden else ""))
     return builder.build(notices)
+
+
+@contextmanager
+def _panic_reported() -> Iterator[None]:
+    """Turn a panic of the library, which is written in Rust, into an exception: as it comes it ends the process."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the library that reads it gave up: {error}") from error
 
 
 # ---- a sheet
