@@ -48,8 +48,8 @@ def _parse(text: str, parser: str, delimiters: str, context: ParseContext) -> Pa
     layout = _layout(lines, start, stated[1] if stated else delimiters, settings.text_columns)
     if layout is None:
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
-    kept = columns_to_read(layout.columns, settings)
-    places = [(layout.columns.index(column), column) for column in kept]
+    position = {column: place for place, column in enumerate(layout.columns)}
+    places = [(position[column], column) for column in columns_to_read(layout.columns, settings)]
     builder = TableBuilder(parser, "line", context)
     bad: list[int] = []
     rows = 0

@@ -4,6 +4,7 @@
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
@@ -156,12 +157,12 @@ def column_names(header: Sequence[str]) -> list[str]:
     """Return a header's names, no two alike: a column without one is `column_3`, a second `fee` is `fee.1`."""
     names: list[str] = []
     taken: set[str] = set()
+    repeated: Counter[str] = Counter()
     for place, given in enumerate(header, start=1):
-        base = one_line(given) or f"column_{place}"
-        name, number = base, 0
+        base = name = one_line(given) or f"column_{place}"
         while name in taken:
-            number += 1
-            name = f"{base}.{number}"
+            repeated[base] += 1
+            name = f"{base}.{repeated[base]}"
         taken.add(name)
         names.append(name)
     return names
