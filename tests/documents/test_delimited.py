@@ -71,7 +71,7 @@ def test_a_bad_row_is_listed_by_number_and_the_others_are_read() -> None:
     assert len(document.rows) == 200
     [(kind, what)] = said(document)
     assert kind is OMITTED
-    assert "more or fewer fields than the 2 of the header (line 201)" in what
+    assert "rows that have not the 2 fields of the header (line 201)" in what
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def _notices(layout: "_Layout", bad: Sequence[int], *, guessed: bool) -> list[No
         what = f"left out what stands above the header ({_numbers(layout.above)})"
         notices.append(omitted(what, "remove it, or put it into a column"))
     if bad:
-        what = f"left out rows with more or fewer fields than the {width} of the header ({_numbers(bad)})"
+        what = f"left out rows that have not the {width} fields of the header ({_numbers(bad)})"
         remedy = 'put what has a delimiter, a quote or a line end in it into quotes ("), and complete short rows'
         notices.append(omitted(what, remedy))
     return notices
