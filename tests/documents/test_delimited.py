@@ -166,6 +166,11 @@ def test_columns_are_typed_where_the_user_says_so() -> None:
 def test_columns_that_stand_in_the_path_are_metadata(name: str, columns: dict[str, str]) -> None:
     document = parse(parquet({"text": ["Herring landed in the north."], "n": [1]}), name, SETTINGS)
     assert {name: value for name, value in document.metadata.items() if name not in ("parser", "language")} == columns
+    typed = parse(
+        parquet({"text": ["x"]}), name, settings(column_types={"year": "number", "country": "number"})
+    ).metadata
+    assert typed.get("year") == (int(columns["year"]) if "year" in columns else None)
+    assert typed.get("country") == columns.get("country")
     as_csv = parse(b"text\nx\n", name.replace(".parquet", ".csv"), settings(metadata_columns=("year",)))
     assert as_csv.metadata == {"parser": "csv"} | {key: value for key, value in columns.items() if key == "year"}
 

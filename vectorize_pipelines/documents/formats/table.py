@@ -171,8 +171,9 @@ def column_names(header: Sequence[str]) -> list[str]:
 def path_columns(name: str, settings: DocumentSettings) -> dict[str, JsonValue]:
     """Return the columns that stand in the path of a table: of the folders NAME=VALUE right above the file.
 
-    So Hive, Spark and others partition a table: `year=2024/country=NO/part-0.parquet`. Values are texts. By the path
-    alone, not by the folder that was listed, so that a file has the same rows whichever folder above it was given.
+    So Hive, Spark and others partition a table: `year=2024/country=NO/part-0.parquet`. Values are texts, unless the
+    user states another type. By the path alone, not by the folder that was listed, so that a file has the same rows
+    whichever folder above it was given.
     """
     folders = urlsplit(name).path.split("/")[:-1] if "://" in name else name.split("/")[:-1]
     columns: dict[str, JsonValue] = {}
@@ -182,7 +183,8 @@ def path_columns(name: str, settings: DocumentSettings) -> dict[str, JsonValue]:
             break
         column, value = unquote(column), unquote(value)
         if value != HIVE_NO_VALUE and is_kept(column, settings):
-            columns[column] = value
+            typed = as_type(value, settings.column_types[column]) if column in settings.column_types else None
+            columns[column] = value if typed is None else typed
     return json_fields(dict(reversed(columns.items())))
 
 
