@@ -114,22 +114,27 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
             if sheet.visible != python_calamine.SheetVisibleEnum.Visible:
                 hidden.append(sheet.name)
                 continue
-            found = workbook.get_sheet_by_name(sheet.name)
-            ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
-            cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
-            for (row, column), shown in known.padded.get(sheet.name, {}).items():
-                if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
-                    cells[row][column] = shown
-            rows += sum(any(map(_is_filled, row)) for row in cells)
+            found = _sheet(workbook.get_sheet_by_name(sheet.name), known)
+            rows += found.filled_rows
             check_rows(rows, context.settings)
             builder.part = f"sheet {sheet.name!r}"
-            _Sheet(clean_text(sheet.name), cells, ranges or known.merged.get(sheet.name, ())).add_to(builder)
+            found.add_to(builder)
     if hidden:
         what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
         notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
     if builder.is_empty:
         raise EmptyDocumentError("has no sheet with text in it" + (" that is not hidden" if hidden else ""))
     return builder.build(notices)
+
+
+def _sheet(found: Any, known: _Known) -> "_Sheet":
+    """Return a sheet of the library's with what else is known of it."""
+    ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
+    cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
+    for (row, column), shown in known.padded.get(found.name, {}).items():
+        if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
+            cells[row][column] = shown
+    return _Sheet(clean_text(found.name), cells, ranges or known.merged.get(found.name, ()))
 
 
 @contextmanager
@@ -164,6 +169,11 @@ class _Sheet:
                         return
                     self._begins[row, column] = first_row, first_column
                     cells[row][column] = cells[first_row][first_column]
+
+    @property
+    def filled_rows(self) -> int:
+        """How many rows have something in them."""
+        return sum(any(map(_is_filled, row)) for row in self._cells)
 
     def add_to(self, builder: TableBuilder) -> None:
         """Add each row that has something in it."""
