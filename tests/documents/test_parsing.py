@@ -48,7 +48,12 @@ FILES = {
     ".jsonl": "\n".join(f'{{"text": "{line}"}}' for line in TABLE).encode(),
     ".ndjson": f'{{"text": "{CHINESE * 9}"}}'.encode(),
     ".parquet": builders.parquet({"text": TABLE, "n": [*range(5)]}),
+    ".xls": (builders.CASES / "tables" / "cargo.xls").read_bytes(),
+    ".ods": (builders.CASES / "tables" / "cargo.ods").read_bytes(),
 }
+FILES |= dict.fromkeys((".xlt",), FILES[".xls"]) | dict.fromkeys((".ots",), FILES[".ods"])
+WORKBOOK = builders.xlsx({"one": [["text", "n"], *([line, 1] for line in TABLE)], "two": [[1, ENGLISH], [2, ENGLISH]]})
+FILES |= dict.fromkeys((".xlsx", ".xlsm", ".xltx", ".xltm", ".xlsb"), WORKBOOK)
 
 
 #: Their documents are members, and have tests of their own.

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings
 from vectorize_pipelines.core.items import JsonValue
+from vectorize_pipelines.core.notices import NoticeKind
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
@@ -25,18 +26,21 @@ def rows_of(document: ParsedDocument) -> list[tuple[int, str, dict[str, JsonValu
     return [(row.number, document.text[row.start : row.end], dict(row.metadata)) for row in document.rows]
 
 
-def test_csv_rows_are_typed() -> None:
-    content = b'text,count,price,code,ok\nalpha,1,1.5,NA,true\n"two, ""quoted""\nlines",,,x,false\n,3,2,y,true\n'
-    assert rows_of(parse(content, "a.csv", SETTINGS)) == [
-        (0, "alpha", {"count": 1, "price": 1.5, "code": "NA", "ok": True}),
-        (1, 'two, "quoted"\nlines', {"code": "x", "ok": False}),
+def test_csv_values_are_texts_as_written() -> None:
+    content = b'text,count,price,code,ok\nalpha,1,1.50,NA,true\n"two, ""quoted""\nlines",,,x,FALSE\n,3,2,y,true\n'
+    document = parse(content, "a.csv", SETTINGS)
+    assert rows_of(document) == [
+        (0, "alpha", {"count": "1", "price": "1.50", "code": "NA", "ok": "true"}),
+        (1, 'two, "quoted"\nlines', {"code": "x", "ok": "FALSE"}),
     ]
+    assert [notice.kind for notice in document.notices] == [NoticeKind.ASSUMED]
+    assert "1 row (line 5) without a text in 'text'" in document.notices[0].what
 
 
 @pytest.mark.parametrize(("name", "delimiter"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", "\t")])
 def test_delimiters(name: str, delimiter: str) -> None:
     content = f"id{delimiter}text\n7{delimiter}a, b; c".replace("; c", " c").encode("utf-8-sig")
-    assert rows_of(parse(content, name, SETTINGS)) == [(0, "a, b c", {"id": 7})]
+    assert rows_of(parse(content, name, SETTINGS)) == [(0, "a, b c", {"id": "7"})]
 
 
 def test_numbers_in_the_text_column_stay_as_written() -> None:
@@ -97,9 +101,15 @@ def test_lone_surrogates_in_json_are_replaced() -> None:
 
 
 @pytest.mark.parametrize(("line", "reason"), [("{", "line 2 is not JSON"), ("[1]", "line 2 is not a JSON object")])
-def test_a_bad_line_is_named(line: str, reason: str) -> None:
-    with pytest.raises(CorruptDocumentError, match=reason):
-        parse(f'{{"text": "x"}}\n{line}\n'.encode(), "a.jsonl", SETTINGS)
+def test_a_bad_line_is_named_and_the_others_are_read(line: str, reason: str) -> None:
+    document = parse(f'{{"text": "x"}}\n{line}\n{{"text": null}}\n{{"text": "y"}}\n'.encode(), "a.jsonl", SETTINGS)
+    assert rows_of(document) == [(0, "x", {}), (3, "y", {})]
+    bad, empty = document.notices
+    assert bad.kind is NoticeKind.OMITTED
+    assert reason in bad.what
+    assert (empty.kind, "1 row (line 3) without a text" in empty.what) == (NoticeKind.ASSUMED, True)
+    with pytest.raises(CorruptDocumentError, match=reason.replace("2", "1")):
+        parse(f"{line}\n{line}".encode(), "a.jsonl", SETTINGS)
 
 
 @pytest.mark.parametrize("nested", ["[" * 100_000, '{"text": "x", "a": ' + "[" * 900 + "]" * 900 + "}"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from vectorize_pipelines.documents.types import ROW_NUMBER
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.state.home import enter_home
@@ -34,8 +35,9 @@ from vectorize_pipelines.stores.hits import hits_as_json, json_text
     "filters",
     multiple=True,
     metavar="FIELD=VALUE",
-    help="Only records with this value; a record's own field or one of its metadata. Or an expression, such as "
-    "'year >= 1970 and not language in (en, zh)', with and, or, not, =, !=, <, <=, >, >=, in, prefix and exists. "
+    help="Only records with this value; a record's own field or one of its metadata (metadata.id, metadata.page, … "
+    "where a column of a table has the name of a record's own field). Or an expression, such as "
+    "'price >= 10 and not language in (en, zh)', with and, or, not, =, !=, <, <=, >, >=, in, prefix and exists. "
     "Several must all hold.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the hits as JSON.")
@@ -99,8 +101,9 @@ def _print(rank: int, hit: dict[str, Any]) -> None:
         place += f", page {hit['page']}"
     if hit["metadata"].get("section"):
         place += f" › {hit['metadata']['section']}"
-    if hit["metadata"].get("row") is not None:
-        place += f", row {hit['metadata']['row']}"
+    row = next((hit["metadata"][name] for name in reversed(ROW_NUMBER) if name in hit["metadata"]), None)
+    if row is not None:
+        place += f", row {row}"
     width = min(shutil.get_terminal_size().columns, 120)
     click.secho(f"{rank}. {hit['score']:.3f}  {place}", bold=True)
     if hit["text"] is None:

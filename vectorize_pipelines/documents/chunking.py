@@ -24,7 +24,7 @@ from typing import NamedTuple
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents import boundaries
 from vectorize_pipelines.documents.parsing import PARSER_VERSION
-from vectorize_pipelines.documents.types import Chunk, ParsedDocument
+from vectorize_pipelines.documents.types import ROW_NUMBER, Chunk, ParsedDocument
 from vectorize_pipelines.encoders.base import Tokenizer
 
 #: Part of the fingerprint: raise it when the same document is cut differently than before.
@@ -231,8 +231,10 @@ def _in_blocks(stretches: Iterator[_Stretch]) -> Iterator[list[_Stretch]]:
 def _stretches(document: ParsedDocument) -> Iterator[_Stretch]:
     """Yield the stretches that are each cut on their own."""
     if document.rows:
+        columns = frozenset[str]().union(*(row.metadata for row in document.rows))
+        name = next((name for name in ROW_NUMBER if name not in columns), None)
         for row in document.rows:
-            yield row.start, row.end, {**row.metadata, "row": row.number}
+            yield row.start, row.end, {**row.metadata, name: row.number} if name else dict(row.metadata)
     elif document.sections:
         for section in document.sections:
             yield section.start, section.end, {"section": " > ".join(section.path)} if section.path else {}

@@ -130,7 +130,11 @@ class _ChunkFields:
     """
 
     def __init__(self, document: ParsedDocument, given: Mapping[str, JsonValue], settings: DocumentSettings):
-        self._document = document
+        # A table's columns are the user's: what the document says of itself does not stand in for an empty cell.
+        columns = frozenset[str]().union(*(row.metadata for row in document.rows))
+        self._own = {name: value for name, value in document.metadata.items() if name not in columns}
+        self._is_table = bool(document.rows)
+        self._notices = document.notices
         self._given = given
         self._settings = settings
         self._last: Mapping[str, JsonValue] | None = None
@@ -142,9 +146,9 @@ class _ChunkFields:
         """Return a chunk's metadata. Raises `TooMuchMetadataError` where all together exceed what they may grow to."""
         if chunk.metadata is not self._last:
             self._last = chunk.metadata
-            fields = {**self._document.metadata, **chunk.metadata, **self._given}
-            self._size = 0 if self._document.rows else metadata_size(fields)  # of rows it has been counted
-            self._fields = row_fields(self._document.notices, fields, self._settings.metadata_limits)
+            fields = {**self._own, **chunk.metadata, **self._given}
+            self._size = 0 if self._is_table else metadata_size(fields)  # of rows it has been counted
+            self._fields = row_fields(self._notices, fields, self._settings.metadata_limits)
         self._total += self._size
         if self._total > self._settings.max_decompressed_bytes:
             raise TooMuchMetadataError(

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice
 
+#: What metadata call the number of a row: the first of these that no column of its table is called.
+ROW_NUMBER = ("row", "row_number", "table_row_number")
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -36,7 +39,10 @@ class Page(Span):
 
 @dataclass(frozen=True, slots=True)
 class TableRow(Span):
-    """A row of a table, numbered from 0; one item of its own, never merged with its neighbours."""
+    """A row of a table; one item of its own, never merged with its neighbours.
+
+    `number` is counted from 0, and in a sheet of a workbook from 1, as its program shows it.
+    """
 
     number: int
     metadata: Mapping[str, JsonValue] = field(default_factory=dict)
@@ -77,7 +83,8 @@ class Chunk:
 
     `tokens` are as the encoder's tokenizer counts them, special tokens included.
 
-    `metadata` holds the row's own fields and `row`, for a table; `section`, where the document has headings
+    `metadata` holds the row's own fields and the row's number, for a table, as `row`, or by another of
+    `ROW_NUMBER` where the table has a column of that name; `section`, where the document has headings
     ("Outer > Inner").
     """
 

@@ -25,11 +25,11 @@ LIBRARIES = (
     "lxml",
     "olefile",
     "oxmsg",
-    "pandas",
     "pyarrow",
     "pypdf",
     "pypdfium2",
     "pysubs2",
+    "python_calamine",
     "selectolax",
     "yaml",
 )

@@ -1,14 +1,17 @@
 """Settings of what is embedded: the folders, the documents and images in them, and what requests point at."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.core.installation import checkout
 from vectorize_pipelines.core.items import MetadataLimits
-from vectorize_pipelines.settings.base import COLLECTION_NAME, Names, Section
+from vectorize_pipelines.settings.base import COLLECTION_NAME, Names, Section, read_json
+
+#: What the values of a column of a table may be stated to be.
+ColumnType: TypeAlias = Literal["text", "number", "boolean", "date"]
 
 _FOLLOW_LINKS = "links that lead out of the folder are followed; false: they are listed as failures, and not read"
 
@@ -79,6 +82,11 @@ class DocumentSettings(Section):
     )
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
+    column_types: Annotated[dict[str, ColumnType], BeforeValidator(read_json)] = Field(
+        {},
+        description="columns of tables -> what their values are read as: text, number, boolean or date (ISO 8601); "
+        "other columns have the types of the file, and none in CSV and TSV",
+    )
     chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")
     overlap_tokens: int = Field(32, ge=0, description="tokens repeated from one chunk to the next")
     chunk_long_texts: bool = Field(

@@ -92,9 +92,10 @@ def as_text(where: Filter) -> str:
             return f"{_quoted(where.field)} exists"
         case Range():
             bounds = ((">=", where.at_least), ("<", where.below))
-            return " and ".join(
+            comparisons = [
                 f"{_quoted(where.field)}{sign}{_value(bound)}" for sign, bound in bounds if bound is not None
-            )
+            ]
+            return " and ".join([*comparisons, *_no_text(where.field, where.at_least, where.below)])
         case Prefix():
             return f"{_quoted(where.field)} prefix {_quoted(where.prefix)}"
 
@@ -125,10 +126,17 @@ def as_json(where: Filter) -> Any:
 
 
 def _equality(field: str, value: Scalar) -> str:
-    """In metadata a word that is a number means the text, too; not so in ranges."""
+    """In metadata a word that is a number or a boolean means the text, too; a range means no other boolean."""
     if field.startswith("metadata.") and not isinstance(value, str):
-        return f"({_quoted(field)} >= {_value(value)} and {_quoted(field)} <= {_value(value)})"
+        comparisons = [f"{_quoted(field)} {sign} {_value(value)}" for sign in (">=", "<=")]
+        return f"({' and '.join([*comparisons, *_no_text(field, value)])})"
     return f"{_quoted(field)} = {_value(value)}"
+
+
+def _no_text(field: str, *values: Scalar | None) -> list[str]:
+    """In metadata a range of numbers means the texts that are written as numbers, too."""
+    numbers = [value for value in values if value is not None and not isinstance(value, str | datetime)]
+    return [f'not {_quoted(field)} prefix ""'] if numbers and field.startswith("metadata.") else []
 
 
 def _value(value: Scalar) -> str:

@@ -275,7 +275,8 @@ function placeNodes(hit, title) {
   const nodes = address === title ? [] : [addressNode(address, 240)];
   if (hit.page !== null) nodes.push(element("span", `page ${numbers.format(hit.page)}`));
   if (hit.metadata.section) nodes.push(element("span", written(hit.metadata.section)));
-  if (hit.metadata.row !== undefined) nodes.push(element("span", `row ${written(hit.metadata.row)}`));
+  const row = hit.metadata.table_row_number ?? hit.metadata.row_number ?? hit.metadata.row;
+  if (row !== undefined) nodes.push(element("span", `row ${written(row)}`));
   return nodes;
 }
 

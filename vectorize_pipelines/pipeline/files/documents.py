@@ -172,7 +172,10 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    # What is not as it comes is named only then: what was read before there was the setting stays as it is.
-    comments = "" if settings.office_comments else " office_comments=false"
-    columns = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata}"
-    return f"{columns} pdf={settings.pdf_engine}{comments}"
+    reading = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    # Others are named only where they are not as they come: what was read before there were such settings stays as it is.
+    if not settings.office_comments:
+        reading += " office_comments=false"
+    if settings.column_types:
+        reading += f" column_types={','.join(f'{name}:{kind}' for name, kind in sorted(settings.column_types.items()))}"
+    return reading

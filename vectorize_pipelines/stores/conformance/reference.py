@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
+from vectorize_pipelines.core.numerals import number_in
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Exists, Filter, In, Not, Or, Prefix, Range
 
 
@@ -42,6 +43,9 @@ def _within(value: Any, where: Range) -> bool:
 def _value(row: Mapping[str, Any], field: str) -> Any:
     if field.startswith("metadata."):
         return row["metadata"].get(field.removeprefix("metadata."))
+    if field.startswith("numbers."):
+        value = row["metadata"].get(field.removeprefix("numbers."))
+        return number_in(value) if isinstance(value, str) else None
     return row[field]
 
 

@@ -32,7 +32,8 @@ from vectorize_pipelines.stores.filters.expressions import And, Equal, Exists, F
 EVERYTHING = And(())
 NASTY_TEXTS = (
     "", "plain", "plainer", "2024", "true", "null", "it's", '"quoted"', "back\\slash", "100%", "under_score",
-    "naïve 日本語 😀", "e\u0301", "line\nbreak\ttab", "\x00\x01\x1e\x1f", "'; DROP TABLE articles; --", "$.a['b']",
+    "-12.50", "0012", "1e3", "naïve 日本語 😀", "e\u0301", "line\nbreak\ttab", "\x00\x01\x1e\x1f",
+    "'; DROP TABLE articles; --", "$.a['b']",
 )  # fmt: skip
 
 
@@ -442,7 +443,9 @@ INTEGER_FIELDS = ("item_index", "page", "start")
 texts = st.sampled_from(NASTY_TEXTS) | st.text(max_size=6)
 numbers = st.sampled_from(NUMBERS) | st.integers() | st.floats(allow_nan=False)
 scalars = texts | numbers | st.booleans()
-fields = st.sampled_from((*TEXT_FIELDS, *INTEGER_FIELDS, *(f"metadata.{name}" for name in NAMES)))
+fields = st.sampled_from(
+    (*TEXT_FIELDS, *INTEGER_FIELDS, *(f"metadata.{name}" for name in NAMES), *(f"numbers.{name}" for name in NAMES))
+)
 metadata_values = st.none() | scalars.filter(lambda value: value not in INFINITIES) | st.just([1]) | st.just({"a": 1})
 
 
@@ -531,6 +534,30 @@ class Filters(_OnOneStore):
         assert found(Range("metadata.year", at_least=1)) == {"number", "one"}
         assert found(Not(Equal("metadata.year", 2024))) == set(values) - {"number"}
         assert found(Equal("item_index", "0")) == found(Equal("source_id", 1)) == set()
+
+    def test_texts_that_are_numbers_compare_as_numbers_where_that_is_asked(self, store: VectorStore) -> None:
+        prices = ("9.50", "10", "12.00", "0012", "100", "1e3", "-3", "free", "+12", "", 11, True)
+        rows = [row(item_index=index, metadata={"price": price}) for index, price in enumerate(prices)]
+        store.upsert(COLLECTION, table(rows))
+        more = row("more.txt", metadata={"price": "7", "n": "8"})
+        store.upsert(COLLECTION, table([more]))
+        store.delete(COLLECTION, Equal("id", more["id"]))
+
+        def found(where: Filter) -> list[Any]:
+            places = store.fetch(COLLECTION, where, ["item_index"])["item_index"].to_pylist()
+            return [prices[place] for place in sorted(places)]
+
+        number = "numbers.price"
+        assert found(Range(number, at_least=10)) == ["10", "12.00", "0012", "100", "1e3"]
+        assert found(Range(number, at_least=-3, below=10.0)) == ["9.50", "-3"]
+        assert found(Equal(number, 12)) == ["12.00", "0012"]
+        assert found(In(number, (10, 1000.0, "free"))) == ["10", "1e3"]
+        assert found(Exists(number)) == ["9.50", "10", "12.00", "0012", "100", "1e3", "-3"]
+        assert found(Not(Exists(number))) == ["free", "+12", "", 11, True]
+        assert found(And((Equal(number, 12), Not(Prefix("metadata.price", "0"))))) == ["12.00"]
+        assert found(Prefix(number, "1")) == found(Equal(number, "10")) == []
+        assert found(Equal("metadata.price", "10")) == ["10"]
+        assert found(Equal("numbers.other", 1)) == []
 
     def test_numbers_are_told_apart_and_ordered_exactly(self, store: VectorStore) -> None:
         ordered = [

@@ -16,15 +16,15 @@ import pyarrow as pa
 from vectorize_pipelines.core.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Filter, In, Not, Or, Prefix, Range, Scalar
-from vectorize_pipelines.stores.filters.operands import METADATA, is_number
+from vectorize_pipelines.stores.filters.operands import METADATA, NUMBERS, is_number, metadata_name
 
 #: Comparisons of one filter. Each is a condition of its own that a store works out for every row.
 MAX_COMPARISONS = 100
 #: Values in the lists of one filter together.
 MAX_VALUES = 1_000
 #: How deep `and`, `or` and `not` may lie within each other. LanceDB's parser takes 20 levels, of which the command
-#: line, which joins several filters, adds one, and the bounds of a range another.
-MAX_LEVELS = 18
+#: line, which joins several filters, adds one, and a comparison with a number two others.
+MAX_LEVELS = 17
 
 _SHOWN_CHARACTERS = 60
 _LARGEST_INTEGER = 2**63 - 1
@@ -96,10 +96,15 @@ class Field:
     def readings(self, text: str, *, quoted: bool) -> tuple[Scalar, ...]:
         """Return the values that a text may stand for; the last one is what it is compared by in a range.
 
-        In metadata `2024` may be the number and the text, `"2024"` in quotes is the text. Raises `ValueError`.
+        In metadata `2024` may be the number and the text, `"2024"` in quotes is the text; `true` and `True` may be the
+        boolean and the text, as any program writes it. Raises `ValueError`.
         """
         if self.kind is Kind.METADATA:
-            number = None if quoted else _number_or_boolean(text)
+            if quoted:
+                return (text,)
+            if text.lower() in _BOOLEANS:
+                return (*dict.fromkeys((text, *_spellings(text))), _BOOLEANS[text.lower()])
+            number = _number(text)
             return (text,) if number is None else (text, number)
         if self.kind is Kind.TEXT:
             return (text,)
@@ -145,6 +150,37 @@ def one_of(field: Field, values: Sequence[Scalar]) -> Filter:
     return Equal(field.name, values[0]) if len(values) == 1 else In(field.name, tuple(values))
 
 
+def or_written(found: Filter, field: Field, readings: Sequence[Scalar]) -> Filter:
+    """Return the filter, or that a text of the field is a number of those among the values of `Field.readings`.
+
+    `10` is also the text "10.00", but not the text "010": what begins with zeros is a code rather than a number.
+    """
+    numbers = [value for value in readings if is_number(value)] if field.kind is Kind.METADATA else []
+    if not numbers:
+        return found
+    parts: list[Filter] = [found]
+    for zeros, some in (
+        ("00", [number for number in numbers if abs(number) < 1]),
+        ("0", [number for number in numbers if abs(number) >= 1]),
+    ):
+        if some:
+            parts.append(And((one_of(_in_texts(field), some), Not(Prefix(field.name, zeros)))))
+    return Or(tuple(parts))
+
+
+def compared(field: Field, operator: str, bound: Scalar) -> Filter:
+    """Return the filter that a field lies on one side of a bound; a number also orders the texts that are numbers."""
+    found = ORDERINGS[operator](field.name, bound)
+    if field.kind is Kind.METADATA and is_number(bound):
+        return Or((found, ORDERINGS[operator](_in_texts(field).name, bound)))
+    return found
+
+
+def _in_texts(field: Field) -> Field:
+    """Return the field of the numbers that a field's texts are written as."""
+    return Field(NUMBERS + metadata_name(field.name), Kind.METADATA)
+
+
 #: Operator -> the expression for a field and a bound that has its type.
 ORDERINGS: Mapping[str, Callable[[str, Scalar], Filter]] = {
     "<": lambda field, bound: Range(field, below=bound),
@@ -173,13 +209,20 @@ def _moment(text: str) -> datetime:
     return time.astimezone(UTC) if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def _number_or_boolean(text: str) -> bool | float | None:
-    """Return the JSON number or boolean that a text is; None for any other text."""
+_BOOLEANS = {"true": True, "false": False}
+
+
+def _spellings(text: str) -> tuple[str, ...]:
+    return text.lower(), text.capitalize(), text.upper()
+
+
+def _number(text: str) -> float | None:
+    """Return the JSON number that a text is; None for any other text."""
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         return None
-    return value if isinstance(value, bool | int | float) and not _is_infinite(value) else None
+    return value if is_number(value) and not _is_infinite(value) else None
 
 
 def _is_infinite(value: float) -> bool:

@@ -1,7 +1,9 @@
 """Filters on records, written once and translated by every store.
 
 A field is one of the record's own (`source_id`, `partition`, `page`, …) or `metadata.NAME` for the user's.
-Values keep their type: `Equal("metadata.year", 2024)` does not match the text "2024".
+Values keep their type: `Equal("metadata.year", 2024)` does not match the text "2024". For texts that are numbers, as
+the cells of CSV files are, there is `numbers.NAME`: the number that the text `metadata.NAME` is written as (see
+`core.numerals`), missing where it is another text or none. `Range("numbers.price", at_least=10)` matches "12.50".
 """
 
 from collections.abc import Sequence

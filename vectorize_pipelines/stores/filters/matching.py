@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, assert_never
 
+from vectorize_pipelines.core.numerals import number_in
 from vectorize_pipelines.stores.filters.expressions import (
     And,
     Equal,
@@ -20,7 +21,7 @@ from vectorize_pipelines.stores.filters.expressions import (
     Scalar,
 )
 from vectorize_pipelines.stores.filters.metadata_terms import compared_term, entries_of
-from vectorize_pipelines.stores.filters.operands import METADATA, moment, record_field
+from vectorize_pipelines.stores.filters.operands import NUMBERS, in_metadata, metadata_name, moment, record_field
 
 
 def check_filter(where: Filter) -> None:
@@ -31,11 +32,11 @@ def check_filter(where: Filter) -> None:
         for part in where.filters:
             check_filter(part)
         return
-    in_metadata = where.field.startswith(METADATA)
-    if not in_metadata:
+    of_user = in_metadata(where.field)
+    if not of_user:
         record_field(where.field)
     for value in _operands(where):
-        if in_metadata:
+        if of_user:
             compared_term(value)
         else:
             moment(value)
@@ -69,9 +70,12 @@ def matches(where: Filter, record: Mapping[str, Any]) -> bool:
 
 def value_of(record: Mapping[str, Any], field: str) -> Any:
     """Return what a record has in a field of its own or of its metadata; None where it has nothing."""
-    if field.startswith(METADATA):
-        return entries_of(record["metadata"]).get(field.removeprefix(METADATA))
-    return record.get(field)
+    if not in_metadata(field):
+        return record.get(field)
+    value = entries_of(record["metadata"]).get(metadata_name(field))
+    if field.startswith(NUMBERS):
+        return number_in(value) if isinstance(value, str) else None
+    return value
 
 
 def _lies_within(value: Any, where: Range) -> bool:

@@ -5,7 +5,8 @@ point, as the values do; so every filter on metadata is a comparison of texts, w
 
     "Le Guin"  sLe Guin        1974  n2500031974        true  b1        ["a", "b"]  x
 
-A null has no term; lists and objects are only known to exist.
+A null has no term; lists and objects are only known to exist. A text that is a number has a second term, that of the
+number, which a store keeps beside the first one under a name of its own (`numbers.NAME` in filters).
 """
 
 import json
@@ -16,6 +17,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from vectorize_pipelines.core.numerals import number_in
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.filters.expressions import Range, Scalar
 
@@ -51,6 +53,11 @@ def term(value: Any) -> str | None:
             return _TEXT + escape(value)
         case _:
             return _OTHER
+
+
+def number_term(value: Any) -> str | None:
+    """Return the term of the number that a text is written as; None for any other value."""
+    return term(number_in(value)) if isinstance(value, str) else None
 
 
 def compared_term(value: Scalar) -> str | None:

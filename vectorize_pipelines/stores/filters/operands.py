@@ -19,6 +19,8 @@ Written = TypeVar("Written")
 
 #: What follows is one name of the users' metadata.
 METADATA = "metadata."
+#: What follows is one name of the users' metadata: the number that its text is written as, where it is one.
+NUMBERS = "numbers."
 
 # DataFusion's parser (LanceDB) gives up at about fifty levels of brackets. Protobuf, by which Qdrant and Weaviate get
 # their filters, takes a hundred levels of messages, of which And and Or take two each.
@@ -32,6 +34,16 @@ def record_field(field: str) -> pa.Field:
     if field not in _FIELDS:
         raise StoreError(f"the filter names {field!r}; fields are {', '.join(_FIELDS)} and metadata.NAME")
     return _FIELDS[field]
+
+
+def in_metadata(field: str) -> bool:
+    """Return whether a field is one of the users' metadata, or a number in one."""
+    return field.startswith((METADATA, NUMBERS))
+
+
+def metadata_name(field: str) -> str:
+    """Return the name that a field of which `in_metadata` holds has in the metadata: all after the first dot."""
+    return field.partition(".")[2]
 
 
 def check_text_field(field: str) -> None:

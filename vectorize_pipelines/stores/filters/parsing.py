@@ -15,8 +15,9 @@ Called by `vectorize search --filter` and by the HTTP server. A text is an expre
 
 A field is one of the record's own (`page`, `partition`, `source_id`, …) or one of its metadata (`year`, or
 `metadata.year`). A value is a word, or stands in quotes, single or double, in which a backslash escapes as in JSON. In
-metadata the word `2024` means the number and the text, in a range the number; `"2024"` in quotes is the text. Words of
-the grammar are known whatever their case.
+metadata the word `2024` means the number and the text; in a range it is the number, to which texts that are numbers are
+compared, too; `"2024"` in quotes is the text. `true` means the boolean and the texts `true`, `True` and `TRUE`. Words
+of the grammar are known whatever their case.
 
 A text that is no expression, but begins with FIELD=, is one comparison whose value is all of the rest, as in
 `title=war and peace`. Where another comparison seems to follow an `and` or `or`, it is an error instead.
@@ -34,8 +35,10 @@ from vectorize_pipelines.stores.filters.comparisons import (
     Field,
     InvalidFilterError,
     beginning,
+    compared,
     field_named,
     one_of,
+    or_written,
     shown,
 )
 from vectorize_pipelines.stores.filters.expressions import And, Exists, Filter, In, Not, Or, Scalar
@@ -203,15 +206,16 @@ class _Parser:
             return _placed(value, lambda: beginning(field, value.text))
         negated = self._takes("not")
         if self._takes("in"):
-            listed = In(field.name, self._list(field))
+            values = self._list(field)
+            listed = or_written(In(field.name, values), field, values)
             return Not(listed) if negated else listed
         raise self._expected("in" if negated else _OPERATORS, "; a filter is FIELD=VALUE, such as language=en")
 
     def _compared(self, field: Field, operator: str) -> Filter:
         values = self._readings(field, self._value())
         if operator in ORDERINGS:
-            return ORDERINGS[operator](field.name, values[-1])
-        equal = one_of(field, values)
+            return compared(field, operator, values[-1])
+        equal = or_written(one_of(field, values), field, values)
         return equal if operator == "=" else Not(equal)
 
     def _list(self, field: Field) -> tuple[Scalar, ...]:

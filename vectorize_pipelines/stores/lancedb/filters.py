@@ -5,8 +5,8 @@ on a list where a text is asked for, and lose integers beyond 64 bits. So `metad
 written, and beside it stands `metadata_terms`: name and value of each top-level entry, here with ␟ for the
 separator U+001F:
 
-    {"author": "Le Guin", "year": 1974, "tags": ["a", "b"]}
-    ␟.author␟sLe Guin␟.year␟n2500031974␟.tags␟x␟
+    {"author": "Le Guin", "year": 1974, "tags": ["a", "b"], "price": "12.50"}
+    ␟.author␟sLe Guin␟.year␟n2500031974␟.tags␟x␟.price␟s12.50␟#price␟n250001125␟
 
 Values are terms (see `metadata_terms`), so every filter on metadata is a comparison of texts.
 """
@@ -36,6 +36,7 @@ from vectorize_pipelines.stores.filters.metadata_terms import (
     compared_term,
     entries_of,
     escape,
+    number_term,
     term,
     term_bounds,
     term_prefix,
@@ -43,11 +44,14 @@ from vectorize_pipelines.stores.filters.metadata_terms import (
 )
 from vectorize_pipelines.stores.filters.operands import (
     METADATA,
+    NUMBERS,
     check_depth,
     check_text_field,
+    in_metadata,
     integer,
     integer_bounds,
     is_text,
+    metadata_name,
     moment,
     record_field,
     written_bounds,
@@ -162,7 +166,7 @@ class _Operand:
 
 
 def _operand(field: str) -> _Operand:
-    if field.startswith(METADATA):
+    if in_metadata(field):
         value = _metadata_value(field)
         # Missing entries read as the empty text, which no term is.
         return _Operand(value, (f"{value} <> ''", f"{value} = ''"), _term_literal, _term_bounds, _term_prefix)
@@ -208,8 +212,9 @@ def _integer_bounds(largest: int, where: Range) -> tuple[str | None, str | None]
 
 
 def _metadata_value(field: str) -> str:
-    """Return SQL for the term of one entry, the empty text where it is missing. All after `metadata.` is one name."""
-    name = _text_literal(f"{SEPARATOR}.{escape(field.removeprefix(METADATA))}{SEPARATOR}")
+    """Return SQL for the term of one entry, or of the number in it; the empty text where it is missing."""
+    mark = "#" if field.startswith(NUMBERS) else "."
+    name = _text_literal(f"{SEPARATOR}{mark}{escape(metadata_name(field))}{SEPARATOR}")
     return f"split_part(split_part({METADATA_TERMS}, {name}, 2), '{SEPARATOR}', 1)"
 
 
@@ -229,8 +234,9 @@ def _term_bounds(where: Range) -> tuple[str | None, str | None] | None:
 
 def _terms(text: str) -> str:
     written = [
-        f"{SEPARATOR}.{escape(name)}{SEPARATOR}{one}"
+        f"{SEPARATOR}{mark}{escape(name)}{SEPARATOR}{one}"
         for name, value in entries_of(text).items()
-        if (one := term(value)) is not None
+        for mark, one in ((".", term(value)), ("#", number_term(value)))
+        if one is not None
     ]
     return "".join(written) + SEPARATOR if written else ""

@@ -4,8 +4,8 @@ Qdrant's own conditions on users' metadata would be wrong in places: a match on 
 numbers are compared as doubles, a key cannot hold a quote, texts have no order. So beside a record's fields a point's
 payload has (␟ is the separator U+001F):
 
-    metadata_terms     name␟ and name␟TERM of each entry of the metadata (see `metadata_terms`), as one keyword field:
-                       ["year␟", "year␟n2500031974"]
+    metadata_terms     name␟ and name␟TERM of each entry of the metadata (see `metadata_terms`), and name␟#TERM of a
+                       number in a text, as one keyword field: ["year␟", "year␟n2500031974"]
     partition_head, partition_tail
                        the first twelve bytes of the partition, as two numbers that sort as the text does
 
@@ -45,17 +45,21 @@ from vectorize_pipelines.stores.filters.metadata_terms import (
     compared_term,
     entries_of,
     escape,
+    number_term,
     term,
     term_bounds,
     term_prefix,
 )
 from vectorize_pipelines.stores.filters.operands import (
     METADATA,
+    NUMBERS,
     check_depth,
     check_text_field,
+    in_metadata,
     integer,
     integer_bounds,
     is_text,
+    metadata_name,
     moment,
     record_field,
 )
@@ -64,6 +68,8 @@ METADATA_TERMS = "metadata_terms"
 METADATA_JSON = "metadata_json"
 PARTITION_HEAD, PARTITION_TAIL = "partition_head", "partition_tail"
 
+#: Before the term of a number that a text is written as.
+_NUMBER = "#"
 _BYTES_OF_A_NUMBER = 6
 _EXACT_IN_A_DOUBLE = 2**53
 # The characters of an ordered number, at its first place and at all others.
@@ -124,6 +130,8 @@ def terms_of(metadata: str) -> list[str]:
         if (of_value := term(value)) is not None:
             key = f"{escape(name)}{SEPARATOR}"
             terms += (key, key + of_value)
+        if (of_number := number_term(value)) is not None:
+            terms.append(f"{key}{_NUMBER}{of_number}")
     return terms
 
 
@@ -162,7 +170,7 @@ class _Translator:
         return (self._models.Filter(must_not=[condition]), True) if exact else (self._everything, False)
 
     def _comparison(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:
-        if where.field.startswith(METADATA):
+        if in_metadata(where.field):
             return self._metadata(where)
         column = record_field(where.field)
         if isinstance(where, Exists) or (isinstance(where, Range) and where.at_least is None and where.below is None):
@@ -236,9 +244,13 @@ class _Translator:
         return self._any_of(column.name, whole), True
 
     def _metadata(self, where: Equal | In | Range | Prefix | Exists) -> tuple[Any, bool]:
-        """Return the condition on one entry of the metadata; all that follows `metadata.` is its name."""
-        key = f"{escape(where.field.removeprefix(METADATA))}{SEPARATOR}"
+        """Return the condition on one entry of the metadata, or on the number in it."""
+        key = f"{escape(metadata_name(where.field))}{SEPARATOR}"
+        numbers = where.field.startswith(NUMBERS)
+        key += _NUMBER if numbers else ""
         match where:
+            case Exists() | Range(at_least=None, below=None) if numbers:
+                return self._prefix(METADATA_TERMS, key), True
             case Exists() | Range(at_least=None, below=None):
                 return self._any_of(METADATA_TERMS, [key]), True
             case Equal() | In():
@@ -357,4 +369,4 @@ def _payload_keys(where: Filter) -> set[str]:
             return _payload_keys(where.filter)
         case And() | Or():
             return set().union(*(_payload_keys(part) for part in where.filters))
-    return {METADATA_JSON if where.field.startswith(METADATA) else where.field}
+    return {METADATA_JSON if in_metadata(where.field) else where.field}

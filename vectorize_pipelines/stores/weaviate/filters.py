@@ -2,7 +2,8 @@
 
 Every field of a record but `metadata` and the vector is a property with an index: texts and timestamps as texts that
 sort as they do, integers as integers. Each name of metadata has a property of its own, which holds the value's term
-(see `metadata_terms`), since one property of Weaviate cannot hold texts and numbers.
+(see `metadata_terms`), since one property of Weaviate cannot hold texts and numbers; and one for the numbers that texts
+of that name are written as, where there are any.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,16 +29,19 @@ from vectorize_pipelines.stores.filters.expressions import (
 from vectorize_pipelines.stores.filters.metadata_terms import compared_term, term_bounds, term_prefix
 from vectorize_pipelines.stores.filters.operands import (
     METADATA,
+    NUMBERS,
     check_depth,
     check_text_field,
+    in_metadata,
     integer,
     integer_bounds,
     is_text,
+    metadata_name,
     moment,
     record_field,
     written_bounds,
 )
-from vectorize_pipelines.stores.weaviate.texts import after_prefix, property_name, written
+from vectorize_pipelines.stores.weaviate.texts import after_prefix, number_property, property_name, written
 
 if TYPE_CHECKING:
     from weaviate.collections.classes.filters import FilterReturn, _FilterByProperty
@@ -68,8 +72,8 @@ def metadata_names(where: Filter) -> Iterator[str]:
     if isinstance(where, And | Or):
         for part in where.filters:
             yield from metadata_names(part)
-    elif where.field.startswith(METADATA):
-        yield where.field.removeprefix(METADATA)
+    elif in_metadata(where.field):
+        yield metadata_name(where.field)
 
 
 def native_filter(matching: "Condition") -> "FilterReturn | None":
@@ -92,7 +96,7 @@ def conjunction(conditions: "list[Condition]") -> "Condition":
 def text_property(field: str) -> str:
     """Return the property of a field whose values are texts; raises `StoreError` for any other field."""
     check_text_field(field)
-    return property_name(field.removeprefix(METADATA)) if field.startswith(METADATA) else property_of(field)
+    return property_name(metadata_name(field)) if field.startswith(METADATA) else property_of(field)
 
 
 def property_of(field: str) -> str:
@@ -187,7 +191,7 @@ class _Operand:
 
 
 def _comparison(where: Equal | In | Range | Prefix | Exists, has_property: Callable[[str], bool]) -> "Condition":
-    operand = _metadata_operand(where.field) if where.field.startswith(METADATA) else _record_operand(where.field)
+    operand = _metadata_operand(where.field) if in_metadata(where.field) else _record_operand(where.field)
     matching = operand.compare(where)
     return matching if has_property(operand.name) else False
 
@@ -211,7 +215,8 @@ def _metadata_operand(field: str) -> _Operand:
     def prefix(text: str) -> tuple[str, str | None] | None:
         return _text_prefix(term_prefix(text))
 
-    return _Operand(property_name(field.removeprefix(METADATA)), True, _written_term, bounds, prefix)
+    name_of = number_property if field.startswith(NUMBERS) else property_name
+    return _Operand(name_of(metadata_name(field)), True, _written_term, bounds, prefix)
 
 
 def _written_text(value: Scalar) -> str | None:

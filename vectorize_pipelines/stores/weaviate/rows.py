@@ -15,9 +15,15 @@ import pyarrow.compute as pc
 from vectorize_pipelines.core.records import record_schema
 from vectorize_pipelines.errors import StoreError
 from vectorize_pipelines.stores.contents import hits, row_uuid, vectors_of
-from vectorize_pipelines.stores.filters.metadata_terms import entries_of, term
+from vectorize_pipelines.stores.filters.metadata_terms import entries_of, number_term, term
 from vectorize_pipelines.stores.weaviate.filters import LARGEST_INTEGER, property_of
-from vectorize_pipelines.stores.weaviate.texts import property_name, read_all, written, written_column
+from vectorize_pipelines.stores.weaviate.texts import (
+    number_property,
+    property_name,
+    read_all,
+    written,
+    written_column,
+)
 
 if TYPE_CHECKING:
     from weaviate.classes.data import DataObject
@@ -87,6 +93,8 @@ def _metadata_properties(entries: Mapping[str, Any], indexed: Mapping[str, str])
             continue
         if name in indexed:
             properties[indexed[name]] = written(text)
+            if (number := number_term(value)) is not None:
+                properties[number_property(name)] = written(number)
         else:
             unindexed.append(property_name(name))
     return properties | ({UNINDEXED: unindexed} if unindexed else {})

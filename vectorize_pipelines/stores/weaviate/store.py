@@ -36,7 +36,7 @@ from vectorize_pipelines.errors import StoreError, UnanswerableFilterError
 from vectorize_pipelines.stores.base import Collection, VectorStore, Written, physical_name
 from vectorize_pipelines.stores.contents import check_model, checked_query, checked_records, result_schema
 from vectorize_pipelines.stores.filters.expressions import Filter
-from vectorize_pipelines.stores.filters.metadata_terms import text_of
+from vectorize_pipelines.stores.filters.metadata_terms import number_term, text_of
 from vectorize_pipelines.stores.filters.operands import METADATA
 from vectorize_pipelines.stores.servers import pauses, retry
 from vectorize_pipelines.stores.weaviate.catalogue import Catalogue
@@ -67,7 +67,13 @@ from vectorize_pipelines.stores.weaviate.rows import (
     result_table,
     scored,
 )
-from vectorize_pipelines.stores.weaviate.texts import collection_name, property_name, read, written_column
+from vectorize_pipelines.stores.weaviate.texts import (
+    collection_name,
+    number_property,
+    property_name,
+    read,
+    written_column,
+)
 from vectorize_pipelines.stores.weaviate.writing import insert, reinsert, remove, stored
 
 if TYPE_CHECKING:
@@ -421,9 +427,16 @@ class WeaviateStore(VectorStore):
         room = max(0, self._own.metadata_names - len(found.metadata_properties))
         made = missing[:room]
         beyond = [UNINDEXED] if len(missing) > room and UNINDEXED not in found.properties else []
-        add_metadata_properties(self._client, found.native, made + beyond)
         there = found.properties | set(made)
-        return {name: one for name, one in held.items() if one in there}
+        indexed = {name: one for name, one in held.items() if one in there}
+        numbers = {
+            number_property(name)
+            for own in entries
+            for name, value in own.items()
+            if name in indexed and number_term(value) is not None
+        }
+        add_metadata_properties(self._client, found.native, made + beyond + sorted(numbers - found.properties))
+        return indexed
 
     # ---- calls
 

@@ -104,8 +104,17 @@ def own_name(weaviate_name: str) -> str | None:
 
 def property_name(metadata_name: str) -> str:
     """Return the property that holds the terms of one name of metadata: `year` -> `metadata_year`."""
+    return f"metadata_{_escaped(metadata_name)}"
+
+
+def number_property(metadata_name: str) -> str:
+    """Return the property for the numbers that texts of one name of metadata are written as: `numbers_price`."""
+    return f"numbers_{_escaped(metadata_name)}"
+
+
+def _escaped(metadata_name: str) -> str:
     escaped = re.sub("[^a-z0-9]", lambda match: "__" if match[0] == "_" else f"_x{ord(match[0]):x}_", metadata_name)
     if len(escaped) > _LONGEST_PROPERTY:
         # JSON may hold half of a surrogate pair.
         escaped = f"_h{hashlib.blake2b(metadata_name.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
-    return f"metadata_{escaped}"
+    return escaped

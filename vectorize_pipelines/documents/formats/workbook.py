@@ -1,0 +1,414 @@
+"""Workbooks of spreadsheets: .xlsx and its kin, .xls, .ods. Each row of each sheet is an item.
+
+A sheet that has the columns of `documents.text_columns` is a table as a CSV file is. Of any other the whole row is
+embedded, a line a cell, `Header: value`, where it has a header, else as cells divided by ` | `.
+"""
+
+import re
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from io import BytesIO
+from math import isfinite
+from typing import Any, TypeAlias
+
+from vectorize_pipelines.core.items import JsonValue
+from vectorize_pipelines.core.notices import Notice, assumed, omitted
+from vectorize_pipelines.documents.context import ParseContext
+from vectorize_pipelines.documents.errors import (
+    EmptyDocumentError,
+    EncryptedDocumentError,
+    damage_reported,
+)
+from vectorize_pipelines.documents.formats.ole_sectors import check_chains
+from vectorize_pipelines.documents.formats.table import (
+    TableBuilder,
+    check_rows,
+    column_names,
+    is_kept,
+    listed,
+    unpacks_too_large,
+)
+from vectorize_pipelines.documents.formats.values import clean_text, one_line
+from vectorize_pipelines.documents.formats.workbook_numbers import padded_numbers
+from vectorize_pipelines.documents.types import ParsedDocument
+from vectorize_pipelines.settings import DocumentSettings
+
+CELL_SEPARATOR = " | "
+#: In so many rows that have something in them the header is looked for.
+HEADER_WITHIN = 20
+#: What metadata call a row's sheet: the first of these that no column of it is called.
+SHEET_NAME = ("sheet", "sheet_name", "table_sheet_name")
+
+READ_BYTES = 1 << 20
+ENCRYPTED_FLAG = 0x1
+#: Numbers in a header are names where they are years.
+YEARS = range(1900, 2101)
+#: What spreadsheet programs keep and show of a number.
+SIGNIFICANT_DIGITS = 15
+
+#: First and last row, first and last column, from 0.
+Merged: TypeAlias = tuple[int, int, int, int]
+Cells: TypeAlias = list[list[JsonValue]]
+
+_TABLE = "urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+_ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
+#: A cell with a formula and no value. One whose value is the empty text has the type "str".
+_UNCALCULATED = re.compile(
+    rb"<c\b([^>]*)>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v[^>]*>\s*</v>)?\s*</c>",
+)
+_SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml", re.IGNORECASE)
+_DRAWING_PART = re.compile(r"xl/drawings/[^/]+\.xml", re.IGNORECASE)
+_COMMENTS_PART = re.compile(r"xl/(?:comments/)?comments?\d*\.xml|xl/threadedComments/[^/]+\.xml", re.IGNORECASE)
+
+
+def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
+    """Read a workbook of Excel since 2007, its templates and the binary kind included. Raises `ItemError`s."""
+    with _archive(content, "an Excel workbook", context.settings) as archive:
+        notices = _left_out_of_xlsx(archive)
+        padded = padded_numbers(archive)
+    return _parse(content, "xlsx", _Known(padded=padded), notices, context)
+
+
+def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
+    """Read a workbook of Excel before 2007. Raises `ItemError`s."""
+    check_chains(content)
+    return _parse(content, "xls", _Known(), [], context)
+
+
+def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
+    """Read an OpenDocument spreadsheet. Raises `ItemError`s."""
+    with _archive(content, "an OpenDocument spreadsheet", context.settings) as archive:
+        contents = _ods_contents(archive)
+    return _parse(content, "ods", _Known(merged=contents.merged), _left_out("comments", contents.comments), context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of a workbook's sheets, by name, beside what the library says.
+
+    merged  the merged ranges, where it does not say them
+    padded  (row, column) -> a number as it is shown, with zeros before it
+    """
+
+    merged: Mapping[str, Sequence[Merged]] = field(default_factory=dict)
+    padded: Mapping[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
+
+
+def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext) -> ParsedDocument:
+    import python_calamine
+
+    builder = TableBuilder(parser, "row", context)
+    hidden: list[str] = []
+    rows = 0
+    with damage_reported("a workbook"), _panic_reported():
+        try:
+            workbook = python_calamine.CalamineWorkbook.from_filelike(BytesIO(content))
+        except python_calamine.PasswordError as error:
+            raise EncryptedDocumentError("is encrypted; remove the password, or exclude the file") from error
+        for sheet in workbook.sheets_metadata:
+            if sheet.typ != python_calamine.SheetTypeEnum.WorkSheet:
+                continue
+            if sheet.visible != python_calamine.SheetVisibleEnum.Visible:
+                hidden.append(sheet.name)
+                continue
+            found = _sheet(workbook.get_sheet_by_name(sheet.name), known)
+            rows += found.filled_rows
+            check_rows(rows, context.settings)
+            builder.part = f"sheet {sheet.name!r}"
+            found.add_to(builder)
+    if hidden:
+        what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
+        notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
+    if builder.is_empty:
+        raise EmptyDocumentError("has no sheet with text in it" + (" that is not hidden" if hidden else ""))
+    return builder.build(notices)
+
+
+def _sheet(found: Any, known: _Known) -> "_Sheet":
+    """Return a sheet of the library's with what else is known of it."""
+    ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
+    cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
+    for (row, column), shown in known.padded.get(found.name, {}).items():
+        if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
+            cells[row][column] = shown
+    return _Sheet(clean_text(found.name), cells, ranges or known.merged.get(found.name, ()))
+
+
+@contextmanager
+def _panic_reported() -> Iterator[None]:
+    """Turn a panic of the library, which is written in Rust, into an exception: as it comes it ends the process."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"the library that reads it gave up: {error}") from error
+
+
+# ---- a sheet
+
+
+class _Sheet:
+    """The cells of a sheet, where merged ones all have the value that is shown in their place."""
+
+    def __init__(self, name: str, cells: Cells, merged: Sequence[Merged]):
+        self._name = name
+        self._cells = cells
+        #: (row, column) -> where the range begins that a cell is merged into.
+        self._begins: dict[tuple[int, int], tuple[int, int]] = {}
+        width = max(map(len, cells), default=0)
+        room = len(cells) * width  # ranges do not overlap, whatever a file says
+        for first_row, last_row, first_column, last_column in merged:
+            for row in range(first_row, min(last_row + 1, len(cells))):
+                for column in range(first_column, min(last_column + 1, len(cells[row]))):
+                    room -= 1
+                    if room < 0:
+                        return
+                    self._begins[row, column] = first_row, first_column
+                    cells[row][column] = cells[first_row][first_column]
+
+    @property
+    def filled_rows(self) -> int:
+        """How many rows have something in them."""
+        return sum(any(map(_is_filled, row)) for row in self._cells)
+
+    def add_to(self, builder: TableBuilder) -> None:
+        """Add each row that has something in it."""
+        settings = builder.context.settings
+        used = [row for row, cells in enumerate(self._cells) if any(_is_filled(cell) for cell in cells)]
+        header = self._text_header(used, settings)
+        whole_rows = header is None
+        header = self._header(used) if header is None else header
+        names = [] if header is None else header.names
+        sheet = next((name for name in SHEET_NAME if name not in names), None)
+        of_sheet: dict[str, JsonValue] = {sheet: self._name} if sheet else {}
+        for row in used:
+            if header is not None and row in header.rows:
+                continue
+            below = header is not None and row > header.rows.start
+            cells = self._cells[row]
+            record = {name: cell for name, cell in zip(names, cells, strict=False) if _is_filled(cell)} if below else {}
+            kept = of_sheet | {name: cell for name, cell in record.items() if is_kept(name, settings)}
+            if below and not whole_rows:
+                texts = {name: cell for name, cell in record.items() if name in settings.text_columns}
+                builder.add(row + 1, row + 1, kept | {name: _shown(cell) for name, cell in texts.items()})
+            elif below and header is not None:
+                lines = [f"{label}{_shown(record[name])}" for name, label in header.labels.items() if name in record]
+                builder.add_text(row + 1, row + 1, "\n".join(lines), kept)
+            else:
+                builder.add_text(row + 1, row + 1, CELL_SEPARATOR.join(self._cells_shown(row)), kept)
+
+    def _cells_shown(self, row: int) -> list[str]:
+        """Return what a reader sees in a row, of merged cells once."""
+        shown: list[str] = []
+        last = None
+        for column, cell in enumerate(self._cells[row]):
+            begins = self._begins.get((row, column))
+            if _is_filled(cell) and (begins is None or begins != last):
+                shown.append(one_line(_shown(cell)))
+            last = begins
+        return shown
+
+    def _text_header(self, used: Sequence[int], settings: DocumentSettings) -> "_Header | None":
+        """Return the header that has the columns to embed; None where none has."""
+        for row in used[:HEADER_WITHIN]:
+            names = column_names([_shown(cell) for cell in self._cells[row]])
+            if set(settings.text_columns) <= set(names):
+                return _Header(range(row, row + 1), names, {})
+        return None
+
+    def _header(self, used: Sequence[int]) -> "_Header | None":
+        """Return the header of a sheet that has other columns; None where it seems to have none, as a form."""
+        row = next((row for row in used[:HEADER_WITHIN] if len(self._cells_shown(row)) > 1), None)
+        if row is None or not self._is_header(row, [each for each in used if each > row]):
+            return None
+        given = [one_line(_shown(cell)) for cell in self._cells[row]]
+        last = row
+        if self._has_second_row(row):
+            last = row + 1
+            second = [one_line(_shown(cell)) for cell in self._cells[last]]
+            given = [
+                f"{above} {below}" if below and below != above else above
+                for above, below in zip(given, second, strict=True)
+            ]
+        names = column_names(given)
+        labels = {name: f"{label}: " if label else "" for name, label in zip(names, given, strict=True)}
+        return _Header(range(row, last + 1), names, labels)
+
+    def _is_header(self, row: int, below: Sequence[int]) -> bool:
+        """Return whether a row names the columns below it: by texts, over as much as the rows have, or over figures."""
+        columns = [column for column, cell in enumerate(self._cells[row]) if _is_filled(cell)]
+        names = [self._cells[row][column] for column in columns]
+        if not below or not all(isinstance(name, str) or (type(name) is int and name in YEARS) for name in names):
+            return False
+        if not isinstance(names[0], str):
+            return False
+        under = [[cell for each in below if _is_filled(cell := self._cells[each][column])] for column in columns]
+        if any(cells and not any(isinstance(cell, str) for cell in cells) for cells in under):
+            return True
+        used = {column for each in below for column, cell in enumerate(self._cells[each]) if _is_filled(cell)}
+        return len(names) > 2 and 2 * len(names) >= len(used)
+
+    def _has_second_row(self, row: int) -> bool:
+        """Return whether a name stands above several columns that have names of their own in the next row."""
+        spans = any(
+            begins == (row, column - 1) or begins[1] < column
+            for column in range(len(self._cells[row]))
+            if (begins := self._begins.get((row, column))) is not None
+        )
+        following = self._cells[row + 1] if row + 1 < len(self._cells) else []
+        filled = [cell for cell in following if _is_filled(cell)]
+        return spans and len(filled) > 1 and all(isinstance(cell, str) for cell in filled)
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The names of a sheet's columns.
+
+    rows    where they stand
+    names   one a column, no two alike
+    labels  name -> what stands before a value in the text
+    """
+
+    rows: range
+    names: list[str]
+    labels: Mapping[str, str]
+
+
+def _is_filled(cell: JsonValue) -> bool:
+    return cell is not None and cell != ""
+
+
+def _cell(value: Any) -> JsonValue:
+    """Return the value of a cell as JSON: dates in ISO 8601, numbers as they are shown, None where there is nothing."""
+    if isinstance(value, str):
+        return clean_text(value) if value.strip() else None
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, datetime):
+        return value.date().isoformat() if value.time() == time() else value.isoformat()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return _duration(value)
+    return clean_text(str(value))
+
+
+def _number(value: float) -> JsonValue:
+    if not isfinite(value):
+        return None
+    shown = float(f"{value:.{SIGNIFICANT_DIGITS}g}")
+    return int(shown) if shown.is_integer() and abs(shown) < 10**SIGNIFICANT_DIGITS else shown
+
+
+def _duration(value: timedelta) -> str:
+    """Return hours, minutes and seconds: 26:05:00."""
+    seconds = round(abs(value).total_seconds())
+    sign = "-" if value < timedelta() else ""
+    return f"{sign}{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _shown(cell: JsonValue) -> str:
+    if isinstance(cell, bool):
+        return str(cell).upper()
+    return "" if cell is None else str(cell)
+
+
+# ---- what else is in the file
+
+
+@contextmanager
+def _archive(content: bytes, kind: str, settings: DocumentSettings) -> Iterator[zipfile.ZipFile]:
+    """Open the archive that a workbook is, once it is known to unpack to no more than may be.
+
+    Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
+    """
+    with damage_reported(kind), zipfile.ZipFile(BytesIO(content)) as archive:
+        members = archive.infolist()
+        if any(member.flag_bits & ENCRYPTED_FLAG for member in members):
+            raise EncryptedDocumentError("is an encrypted archive; remove the password, or exclude the file")
+        actual = 0
+        if sum(member.file_size for member in members) > settings.max_decompressed_bytes:
+            raise unpacks_too_large(settings)
+        for member in members:
+            with archive.open(member) as stream:
+                while block := stream.read(READ_BYTES):
+                    actual += len(block)
+                    if actual > settings.max_decompressed_bytes:
+                        raise unpacks_too_large(settings)
+        yield archive
+
+
+def _left_out_of_xlsx(archive: zipfile.ZipFile) -> list[Notice]:
+    """Return notices of what a reader sees in a workbook and is not in its cells."""
+    uncalculated = comments = drawings = 0
+    for name in archive.namelist():
+        if _SHEET_PART.fullmatch(name):
+            found = _UNCALCULATED.finditer(archive.read(name))
+            uncalculated += sum(b't="str"' not in match[1] for match in found)
+        elif _COMMENTS_PART.fullmatch(name):
+            comments += len(re.findall(rb"<(?:\w+:)?(?:comment|threadedComment)\b", archive.read(name)))
+        elif _DRAWING_PART.fullmatch(name):
+            drawings += len(re.findall(rb"<xdr:txBody\b", archive.read(name)))
+    notices = _left_out("comments", comments) + _left_out("text boxes", drawings)
+    if uncalculated:
+        what = f"left out cells whose formulas have no value stored ({uncalculated:,})"
+        notices.append(omitted(what, "open it in a spreadsheet program, which calculates them, and save it again"))
+    return notices
+
+
+def _left_out(what: str, number: int) -> list[Notice]:
+    if not number:
+        return []
+    return [omitted(f"left out its {what} ({number:,})", "copy what is wanted of them into cells")]
+
+
+class _OdsContents:
+    """What an OpenDocument spreadsheet says of its cells and the library does not tell. Made by `_ods_contents`.
+
+    merged    name of a sheet -> its merged ranges
+    comments  how many there are
+    """
+
+    def __init__(self) -> None:
+        self.merged: dict[str, list[Merged]] = {}
+        self.comments = 0
+        self._ranges: list[Merged] = []
+        self._row = self._column = self._next_row = 0
+
+    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
+        """Take the start of an element, as expat calls it."""
+        if tag == f"{_TABLE}table":
+            self._ranges = self.merged.setdefault(attributes.get(f"{_TABLE}name", ""), [])
+            self._next_row = 0
+        elif tag == f"{_TABLE}table-row":
+            self._row, self._column = self._next_row, 0
+            self._next_row += _count(attributes.get(f"{_TABLE}number-rows-repeated"))
+        elif tag in (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
+            rows = _count(attributes.get(f"{_TABLE}number-rows-spanned"))
+            columns = _count(attributes.get(f"{_TABLE}number-columns-spanned"))
+            if rows > 1 or columns > 1:
+                self._ranges.append((self._row, self._row + rows - 1, self._column, self._column + columns - 1))
+            self._column += _count(attributes.get(f"{_TABLE}number-columns-repeated"))
+        elif tag == _ANNOTATION:
+            self.comments += 1
+
+
+def _ods_contents(archive: zipfile.ZipFile) -> _OdsContents:
+    from xml.parsers.expat import ParserCreate
+
+    contents = _OdsContents()
+    parser = ParserCreate(namespace_separator="}")
+    parser.StartElementHandler = contents.start
+    with archive.open("content.xml") as stream:
+        parser.ParseFile(stream)
+    return contents
+
+
+def _count(value: str | None) -> int:
+    return min(int(value), 1 << 20) if value and len(value) < 10 and value.isascii() and value.isdecimal() else 1
