@@ -8,7 +8,7 @@ from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import EmptyDocumentError, TooLargeError, TooManyChunksError
 from vectorize_pipelines.documents.formats.language import language_of
-from vectorize_pipelines.documents.formats.values import check_metadata, short_label
+from vectorize_pipelines.documents.formats.values import check_metadata, is_blank, short_label
 from vectorize_pipelines.documents.recognition import Format, actual_format, declared_format
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
@@ -37,7 +37,7 @@ def parse(content: bytes, name: str, settings: DocumentSettings, media_type: str
     if not content.strip():
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     document = _parser_of(actual_format(content, declared))(content, ParseContext(settings, name, media_type))
-    if not document.text.strip():
+    if is_blank(document.text):
         raise EmptyDocumentError("has no text that a reader would see")
     if len(document.sections) > settings.max_chunks:
         raise too_many_chunks(settings)

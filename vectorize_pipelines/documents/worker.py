@@ -20,14 +20,16 @@ from vectorize_pipelines.settings import DocumentSettings
 
 #: What parsers import when they first need it.
 LIBRARIES = (
-    "charset_normalizer",
+    "chardet",
     "docx",
     "fasttext",
     "pandas",
+    "pathspec",
     "pyarrow",
     "pypdf",
     "pypdfium2",
     "selectolax",
+    "webencodings",
     "yaml",
 )
 

@@ -1,14 +1,15 @@
 """Settings of what is embedded: the folders, the documents and images in them, and what requests point at."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from vectorize_pipelines.core.encodings import REPLACEMENT, encoding_name
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.core.installation import checkout
 from vectorize_pipelines.core.items import MetadataLimits
-from vectorize_pipelines.settings.base import COLLECTION_NAME, Names, Section
+from vectorize_pipelines.settings.base import COLLECTION_NAME, Names, Section, read_json
 
 _FOLLOW_LINKS = "links that lead out of the folder are followed; false: they are listed as failures, and not read"
 
@@ -49,6 +50,15 @@ class GallerySettings(Section):
     files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 
+def _known_encodings(encodings: dict[str, str]) -> dict[str, str]:
+    for pattern, label in encodings.items():
+        if encoding_name(label) in (None, REPLACEMENT):
+            raise ValueError(f"{label!r} for {pattern!r} is no encoding; take a label of the encoding standard")
+        if pattern.startswith("!"):
+            raise ValueError(f"{pattern!r} would take something out; name what has an encoding, the last pattern wins")
+    return encodings
+
+
 class DocumentSettings(Section):
     """Reading and cutting documents; the limits are per file."""
 
@@ -63,6 +73,12 @@ class DocumentSettings(Section):
         64 * 2**10, ge=1, description="a document, or a row of a table, with more metadata (as JSON) is refused"
     )
     max_metadata_values: int = Field(1000, ge=1, description="the same, by values; those within others count too")
+    encodings: Annotated[dict[str, str], BeforeValidator(read_json), AfterValidator(_known_encodings)] = Field(
+        {},
+        description="the encoding of text, HTML and tables in text by path: patterns as in .gitignore, labels as on the "
+        "Web or in Python, as JSON; the last that matches counts, before whatever a file declares; for the others it is "
+        "read or detected",
+    )
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")

@@ -3,6 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO, StringIO
 from typing import Any
 
@@ -33,14 +34,16 @@ NO_VALUE = ("", "nan", "NaN", "null", "NULL")
 
 def parse_csv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse comma-separated values, or those separated by whichever of `;`, tab and `|` the first line has most of."""
-    text = decode(content)
+    text, notices = decode(content, context)
     header = text.partition("\n")[0]
-    return _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", context.settings)
+    document = _delimited(text, max(CSV_DELIMITERS, key=header.count), "csv", context.settings)
+    return replace(document, notices=notices)
 
 
 def parse_tsv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse tab-separated values."""
-    return _delimited(decode(content), "\t", "tsv", context.settings)
+    text, notices = decode(content, context)
+    return replace(_delimited(text, "\t", "tsv", context.settings), notices=notices)
 
 
 def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSettings) -> ParsedDocument:
@@ -73,13 +76,14 @@ def _delimited(text: str, delimiter: str, parser: str, settings: DocumentSetting
 def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse an object a line. Through the json module: pandas turns the text "007" into a number."""
     settings = context.settings
-    records = list(_json_objects(decode(content), settings))
+    text, notices = decode(content, context)
+    records = list(_json_objects(text, settings))
     found = list(dict.fromkeys(name for record in records for name in record))
     kept = frozenset(_columns_to_read(found, settings))
     # Of each row its own fields: every row may have others.
     texts = dict.fromkeys(settings.text_columns)
     rows = ({**texts, **{name: record[name] for name in record if name in kept}} for record in records)
-    return _document(rows, "json-lines", settings)
+    return replace(_document(rows, "json-lines", settings), notices=notices)
 
 
 def _json_objects(text: str, settings: DocumentSettings) -> Iterator[Record]:

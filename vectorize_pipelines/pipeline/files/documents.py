@@ -4,6 +4,7 @@
 `corpus_embeddings`, the sensor for new files and `vectorize doctor`.
 """
 
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -169,4 +170,6 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    return f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    reading = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
+    # What is not set is not named: so files that were read before it could be are not read again.
+    return f"{reading} encodings={json.dumps(settings.encodings)}" if settings.encodings else reading
