@@ -95,7 +95,9 @@ def main() -> None:
         begin = time.perf_counter()
         results[name] = measure(detector, measured)
         each = 1000 * (time.perf_counter() - begin) / len(measured)
-        print(f"| {name} | " + " | ".join(percent(results[name]["", length]) for length in LENGTHS) + f" | {each:.1f} |")
+        print(
+            f"| {name} | " + " | ".join(percent(results[name]["", length]) for length in LENGTHS) + f" | {each:.1f} |"
+        )
     print("\n| encoding | " + " | ".join(f"{length:,} characters" for length in LENGTHS) + " |")
     print("|---|" + "---|" * len(LENGTHS))
     ours_by = results["this project"]

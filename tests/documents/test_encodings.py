@@ -29,7 +29,9 @@ def read(content: bytes, name: str = "a.html", media_type: str | None = None, **
 
 
 def page(label: str, text: str, encoding: str) -> bytes:
-    return f'<html><head><meta charset="{label}"></head><body><p>'.encode() + text.encode(encoding) + b"</p></body></html>"
+    return (
+        f'<html><head><meta charset="{label}"></head><body><p>'.encode() + text.encode(encoding) + b"</p></body></html>"
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def page(label: str, text: str, encoding: str) -> bytes:
         ("xml-decl", TURKISH),
         ("labels/iso-8859-9", "“Şehir” dün akşam çok soğuktu – ığdır’a kar yağdı…"),
         ("labels/koi8", "Маяк на северном мысу виден за двадцать миль в ясную погоду."),
-        ("labels/ksc5601", "똠방각하는 오늘 아침 서펑을 마셨다."),
+        ("labels/ksc5601", "똠방각하는 오늘 아침 펲시를 마셨다."),
         ("labels/shift-jis", "①番線から東京行きの電車が出ます。髙橋さんも乗ります。"),
         ("labels/windows-874", "“เรือ” ออกจากท่าเวลาเช้า…"),
         ("labels/x-sjis", "①番線から東京行きの電車が出ます。髙橋さんも乗ります。"),

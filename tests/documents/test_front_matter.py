@@ -42,13 +42,17 @@ def test_a_field_of_several_lines_that_does_not_parse_is_left_out_and_said() -> 
 def test_scalars_are_as_written() -> None:
     fields = {"country": "NO", "zip": "02134", "time": "22:30", "version": "1.10", "on": "yes", "day": "2024-03-01",
               "hex": "0x1F", "quoted": "007", "year": "2024"}  # fmt: skip
-    source = "\n".join(f'{name}: "{value}"' if name == "quoted" else f"{name}: {value}" for name, value in fields.items())
+    source = "\n".join(
+        f'{name}: "{value}"' if name == "quoted" else f"{name}: {value}" for name, value in fields.items()
+    )
     metadata = markdown(f"---\n{source}\n---\nbody").metadata
     assert {name: metadata[name] for name in fields} == fields
 
 
 def test_toml_has_the_types_it_gives() -> None:
-    document = markdown('+++\ntitle = "Log: two"\nweight = 10\ndraft = true\ndate = 2024-03-01\n[extra]\na = "b"\n+++\n# X\n')
+    document = markdown(
+        '+++\ntitle = "Log: two"\nweight = 10\ndraft = true\ndate = 2024-03-01\n[extra]\na = "b"\n+++\n# X\n'
+    )
     assert document.text == "# X\n"
     assert document.metadata == {
         "title": "Log: two", "weight": 10, "draft": True, "date": "2024-03-01", "created": "2024-03-01",
@@ -90,7 +94,9 @@ def test_comments_are_no_headings() -> None:
 
 
 @hypothesis_settings(max_examples=60)
-@given(st.lists(st.sampled_from(["<!--", "-->", "`", "``", "```", "\n", "    ", "a", "<!-->", "# h", ">"]), max_size=40))
+@given(
+    st.lists(st.sampled_from(["<!--", "-->", "`", "``", "```", "\n", "    ", "a", "<!-->", "# h", ">"]), max_size=40)
+)
 def test_removing_comments_ends_and_only_removes(pieces: list[str]) -> None:
     text = "".join(pieces)
     kept = iter(text)

@@ -87,7 +87,10 @@ def test_what_a_reader_can_open_or_only_screen_readers_skip_is_kept() -> None:
 @pytest.mark.parametrize(
     ("source", "text"),
     [
-        ("<math><semantics><mfrac><mi>a</mi> <mi>b</mi></mfrac><annotation>\\frac{a}{b}</annotation></semantics></math>", "a/b"),
+        (
+            "<math><semantics><mfrac><mi>a</mi> <mi>b</mi></mfrac><annotation>\\frac{a}{b}</annotation></semantics></math>",
+            "a/b",
+        ),
         ("<span><span><math><mi>x</mi></math></span><span aria-hidden=true>x</span></span>", "x"),
         ("<span style='display:none'><math><mi>y</mi></math></span><img alt=y>", "y"),
         ("<script type='math/tex'>z^2</script>", "z^2"),

@@ -40,6 +40,36 @@ _JIS_AS_WINDOWS = {
     "\u2016": "\u2225", "\u2212": "\uff0d", "\u301c": "\uff5e", "\xa2": "\uffe0", "\xa3": "\uffe1", "\xac": "\uffe2",
 }  # fmt: skip
 
+#: Characters that Python's codecs have where the standard has others.
+_OTHERS = {
+    "big5": {
+        "\u2022": "\u2027", "\uff64": "\ufe51", "\u203e": "\xaf", "\u223c": "\uff5e", "\u2641": "\u2295",
+        "\u2609": "\u2299", "\xa5": "\uffe5", "\xa2": "\uffe0", "\xa3": "\uffe1",
+    },
+    "euc-jp": _JIS_AS_WINDOWS,
+    "iso-2022-jp": _JIS_AS_WINDOWS,
+    # Since 2022; before they were in the area for private use.
+    "gb18030": dict(zip(
+        "\ue5e5\ue78d\ue78e\ue78f\ue790\ue791\ue792\ue793\ue794\ue795\ue796\ue7c7\ue81e\ue826\ue82b\ue82c\ue832"
+        "\ue843\ue854\ue864",
+        "\u3000\ufe10\ufe12\ufe11\ufe13\ufe14\ufe15\ufe16\ufe17\ufe18\ufe19\u1e3f\u9fb4\u9fb5\u9fb6\u9fb7\u9fb8"
+        "\u9fb9\u9fba\u9fbb",
+        strict=True,
+    )),
+}  # fmt: skip
+_OTHERS["gbk"] = _OTHERS["gb18030"]
+
+#: Of Big5 with the supplement of Hong Kong, what Python's codec lacks: the first pair of bytes, and its characters.
+_BIG5 = (
+    "877a㡵𡵓𣚞𦀡㻬 87a1𥣞㫵竼龗𤅡𨤍𣇪𠪊𣉞䌊蒄龖鐯䤰蘓墖靊鈘秐稲晠権袝瑌篅枂稬剏遆㓦珄𥶹瓆鿇垳䤯呌䄱𣚎堘穲𧭥讏䚮𦺈䆁𥶙箮𢒼鿈𢓁𢓉𢓌鿉蔄𣖻䂴鿊䓡𪷿拁灮鿋 8e69箸 8e6f簆 8e7e糎 "
+    "8eab緒 8eb4縝 8ecd者 8ed0耨 8f57菁 8f69蒨 8f6e萏 8fcb覦覩 8ffe起 906d都 907a銹 90dc靜 90f1響 91bf鼖 9244蔃 92af兙兛兝兞 "
+    "92c8鍮 92d1瑹 9447浧 94ca禛 95d9邗 9644靝 96ed瀞 96fc嬨 9b76爁 9b78矗 9b7b纇 9bc6駖 9bde釔 9bec惞 9bf6澶 9c42輶 "
+    "9c53侻 9c62營 9c68鄄 9c6b鷰 9c77菏 9cbc尐秣 9cd0婧 9d57輋 9d5a筑 9dc4拐 9ea9恢 9eef痹 9efd汊 9f60鬮 9f66鼗 9fcb僭 "
+    "9fd8弌 a063蠏 a077拎 a0d5瑨 a0df煢 a0e4牐 a3c0␀␁␂␃␄␅␆␇␈␉␊␋␌␍␎␏␐␑␒␓␔␕␖␗␘␙␚␛␜␝␞␟␡€ c6cf廴 c6d3无 c6d5癶 c6d7隶 "
+    "c6de〃仝 fa5f倩 fa66偽 fabd包 fac5卄 fad5卿 fb48嘅 fbb8婷 fbf3幵 fbf9廐 fc4f彘 fc6c悤 fcb9撐 fce2晴 fcf1杞 fdb7沜渝 "
+    "fdbb港 fdf1煮 fe52猪 fe6f瑜 feaa瓩 fedd砉"
+)
+
 #: Codecs of Python that are not encodings of files.
 _NOT_OF_FILES = frozenset(("idna", "mbcs", "oem", "punycode", "raw-unicode-escape", "undefined", "unicode-escape"))
 
@@ -81,16 +111,12 @@ def decode_as(content: bytes, encoding: str, errors: Errors = "strict") -> str:
     if encoding in _MULTI_BYTE:
         handler = _REPLACING if errors == "replace" else _STRICT
         text = content.decode(_CODECS.get(encoding, encoding), handler)
-        return _as_windows(text) if encoding in ("euc-jp", "iso-2022-jp") else text
+        for found, standard in _OTHERS.get(encoding, {}).items():
+            text = text.replace(found, standard)
+        return text
     if standard_name(encoding) == encoding:
         return codecs.charmap_decode(content, errors, _table(encoding))[0]
     return content.decode(encoding, errors)
-
-
-def _as_windows(text: str) -> str:
-    for found, standard in _JIS_AS_WINDOWS.items():
-        text = text.replace(found, standard)
-    return text
 
 
 @lru_cache(maxsize=64)
@@ -135,10 +161,19 @@ def _in_the_standard(error: UnicodeError) -> tuple[str, int] | None:
         return "\u20ac", error.start + 1
     if error.encoding == "cp932" and lead == 0x80:
         return "\x80", error.start + 1
-    if error.encoding in ("euc_jp", "iso2022_jp_ext") and len(pair) == 2:
+    character = None
+    if error.encoding == "big5hkscs":
+        character = _big5().get(pair)
+    elif len(pair) == 2 and (error.encoding == "iso2022_jp_ext" or (error.encoding == "euc_jp" and min(pair) > 0xA0)):
         character = _nec_or_ibm(pair)
-        return None if character is None else (character, error.start + 2)
-    return None
+    return None if character is None else (character, error.start + 2)
+
+
+@lru_cache(maxsize=1)
+def _big5() -> dict[bytes, str]:
+    """Return what `_BIG5` says, by the pair of bytes."""
+    runs = ((int(run[:4], 16), run[4:]) for run in _BIG5.split())
+    return {(first + index).to_bytes(2, "big"): character for first, run in runs for index, character in enumerate(run)}
 
 
 def _nec_or_ibm(pair: bytes) -> str | None:

@@ -11,9 +11,11 @@ from typing import NamedTuple
 
 from vectorize_pipelines.core.encodings import decode_as
 
-#: What text without a mark is found in: chardet's name, the name to decode with, and how usual it is. Those of DOS and
-#: Apple have to fit better than those of Windows and of Unix.
-_USUAL, _RARER, _RARE = 1.0, 0.95, 0.85
+#: What text without a mark is found in: chardet's name, the name to decode with, and how usual it is, which decides
+#: between those that fit alike.
+_USUAL, _RARER, _RARE = 1.0, 0.999, 0.998
+#: What chardet answers where nothing fits; not a candidate, since text in ASCII is not asked for.
+NO_MATCH = "ascii"
 CANDIDATES = {
     "big5hkscs": ("big5", _USUAL),
     "cp932": ("shift_jis", _USUAL),
@@ -57,8 +59,8 @@ CAPITALS_SHARE, CAPITALS_FACTOR = 0.6, 0.9
 MIN_SCORE = 0.03
 MIN_LEAD = 0.3
 MIN_LEAD_IN_CAPITALS = 1.5
-#: With so many bytes beyond ASCII any lead was enough.
-TELLING_BYTES = 10
+#: With so many bytes beyond ASCII nearly any lead was enough.
+TELLING_BYTES, MIN_LEAD_OF_MANY = 10, 0.02
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NO_TEXT = re.compile(r"[\x80-\x9f\ufffd\ue000-\uf8ff]")
@@ -66,6 +68,10 @@ _NO_TEXT = re.compile(r"[\x80-\x9f\ufffd\ue000-\uf8ff]")
 _SYMBOL_IN_WORD = re.compile(
     r"(?<=[^\W\d_])[^\w\s\x00-\x7f\xad\xb7\u0300-\u036f\u0591-\u05c7\u060c\u061b\u061f\u064b-\u0655\u0e31\u0e34-\u0e3a"
     r"\u0e47-\u0e4e\u2010-\u201f\u2026\u3000-\u303f\uff00-\uffef](?=[^\W\d_])"
+)
+#: Nor does a word in small letters begin with one.
+_SYMBOL_BEFORE_WORD = re.compile(
+    r"(?<!\S)[\u2013\u2014\u201a\u2020\u2021\u2030\u20ac\u2122\xa7\xa9\xae\xb0\xb6]([^\W\d_])"
 )
 _SCRIPTS = (
     (0x0000, 0x0250, "Latin"), (0x1E00, 0x1F00, "Latin"), (0x0370, 0x0400, "Greek"), (0x1F00, 0x2000, "Greek"),
@@ -130,7 +136,7 @@ def _confidence(best: _Reading, lead: float, telling: int) -> float:
     if best.in_capitals:
         needed = MIN_LEAD_IN_CAPITALS
     else:
-        needed = 0.0 if telling >= TELLING_BYTES else MIN_LEAD
+        needed = MIN_LEAD_OF_MANY if telling >= TELLING_BYTES else MIN_LEAD
     if lead < needed:
         return 0.5 * lead / needed * 0.99
     return min(1.0, 0.5 + 0.5 * (lead - needed) / (4 * MIN_LEAD_IN_CAPITALS))
@@ -156,7 +162,13 @@ def _readings(sample: bytes) -> list[_Reading]:
 def _scores(sample: bytes, names: list[str]) -> dict[str, float]:
     import chardet
 
-    ranking = chardet.detect_all(sample, ignore_threshold=True, compat_names=False, include_encodings=names)
+    ranking = chardet.detect_all(
+        sample,
+        ignore_threshold=True,
+        compat_names=False,
+        include_encodings=[*names, NO_MATCH],
+        no_match_encoding=NO_MATCH,
+    )
     return {each["encoding"]: each["confidence"] for each in ranking if each["encoding"] in CANDIDATES}
 
 
@@ -203,7 +215,8 @@ def _anomalies(text: str) -> int:
         )
         if count >= MAX_ANOMALIES:
             return count
-    return count + len(_SYMBOL_IN_WORD.findall(text))
+    glued = sum(match[1].islower() for match in _SYMBOL_BEFORE_WORD.finditer(text))
+    return count + glued + len(_SYMBOL_IN_WORD.findall(text))
 
 
 def _script(character: str) -> str | None:

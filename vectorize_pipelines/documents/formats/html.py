@@ -44,7 +44,9 @@ PARTS_OF_FORMULAS = frozenset(("mi", "mn", "mo", "mrow", "msub", "msubsup", "msu
 SOFT_HYPHEN = "\xad"
 
 _CHARSET = re.compile(r"charset[\t\n\f\r ]*=[\t\n\f\r ]*(?:\"([^\"]*)\"|'([^']*)'|([^\t\n\f\r ;\"']+))", re.IGNORECASE)
-_XML_DECLARATION = re.compile(rb"<\?xml[\t\n\f\r ][^>]{0,900}?encoding[\x00-\x20]*=[\x00-\x20]*([\"'])([^\"'\x00-\x20>]+)\1")
+_XML_DECLARATION = re.compile(
+    rb"<\?xml[\t\n\f\r ][^>]{0,900}?encoding[\x00-\x20]*=[\x00-\x20]*([\"'])([^\"'\x00-\x20>]+)\1"
+)
 _CHARSET_BYTES = re.compile(rb"charset", re.IGNORECASE)
 
 Event = tuple[Literal["open", "close"], "LexborNode"]
@@ -183,6 +185,7 @@ class _Reader:
     separator: str = "\n\n"
     in_heading: bool = False
     preformatted: bool = False
+    in_formula: bool = False
     row: _Row | None = None
     #: By column of the table: the text of a cell that spans rows, and how many rows below it still spans.
     spanning: dict[int, tuple[list[str], int]] = field(default_factory=dict)
@@ -191,7 +194,7 @@ class _Reader:
         for event, node in events:
             tag = node.tag or ""
             if tag == "-text":
-                self.parts.append(_marked(node.text_content or "") if self.preformatted else node.text_content or "")
+                self._text(node.text_content or "")
             elif tag in HEADING_LEVELS:
                 self._flush(HEADING_LEVELS[tag] if event == "close" else None)
                 self.in_heading = event == "open"
@@ -205,9 +208,17 @@ class _Reader:
                 self.parts.append(_between_parts(node))
             if tag == "pre":
                 self.preformatted = event == "open"
+            elif tag == "math":
+                self.in_formula = event == "open"
             elif tag == "table":
                 self.spanning.clear()
         self._flush()
+
+    def _text(self, text: str) -> None:
+        if self.preformatted:
+            self.parts.append(_marked(text))
+        elif not self.in_formula or text.strip():  # between the parts of a formula is no space
+            self.parts.append(text)
 
     def _row(self, event: str, node: "LexborNode") -> None:
         self._end_block("tr")

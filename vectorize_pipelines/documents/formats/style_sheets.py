@@ -29,7 +29,8 @@ _STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 _BRACE = re.compile(r"([{}])")
 _HIDES = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)", re.IGNORECASE)
 _DECLARATION = re.compile(
-    r"(?:^|;)\s*+(display|visibility)\s*+:\s*+([a-z-]++)\s*+(?:[a-z-]++\s*+)?+(!\s*+important\s*+)?(?=;|$)", re.IGNORECASE
+    r"(?:^|;)\s*+(display|visibility)\s*+:\s*+([a-z-]++)\s*+(?:[a-z-]++\s*+)?+(!\s*+important\s*+)?(?=;|$)",
+    re.IGNORECASE,
 )
 _SIMPLE = re.compile(r"[\w*.#-]++(?:(?: ?[>+~] ?| )[\w*.#-]++)*+")
 #: Conditions that do not hold while somebody only reads, and what is no element of the page.

@@ -212,7 +212,11 @@ def _undeclared(content: bytes, context: ParseContext) -> Decoded | None:
             f"or state its encoding in {_setting(guess.encoding if guess else '…', context)}"
         )
     found = _in_encoding(content, Declaration(guess.encoding, "its letters"))
-    return None if found is None else Decoded(found.text, (*found.notices, _guessed(guess.encoding, guess.reason, context)))
+    return (
+        None
+        if found is None
+        else Decoded(found.text, (*found.notices, _guessed(guess.encoding, guess.reason, context)))
+    )
 
 
 def _with_escapes(content: bytes, context: ParseContext) -> Decoded | None:
