@@ -21,6 +21,10 @@ from vectorize_pipelines.settings import load_settings
 
 CASES = Path(__file__).parent / "cases"
 TURKISH = "Balıkçı sabah erkenden denize açıldı. Ağları boş çıktı, akşam iskeleye döndü."
+LABELS = {
+    "cp1252": "windows-1252", "cp1254": "windows-1254", "cp866": "ibm866", "iso2022_jp": "iso-2022-jp",
+    "mac_roman": "macintosh",
+}  # fmt: skip
 RUSSIAN = "Маяк на северном мысу виден за двадцать миль в ясную погоду."
 
 
@@ -198,16 +202,19 @@ def test_stated_encodings_come_from_a_variable_and_wrong_ones_are_refused() -> N
 def test_text_in_a_legacy_encoding_is_right_and_said_or_refused(file: str, encoding: str) -> None:
     content = (CASES / "text" / f"{file}.txt").read_bytes()
     text = content.decode(encoding)
-    try:
-        document = read(content, "notes/a.txt")
-    except UnknownEncodingError as error:
-        assert "VECTORIZE_DOCUMENTS__ENCODINGS" in str(error)
-    else:
-        assert document.text == text
-        assert document.notices[0].kind is NoticeKind.ASSUMED
-        assert "its encoding was taken for" in document.notices[0].what
-    label = {"iso2022_jp": "iso-2022-jp", "mac_roman": "macintosh"}.get(encoding, encoding)
+    label = LABELS[encoding]
+    document = read(content, "notes/a.txt")
+    assert document.text == text
+    assert document.notices[0].kind is NoticeKind.ASSUMED
+    assert f"its encoding was taken for {label}, by its" in document.notices[0].what
     assert read(content, "notes/a.txt", encodings={"a.txt": label}).text == text
+
+
+def test_text_whose_encoding_its_bytes_do_not_tell_is_refused_with_the_setting() -> None:
+    content = "東京都千代田区".encode("euc-jp")
+    with pytest.raises(UnknownEncodingError, match=r'VECTORIZE_DOCUMENTS__ENCODINGS=\{"\*.txt": "'):
+        read(content, "notes/a.txt")
+    assert read(content, "notes/a.txt", encodings={"*.txt": "x-euc-jp"}).text == "東京都千代田区"
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])

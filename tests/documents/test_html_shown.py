@@ -29,7 +29,8 @@ def test_formulas_are_kept() -> None:
 
 def test_the_rows_of_tables_are_lines() -> None:
     assert case("table-p.html").text == (
-        "Prices of the harbour office.\n\nBerth | Fee\nNorth pier | 40 crowns\nSouth pier | 65 crowns\n\nPaid in advance."
+        "Prices of the harbour office.\n\nBerth | Fee\nNorth pier | 40 crowns\nSouth pier | 65 crowns\n\n"
+        "Paid in advance."
     )
 
 
@@ -88,7 +89,8 @@ def test_what_a_reader_can_open_or_only_screen_readers_skip_is_kept() -> None:
     ("source", "text"),
     [
         (
-            "<math><semantics><mfrac><mi>a</mi> <mi>b</mi></mfrac><annotation>\\frac{a}{b}</annotation></semantics></math>",
+            "<math><semantics><mfrac><mi>a</mi> <mi>b</mi></mfrac>"
+            "<annotation>\\frac{a}{b}</annotation></semantics></math>",
             "a/b",
         ),
         ("<span><span><math><mi>x</mi></math></span><span aria-hidden=true>x</span></span>", "x"),

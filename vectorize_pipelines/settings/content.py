@@ -75,9 +75,8 @@ class DocumentSettings(Section):
     max_metadata_values: int = Field(1000, ge=1, description="the same, by values; those within others count too")
     encodings: Annotated[dict[str, str], BeforeValidator(read_json), AfterValidator(_known_encodings)] = Field(
         {},
-        description="the encoding of text, HTML and tables in text by path: patterns as in .gitignore, labels as on the "
-        "Web or in Python, as JSON; the last that matches counts, before whatever a file declares; for the others it is "
-        "read or detected",
+        description="encodings of text, HTML, CSV and the like which say none or a wrong one, by path, as JSON: "
+        '`{"old/*.txt": "windows-1251"}`; patterns as in .gitignore, the last that matches counts; labels as on the Web',
     )
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")

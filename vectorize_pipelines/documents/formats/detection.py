@@ -7,6 +7,7 @@ docs/documents.md, and `tests/documents/test_detection.py` holds this module to 
 import math
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 from vectorize_pipelines.core.encodings import decode_as
@@ -52,6 +53,8 @@ CANDIDATES = {
 #: Of each candidate, by what it makes of the bytes.
 ANOMALY_FACTOR, MAX_ANOMALIES = 0.5, 6
 MAX_SCORED_CHARACTERS = 16 * 1024
+#: In bytes; what a sample's end may be short of.
+LONGEST_CHARACTER = 4
 #: Text in capitals is scored in small letters, which chardet's models know.
 CAPITALS_SHARE, CAPITALS_FACTOR = 0.6, 0.9
 
@@ -117,7 +120,7 @@ class _Reading(NamedTuple):
 def detect(sample: bytes) -> Guess | None:
     """Return the likeliest encoding of the text, of which a few thousand bytes are enough; None where none fits.
 
-    The sample ends where a character does.
+    The sample may end within a character.
     """
     readings = sorted(_readings(sample), key=lambda reading: -reading.score)
     if not readings:
@@ -133,10 +136,9 @@ def _confidence(best: _Reading, lead: float, telling: int) -> float:
     """Return how sure the best reading is: 0.5 at the limits that the measurement gave, 1 at five times the lead."""
     if best.score < MIN_SCORE or lead <= 0:
         return 0.0
+    needed = MIN_LEAD_OF_MANY if telling >= TELLING_BYTES else MIN_LEAD
     if best.in_capitals:
         needed = MIN_LEAD_IN_CAPITALS
-    else:
-        needed = MIN_LEAD_OF_MANY if telling >= TELLING_BYTES else MIN_LEAD
     if lead < needed:
         return 0.5 * lead / needed * 0.99
     return min(1.0, 0.5 + 0.5 * (lead - needed) / (4 * MIN_LEAD_IN_CAPITALS))
@@ -180,8 +182,9 @@ def _score_of_small_letters(text: str, name: str, encoding: str) -> float:
 def _decoded(sample: bytes, encoding: str) -> str | None:
     try:
         return decode_as(sample, encoding)[:MAX_SCORED_CHARACTERS]
-    except UnicodeDecodeError:
-        return None
+    except UnicodeDecodeError as error:
+        cut = error.start if error.start >= len(sample) - LONGEST_CHARACTER else 0
+    return decode_as(sample[:cut], encoding)[:MAX_SCORED_CHARACTERS] if cut else None
 
 
 def _encoded(text: str, encoding: str) -> bytes:
@@ -210,8 +213,7 @@ def _anomalies(text: str) -> int:
         scripts = {_script(character) for character in word}
         count += 2 * (len(scripts) > 1 and "Latin" in scripts and scripts != {"Latin", None})
         count += sum(
-            before.islower() and after.isupper() and not (before + after).isascii()
-            for before, after in zip(word, word[1:], strict=False)
+            before.islower() and after.isupper() and not (before + after).isascii() for before, after in pairwise(word)
         )
         if count >= MAX_ANOMALIES:
             return count

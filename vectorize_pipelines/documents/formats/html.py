@@ -72,9 +72,9 @@ def parse_html(content: bytes, context: ParseContext) -> ParsedDocument:
 
 
 def _declaration(content: bytes) -> Declaration | None:
-    """Return the encoding that the page declares: in the first bytes, where browsers look before they read it, or later.
+    """Return the encoding that the page declares: in its first bytes, where browsers look before they read it, or later.
 
-    Later it counts as they find it while they read, but not for what is UTF-8 by its bytes.
+    Later it counts too, but not for what is UTF-8 by its bytes.
     """
     first = content[:DECLARATION_BYTES]
     if declared := _meta_declaration(first):

@@ -71,7 +71,7 @@ class StyleSheets:
 
 
 def inline_style(style: str) -> dict[Property, tuple[bool, bool]]:
-    """Return what an attribute `style` says: by property whether it shows the element, and whether that is important."""
+    """Return what an attribute `style` says: by property whether it shows the element and whether that is important."""
     return {name: (shows, important) for name, shows, important in _declarations(_COMMENT.sub("", style))}
 
 

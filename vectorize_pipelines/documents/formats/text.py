@@ -22,6 +22,9 @@ from vectorize_pipelines.documents.formats.values import clean_text
 from vectorize_pipelines.documents.types import ParsedDocument
 
 SAMPLE_BYTES = 64 * 1024
+DETECTION_BYTES = 16 * 1024
+#: Of a line, before the first byte beyond ASCII.
+BYTES_BEFORE = 200
 MAX_CONTROL_SHARE = 0.01
 MAX_DAMAGED_SHARE = 0.05
 UTF16_NUL_SHARE = 0.4
@@ -239,26 +242,25 @@ def _guessed(encoding: str, reason: str, context: ParseContext) -> Notice:
 def _setting(encoding: str, context: ParseContext | None = None) -> str:
     """Return the setting with an example of its value for this document."""
     suffix = "" if context is None else PurePosixPath(urlsplit(context.name).path).suffix
-    return f"documents.encodings (VECTORIZE_DOCUMENTS__ENCODINGS={json.dumps({f'*{suffix}': encoding}, ensure_ascii=False)})"
+    value = json.dumps({f"*{suffix}": encoding}, ensure_ascii=False)
+    return f"documents.encodings (VECTORIZE_DOCUMENTS__ENCODINGS={value})"
 
 
-def telling_bytes(content: bytes, limit: int = SAMPLE_BYTES) -> bytes:
+def telling_bytes(content: bytes, limit: int = DETECTION_BYTES) -> bytes:
     """Return the lines with bytes beyond ASCII, `limit` bytes of them at most: the others tell nothing.
 
-    Lines are cut where no encoding has the second half of a character, at bytes below 0x30.
+    Of a long line what stands around its first such byte; it may end within a character.
     """
+    if b"\0" in content[:limit]:
+        return content[:limit]
     lines: list[bytes] = []
     position = size = 0
     while size < limit and (first := _BEYOND_ASCII.search(content, position)):
-        start = max(position, content.rfind(b"\n", position, first.start()) + 1, first.start() - limit)
-        end = content.find(b"\n", first.start())
-        end = len(content) if end < 0 else end + 1
-        line = content[start : min(end, start + limit - size)]
-        if start + len(line) < end and (cut := max(map(line.rfind, (b" ", b",", b".", b"\r")))) > 0:
-            line = line[:cut]
-        lines.append(line)
-        size += len(line)
-        position = max(end, start + 1)
+        start = max(position, content.rfind(b"\n", position, first.start()) + 1, first.start() - BYTES_BEFORE)
+        end = content.find(b"\n", first.start()) + 1 or len(content)
+        lines.append(content[start : min(end, start + limit - size)])
+        size += len(lines[-1])
+        position = start + len(lines[-1])
     return b"".join(lines)
 
 
