@@ -142,4 +142,4 @@ def test_tables_within_tables_and_for_layout_are_read_block_by_block() -> None:
     article = f"<h1>Title</h1><p>{'word ' * 9}</p><p>more</p>"
     assert html(f"<table><tr><td>menu<td>{article}</table>").sections[-1].path == ("Title",)
     long = f"<p>{'word ' * 300}</p><p>more</p>"
-    assert html(f"<table><tr><td>menu<td>{long}</table>").text == f"menu\n{'word ' * 299}word\nmore"
+    assert html(f"<table><tr><td>menu<td>{long}</table>").text == f"menu\n\n{'word ' * 299}word\n\nmore"

@@ -76,7 +76,7 @@ class DocumentSettings(Section):
     encodings: Annotated[dict[str, str], BeforeValidator(read_json), AfterValidator(_known_encodings)] = Field(
         {},
         description="encodings of text, HTML, CSV and the like which say none or a wrong one, by path, as JSON: "
-        '`{"old/*.txt": "windows-1251"}`; patterns as in .gitignore, the last that matches counts; labels as on the Web',
+        '`{"old/*.txt": "windows-1251"}`; patterns as in .gitignore, the last that matches counts; labels as on Web',
     )
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")

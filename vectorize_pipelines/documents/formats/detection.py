@@ -52,25 +52,26 @@ CANDIDATES = {
 }
 #: Of each candidate, by what it makes of the bytes.
 ANOMALY_FACTOR, MAX_ANOMALIES = 0.5, 6
-MAX_SCORED_CHARACTERS = 16 * 1024
+MAX_SCORED_CHARACTERS = 4 * 1024
 #: In bytes; what a sample's end may be short of.
 LONGEST_CHARACTER = 4
 #: Text in capitals is scored in small letters, which chardet's models know.
 CAPITALS_SHARE, CAPITALS_FACTOR = 0.6, 0.9
 
-#: Below these a guess is too often wrong, by measurement: chardet's score, and the lead over the next candidate.
+#: Below these a guess is too often wrong, by measurement: chardet's score, and the logarithm of how many times that of
+#: the next candidate it is, for several bytes beyond ASCII, for one alone, and, times the square root of their number,
+#: for text in capitals.
 MIN_SCORE = 0.03
-MIN_LEAD = 0.3
-MIN_LEAD_IN_CAPITALS = 1.5
-#: With so many bytes beyond ASCII nearly any lead was enough.
-TELLING_BYTES, MIN_LEAD_OF_MANY = 10, 0.02
+MIN_LEAD, MIN_LEAD_OF_ONE_BYTE, MIN_LEAD_IN_CAPITALS = 0.004, 0.15, 1.5
+#: The lead, times the square root of the number of bytes, from which on a guess is sure.
+SURE_LEAD = 6.0
 
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NO_TEXT = re.compile(r"[\x80-\x9f\ufffd\ue000-\uf8ff]")
 #: Between two letters there is no symbol: no box, no currency, no fraction. Accents and marks of scripts there are.
 _SYMBOL_IN_WORD = re.compile(
     r"(?<=[^\W\d_])[^\w\s\x00-\x7f\xad\xb7\u0300-\u036f\u0591-\u05c7\u060c\u061b\u061f\u064b-\u0655\u0e31\u0e34-\u0e3a"
-    r"\u0e47-\u0e4e\u2010-\u201f\u2026\u3000-\u303f\uff00-\uffef](?=[^\W\d_])"
+    r"\u0e47-\u0e4e\u2010-\u2015\u2018\u2019\u2026\u3000-\u303f\uff00-\uffef](?=[^\W\d_])"
 )
 #: Nor does a word in small letters begin with one.
 _SYMBOL_BEFORE_WORD = re.compile(
@@ -87,7 +88,7 @@ _SCRIPTS = (
 class Guess:
     """The likeliest encoding, under the name to decode with.
 
-    confidence  0 to 1: from `MIN_SCORE` and the lead that it needs at the least, 0.5, upwards
+    confidence  0 to 1; 0.5 is as sure as it has to be
     rival       the next likeliest that reads the bytes otherwise
     """
 
@@ -127,37 +128,42 @@ def detect(sample: bytes) -> Guess | None:
         return None
     best, rival = readings[0], readings[1] if len(readings) > 1 else None
     telling = len(sample) - len(sample.translate(None, _BEYOND_ASCII))
-    ratio = best.score / rival.score if rival and rival.score else math.inf
-    lead = math.log(ratio) * math.sqrt(telling) if math.isfinite(ratio) else math.inf
+    lead = math.log(best.score / rival.score) if best.score and rival and rival.score else math.inf
     return Guess(best.encoding, _confidence(best, lead, telling), rival.encoding if rival else None)
 
 
 def _confidence(best: _Reading, lead: float, telling: int) -> float:
-    """Return how sure the best reading is: 0.5 at the limits that the measurement gave, 1 at five times the lead."""
-    if best.score < MIN_SCORE or lead <= 0:
-        return 0.0
-    needed = MIN_LEAD_OF_MANY if telling >= TELLING_BYTES else MIN_LEAD
+    """Return how sure the best reading is: 0.5 with the lead that it needs, up to 1."""
+    needed = MIN_LEAD if telling > 1 else MIN_LEAD_OF_ONE_BYTE
     if best.in_capitals:
-        needed = MIN_LEAD_IN_CAPITALS
+        needed = MIN_LEAD_IN_CAPITALS / math.sqrt(telling)
+    if best.score < MIN_SCORE:
+        return 0.0
     if lead < needed:
-        return 0.5 * lead / needed * 0.99
-    return min(1.0, 0.5 + 0.5 * (lead - needed) / (4 * MIN_LEAD_IN_CAPITALS))
+        return 0.49 * lead / needed
+    return min(1.0, 0.5 + 0.5 * (lead - needed) * math.sqrt(telling) / SURE_LEAD)
 
 
 def _readings(sample: bytes) -> list[_Reading]:
     """Return what the candidates make of the bytes, those that read the same as one."""
-    found: dict[str, _Reading] = {}
-    for name, score in _scores(_MARKUP.sub(b" ", sample), list(CANDIDATES)).items():
+    text_alone = _MARKUP.sub(b" ", sample)
+    scored = sample if text_alone.isascii() else text_alone
+    likely: list[tuple[float, str, _Reading]] = []
+    for name, score in _scores(scored, list(CANDIDATES)).items():
         encoding, weight = CANDIDATES[name]
-        text = _decoded(sample, encoding)
-        if text is None:
+        if (text := _decoded(sample, encoding)) is None:
             continue
-        in_capitals = _is_in_capitals(text)
-        if in_capitals:
+        if in_capitals := _is_in_capitals(text):
             score = max(score, CAPITALS_FACTOR * _score_of_small_letters(text, name, encoding))
-        score *= weight * ANOMALY_FACTOR ** min(_anomalies(text), MAX_ANOMALIES)
-        if text not in found or found[text].score < score:
-            found[text] = _Reading(encoding, score, in_capitals)
+        likely.append((score * weight, text, _Reading(encoding, 0.0, in_capitals)))
+    found: dict[str, _Reading] = {}
+    for score, text, reading in sorted(likely, key=lambda each: -each[0]):
+        if text in found:
+            continue
+        if len(found) > 1 and score < sorted(other.score for other in found.values())[-2]:
+            break  # whatever comes is worse than the best two
+        factor: float = ANOMALY_FACTOR ** min(_anomalies(text), MAX_ANOMALIES)
+        found[text] = reading._replace(score=score * factor)
     return list(found.values())
 
 

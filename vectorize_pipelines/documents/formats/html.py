@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from vectorize_pipelines.core.encodings import standard_name
 from vectorize_pipelines.documents.context import ParseContext
@@ -43,6 +43,7 @@ NOT_IN_CELLS = "table, h1, h2, h3, h4, h5, h6, pre"
 PARTS_OF_FORMULAS = frozenset(("mi", "mn", "mo", "mrow", "msub", "msubsup", "msup", "msqrt", "mtd", "mtext"))
 SOFT_HYPHEN = "\xad"
 
+_SPACES = re.compile(r"[ \t\n\f\r]+")
 _CHARSET = re.compile(r"charset[\t\n\f\r ]*=[\t\n\f\r ]*(?:\"([^\"]*)\"|'([^']*)'|([^\t\n\f\r ;\"']+))", re.IGNORECASE)
 _XML_DECLARATION = re.compile(
     rb"<\?xml[\t\n\f\r ][^>]{0,900}?encoding[\x00-\x20]*=[\x00-\x20]*([\"'])([^\"'\x00-\x20>]+)\1"
@@ -72,7 +73,7 @@ def parse_html(content: bytes, context: ParseContext) -> ParsedDocument:
 
 
 def _declaration(content: bytes) -> Declaration | None:
-    """Return the encoding that the page declares: in its first bytes, where browsers look before they read it, or later.
+    """Return the encoding that the page declares: in its first bytes, where browsers look before they read, or later.
 
     Later it counts too, but not for what is UTF-8 by its bytes.
     """
@@ -159,20 +160,30 @@ def _metadata(tree: "LexborHTMLParser") -> dict[str, str | None]:
     }
 
 
+class _Block(NamedTuple):
+    """A paragraph or line, and what divides it from the one before."""
+
+    text: str
+    separator: str
+
+
 @dataclass(slots=True)
 class _Row:
-    """A row of a table that is read as one line: its cells so far, each a list of its blocks."""
+    """A row of a table that may be read as one line: its cells so far, each a list of its blocks."""
 
-    cells: list[list[str]] = field(default_factory=list)
+    #: What divides it from what is before.
+    separator: str
+    cells: list[list[_Block]] = field(default_factory=list)
     #: Empty places before the next cell, since the last one spans more columns.
     places: int = 0
 
-    def line(self) -> str | None:
-        """Return the cells' texts beside each other, an empty place for an empty cell; None where they are too long."""
-        texts = [" ".join(blocks) for blocks in self.cells]
-        if any(len(text) > MAX_CELL_CHARACTERS for text in texts):
-            return None
-        return re.sub(r" {2,}", " ", CELL_SEPARATOR.join(texts)) if any(texts) else ""
+    def blocks(self) -> list[_Block]:
+        """Return one line of the cells' texts, an empty place for an empty cell; each by itself where one is long."""
+        texts = [" ".join([block.text for block in blocks]) for blocks in self.cells]
+        if len(texts) > 1 and max(map(len, texts)) <= MAX_CELL_CHARACTERS:
+            return [_Block(_SPACES.sub(" ", CELL_SEPARATOR.join(texts)), self.separator)] if any(texts) else []
+        blocks = [block for blocks in self.cells for block in blocks]
+        return [blocks[0]._replace(separator=self.separator), *blocks[1:]] if blocks else []
 
 
 @dataclass(slots=True)
@@ -188,7 +199,7 @@ class _Reader:
     in_formula: bool = False
     row: _Row | None = None
     #: By column of the table: the text of a cell that spans rows, and how many rows below it still spans.
-    spanning: dict[int, tuple[list[str], int]] = field(default_factory=dict)
+    spanning: dict[int, tuple[list[_Block], int]] = field(default_factory=dict)
 
     def read(self, events: Iterator[Event]) -> None:
         for event, node in events:
@@ -223,35 +234,32 @@ class _Reader:
     def _row(self, event: str, node: "LexborNode") -> None:
         self._end_block("tr")
         if event == "open":
-            cells = sum(child.tag in CELLS for child in _children(node)) + len(self.spanning)
-            if cells > 1 and node.mem_id not in self.complex_rows:
-                self.row = _Row()
-            else:
+            if node.mem_id in self.complex_rows:
                 self.spanning.clear()
+            else:
+                self.row = _Row(self.separator)
         elif self.row is not None:
             row, self.row = self.row, None
             self._fill_spanned(row)
-            self._emit(row)
-
-    def _emit(self, row: _Row) -> None:
-        line = row.line()
-        for text in [line] if line is not None else [block for blocks in row.cells for block in blocks]:
-            if text:
-                self.builder.block(text, self.separator)
+            self.separator = row.separator
+            for block in row.blocks():
+                self.builder.block(*block)
                 self.separator = "\n"
 
     def _cell(self, event: str, node: "LexborNode", row: _Row) -> None:
         self._flush()
         if event == "open":
-            row.cells.extend([] for _ in range(row.places))
-            self._fill_spanned(row)
+            if row.places:
+                row.cells.extend([] for _ in range(row.places))
+            if self.spanning:
+                self._fill_spanned(row)
             row.cells.append([])
             return
-        column = len(row.cells) - 1
-        rows = _span(node, "rowspan", MAX_ROWSPAN)
+        attributes = node.attributes
+        row.places = _span(attributes["colspan"], MAX_COLSPAN) - 1 if "colspan" in attributes else 0
+        rows = _span(attributes["rowspan"], MAX_ROWSPAN) if "rowspan" in attributes else 1
         if rows > 1:
-            self.spanning[column] = (row.cells[column], rows - 1)
-        row.places = _span(node, "colspan", MAX_COLSPAN) - 1
+            self.spanning[len(row.cells) - 1] = (row.cells[-1], rows - 1)
 
     def _fill_spanned(self, row: _Row) -> None:
         """Repeat in the next columns what cells of rows above have there: it is shown beside this row too."""
@@ -266,17 +274,20 @@ class _Reader:
             self.parts.append(" ")
             return
         self._flush()
-        if tag in PARAGRAPHS and self.row is None:
+        if tag in PARAGRAPHS:
             self.separator = "\n\n"
 
     def _flush(self, level: int | None = None) -> None:
+        if not self.parts:
+            return
         text = _joined(self.parts)
         self.parts.clear()
         if not text:
             return
         if self.row is not None:
             if self.row.cells:
-                self.row.cells[-1].append(text)
+                self.row.cells[-1].append(_Block(text, self.separator))
+                self.separator = "\n"
             return
         if level is None:
             self.builder.block(text, self.separator)
@@ -285,16 +296,9 @@ class _Reader:
         self.separator = "\n" if level is None else "\n\n"
 
 
-def _children(node: "LexborNode") -> Iterator["LexborNode"]:
-    child = node.child
-    while child is not None:
-        yield child
-        child = child.next
-
-
-def _span(node: "LexborNode", name: str, limit: int) -> int:
-    value = (node.attributes.get(name) or "").strip()
-    return max(1, min(int(value), limit)) if value.isascii() and value.isdigit() and len(value) < 10 else 1
+def _span(value: str | None, limit: int) -> int:
+    number = (value or "").strip()
+    return max(1, min(int(number), limit)) if number.isascii() and number.isdigit() and len(number) < 10 else 1
 
 
 def _between_parts(node: "LexborNode") -> str:
@@ -358,6 +362,8 @@ class _Shown:
         if attributes.get("aria-hidden") == "true" and _is_second_rendering(node):
             return False
         style = attributes.get("style")
+        if not style and not self.styles.apply:
+            return True
         inline = inline_style(style) if style else {}
         displayed = self.styles.shown("display", node, inline.get("display"))
         if displayed is False and not _is_behind_picture(node):
@@ -396,7 +402,10 @@ def _marked(text: str) -> str:
 
 def _joined(parts: list[str]) -> str:
     """Return the block's text, whitespace outside of preformatted text collapsed as browsers do."""
-    pieces = "".join(parts).replace(SOFT_HYPHEN, "").split("\0")
+    text = "".join(parts).replace(SOFT_HYPHEN, "")
+    if "\0" not in text:
+        return _SPACES.sub(" ", text).strip()
+    pieces = text.split("\0")
     for index in range(0, len(pieces), 2):
-        pieces[index] = re.sub(r"[ \t\n\f\r]+", " ", pieces[index])
+        pieces[index] = _SPACES.sub(" ", pieces[index])
     return "".join(pieces).strip()

@@ -27,6 +27,7 @@ HIDING = {"display": frozenset(("none",)), "visibility": frozenset(("hidden", "c
 _COMMENT = re.compile(r"/\*.*?(?:\*/|\Z)", re.DOTALL)
 _STRING = re.compile(r"\"[^\"\n]*\"|'[^'\n]*'")
 _BRACE = re.compile(r"([{}])")
+_NAMES = re.compile(r"display|visibility", re.IGNORECASE)
 _HIDES = re.compile(r"display\s*:\s*none|visibility\s*:\s*(?:hidden|collapse)", re.IGNORECASE)
 _DECLARATION = re.compile(
     r"(?:^|;)\s*+(display|visibility)\s*+:\s*+([a-z-]++)\s*+(?:[a-z-]++\s*+)?+(!\s*+important\s*+)?(?=;|$)",
@@ -55,8 +56,16 @@ class StyleSheets:
     def __init__(self, tree: "LexborHTMLParser", page_characters: int) -> None:
         self._shown: dict[Property, dict[int, tuple[bool, bool]]] = {"display": {}, "visibility": {}}
         limit = MAX_RULES if page_characters < LARGE_PAGE_CHARACTERS else MAX_RULES_OF_LARGE_PAGE
-        for rule in sorted(_rules(_sheets(tree))[:limit], key=lambda rule: rule.weight):
-            for node in _matching(tree, rule.selector):
+        rules = _rules(_sheets(tree))
+        hiding = [rule for rule in rules if not rule.shows][:limit]
+        hidden = {rule: nodes for rule in hiding if (nodes := _matching(tree, rule.selector))}
+        #: Whether they hide anything.
+        self.apply = bool(hidden)
+        if not hidden:
+            return
+        showing = {rule: _matching(tree, rule.selector) for rule in [rule for rule in rules if rule.shows][:limit]}
+        for rule, nodes in sorted((hidden | showing).items(), key=lambda item: item[0].weight):
+            for node in nodes:
                 self._shown[rule.property][node.mem_id] = (rule.shows, rule.weight[0])
 
     def shown(self, property_: Property, node: "LexborNode", inline: tuple[bool, bool] | None) -> bool | None:
@@ -109,12 +118,14 @@ def _rules(sheets: Iterable[tuple[str, str]]) -> list[_Rule]:
     rules: list[_Rule] = []
     for media, text in texts:
         for conditions, selectors, body in _blocks(_STRING.sub('""', _COMMENT.sub("", text))):
+            if not _NAMES.search(body):
+                continue
             for name, shows, important in _declarations(body):
                 for selector in map(one_line, selectors.split(",")):
                     if _counts(selector, shows, (f"@media {media}", *conditions)):
                         weight = (important, *_specificity(selector), len(rules))
                         rules.append(_Rule(selector, name, shows, weight))
-    return rules if any(not rule.shows for rule in rules) else []
+    return rules
 
 
 def _blocks(text: str) -> Iterator[tuple[list[str], str, str]]:

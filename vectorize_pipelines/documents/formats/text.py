@@ -22,7 +22,7 @@ from vectorize_pipelines.documents.formats.values import clean_text
 from vectorize_pipelines.documents.types import ParsedDocument
 
 SAMPLE_BYTES = 64 * 1024
-DETECTION_BYTES = 16 * 1024
+DETECTION_BYTES = 4 * 1024
 #: Of a line, before the first byte beyond ASCII.
 BYTES_BEFORE = 200
 MAX_CONTROL_SHARE = 0.01
@@ -207,9 +207,9 @@ def _undeclared(content: bytes, context: ParseContext) -> Decoded | None:
     if len(_CONTROL_BYTES.findall(sample)) > MAX_CONTROL_SHARE * len(sample) and b"\0" not in sample:
         return None
     guess = detect(sample)
+    if b"\0" in content and not (guess and guess.encoding.startswith("utf-16")):
+        return None  # text in none of the others
     if guess is None or not guess.is_certain_enough:
-        if b"\0" in sample:
-            return None
         raise UnknownEncodingError(
             f"is in an encoding that its bytes do not tell{f' ({guess.doubt})' if guess else ''}; convert it to UTF-8, "
             f"or state its encoding in {_setting(guess.encoding if guess else '…', context)}"
