@@ -217,6 +217,30 @@ def test_text_whose_encoding_its_bytes_do_not_tell_is_refused_with_the_setting()
     assert read(content, "notes/a.txt", encodings={"*.txt": "x-euc-jp"}).text == "東京都千代田区"
 
 
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        ("Рыбак вышел в море рано утром, ветер был сильный.\n", "utf-16-le"),
+        ("漁師は早朝に海へ出た。\n波が高かった。\n", "utf-16-be"),
+        ("渔夫清晨出海捕鱼，风很大。", "hz"),
+        ("어부는 이른 아침 바다로 나갔다.", "iso2022_kr"),
+        ("Müller, Jürgen; Weiß, Käthe\n", "cp1252"),
+        ("Price: 40 € per night, 35 € in winter.\n", "cp1252"),
+        ("He said “hello” – and it’s fine.\n", "cp1252"),
+    ],
+)
+def test_other_encodings_are_told_by_their_bytes_and_said(text: str, encoding: str) -> None:
+    document = read(text.encode(encoding), "a.txt")
+    assert document.text == text
+    assert "was taken for" in document.notices[0].what
+
+
+@pytest.mark.parametrize("text", ["see ~{abcd~} and ~{x~}", "\x1b[31mred\x1b[0m", "a\0b\0" + "word " * 99, "C++ +abc-"])
+def test_ascii_stays_ascii(text: str) -> None:
+    document = read(text.encode(), "a.txt")
+    assert (document.text, document.notices) == (text.replace("\0", ""), ())
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le"])
 def test_what_is_certain_has_no_notice(encoding: str) -> None:
     text = "The ferry leaves at nine." + ("" if encoding == "ascii" else " It is 40 € – für alle.")

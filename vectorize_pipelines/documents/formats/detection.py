@@ -13,8 +13,41 @@ from typing import NamedTuple
 from vectorize_pipelines.core.encodings import decode_as
 
 #: What text without a mark is found in: chardet's name, the name to decode with, and how usual it is, which decides
-#: between those that fit alike.
+#: between those that fit alike. Of those that read a sample alike the first counts: windows-1252 goes on to read what
+#: iso-8859-15 has no characters for.
 _USUAL, _RARER, _RARE = 1.0, 0.999, 0.998
+CANDIDATES = {
+    "cp1252": ("windows-1252", _USUAL),
+    "cp1250": ("windows-1250", _USUAL),
+    "cp1251": ("windows-1251", _USUAL),
+    "cp1253": ("windows-1253", _USUAL),
+    "cp1254": ("windows-1254", _USUAL),
+    "cp1255": ("windows-1255", _USUAL),
+    "cp1256": ("windows-1256", _USUAL),
+    "cp1257": ("windows-1257", _USUAL),
+    "cp1258": ("windows-1258", _USUAL),
+    "cp874": ("windows-874", _USUAL),
+    "big5hkscs": ("big5", _USUAL),
+    "cp932": ("shift_jis", _USUAL),
+    "cp949": ("euc-kr", _USUAL),
+    "euc_jis_2004": ("euc-jp", _USUAL),
+    "gb18030": ("gb18030", _USUAL),
+    "koi8-r": ("koi8-r", _USUAL),
+    "koi8-u": ("koi8-u", _USUAL),
+    "iso8859-2": ("iso-8859-2", _RARER),
+    "iso8859-5": ("iso-8859-5", _RARER),
+    "iso8859-6": ("iso-8859-6", _RARER),
+    "iso8859-7": ("iso-8859-7", _RARER),
+    "iso8859-15": ("iso-8859-15", _RARER),
+    "cp866": ("ibm866", _RARER),
+    "cp850": ("cp850", _RARE),
+    "cp437": ("cp437", _RARE),
+    "cp852": ("cp852", _RARE),
+    "cp857": ("cp857", _RARE),
+    "mac-roman": ("macintosh", _RARE),
+    "mac-cyrillic": ("x-mac-cyrillic", _RARE),
+}
+_PREFERENCE = {encoding: place for place, (encoding, _) in enumerate(CANDIDATES.values())}
 #: What chardet answers where nothing fits; not a candidate, since text in ASCII is not asked for.
 NO_MATCH = "ascii"
 CANDIDATES = {
@@ -55,6 +88,8 @@ ANOMALY_FACTOR, MAX_ANOMALIES = 0.5, 6
 MAX_SCORED_CHARACTERS = 4 * 1024
 #: In bytes; what a sample's end may be short of.
 LONGEST_CHARACTER = 4
+#: A letter or two of another script than Latin is no word.
+FEW_LETTERS = 3
 #: Text in capitals is scored in small letters, which chardet's models know.
 CAPITALS_SHARE, CAPITALS_FACTOR = 0.6, 0.9
 
@@ -75,7 +110,7 @@ _SYMBOL_IN_WORD = re.compile(
 )
 #: Nor does a word in small letters begin with one.
 _SYMBOL_BEFORE_WORD = re.compile(
-    r"(?<!\S)[\u2013\u2014\u201a\u2020\u2021\u2030\u20ac\u2122\xa7\xa9\xae\xb0\xb6]([^\W\d_])"
+    r"(?<!\w)[\u2013\u2014\u201a\u2020\u2021\u2030\u20ac\u2122\xa7\xa9\xae\xb0\xb6]([^\W\d_])"
 )
 _SCRIPTS = (
     (0x0000, 0x0250, "Latin"), (0x1E00, 0x1F00, "Latin"), (0x0370, 0x0400, "Greek"), (0x1F00, 0x2000, "Greek"),
@@ -158,7 +193,9 @@ def _readings(sample: bytes) -> list[_Reading]:
         likely.append((score * weight, text, _Reading(encoding, 0.0, in_capitals)))
     found: dict[str, _Reading] = {}
     for score, text, reading in sorted(likely, key=lambda each: -each[0]):
-        if text in found:
+        if (same := found.get(text)) is not None:
+            if _PREFERENCE[reading.encoding] < _PREFERENCE[same.encoding]:
+                found[text] = same._replace(encoding=reading.encoding)
             continue
         if len(found) > 1 and score < sorted(other.score for other in found.values())[-2]:
             break  # whatever comes is worse than the best two
@@ -212,6 +249,7 @@ def _is_in_capitals(text: str) -> bool:
 def _anomalies(text: str) -> int:
     """Return how much in the text is as nobody writes: mixed scripts, capitals or symbols within words."""
     count = 3 if _NO_TEXT.search(text) else 0
+    count += 3 if 0 < sum(map(_is_of_other_script, text)) < FEW_LETTERS else 0
     for match in _WORD.finditer(text):
         word = match[0]
         if word.isascii():
@@ -225,6 +263,10 @@ def _anomalies(text: str) -> int:
             return count
     glued = sum(match[1].islower() for match in _SYMBOL_BEFORE_WORD.finditer(text))
     return count + glued + len(_SYMBOL_IN_WORD.findall(text))
+
+
+def _is_of_other_script(character: str) -> bool:
+    return character > "\u02af" and character.isalpha() and not "\u1e00" <= character < "\u1f00"
 
 
 def _script(character: str) -> str | None:

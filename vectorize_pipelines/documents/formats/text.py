@@ -7,6 +7,7 @@ does. Called by the parsers of text, Markdown, HTML and tables.
 import codecs
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import PurePosixPath
@@ -28,6 +29,9 @@ BYTES_BEFORE = 200
 MAX_CONTROL_SHARE = 0.01
 MAX_DAMAGED_SHARE = 0.05
 UTF16_NUL_SHARE = 0.4
+#: Letters, digits, spaces and punctuation, of the characters of text.
+MIN_TEXT_SHARE = 0.95
+MAX_BLOCKS = 4
 
 #: Longest first: the UTF-32 mark begins with the UTF-16 one.
 BYTE_ORDER_MARKS = (
@@ -45,6 +49,10 @@ ESCAPES = (
     (b"\x1b$B", "iso-2022-jp"),
     (b"\x1b(I", "iso-2022-jp"),
 )
+#: The usual characters of GB 2312 have first bytes up to this one, in HZ.
+LAST_USUAL_LEAD = 0x57
+MIN_HZ_PAIRS, MIN_HZ_SHARE = 4, 0.8
+_HZ = re.compile(rb"~\{((?:[\x21-\x7d][\x21-\x7e])+)~\}")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
 _CONTROL_BYTES = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -199,37 +207,67 @@ def _utf16_without_mark(content: bytes) -> str | None:
 
 def _undeclared(content: bytes, context: ParseContext) -> Decoded | None:
     """Return the text of bytes of which nothing says what they are; None where they are no text."""
+    if b"\0" in content and (found := _in_utf16(content, context)):
+        return found
     if content.isascii():
         return _with_escapes(content, context) or Decoded(content.decode("ascii"))
     if found := _in_encoding(content, Declaration("utf-8", "most of it")):
         return found
+    if b"\0" in content:
+        return None  # text in none of the others
     sample = telling_bytes(content)
-    if len(_CONTROL_BYTES.findall(sample)) > MAX_CONTROL_SHARE * len(sample) and b"\0" not in sample:
+    if len(_CONTROL_BYTES.findall(sample)) > MAX_CONTROL_SHARE * len(sample):
         return None
     guess = detect(sample)
-    if b"\0" in content and not (guess and guess.encoding.startswith("utf-16")):
-        return None  # text in none of the others
     if guess is None or not guess.is_certain_enough:
         raise UnknownEncodingError(
             f"is in an encoding that its bytes do not tell{f' ({guess.doubt})' if guess else ''}; convert it to UTF-8, "
             f"or state its encoding in {_setting(guess.encoding if guess else '…', context)}"
         )
     found = _in_encoding(content, Declaration(guess.encoding, "its letters"))
-    return (
-        None
-        if found is None
-        else Decoded(found.text, (*found.notices, _guessed(guess.encoding, guess.reason, context)))
-    )
+    return found and _noted(found, guess.encoding, guess.reason, context)
+
+
+def _in_utf16(content: bytes, context: ParseContext) -> Decoded | None:
+    """Return text whose only NULs are the halves of spaces and line ends, as in Cyrillic and Chinese; else None."""
+    sample = content[:SAMPLE_BYTES]
+    even, odd = sample[0::2].count(0), sample[1::2].count(0)
+    if len(content) % 2 or (even and odd):
+        return None
+    encoding = "utf-16be" if even else "utf-16le"
+    text = _strictly(content, encoding)
+    if text is None or sum(map(_is_of_text, text[:SAMPLE_BYTES])) < MIN_TEXT_SHARE * len(text[:SAMPLE_BYTES]):
+        return None
+    # Two bytes of ASCII make a Chinese character, of many blocks of Unicode; a script has few.
+    if content.isascii() and len({ord(character) >> 8 for character in text[:SAMPLE_BYTES]}) > MAX_BLOCKS:
+        return None
+    return _noted(Decoded(text), encoding, "its NUL bytes", context)
+
+
+def _is_of_text(character: str) -> bool:
+    return character.isalnum() or character.isspace() or unicodedata.category(character)[0] in "MP"
+
+
+def _noted(found: Decoded, encoding: str, reason: str, context: ParseContext) -> Decoded:
+    """Add what the encoding was guessed from."""
+    return Decoded(found.text, (*found.notices, _guessed(encoding, reason, context)))
 
 
 def _with_escapes(content: bytes, context: ParseContext) -> Decoded | None:
     """Return the text of ASCII bytes that switch to other characters by escape sequences; None where these do not."""
-    if b"\x1b" not in content:
-        return None
-    for mark, encoding in ESCAPES:
-        if mark in content and (text := _strictly(content, encoding)) is not None:
-            return Decoded(text, (_guessed(encoding, "its escape sequences", context),))
-    return None
+    encoding = next((name for mark, name in ESCAPES if mark in content), None)
+    if encoding is None and _is_hz(content[:SAMPLE_BYTES]):
+        encoding = "hz"
+    text = _strictly(content, encoding) if encoding else None
+    return (
+        None if text is None or encoding is None else _noted(Decoded(text), encoding, "its escape sequences", context)
+    )
+
+
+def _is_hz(sample: bytes) -> bool:
+    """Return whether what stands between `~{` and `~}` are pairs of bytes of usual Chinese characters, and not words."""
+    leads = b"".join(match[1][0::2] for match in _HZ.finditer(sample))
+    return len(leads) >= MIN_HZ_PAIRS and sum(lead <= LAST_USUAL_LEAD for lead in leads) >= MIN_HZ_SHARE * len(leads)
 
 
 def _guessed(encoding: str, reason: str, context: ParseContext) -> Notice:
@@ -251,8 +289,6 @@ def telling_bytes(content: bytes, limit: int = DETECTION_BYTES) -> bytes:
 
     Of a long line what stands around its first such byte; it may end within a character.
     """
-    if b"\0" in content[:limit]:
-        return content[:limit]
     lines: list[bytes] = []
     position = size = 0
     while size < limit and (first := _BEYOND_ASCII.search(content, position)):
