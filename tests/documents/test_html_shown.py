@@ -3,12 +3,16 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.documents.builders import SETTINGS
 from vectorize_pipelines.documents.parsing import parse
 from vectorize_pipelines.documents.types import ParsedDocument
 
 CASES = Path(__file__).parent / "cases" / "html"
+STYLE_PIECES = ["{", "}", ";", ":", ".x", "p", ">", "/*", "*/", "'", "@media ", "display:none", " "]
 
 
 def html(text: str) -> ParsedDocument:
@@ -75,6 +79,25 @@ def test_sheets_for_other_media_and_browsers_without_scripts_do_not_count() -> N
     sheet = ".x{display:none}"
     source = f"<style media=print>{sheet}</style><noscript><style>{sheet}</style></noscript><p class=x>a"
     assert html(source).text == "a"
+
+
+def test_what_forms_hold_is_shown() -> None:
+    document = html(
+        "Name: <input value='Sigrid Vestergaard'> <input type=hidden value=token><input type=password value=secret>"
+        "<select><option>sloop<option selected>ketch</select> <textarea>wooden</textarea>"
+        "<datalist><option selected>x</datalist>"
+    )
+    assert document.text == "Name: Sigrid Vestergaard ketch wooden"
+
+
+@hypothesis_settings(max_examples=80)
+@given(
+    st.lists(st.sampled_from(STYLE_PIECES), max_size=30),
+    st.text(st.sampled_from("{};:!displayn one'/*"), max_size=40),
+)
+def test_any_style_is_applied_or_passed_over(sheet: list[str], style: str) -> None:
+    source = f'<style>{"".join(sheet)}</style><p class=x style="{style}">maybe</p><div>sure</div>'
+    assert html(source).text.endswith("sure")
 
 
 def test_what_a_reader_can_open_or_only_screen_readers_skip_is_kept() -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from vectorize_pipelines.core.encodings import decode_as
+from vectorize_pipelines.documents.errors import damage_reported
 
 #: What text without a mark is found in: chardet's name, the name to decode with, and how usual it is, which decides
 #: between those that fit alike. Of those that read a sample alike the first counts: windows-1252 goes on to read what
@@ -207,13 +208,14 @@ def _readings(sample: bytes) -> list[_Reading]:
 def _scores(sample: bytes, names: list[str]) -> dict[str, float]:
     import chardet
 
-    ranking = chardet.detect_all(
-        sample,
-        ignore_threshold=True,
-        compat_names=False,
-        include_encodings=[*names, NO_MATCH],
-        no_match_encoding=NO_MATCH,
-    )
+    with damage_reported("text"):
+        ranking = chardet.detect_all(
+            sample,
+            ignore_threshold=True,
+            compat_names=False,
+            include_encodings=[*names, NO_MATCH],
+            no_match_encoding=NO_MATCH,
+        )
     return {each["encoding"]: each["confidence"] for each in ranking if each["encoding"] in CANDIDATES}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 DECLARATION_BYTES = 1024
 
 INVISIBLE = frozenset((
-    "script", "style", "noscript", "template", "head", "nav", "iframe", "object", "canvas", "audio", "video", "select",
+    "script", "style", "noscript", "template", "head", "nav", "iframe", "object", "canvas", "audio", "video",
     "datalist", "noframes", "noembed", "rp", "rt",
     # within MathML its source, and within SVG what is not drawn or drawn elsewhere
     "annotation", "annotation-xml", "title", "desc", "metadata", "defs", "symbol",
@@ -40,6 +40,10 @@ MAX_CELL_CHARACTERS = 1000
 MAX_COLSPAN, MAX_ROWSPAN = 100, 10_000
 #: A row with one of these in a cell is not a line of values.
 NOT_IN_CELLS = "table, h1, h2, h3, h4, h5, h6, pre"
+#: Types of `<input>` that show their value as text.
+FIELDS = frozenset(
+    ("date", "datetime-local", "email", "month", "number", "search", "tel", "text", "time", "url", "week")
+)
 PARTS_OF_FORMULAS = frozenset(("mi", "mn", "mo", "mrow", "msub", "msubsup", "msup", "msqrt", "mtd", "mtext"))
 SOFT_HYPHEN = "\xad"
 
@@ -215,6 +219,8 @@ class _Reader:
                 self._cell(event, node, self.row)
             elif tag in PARAGRAPHS or tag in LINES:
                 self._end_block(tag)
+            elif tag == "input" and event == "open":
+                self._text(_input_value(node))
             elif tag in PARTS_OF_FORMULAS and event == "close":
                 self.parts.append(_between_parts(node))
             if tag == "pre":
@@ -301,6 +307,12 @@ def _span(value: str | None, limit: int) -> int:
     return max(1, min(int(number), limit)) if number.isascii() and number.isdigit() and len(number) < 10 else 1
 
 
+def _input_value(node: "LexborNode") -> str:
+    """Return what a field of a form shows in it."""
+    attributes = node.attributes
+    return (attributes.get("value") or "") if (attributes.get("type") or "text").lower() in FIELDS else ""
+
+
 def _between_parts(node: "LexborNode") -> str:
     """Return what stands between a part of a formula and the next: a fraction's line, the columns of a matrix."""
     if node.tag == "mtd":
@@ -357,7 +369,7 @@ class _Shown:
         attributes = node.attributes
         if ("hidden" in attributes and attributes["hidden"] != "until-found") or attributes.get("role") == "navigation":
             return False
-        if tag == "dialog" and "open" not in attributes:
+        if (tag == "dialog" and "open" not in attributes) or (tag == "option" and "selected" not in attributes):
             return False
         if attributes.get("aria-hidden") == "true" and _is_second_rendering(node):
             return False

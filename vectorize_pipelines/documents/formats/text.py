@@ -168,15 +168,21 @@ def _in_encoding(content: bytes, named: Declaration) -> Decoded | None:
     """Return the bytes in this encoding, a few of them damaged at most; None where more are."""
     if (text := _strictly(content, named.encoding)) is not None:
         return Decoded(text)
+    if named.encoding == "utf-8" and _is_too_damaged(decode_as(telling_bytes(content), "utf-8", "replace")):
+        return None  # without a look at the rest, which may be large
     text = decode_as(content, named.encoding, "replace")
-    damaged = text.count("\ufffd")
-    if damaged > MAX_DAMAGED_SHARE * sum(map(len, _NOT_ASCII.findall(text))):
+    if _is_too_damaged(text):
         return None
+    damaged = text.count("\ufffd")
     count = "a character is" if damaged == 1 else f"{damaged:,} characters are"
     notice = assumed(
         f"{count} damaged, for {named.encoding} (as {named.source} says), and read as \ufffd", "replace the file"
     )
     return Decoded(text, (notice,))
+
+
+def _is_too_damaged(text: str) -> bool:
+    return text.count("\ufffd") > MAX_DAMAGED_SHARE * sum(map(len, _NOT_ASCII.findall(text)))
 
 
 def _strictly(content: bytes, encoding: str) -> str | None:
@@ -258,14 +264,13 @@ def _with_escapes(content: bytes, context: ParseContext) -> Decoded | None:
     encoding = next((name for mark, name in ESCAPES if mark in content), None)
     if encoding is None and _is_hz(content[:SAMPLE_BYTES]):
         encoding = "hz"
-    text = _strictly(content, encoding) if encoding else None
-    return (
-        None if text is None or encoding is None else _noted(Decoded(text), encoding, "its escape sequences", context)
-    )
+    if encoding is None or (text := _strictly(content, encoding)) is None:
+        return None
+    return _noted(Decoded(text), encoding, "its escape sequences", context)
 
 
 def _is_hz(sample: bytes) -> bool:
-    """Return whether what stands between `~{` and `~}` are pairs of bytes of usual Chinese characters, and not words."""
+    """Return whether what stands between `~{` and `~}` are pairs of bytes of usual Chinese characters and not words."""
     leads = b"".join(match[1][0::2] for match in _HZ.finditer(sample))
     return len(leads) >= MIN_HZ_PAIRS and sum(lead <= LAST_USUAL_LEAD for lead in leads) >= MIN_HZ_SHARE * len(leads)
 
