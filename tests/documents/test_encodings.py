@@ -226,6 +226,7 @@ def test_text_whose_encoding_its_bytes_do_not_tell_is_refused_with_the_setting()
         ("어부는 이른 아침 바다로 나갔다.", "iso2022_kr"),
         ("Müller, Jürgen; Weiß, Käthe\n", "cp1252"),
         ("Price: 40 € per night, 35 € in winter.\n", "cp1252"),
+        ("Copyright © 2020 ACME® Ltd, section § 5: 20°C ± 1, £40, 3 µm.\n", "cp1252"),
         ("He said “hello” – and it’s fine.\n", "cp1252"),
     ],
 )

@@ -102,6 +102,14 @@ MIN_LEAD, MIN_LEAD_OF_ONE_BYTE, MIN_LEAD_IN_CAPITALS = 0.004, 0.15, 1.5
 #: The lead, times the square root of the number of bytes, from which on a guess is sure.
 SURE_LEAD = 6.0
 
+#: Of text that is ASCII but for symbols such as those of a copyright, a degree and a section, in windows-1252 and others.
+SYMBOLS_CONFIDENCE = 0.6
+
+_LONE_SYMBOL = re.compile(
+    r"(?<![^\W\d_])(?<![\x80-\uffff])"
+    r"(?:[\xa0\xa3\xa7\xa9\xab\xb1-\xb3\xb7\xbb-\xbe\u20ac](?![^\W\d_]|[\x80-\uffff])|\xb0(?=\W|[CF]\b)|\xb5(?=[ACFVWglms]\b))"
+    r"|(?<=[A-Za-z0-9])\xae(?!\w)"
+)
 _WORD = re.compile(r"[^\W\d_]{2,}")
 _NO_TEXT = re.compile(r"[\x80-\x9f\ufffd\ue000-\uf8ff]")
 #: Between two letters there is no symbol: no box, no currency, no fraction. Accents and marks of scripts there are.
@@ -159,6 +167,8 @@ def detect(sample: bytes) -> Guess | None:
 
     The sample may end within a character.
     """
+    if _has_only_symbols(sample):
+        return Guess("windows-1252", SYMBOLS_CONFIDENCE, None)
     readings = sorted(_readings(sample), key=lambda reading: -reading.score)
     if not readings:
         return None
@@ -166,6 +176,12 @@ def detect(sample: bytes) -> Guess | None:
     telling = len(sample) - len(sample.translate(None, _BEYOND_ASCII))
     lead = math.log(best.score / rival.score) if best.score and rival and rival.score else math.inf
     return Guess(best.encoding, _confidence(best, lead, telling), rival.encoding if rival else None)
+
+
+def _has_only_symbols(sample: bytes) -> bool:
+    """Return whether the text is ASCII but for symbols, which stand alone as letters of other encodings do not."""
+    text = _decoded(sample, "windows-1252")
+    return text is not None and _LONE_SYMBOL.sub("", text).isascii()
 
 
 def _confidence(best: _Reading, lead: float, telling: int) -> float:
