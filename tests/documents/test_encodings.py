@@ -236,7 +236,9 @@ def test_other_encodings_are_told_by_their_bytes_and_said(text: str, encoding: s
     assert "was taken for" in document.notices[0].what
 
 
-@pytest.mark.parametrize("text", ["see ~{abcd~} and ~{x~}", "\x1b[31mred\x1b[0m", "a\0b\0" + "word " * 99, "C++ +abc-"])
+@pytest.mark.parametrize(
+    "text", ["see ~{abcd~} and ~{x~}", "\x1b[31mred\x1b[0m", "a\0b\0" + "word " * 99, "C++ +abc-", "ab" * 50 + "\0c"]
+)
 def test_ascii_stays_ascii(text: str) -> None:
     document = read(text.encode(), "a.txt")
     assert (document.text, document.notices) == (text.replace("\0", ""), ())

@@ -102,7 +102,7 @@ MIN_LEAD, MIN_LEAD_OF_ONE_BYTE, MIN_LEAD_IN_CAPITALS = 0.004, 0.15, 1.5
 #: The lead, times the square root of the number of bytes, from which on a guess is sure.
 SURE_LEAD = 6.0
 
-#: Of text that is ASCII but for symbols such as those of a copyright, a degree and a section, in windows-1252 and others.
+#: Of text that is ASCII but for symbols such as those of copyright, degrees and sections, in windows-1252 and others.
 SYMBOLS_CONFIDENCE = 0.6
 
 _LONE_SYMBOL = re.compile(

@@ -242,12 +242,22 @@ def _in_utf16(content: bytes, context: ParseContext) -> Decoded | None:
         return None
     encoding = "utf-16be" if even else "utf-16le"
     text = _strictly(content, encoding)
-    if text is None or sum(map(_is_of_text, text[:SAMPLE_BYTES])) < MIN_TEXT_SHARE * len(text[:SAMPLE_BYTES]):
-        return None
-    # Two bytes of ASCII make a Chinese character, of many blocks of Unicode; a script has few.
-    if content.isascii() and len({ord(character) >> 8 for character in text[:SAMPLE_BYTES]}) > MAX_BLOCKS:
+    if text is None or not _is_text_of_a_script(text[:SAMPLE_BYTES], is_utf8=_strictly(content, "utf-8") is not None):
         return None
     return _noted(Decoded(text), encoding, "its NUL bytes", context)
+
+
+def _is_text_of_a_script(text: str, *, is_utf8: bool) -> bool:
+    """Return whether what was read as UTF-16 is text, and not other bytes with a stray NUL.
+
+    Two letters of ASCII make a Chinese character, of many blocks of Unicode: what is UTF-8 too may have a few only.
+    """
+    ascii_ = [character for character in text if character < "\x80"]
+    return (
+        2 * sum(map(str.isspace, ascii_)) >= len(ascii_)
+        and sum(map(_is_of_text, text)) >= MIN_TEXT_SHARE * len(text)
+        and not (is_utf8 and len({ord(character) >> 8 for character in text}) > MAX_BLOCKS)
+    )
 
 
 def _is_of_text(character: str) -> bool:
