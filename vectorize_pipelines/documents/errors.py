@@ -25,6 +25,10 @@ class NotTextError(ItemError):
     """A file named as text whose bytes are not text in any encoding that we know."""
 
 
+class UnknownEncodingError(ItemError):
+    """Text in an encoding that its bytes do not tell, and that nobody states."""
+
+
 class CorruptDocumentError(ItemError):
     """The file is damaged, cut short, or is not what its name says."""
 

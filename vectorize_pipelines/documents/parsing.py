@@ -8,7 +8,7 @@ from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import EmptyDocumentError, TooLargeError, TooManyChunksError
 from vectorize_pipelines.documents.formats.language import language_of
-from vectorize_pipelines.documents.formats.values import check_metadata, short_label
+from vectorize_pipelines.documents.formats.values import check_metadata, is_blank, short_label
 from vectorize_pipelines.documents.recognition import Format, recognised_format
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
@@ -41,7 +41,7 @@ def _parse(content: bytes, context: ParseContext) -> ParsedDocument:
         raise EmptyDocumentError("is empty; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     kind = recognised_format(content, context.name, context.media_type)
     document = _parser_of(kind)(content, context)
-    if not document.text.strip() and not document.members:
+    if is_blank(document.text) and not document.members:
         raise EmptyDocumentError(
             "has no text that a reader would see; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE"
         )

@@ -20,17 +20,19 @@ from vectorize_pipelines.settings import DocumentSettings
 
 #: What parsers import when they first need it.
 LIBRARIES = (
-    "charset_normalizer",
+    "chardet",
     "fasttext",
     "lxml",
     "olefile",
     "oxmsg",
+    "pathspec",
     "pyarrow",
     "pypdf",
     "pypdfium2",
     "pysubs2",
     "python_calamine",
     "selectolax",
+    "webencodings",
     "yaml",
 )
 

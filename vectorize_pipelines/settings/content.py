@@ -3,8 +3,9 @@
 import os
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
+from vectorize_pipelines.core.encodings import REPLACEMENT, encoding_name
 from vectorize_pipelines.core.image_limits import DEFAULT_LIMITS, ImageLimits
 from vectorize_pipelines.core.installation import checkout
 from vectorize_pipelines.core.items import MetadataLimits
@@ -59,6 +60,15 @@ class GallerySettings(Section):
     files_per_run: int | None = Field(None, ge=1, description=_FILES_PER_RUN)
 
 
+def _known_encodings(encodings: dict[str, str]) -> dict[str, str]:
+    for pattern, label in encodings.items():
+        if encoding_name(label) in (None, REPLACEMENT):
+            raise ValueError(f"{label!r} for {pattern!r} is no encoding; take a label of the encoding standard")
+        if pattern.startswith("!"):
+            raise ValueError(f"{pattern!r} would take something out; name what has an encoding, the last pattern wins")
+    return encodings
+
+
 class DocumentSettings(Section):
     """Reading and cutting documents; the limits are per file."""
 
@@ -76,6 +86,11 @@ class DocumentSettings(Section):
         64 * 2**10, ge=1, description="a document, or a row of a table, with more metadata (as JSON) is refused"
     )
     max_metadata_values: int = Field(1000, ge=1, description="the same, by values; those within others count too")
+    encodings: Annotated[dict[str, str], BeforeValidator(read_json), AfterValidator(_known_encodings)] = Field(
+        {},
+        description="encodings of text, HTML, CSV and the like which say none or a wrong one, by path, as JSON: "
+        '`{"old/*.txt": "windows-1251"}`; patterns as in .gitignore, the last that matches counts; labels as on Web',
+    )
     pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
     office_comments: bool = Field(
         True, description="comments in office documents are embedded, each behind the paragraph that it is on"

@@ -92,11 +92,11 @@ _LANGUAGES: dict[str, tuple[str, re.Pattern[str]]] = {
 
 def parse_code(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the text as it stands, a section for each definition. Raises `NotTextError`."""
-    text = decode(content)
+    text, notices = decode(content, context)
     language, pattern = _LANGUAGES.get(ending(context.name), ("", _PYTHON))
     headings = _definitions(text, pattern)
     metadata = {"parser": "code"} | ({"programming_language": language} if language else {})
-    return ParsedDocument(text, metadata, sections(text, headings))
+    return ParsedDocument(text, metadata, sections(text, headings), notices=notices)
 
 
 def _definitions(text: str, pattern: re.Pattern[str]) -> list[Heading]:

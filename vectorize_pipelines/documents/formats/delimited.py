@@ -15,7 +15,7 @@ from vectorize_pipelines.core.notices import Notice, assumed, listed_numbers, om
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import CorruptDocumentError, EmptyDocumentError
 from vectorize_pipelines.documents.formats.table import TableBuilder, check_rows, column_names, columns_to_read
-from vectorize_pipelines.documents.formats.text import decode
+from vectorize_pipelines.documents.formats.text import Decoded, decode
 from vectorize_pipelines.documents.types import ParsedDocument
 
 DELIMITERS = ",;\t|"
@@ -32,17 +32,17 @@ _SEPARATOR_LINE = re.compile(r'"?sep=([^"\n])"?', re.IGNORECASE)
 
 def parse_csv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse comma-separated values, or those separated by `;`, tab or `|`. Raises `ItemError`s."""
-    return _parse(decode(content), "csv", DELIMITERS, context)
+    return _parse(decode(content, context), "csv", DELIMITERS, context)
 
 
 def parse_tsv(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse tab-separated values. Raises `ItemError`s."""
-    return _parse(decode(content), "tsv", "\t", context)
+    return _parse(decode(content, context), "tsv", "\t", context)
 
 
-def _parse(text: str, parser: str, delimiters: str, context: ParseContext) -> ParsedDocument:
+def _parse(decoded: Decoded, parser: str, delimiters: str, context: ParseContext) -> ParsedDocument:
     settings = context.settings
-    lines = text.split("\n")
+    lines = decoded.text.split("\n")
     stated = _SEPARATOR_LINE.fullmatch(lines[0])
     start = 1 if stated else 0
     layout = _layout(lines, start, stated[1] if stated else delimiters, settings.text_columns)
@@ -66,7 +66,7 @@ def _parse(text: str, parser: str, delimiters: str, context: ParseContext) -> Pa
             f"cannot be read as a table: of its {rows:,} rows none with a text has the {len(layout.columns)} fields of "
             f"the header, which is line {layout.header_line}; correct the rows, or the header"
         )
-    return builder.build(_notices(layout, bad, guessed=guessed))
+    return builder.build([*decoded.notices, *_notices(layout, bad, guessed=guessed)])
 
 
 def _notices(layout: "_Layout", bad: Sequence[int], *, guessed: bool) -> list[Notice]:

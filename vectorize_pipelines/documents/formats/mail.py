@@ -13,7 +13,7 @@ from vectorize_pipelines.documents.errors import CorruptDocumentError, Encrypted
 from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.members import MemberReader
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
-from vectorize_pipelines.documents.formats.text import decode
+from vectorize_pipelines.documents.formats.text import Decoded, decode
 from vectorize_pipelines.documents.formats.values import clean_text, json_fields, one_line, short_label
 from vectorize_pipelines.documents.recognition import FORMATS, SUPPORTED_SUFFIXES, ending
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -111,20 +111,25 @@ def _parts(message: EmailMessage) -> tuple[list[Message], list[Message]]:
 
 
 def _body(parts: Iterable[Message], context: ParseContext) -> tuple[str, tuple[Notice, ...]]:
-    texts: list[str] = []
-    pages: list[str] = []
+    texts: list[Decoded] = []
+    pages: list[Decoded] = []
     for part in parts:
         kind = part.get_content_type()
         if kind == "text/html":
-            pages.append(_text(part))
+            pages.append(_text(part, context))
         elif kind in ("text/plain", "text/enriched") or not kind.endswith(("calendar", "css", "vcard")):
-            texts.append(_flowed(part, _text(part)))
-    return best_body("\n\n".join(texts), "\n".join(pages), context)
+            text, notices = _text(part, context)
+            texts.append(Decoded(_flowed(part, text), notices))
+    body, notices = best_body("\n\n".join(each.text for each in texts), "\n".join(each.text for each in pages), context)
+    return body, (*notices, *(notice for each in (*texts, *pages) for notice in each.notices))
 
 
-def _text(part: Message) -> str:
+def _text(part: Message, context: ParseContext) -> Decoded:
+    """Return the text of a part in the encoding that its own header names."""
     payload = part.get_payload(decode=True)
-    return decode(payload, part.get_content_charset()) if isinstance(payload, bytes) and payload.strip() else ""
+    if not isinstance(payload, bytes) or not payload.strip():
+        return Decoded("")
+    return decode(payload, replace(context, media_type=str(part.get("content-type", ""))))
 
 
 def _flowed(part: Message, text: str) -> str:

@@ -21,7 +21,7 @@ _BETWEEN = "\n\n"
 def parse_notebook(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the text of cells and outputs in order, a blank line between them. Raises `CorruptDocumentError`."""
     with damage_reported("notebook"):
-        notebook = json.loads(decode(content))
+        notebook = json.loads(decode(content, context).text)
     cells = _cells(notebook)
     if cells is None:
         raise CorruptDocumentError("is no Jupyter notebook: it has no cells; save it again from Jupyter")

@@ -13,7 +13,7 @@ from vectorize_pipelines.documents.errors import CorruptDocumentError, damage_re
 from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.package import parse_xml
-from vectorize_pipelines.documents.formats.text import decode
+from vectorize_pipelines.documents.formats.text import Decoded, decode
 from vectorize_pipelines.documents.formats.values import one_line
 from vectorize_pipelines.documents.types import ParsedDocument
 
@@ -34,13 +34,12 @@ def parse_json(content: bytes, context: ParseContext) -> ParsedDocument:
 
     A list of objects stays one text, an empty line between them: rows of a table are JSON Lines'.
     """
-    del context
-    text = decode(content)
+    text, notices = decode(content, context)
     try:
         with damage_reported("JSON"):
             value = json.loads(text, object_pairs_hook=_Pairs, parse_float=str, parse_int=str, parse_constant=str)
     except CorruptDocumentError as error:
-        return _as_it_is(text, "json", error)
+        return _as_it_is(Decoded(text, notices), "json", error)
     builder = OutlineBuilder()
     with damage_reported("JSON"):
         if isinstance(value, _Pairs):
@@ -51,7 +50,7 @@ def parse_json(content: bytes, context: ParseContext) -> ParsedDocument:
         else:
             builder.block(_scalar(value))
     text, sections = builder.build()
-    return ParsedDocument(text, {"parser": "json"}, sections)
+    return ParsedDocument(text, {"parser": "json"}, sections, notices=notices)
 
 
 def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
@@ -60,7 +59,7 @@ def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
         with damage_reported("XML"):
             root = parse_xml(content)
     except CorruptDocumentError as error:
-        return _as_it_is(decode(content), "xml", error)
+        return _as_it_is(decode(content, context), "xml", error)
     if root.tag == _XHTML:
         return parse_html(content, context)
     with damage_reported("XML"):
@@ -70,13 +69,13 @@ def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
 
 def parse_yaml(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the text as it stands, comments included: YAML is written to be read."""
-    del context
-    return ParsedDocument(decode(content), {"parser": "yaml"})
+    text, notices = decode(content, context)
+    return ParsedDocument(text, {"parser": "yaml"}, notices=notices)
 
 
-def _as_it_is(text: str, parser: str, error: CorruptDocumentError) -> ParsedDocument:
+def _as_it_is(decoded: Decoded, parser: str, error: CorruptDocumentError) -> ParsedDocument:
     reason = str(error).partition(";")[0]
-    return ParsedDocument(text, {"parser": parser}, notices=(_plain(parser, reason),))
+    return ParsedDocument(decoded.text, {"parser": parser}, notices=(*decoded.notices, _plain(parser, reason)))
 
 
 def _plain(parser: str, reason: str) -> Notice:

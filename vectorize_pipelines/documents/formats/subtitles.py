@@ -11,7 +11,7 @@ def parse_subtitles(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return a line `00:01:02 text` for each subtitle, without their formatting. Raises `CorruptDocumentError`."""
     import pysubs2
 
-    text = decode(content)
+    text, notices = decode(content, context)
     kind = "vtt" if text.lstrip("\ufeff \n").startswith("WEBVTT") else "srt"
     with damage_reported("subtitles"):
         subtitles = pysubs2.SSAFile.from_string(text, format_=kind)
@@ -20,7 +20,7 @@ def parse_subtitles(content: bytes, context: ParseContext) -> ParsedDocument:
         raise CorruptDocumentError(
             "has no subtitles: no line with times such as 00:00:01,000 --> 00:00:02,000; repair it"
         )
-    return ParsedDocument("\n".join(lines), {"parser": kind})
+    return ParsedDocument("\n".join(lines), {"parser": kind}, notices=notices)
 
 
 def _time(milliseconds: int) -> str:

@@ -41,7 +41,8 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     """Parse an object a line. Through the json module: pandas turns the text "007" into a number."""
     settings = context.settings
     bad: dict[int, str] = {}
-    records = list(_json_objects(decode(content), settings, bad))
+    text, notices = decode(content, context)
+    records = list(_json_objects(text, settings, bad))
     found = list(dict.fromkeys(name for _, _, record in records for name in record))
     kept = frozenset(columns_to_read(found, settings)) if records else frozenset[str]()
     builder = TableBuilder("json-lines", "line", context)
@@ -54,12 +55,12 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
         else:
             builder.add(row, line, cells)
     if not bad:
-        return builder.build()
+        return builder.build(notices)
     line, reason = min(bad.items())
     if builder.is_empty:
         raise CorruptDocumentError(f"line {line} {reason}, and no other has a text; each line must be a JSON object")
     what = f"left out {counted(len(bad), 'line', listed_numbers(sorted(bad)))}: line {line} {reason}"
-    return builder.build([omitted(what, "correct them; each line must be a JSON object, a field a column")])
+    return builder.build([*notices, omitted(what, "correct them; each line must be a JSON object, a field a column")])
 
 
 def _json_objects(

@@ -2,6 +2,7 @@
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -15,6 +16,11 @@ MAX_METADATA_VALUES = 10_000
 MAX_INTEGER_BITS = 4096
 #: Of a heading, a title or an author.
 MAX_LABEL_CHARACTERS = 500
+
+#: By their category letters, symbols and marks, but shown as nothing: fillers, joiners, variation selectors.
+INVISIBLE_LETTERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc") | frozenset(
+    map(chr, (*range(0xFE00, 0xFE10), *range(0x180B, 0x1810), *range(0xE0100, 0xE01F0)))
+)
 
 _PDF_DATE = re.compile(
     r"(?:D:)?(?P<year>\d{4})(?P<month>\d\d)?(?P<day>\d\d)?(?P<hour>\d\d)?(?P<minute>\d\d)?(?P<second>\d\d)?"
@@ -33,6 +39,15 @@ def clean_text(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def is_blank(text: str) -> bool:
+    """Return whether nothing of the text is seen: spaces, and characters without width such as U+200B and U+FEFF."""
+    return all(character.isspace() or _is_invisible(character) for character in text.strip())
+
+
+def _is_invisible(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf") or character in INVISIBLE_LETTERS
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ relationships that lead nowhere, all of which Word opens, and knows no notes.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vectorize_pipelines.core.notices import Notice, omitted
@@ -98,6 +98,7 @@ class _Reader:
         self._objects = 0
         self._old_equations = 0
         self._chunks: list[str] = []
+        self._of_chunks: list[Notice] = []
 
     def read(self) -> None:
         """Read the whole body."""
@@ -107,7 +108,7 @@ class _Reader:
 
     def notices(self) -> tuple[Notice, ...]:
         """Return what of the document is not in its text."""
-        found: list[Notice] = []
+        found = list(self._of_chunks)
         if self._objects:
             found.append(
                 omitted(
@@ -208,9 +209,13 @@ class _Reader:
             return
         ending = related.target.rpartition(".")[2].lower()
         if ending in ("htm", "html", "xhtml"):
-            self.builder.block(parse_html(self._package.read(related.target), self._context).text)
+            page = parse_html(self._package.read(related.target), replace(self._context, media_type=None))
+            self.builder.block(page.text)
+            self._of_chunks += page.notices
         elif ending == "txt":
-            self.builder.block(decode(self._package.read(related.target)))
+            text, notices = decode(self._package.read(related.target), replace(self._context, media_type=None))
+            self.builder.block(text)
+            self._of_chunks += notices
         else:
             self._chunks.append(related.target)
 

@@ -4,6 +4,7 @@
 `corpus_embeddings`, the sensor for new files and `vectorize doctor`.
 """
 
+import json
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import CancelledError, Future
@@ -173,9 +174,11 @@ def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
     reading = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
-    # Others are named only where they are not as they come: what was read before there were such settings stays as it is.
+    # Others are named only where they are not as they come: what was read before they existed stays as it is.
     if not settings.office_comments:
         reading += " office_comments=false"
     if settings.column_types:
         reading += f" column_types={','.join(f'{name}:{kind}' for name, kind in sorted(settings.column_types.items()))}"
+    if settings.encodings:
+        reading += f" encodings={json.dumps(settings.encodings)}"
     return reading
