@@ -29,9 +29,10 @@ class Section(Span):
 
 @dataclass(frozen=True, slots=True)
 class Page(Span):
-    """A page, numbered from 1."""
+    """A page, numbered from 1; `metadata` is what its passages have beside the document's."""
 
     number: int
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Chunk:
     `tokens` are as the encoder's tokenizer counts them, special tokens included.
 
     `metadata` holds the row's own fields and `row`, for a table; `section`, where the document has headings
-    ("Outer > Inner").
+    ("Outer > Inner"); what its page has of its own.
     """
 
     index: int

@@ -28,8 +28,12 @@ LIBRARIES = (
     "pypdf",
     "pypdfium2",
     "selectolax",
+    "spellchecker",
     "yaml",
 )
+
+#: The same, for OCR.
+OCR_LIBRARIES = ("cv2", "onnxruntime", "rapidocr_onnxruntime")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ def service(config: Mapping[str, Any]) -> Service:
     """Return the service of a parser process; `config` is what `pool.ParserPool` made for it."""
     # What a parser has to say of a file is in its error; pypdf also logs it, without saying of which file.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    write_bytecode(LIBRARIES)
     settings = DocumentSettings.model_validate(config["settings"])
+    write_bytecode((*LIBRARIES, *(OCR_LIBRARIES if settings.ocr else ())))
     module, _, name = config["handler"].partition(":")
     handler: Handler = getattr(importlib.import_module(module), name)
     limits = answer_limits(settings)

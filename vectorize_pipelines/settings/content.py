@@ -63,7 +63,11 @@ class DocumentSettings(Section):
         64 * 2**10, ge=1, description="a document, or a row of a table, with more metadata (as JSON) is refused"
     )
     max_metadata_values: int = Field(1000, ge=1, description="the same, by values; those within others count too")
-    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
+    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field(
+        "auto", description="auto: each page by pdfium, or by pypdf where pdfium does not read it"
+    )
+    pdf_annotations: bool = Field(False, description="comments in a PDF are part of its pages' text")
+    ocr: bool = Field(False, description="pages of a PDF without text are recognised; needs the extra `ocr`")
     text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
     chunk_tokens: int | None = Field(None, ge=16, description="longest chunk in tokens; null: what the model takes")

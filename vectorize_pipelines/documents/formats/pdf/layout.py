@@ -1,0 +1,272 @@
+"""The order in which a person reads what stands on a page. Called with the lines of both PDFium and OCR.
+
+The lines come in the order of the file, which is right for most pages. They are put into another one where the page
+shows that it is wrong: text in columns that the file holds row by row, lines that it holds out of order, and text in
+several directions.
+"""
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from statistics import median
+
+#: A column has so many lines at least, each so wide as a multiple of its height: cells of tables are narrower.
+MIN_COLUMN_LINES = 4
+MIN_COLUMN_WIDTH = 8.0
+#: Of a column's width so much is filled, on average: that of a table is not.
+MIN_FILLED = 0.6
+#: Beside the lines in columns there may be so many, by their number, that go across.
+MAX_ACROSS = 0.25
+#: A gap between words, as a multiple of a line's height, that may divide columns.
+MIN_GUTTER = 0.9
+_EDGES_TRIED = 24
+_SAMPLES = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text, in a frame of its own in which it reads from left to right, and y grows downwards.
+
+    direction  degrees by which the text is turned clockwise on the page before it is turned by `/Rotate`
+    pieces     (left, right) of its stretches without a wide gap, from left to right
+    begin, end the place of its characters, for whoever divides it
+    """
+
+    text: str
+    left: float
+    top: float
+    right: float
+    bottom: float
+    direction: int = 0
+    pieces: tuple[tuple[float, float], ...] = ()
+    begin: int = 0
+    end: int = 0
+
+    @property
+    def height(self) -> float:
+        """Its height."""
+        return self.bottom - self.top
+
+    @property
+    def middle(self) -> float:
+        """The height at which its middle stands."""
+        return (self.top + self.bottom) / 2
+
+
+#: Divides a line at an x of its frame; called for places between two of its pieces only.
+Divide = Callable[[Line, float], tuple[Line, Line]]
+
+
+@dataclass(slots=True)
+class _Region:
+    """The two columns beside each other that a gutter at `x` divides lines into, and what goes across them."""
+
+    left: list[Line] = field(default_factory=list)
+    right: list[Line] = field(default_factory=list)
+    across: list[Line] = field(default_factory=list)
+
+
+def in_frame(box: tuple[float, float, float, float], direction: int) -> tuple[float, float, float, float]:
+    """Return (left, top, right, bottom) of a box (left, bottom, right, top of the page, y upwards) in a frame."""
+    angle = math.radians(direction)
+    cosine, sine = round(math.cos(angle), 9), round(math.sin(angle), 9)
+    corners = [(x, y) for x in (box[0], box[2]) for y in (box[1], box[3])]
+    across = [x * cosine - y * sine for x, y in corners]
+    down = [-(x * sine + y * cosine) for x, y in corners]
+    return min(across), min(down), max(across), max(down)
+
+
+def main_direction(lines: Sequence[Line]) -> int:
+    """Return the direction in which most of the text reads; 0 for no lines."""
+    sizes: Counter[int] = Counter()
+    for line in lines:
+        sizes[line.direction] += len(line.text)
+    return sizes.most_common(1)[0][0] if sizes else 0
+
+
+def reading_order(lines: Sequence[Line], divide: Divide) -> list[Line]:
+    """Return the lines as a person reads them: what reads as most of the page does, then what stands otherwise."""
+    directions = dict.fromkeys(line.direction for line in lines)
+    if len(directions) > 1:
+        main = main_direction(lines)
+        directions = dict.fromkeys([main, *directions])
+    return [
+        line
+        for direction in directions
+        for line in _one_direction([line for line in lines if line.direction == direction], divide)
+    ]
+
+
+def _one_direction(lines: list[Line], divide: Divide) -> list[Line]:
+    upright = sum(line.height > 2 * (line.right - line.left) for line in lines if len(line.text) > 2)
+    if 2 * upright > len(lines):  # written from top to bottom
+        return lines
+    return _in_columns(lines, divide, depth=0)
+
+
+def _in_columns(lines: list[Line], divide: Divide, depth: int) -> list[Line]:
+    """Return lines column by column, what goes across in its place; as `_in_rows` where there are no columns."""
+    x = _gutter(lines) if depth < 6 else None
+    if x is None:
+        return _in_rows(lines)
+    region = _divided(lines, x, divide)
+    _set_margins_across(region)
+    rows = sorted(region.across, key=lambda line: line.middle)
+    heights = [line.middle for line in rows]
+    ordered: list[Line] = []
+    left, right = _by_band(region.left, heights), _by_band(region.right, heights)
+    for band in range(len(rows) + 1):
+        for column in (left, right):
+            if band in column:
+                ordered += _in_columns(column[band], divide, depth + 1)
+        if band < len(rows):
+            ordered.append(rows[band])
+    return ordered
+
+
+def _by_band(lines: Sequence[Line], heights: Sequence[float]) -> dict[int, list[Line]]:
+    """Return lines by the number of rows that go across above them."""
+    bands: dict[int, list[Line]] = {}
+    for line in lines:
+        bands.setdefault(bisect_right(heights, line.middle), []).append(line)
+    return bands
+
+
+def _pieces(lines: Sequence[Line]) -> list[Line]:
+    """Return the stretches of the lines as lines without text."""
+    return [
+        replace(line, text="", left=left, right=right)
+        for line in lines
+        for left, right in (line.pieces or ((line.left, line.right),))
+    ]
+
+
+def _gutter(lines: Sequence[Line]) -> float | None:
+    """Return the left edge of a column beside another one, None where there is none."""
+    if len(lines) < MIN_COLUMN_LINES:
+        return None
+    pieces = _pieces(lines)
+    if len(pieces) < 2 * MIN_COLUMN_LINES:
+        return None
+    height = max(median(line.height for line in lines), 1e-3)
+    edges = Counter(round(piece.left / height * 4) for piece in pieces)
+    candidates = [edge for edge, count in edges.most_common(_EDGES_TRIED) if count >= MIN_COLUMN_LINES]
+    best: tuple[int, float] | None = None
+    for edge in candidates:
+        x = min(piece.left for piece in pieces if round(piece.left / height * 4) == edge)
+        size = _column_lines(pieces, x, height)
+        if size and (best is None or (size, -x) > (best[0], -best[1])):
+            best = size, x
+    return best[1] if best else None
+
+
+def _column_lines(pieces: Sequence[Line], x: float, height: float) -> int:
+    """Return how many lines the smaller of the columns left and right of `x` has; 0 where they are none."""
+    slack = 0.2 * height
+    right = [piece for piece in pieces if piece.left >= x - slack]
+    left = [piece for piece in pieces if piece.right <= x - slack]
+    if min(len(left), len(right)) < MIN_COLUMN_LINES:
+        return 0
+    top = max(min(piece.top for piece in left), min(piece.top for piece in right))
+    bottom = min(max(piece.bottom for piece in left), max(piece.bottom for piece in right))
+    left = [piece for piece in left if top <= piece.middle <= bottom]
+    right = [piece for piece in right if top <= piece.middle <= bottom]
+    size = min(len(left), len(right))
+    across = sum(
+        piece.left < x - slack and piece.right > x - slack and top <= piece.middle <= bottom for piece in pieces
+    )
+    if size < MIN_COLUMN_LINES or across > MAX_ACROSS * (len(left) + len(right)):
+        return 0
+    return size if _is_prose(left, height) and _is_prose(right, height) else 0
+
+
+def _is_prose(pieces: Sequence[Line], height: float) -> bool:
+    """Return whether lines fill the width that they stand in, as those of a paragraph do."""
+    if median(piece.right - piece.left for piece in pieces) < MIN_COLUMN_WIDTH * height:
+        return False
+    left, right = min(piece.left for piece in pieces), max(piece.right for piece in pieces)
+    places = [left + (right - left) * (number + 0.5) / _SAMPLES for number in range(_SAMPLES)]
+    counts = [sum(piece.left <= place <= piece.right for piece in pieces) for place in places]
+    return sum(counts) >= MIN_FILLED * _SAMPLES * max(*counts, 1)
+
+
+def _divided(lines: Sequence[Line], x: float, divide: Divide) -> _Region:
+    region = _Region()
+    for line in lines:
+        slack = 0.2 * line.height
+        pieces = line.pieces or ((line.left, line.right),)
+        before = [piece for piece in pieces if piece[1] <= x - slack]
+        behind = [piece for piece in pieces if piece[0] >= x - slack]
+        if len(before) + len(behind) < len(pieces):
+            region.across.append(line)
+        elif not behind:
+            region.left.append(line)
+        elif not before:
+            region.right.append(line)
+        else:
+            first, second = divide(line, (before[-1][1] + behind[0][0]) / 2)
+            region.left.append(first)
+            region.right.append(second)
+    return region
+
+
+def _set_margins_across(region: _Region) -> None:
+    """Count the page's first and last row as going across where they stand apart: a header, a footer."""
+    for sign in (1, -1):
+        ordered = sorted([*region.left, *region.right, *region.across], key=lambda line: sign * line.middle)
+        row = [line for line in ordered if abs(line.middle - ordered[0].middle) <= 0.5 * ordered[0].height]
+        rest = ordered[len(row) :]
+        edge = max(sign * line.bottom if sign > 0 else sign * line.top for line in row)
+        gap = min((sign * line.top if sign > 0 else sign * line.bottom for line in rest), default=edge) - edge
+        if gap >= 1.2 * ordered[0].height:
+            marginal = set(map(id, row))
+            region.across += [line for line in (*region.left, *region.right) if id(line) in marginal]
+            region.left = [line for line in region.left if id(line) not in marginal]
+            region.right = [line for line in region.right if id(line) not in marginal]
+
+
+def _in_rows(lines: list[Line]) -> list[Line]:
+    """Return lines from top to bottom, as the file has them where some stand beside each other."""
+    if all(line.middle <= following.middle for line, following in pairwise(lines)):
+        return lines
+    runs: list[list[Line]] = []
+    for line in lines:
+        last = runs[-1][-1] if runs else None
+        if last is not None and -0.5 * last.height <= line.top - last.bottom + 0.5 * last.height <= 3 * last.height:
+            runs[-1].append(line)
+        else:
+            runs.append([line])
+    ordered: list[Line] = []
+    for cluster in _clusters(runs):
+        together = [line for run in cluster for line in run]
+        if len(cluster) > 1 and not _collide(together):
+            together.sort(key=lambda line: line.middle)
+        ordered += together
+    return ordered
+
+
+def _clusters(runs: Sequence[list[Line]]) -> list[list[list[Line]]]:
+    """Return runs of lines from top to bottom, together those that share a height, in the order of the file."""
+    bounds = [(min(line.middle for line in run), max(line.middle for line in run)) for run in runs]
+    order = sorted(range(len(runs)), key=lambda number: bounds[number])
+    clusters: list[list[int]] = []
+    bottom = -math.inf
+    for number in order:
+        if clusters and bounds[number][0] <= bottom:
+            clusters[-1].append(number)
+        else:
+            clusters.append([number])
+        bottom = max(bottom, bounds[number][1])
+    return [[runs[number] for number in sorted(cluster)] for cluster in clusters]
+
+
+def _collide(lines: Sequence[Line]) -> bool:
+    """Return whether some of the lines stand beside each other."""
+    ordered = sorted(lines, key=lambda line: line.middle)
+    return any(
+        following.middle - line.middle < 0.4 * min(line.height, following.height)
+        for line, following in pairwise(ordered)
+    )
