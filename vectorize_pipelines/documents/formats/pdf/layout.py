@@ -242,7 +242,9 @@ def _in_rows(lines: list[Line]) -> list[Line]:
     ordered: list[Line] = []
     for cluster in _clusters(runs):
         together = [line for run in cluster for line in run]
-        if len(cluster) > 1 and not _collide(together):
+        if len(cluster) == len(together):  # one row
+            together.sort(key=lambda line: line.left)
+        elif len(cluster) > 1 and not _collide(together):
             together.sort(key=lambda line: line.middle)
         ordered += together
     return ordered
@@ -250,7 +252,10 @@ def _in_rows(lines: list[Line]) -> list[Line]:
 
 def _clusters(runs: Sequence[list[Line]]) -> list[list[list[Line]]]:
     """Return runs of lines from top to bottom, together those that share a height, in the order of the file."""
-    bounds = [(min(line.middle for line in run), max(line.middle for line in run)) for run in runs]
+    bounds = [
+        (min(line.middle - 0.2 * line.height for line in run), max(line.middle + 0.2 * line.height for line in run))
+        for run in runs
+    ]
     order = sorted(range(len(runs)), key=lambda number: bounds[number])
     clusters: list[list[int]] = []
     bottom = -math.inf
@@ -267,6 +272,5 @@ def _collide(lines: Sequence[Line]) -> bool:
     """Return whether some of the lines stand beside each other."""
     ordered = sorted(lines, key=lambda line: line.middle)
     return any(
-        following.middle - line.middle < 0.4 * min(line.height, following.height)
-        for line, following in pairwise(ordered)
+        line.bottom - following.top > 0.2 * min(line.height, following.height) for line, following in pairwise(ordered)
     )

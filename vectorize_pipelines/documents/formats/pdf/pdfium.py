@@ -133,15 +133,13 @@ def _characters(text_page: "PdfTextPage") -> str:
     written = raw.FPDFText_GetText(text_page, 0, count, buffer)
     # That function knows only Unicode's first plane, and leaves out what has no meaning.
     bounded = text_page.get_text_bounded(-EVERYWHERE, -EVERYWHERE, EVERYWHERE, EVERYWHERE)
-    if written == count + 1 and (not bounded or max(bounded) <= "\uffff"):
-        text = bytes(memoryview(buffer).cast("B")[: 2 * count]).decode("utf-16-le", "replace")
-        if len(text) == count:
+    if written == count + 1:
+        text = bytes(memoryview(buffer).cast("B")[: 2 * count]).decode("utf-16-le", "surrogatepass")
+        if len(text) < count:  # it holds pairs of surrogates, each a character of PDFium's
+            return "".join(map(chr, buffer[:count]))
+        if not bounded or max(bounded) <= "\uffff":
             return text
-    return "".join(_character(raw.FPDFText_GetUnicode(text_page, number)) for number in range(count))
-
-
-def _character(code: int) -> str:
-    return "\ufffd" if 0xD800 <= code < 0xE000 or code > 0x10FFFF else chr(code)
+    return "".join(chr(raw.FPDFText_GetUnicode(text_page, number)) for number in range(count))
 
 
 def _lines(text_page: "PdfTextPage", characters: str) -> list[Line]:
@@ -149,14 +147,43 @@ def _lines(text_page: "PdfTextPage", characters: str) -> list[Line]:
     for match in _LINE.finditer(characters):
         for begin, end, direction in _straight(text_page, characters, *match.span(1)):
             text = _text(characters, begin, end)
-            if text:
-                found.append(_line(text_page, text, begin, end, direction))
+            if not text:
+                continue
+            line = _line(text_page, text, begin, end, direction)
+            if found and _continues(found[-1], line):
+                found[-1] = _row(found[-1], line)
+            else:
+                found.append(line)
     return found
+
+
+def _continues(line: Line, following: Line) -> bool:
+    """Return whether a line stands behind another one on the same line of the page: PDFium divides wide rows."""
+    shared = min(line.bottom, following.bottom) - max(line.top, following.top)
+    lower = min(line.height, following.height)
+    return (
+        line.direction == following.direction
+        and shared > 0.6 * lower
+        and lower > 0.4 * max(line.height, following.height)
+        and following.left >= line.right
+    )
+
+
+def _row(line: Line, following: Line) -> Line:
+    return replace(
+        line,
+        text=f"{line.text} {following.text}",
+        top=min(line.top, following.top),
+        right=following.right,
+        bottom=max(line.bottom, following.bottom),
+        pieces=(*line.pieces, *following.pieces),
+        end=following.end,
+    )
 
 
 def _text(characters: str, begin: int, end: int) -> str:
     """Return the characters as text, with the hyphen that stands behind them."""
-    text = characters[begin:end].replace("\0", "").strip()
+    text = " ".join(characters[begin:end].replace("\0", "").splitlines()).strip()
     return f"{text}-" if text and characters[end : end + 1] in ("\x02", "\ufffe", "\uffff") else text
 
 

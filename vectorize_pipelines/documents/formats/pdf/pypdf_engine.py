@@ -25,8 +25,6 @@ _PASSWORD, _RADIO, _PUSH_BUTTON = 1 << 13, 1 << 15, 1 << 16
 class PypdfFile:
     """An open document. Every method raises what pypdf raises over damaged bytes."""
 
-    is_dynamic_form = False
-
     def __init__(self, content: bytes) -> None:
         """Raises `EncryptedDocumentError`; an empty user password is tried."""
         from pypdf import PdfReader
@@ -37,6 +35,11 @@ class PypdfFile:
 
     def __len__(self) -> int:
         return len(self._reader.pages)
+
+    @property
+    def is_dynamic_form(self) -> bool:
+        """Whether what the pages show is made by a program in the file, of which nothing here knows."""
+        return bool(self._reader.root_object.get("/NeedsRendering")) and self._reader.xfa is not None
 
     @property
     def information(self) -> dict[str, str]:

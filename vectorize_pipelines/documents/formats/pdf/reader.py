@@ -117,6 +117,8 @@ class PageReader:
                 assert self._pdfium is not None
                 return self._pdfium.page(number - 1, with_comments=comments)
             pypdf = self._through_pypdf()
+            if len(pypdf) != len(self._main):
+                raise CorruptDocumentError("has another number of pages to pypdf, which leaves damaged ones out")
             return pypdf.page(number - 1, with_comments=comments, thorough=thorough or pypdf is self._main)
 
     def _through_pypdf(self) -> PypdfFile:
