@@ -162,7 +162,9 @@ def test_text_without_a_meaning_is_said() -> None:
     assert notice.what == "1 of 1 pages (1) have text whose fonts do not say which letters they show"
 
 
-FORM = changed(changed(mixed("tptt"), labelled), lambda writer: writer.add_outline_item(title="The text", page_number=2))
+FORM = changed(
+    changed(mixed("tptt"), labelled), lambda writer: writer.add_outline_item(title="The text", page_number=2)
+)
 
 
 @given(

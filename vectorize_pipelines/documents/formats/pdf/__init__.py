@@ -123,14 +123,15 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
     )
     for pages, what in groups:
         if numbers := [number for number in pages if number not in late]:
-            yield omitted(f"{_of(numbers, page_count)} {what}", ocr_remedy(reader, settings))
+            yield omitted(f"{_of(numbers, page_count)} have {what}", ocr_remedy(reader, settings))
     if late:
         yield omitted(
-            f"OCR had no time left for {_of(sorted(late), page_count)}", "raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS"
+            f"OCR had no time left for {_of(sorted(late), page_count)}, which have no text",
+            "raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS",
         )
     if damaged := [number for number in outcome.damaged if number not in late]:
         reason = outcome.damaged[damaged[0]]
-        yield omitted(f"{_of(damaged, page_count)} damage: page {damaged[0]} {reason}", "replace the file")
+        yield omitted(f"{_of(damaged, page_count)} have damage: page {damaged[0]} {reason}", "replace the file")
     if reader.ask(lambda engine: engine.is_dynamic_form):
         yield omitted(
             "it is a dynamic form (XFA), whose pages are made by the program that shows it",
@@ -139,7 +140,7 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
 
 
 def _of(numbers: Sequence[int], page_count: int) -> str:
-    return f"{len(numbers):,} of {page_count:,} pages ({listed_numbers(numbers)}) have"
+    return f"{len(numbers):,} of {page_count:,} pages ({listed_numbers(numbers)})"
 
 
 def ocr_remedy(reader: PageReader, settings: DocumentSettings) -> str:
