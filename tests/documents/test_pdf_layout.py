@@ -138,6 +138,20 @@ def test_blocks_beside_each_other_stay_blocks() -> None:
     assert page(lambda canvas: drawn(canvas, placed)) == [*sender, *receiver, *letter]
 
 
+def test_an_index_in_columns_stays_in_columns() -> None:
+    left = ["A", "Anchor, 3", "Axe, 4", "F", "Fog, 4", "H", "Harbour, 1"]
+    right = ["M", "Mast, 12", "P", "Pier, 1", "S", "Sail, 2"]
+    gaps = {"F": 40, "H": 80, "P": 40, "S": 80}
+    lower, placed = 0, []
+    for x, entries in ((50, left), (320, right)):
+        lower = 0
+        for number, entry in enumerate(entries):
+            lower = gaps.get(entry, lower)
+            placed.append((float(x), 700.0 - 13 * number - lower, entry))
+    head = (50.0, 760.0, "Index of all things that are named in this book, by their first letter")
+    assert page(lambda canvas: drawn(canvas, [*placed, head])) == [head[2], *left, *right]
+
+
 def test_a_page_that_was_written_out_of_order_is_read_from_the_top() -> None:
     lines = paragraph("a", 12, 90)
     placed = block(lines, 50, 760)

@@ -22,6 +22,8 @@ MIN_FILLED = 0.6
 MAX_ACROSS = 0.25
 #: A gap between words, as a multiple of a line's height, that may divide columns.
 MIN_GUTTER = 0.9
+#: On a page of more pieces than these, such as a map, lines stay in the order of the file.
+MAX_UNITS = 300
 _EDGES_TRIED = 24
 _SAMPLES = 9
 
@@ -229,25 +231,75 @@ def _set_margins_across(region: _Region) -> None:
 
 
 def _in_rows(lines: list[Line]) -> list[Line]:
-    """Return lines from top to bottom, as the file has them where some stand beside each other."""
+    """Return lines so that each comes after what stands above it, else as the file has them.
+
+    Those in columns that are not known as such, or in blocks beside each other, stay in the order of the file so.
+    """
     if all(line.middle <= following.middle for line, following in pairwise(lines)):
         return lines
+    places = {id(line): place for place, line in enumerate(lines)}
+    units: list[list[Line]] = []
+    for cluster in _clusters(_runs(lines)):
+        together = [line for run in cluster for line in run]
+        if len(cluster) == len(together):  # one row
+            units.append(sorted(together, key=lambda line: line.left))
+        elif not _collide(together):
+            units.append(sorted(together, key=lambda line: line.middle))
+        else:
+            units += cluster
+    units.sort(key=lambda unit: min(places[id(line)] for line in unit))
+    return [line for unit in _from_the_top(units) for line in unit]
+
+
+def _runs(lines: Sequence[Line]) -> list[list[Line]]:
+    """Return lines by what goes on downwards without a wide gap, in the order of the file."""
     runs: list[list[Line]] = []
     for line in lines:
         last = runs[-1][-1] if runs else None
-        if last is not None and -0.5 * last.height <= line.top - last.bottom + 0.5 * last.height <= 3 * last.height:
+        if last is not None and -1.0 * last.height <= line.top - last.bottom <= 2.5 * last.height:
             runs[-1].append(line)
         else:
             runs.append([line])
-    ordered: list[Line] = []
-    for cluster in _clusters(runs):
-        together = [line for run in cluster for line in run]
-        if len(cluster) == len(together):  # one row
-            together.sort(key=lambda line: line.left)
-        elif len(cluster) > 1 and not _collide(together):
-            together.sort(key=lambda line: line.middle)
-        ordered += together
+    return runs
+
+
+def _from_the_top(units: Sequence[list[Line]]) -> list[list[Line]]:
+    """Return units of lines so that each comes after those that stand above it, else in the order given."""
+    if len(units) > MAX_UNITS:
+        return list(units)
+    boxes = [_Box.around(unit) for unit in units]
+    above = [{first for first, box in enumerate(boxes) if box.is_above(boxes[unit])} for unit in range(len(units))]
+    waiting = list(range(len(units)))
+    ordered: list[list[Line]] = []
+    while waiting:
+        unit = next((unit for unit in waiting if not above[unit]), waiting[0])
+        waiting.remove(unit)
+        ordered.append(units[unit])
+        for others in above:
+            others.discard(unit)
     return ordered
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+    @classmethod
+    def around(cls, lines: Sequence[Line]) -> "_Box":
+        """Return the box around the middles of lines."""
+        return cls(
+            min(line.left for line in lines),
+            min(line.middle for line in lines),
+            max(line.right for line in lines),
+            max(line.middle for line in lines),
+        )
+
+    def is_above(self, other: "_Box") -> bool:
+        """Return whether this is all above the other and shares some of its width."""
+        return self.bottom < other.top and self.left < other.right and other.left < self.right
 
 
 def _clusters(runs: Sequence[list[Line]]) -> list[list[list[Line]]]:

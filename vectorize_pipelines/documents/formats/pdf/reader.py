@@ -9,7 +9,12 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vectorize_pipelines.core.extras import missing
-from vectorize_pipelines.documents.errors import CorruptDocumentError, damage_reported
+from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
+    DecompressionLimitError,
+    EncryptedDocumentError,
+    damage_reported,
+)
 from vectorize_pipelines.documents.formats.pdf import ocr
 from vectorize_pipelines.documents.formats.pdf.pages import PageText
 from vectorize_pipelines.documents.formats.pdf.pdfium import PdfiumFile
@@ -18,8 +23,8 @@ from vectorize_pipelines.settings import DocumentSettings
 
 #: A page of whose letters fewer have a meaning is unreadable: its fonts do not say which ones they show.
 MIN_LEGIBLE = 0.7
-#: OCR ends after so much of the time that a file may take; what is left is for the rest of the parser.
-OCR_SHARE = 0.8
+#: Of the time that a file may take, so much is for asking pypdf after PDFium, and so much for both and OCR.
+SECOND_SHARE, OCR_SHARE = 0.5, 0.8
 
 #: Control characters, half surrogates, private use, and the mark of what is no character.
 _MEANINGLESS = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\ud800-\udfff\ue000-\uf8ff\ufffd\U000f0000-\U0010ffff]")
@@ -58,6 +63,7 @@ class PageReader:
         self._pypdf: PypdfFile | CorruptDocumentError | None = None
         #: Why there is no OCR although the settings ask for it.
         self.ocr_missing = missing("documents.ocr", "ocr") if settings.ocr else None
+        self._second_deadline = time.monotonic() + SECOND_SHARE * settings.timeout_seconds
         self._ocr_deadline = time.monotonic() + OCR_SHARE * settings.timeout_seconds
         self.outcome = Outcome()
         if settings.pdf_engine != "pypdf" or settings.ocr:
@@ -116,10 +122,21 @@ class PageReader:
             if engine == "pdfium":
                 assert self._pdfium is not None
                 return self._pdfium.page(number - 1, with_comments=comments)
-            pypdf = self._through_pypdf()
-            if len(pypdf) != len(self._main):
-                raise CorruptDocumentError("has another number of pages to pypdf, which leaves damaged ones out")
-            return pypdf.page(number - 1, with_comments=comments, thorough=thorough or pypdf is self._main)
+            if self._main is self._pypdf:
+                return self._through_pypdf().page(number - 1, with_comments=comments, thorough=True)
+            try:
+                return self._second(number, thorough=thorough)
+            except (EncryptedDocumentError, DecompressionLimitError) as error:
+                raise CorruptDocumentError(str(error)) from error
+
+    def _second(self, number: int, *, thorough: bool) -> PageText:
+        """Read through pypdf a page that PDFium does not read. Raises what both raise."""
+        pypdf = self._through_pypdf()
+        if len(pypdf) != len(self._main):
+            raise CorruptDocumentError("has another number of pages to pypdf, which leaves damaged ones out")
+        if time.monotonic() > self._second_deadline:
+            raise CorruptDocumentError("leaves pypdf no time; raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS")
+        return pypdf.page(number - 1, with_comments=self._settings.pdf_annotations, thorough=thorough)
 
     def _through_pypdf(self) -> PypdfFile:
         """Return the document as pypdf opens it. Raises `EncryptedDocumentError`, `CorruptDocumentError`."""
