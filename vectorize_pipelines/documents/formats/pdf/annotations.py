@@ -32,7 +32,12 @@ def additions(page: "PdfPage", direction: int) -> list[Addition]:
             continue
         box = raw.FS_RECTF()
         if text and raw.FPDFAnnot_GetRect(annotation, box):
-            corners = (box.left, box.bottom, box.right, box.top)
+            corners = (
+                min(box.left, box.right),
+                min(box.bottom, box.top),
+                max(box.left, box.right),
+                max(box.bottom, box.top),
+            )
             found.append(Addition(text, *in_frame(corners, direction), ticked))
     return found
 

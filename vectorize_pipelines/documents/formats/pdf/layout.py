@@ -6,6 +6,7 @@ several directions.
 """
 
 import math
+import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ MAX_ACROSS = 0.25
 MIN_GUTTER = 0.9
 #: On a page of more pieces than these, such as a map, lines stay in the order of the file.
 MAX_UNITS = 300
+_RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
 _EDGES_TRIED = 24
 _SAMPLES = 9
 
@@ -73,6 +75,8 @@ class _Region:
 
 def in_frame(box: tuple[float, float, float, float], direction: int) -> tuple[float, float, float, float]:
     """Return (left, top, right, bottom) of a box (left, bottom, right, top of the page, y upwards) in a frame."""
+    if direction == 0:
+        return box[0], -box[3], box[2], -box[1]
     angle = math.radians(direction)
     cosine, sine = round(math.cos(angle), 9), round(math.sin(angle), 9)
     corners = [(x, y) for x in (box[0], box[2]) for y in (box[1], box[3])]
@@ -103,6 +107,9 @@ def reading_order(lines: Sequence[Line], divide: Divide) -> list[Line]:
 
 
 def _one_direction(lines: list[Line], divide: Divide) -> list[Line]:
+    letters = "".join(line.text for line in lines)
+    if 2 * len(_RIGHT_TO_LEFT.findall(letters)) > len(letters):
+        return lines
     upright = sum(line.height > 2 * (line.right - line.left) for line in lines if len(line.text) > 2)
     if 2 * upright > len(lines):  # written from top to bottom
         return lines
@@ -210,8 +217,8 @@ def _divided(lines: Sequence[Line], x: float, divide: Divide) -> _Region:
             region.right.append(line)
         else:
             first, second = divide(line, (before[-1][1] + behind[0][0]) / 2)
-            region.left.append(first)
-            region.right.append(second)
+            region.left += [first] if first.text else []
+            region.right += [second] if second.text else []
     return region
 
 
