@@ -16,6 +16,13 @@ TICKED, NOT_TICKED = "[x]", "[ ]"
 _MAX_OPTIONS = 1_000
 
 
+def count(page: "PdfPage") -> int:
+    """Return how many annotations a page has that may be text: links are none."""
+    from pypdfium2 import raw
+
+    return sum(raw.FPDFAnnot_GetSubtype(annotation) != raw.FPDF_ANNOT_LINK for annotation in _annotations(page))
+
+
 def additions(page: "PdfPage", direction: int) -> list[Addition]:
     """Return the values of a page's fields and its text boxes, in a frame of that direction."""
     from pypdfium2 import raw

@@ -87,14 +87,12 @@ class PdfiumFile:
         # Closed page by page: a document of thousands would otherwise keep all of them decoded.
         with closing(self._document[number]) as page, closing(page.get_textpage()) as text_page:
             text_lines = TextLines(text_page)
-            lines = text_lines.lines()
-            ordered = reading_order(lines, text_lines.divide)
-            if added := annotations.additions(page, _direction(page, lines)):
-                ordered = place(ordered, added, text_lines.divide)
-            parts = [line.text for line in ordered]
-            if with_comments:
-                parts += annotations.comments(page)
-            text = "\n".join(parts)
+            added = annotations.count(page)
+            text = text_lines.plain() if not added else None
+            if text is None:
+                text = "\n".join(line.text for line in _in_order(page, text_lines))
+            if added and with_comments:
+                text = "\n".join([text, *annotations.comments(page)]).strip()
             shows, has_letters = (False, True) if text else _shown(page)
             return PageText(text, shows, has_letters)
 
@@ -105,6 +103,14 @@ class PdfiumFile:
             with closing(page.render(scale=scale, grayscale=True)) as bitmap:
                 picture: NDArray[Any] = bitmap.to_numpy().copy()
                 return picture
+
+
+def _in_order(page: "PdfPage", text_lines: TextLines) -> list[Line]:
+    """Return the lines of a page as a person reads them, with the values of its fields."""
+    lines = text_lines.lines()
+    ordered = reading_order(lines, text_lines.divide)
+    added = annotations.additions(page, _direction(page, lines))
+    return place(ordered, added, text_lines.divide) if added else ordered
 
 
 def _direction(page: "PdfPage", lines: list[Line]) -> int:

@@ -85,7 +85,7 @@ class PypdfFile:
             if contents is None or (not thorough and len(contents.get_data()) > _MAX_DRAWING_BYTES):
                 text = ""
             else:
-                text = page.extract_text().strip()
+                text = "\n".join(map(str.strip, page.extract_text().strip().split("\n")))
             parts = [text, *_values(page)]
             if with_comments:
                 parts += _comments(page)

@@ -173,4 +173,6 @@ class PageReader:
 def legible_share(text: str) -> float:
     """Return the share of a text's characters, white space aside, that have a meaning; 0 for none."""
     sample = "".join(text[:_SAMPLE].split())
-    return 1 - len(_MEANINGLESS.findall(sample)) / len(sample) if sample else 0.0
+    if sample.isprintable() and "\ufffd" not in sample:
+        return 1.0 if sample else 0.0
+    return 1 - len(_MEANINGLESS.findall(sample)) / len(sample)

@@ -15,25 +15,29 @@ _COMPOUNDING = ("da", "de", "fi", "hu", "is", "nb", "nl", "nn", "no", "sv")
 #: A word that is so much rarer than the rarer of its halves is a misspelling of the two with a hyphen.
 _RARER = 100
 
-_LIGATURE = re.compile("[\ufb00-\ufb06]")
+_LIGATURES = {
+    ligature: unicodedata.normalize("NFKC", ligature) for ligature in "\ufb00\ufb01\ufb02\ufb03\ufb04\ufb05\ufb06"
+}
 _SOFT_HYPHEN = "\u00ad"
-#: (hyphen) between the halves of a word, at the end of a line.
-_BREAK = re.compile(r"(?<=\w)([-\u2010\u00ad])[ \t]*\n[ \t]*(?=\w)")
+#: A hyphen at the end of a line, and what it looks like.
+_BREAK = re.compile(r"([-\u2010\u00ad])\n(?=\w)")
+_BREAKS = ("-\n", "\u2010\n", _SOFT_HYPHEN)
 _LAST_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?\Z")
 _FIRST_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
 #: Characters of a page before and behind a hyphen that are looked at.
 _REACH = 64
-_TATEGAKI = re.compile(
-    r"(?:(?<=\n)|\A)(?:[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]\n){3,}"
-    r"[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef](?=\n|\Z)"
-)
+_IDEOGRAPH = "[\u3000-\u30ff\u3400-\u9fff\uf900-\ufaff\uff00-\uffef]"
+_FROM_TOP_TO_BOTTOM = re.compile(rf"\n(?:{_IDEOGRAPH}\n){{3,}}{_IDEOGRAPH}(?=\n|\Z)")
 
 
 def plain_letters(text: str) -> str:
     """Return text with ligatures as letters, and with characters that stand below each other in one line."""
-    text = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    return _TATEGAKI.sub(lambda match: match[0].replace("\n", ""), text)
+    if text.isascii():
+        return text
+    for ligature, letters in _LIGATURES.items():
+        text = text.replace(ligature, letters)
+    return _FROM_TOP_TO_BOTTOM.sub(lambda match: "\n" + match[0].replace("\n", ""), f"\n{text}")[1:]
 
 
 class Hyphens:
@@ -51,10 +55,14 @@ class Hyphens:
 
     def joined(self, text: str) -> str:
         """Return a page's text with the words whole that were divided between lines, and without soft hyphens."""
+        if not any(mark in text for mark in _BREAKS):
+            return text
         return _BREAK.sub(self._replacement, text).replace(_SOFT_HYPHEN, "")
 
     def _replacement(self, match: re.Match[str]) -> str:
         text = match.string
+        if not text[max(0, match.start() - 1) : match.start()].isalnum():
+            return match[0]
         left = _LAST_WORD.search(text[max(0, match.start() - _REACH) : match.start()])
         right = _FIRST_WORD.match(text[match.end() : match.end() + _REACH])
         if match[1] == _SOFT_HYPHEN:
