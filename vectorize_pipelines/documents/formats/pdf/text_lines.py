@@ -5,20 +5,26 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
-from vectorize_pipelines.documents.formats.pdf.layout import MIN_GUTTER, Line, in_frame
+from vectorize_pipelines.documents.formats.pdf.layout import MIN_COLUMN_WIDTH, MIN_GUTTER, Line, in_frame
 
 if TYPE_CHECKING:
     from pypdfium2 import PdfTextPage
 
-#: Points by which the letters of a line may stand above or below each other, and lines that follow each other.
-_LEVEL, _SAME_ROW = 0.5, 2.0
+#: Points by which the last letter of a plain line may stand above or below the first one, which slanted text does
+#: by a share of its width, and a superscript by no more than `_RAISED`.
+_LEVEL, _SLOPE, _RAISED = 0.5, 0.2, 7.0
+#: Points between the baselines of what stands in one row, and between what is beside each other in it.
+_SAME_ROW, _WIDE_GAP = 2.0, 12.0
 #: Lines may follow each other so often without one standing below the other: a page number below a short line.
 _MOST_ASIDE = 2
 #: Stretches of a page's lines that are looked at to see whether there are gaps in it.
-_SAMPLED = 400
+_SAMPLED = 250
+#: Of no more lines than these all are looked at.
+_ALL_SAMPLED = 24
+_MOST_GAPS = 1
 _MIN_WIDE_CHARACTERS = 20
 #: Degrees within which text is taken for upright: scans are a little askew.
 ASKEW = 3
@@ -45,14 +51,26 @@ class TextLines:
     def plain(self) -> str | None:
         """Return the text where the lines as the file has them are read from the top, column by column; else None.
 
-        That is so for most pages, and costs a tenth of what `lines` does.
+        That is so for most pages, where it costs a tenth of what `lines` does. One line at either end may be out of
+        order: many programs write the number of a page first.
         """
         spans = [self._stripped(*match.span()) for match in _LINE.finditer(self._characters)]
         spans = [(begin, end) for begin, end in spans if begin < end]
-        ends = self._baselines(spans)
-        if ends is None or not _downwards(ends) or self._has_gaps(spans):
+        if not spans:
+            return ""
+        baselines = self._baselines(spans)
+        if baselines is None:
             return None
-        return "\n".join(self._text(begin, end) for begin, end in spans)
+        for moved in (0, 1, -1):
+            ends = _separators(baselines[moved:] + baselines[:moved])
+            if ends is not None:
+                break
+        else:
+            return None
+        if self._has_gaps(spans):
+            return None
+        texts = [self._text(begin, end) for begin, end in spans[moved:] + spans[:moved]]
+        return "".join(chain.from_iterable(zip(texts, ends, strict=True)))
 
     def _stripped(self, begin: int, end: int) -> tuple[int, int]:
         """Return the same characters without white space at both ends."""
@@ -69,7 +87,10 @@ class TextLines:
             origin(self._page, begin, to_x, to_y)
             left, height = x.value, y.value
             origin(self._page, end - 1, to_x, to_y)
-            if abs(y.value - height) > _LEVEL or (x.value <= left if end - begin > 1 else self._angle(begin) != 0):
+            width = x.value - left
+            if width <= 0 and (end - begin > 1 or self._angle(begin) != 0):
+                return None
+            if abs(y.value - height) > min(max(_LEVEL, _SLOPE * width), _RAISED):
                 return None
             found.append((left, x.value, height))
         return found
@@ -77,15 +98,17 @@ class TextLines:
     def _has_gaps(self, spans: list[tuple[int, int]]) -> bool:
         """Return whether some of the wider lines have gaps, or lead back: by a sample, the whole of which is spread."""
         wide = [span for span in spans if span[1] - span[0] >= _MIN_WIDE_CHARACTERS]
-        left = _SAMPLED
-        for begin, end in (*wide[::16], *wide[8::16], *wide[4::8]):
+        sample = (*wide[::16], *wide[8::16], *wide[4::8]) if len(wide) > _ALL_SAMPLED else wide
+        left, gaps = _SAMPLED, 0
+        for begin, end in sample:
             boxes = self._rectangles(begin, end)
-            if any(_is_gap(box, following) for box, following in pairwise(boxes)):
+            if any(_leads_away(box, following) for box, following in pairwise(boxes)):
                 return True
+            gaps += _divides(boxes)
             left -= len(boxes)
             if left <= 0:
                 break
-        return False
+        return gaps > _MOST_GAPS
 
     def lines(self) -> list[Line]:
         """Return the lines, in the order of the file; what stands behind each other in one row is one line."""
@@ -229,31 +252,40 @@ class TextLines:
                 yield number, in_frame((left.value, bottom.value, right.value, top.value), direction)
 
 
-def _downwards(lines: list[_Baseline]) -> bool:
-    """Return whether each line stands below the one before it, or at the top of the next column."""
-    aside = 0
-    column = 0
+def _separators(lines: list[_Baseline]) -> list[str] | None:
+    """Return what stands behind each line, where each is below or behind the one before, or tops the next column."""
+    found: list[str] = []
+    aside = column = 0
     for number, ((left, right, height), (next_left, next_right, next_height)) in enumerate(pairwise(lines), start=1):
+        separator = "\n"
         if next_height < height - _SAME_ROW:
             aside += next_left > right or next_right < left
+        elif next_height <= height + _SAME_ROW and next_left > right:
+            separator = " "
+            aside += next_left > right + _WIDE_GAP
         elif any(before[1] >= next_left for before in lines[column:number] if before[2] <= next_height + _SAME_ROW):
-            return False
+            return None
         else:
             column = number
-            if next_height <= height + _SAME_ROW:
-                return False
-    return aside <= _MOST_ASIDE
+        found.append(separator)
+    return [*found, ""] if aside <= _MOST_ASIDE else None
 
 
-def _is_gap(box: _Box, following: _Box) -> bool:
-    """Return whether between two stretches of a line, upright on the page, is a gap, forwards or backwards."""
-    gap = MIN_GUTTER * max(box[3] - box[1], following[3] - following[1])
-    return following[0] - box[2] > gap or following[2] < box[0] - gap or following[1] > box[3] or following[3] < box[1]
+def _divides(boxes: list[_Box]) -> bool:
+    """Return whether a line, upright on the page, has a gap with enough on both sides of it for a column."""
+    if len(boxes) < 2:
+        return False
+    height = max(box[3] - box[1] for box in boxes)
+    left, right = boxes[0][0] + MIN_COLUMN_WIDTH * height, boxes[-1][2] - MIN_COLUMN_WIDTH * height
+    return any(
+        following[0] - box[2] > MIN_GUTTER * height and box[2] >= left and following[0] <= right
+        for box, following in pairwise(boxes)
+    )
 
 
 def _leads_away(box: _Box, following: _Box) -> bool:
     """Return whether what follows stands before a box and a gap, or goes back to another line."""
-    gap = MIN_GUTTER * (box[3] - box[1])
+    gap = MIN_GUTTER * max(box[3] - box[1], following[3] - following[1])
     other_line = following[1] >= box[3] or following[3] <= box[1]
     return following[2] < box[0] - gap or (other_line and following[0] < box[2] - gap)
 
