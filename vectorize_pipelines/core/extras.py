@@ -22,7 +22,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "s3": ("s3fs", "s3fs"),
     "gcs": ("gcsfs", "gcsfs"),
     "azure": ("adlfs", "adlfs"),
-    "ocr": ("rapidocr_onnxruntime", "rapidocr-onnxruntime"),
+    "ocr": ("rapidocr", "rapidocr"),
     "heif": ("pillow_heif", "pillow-heif"),
 }
 

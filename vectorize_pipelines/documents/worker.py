@@ -33,7 +33,7 @@ LIBRARIES = (
 )
 
 #: The same, for OCR.
-OCR_LIBRARIES = ("cv2", "onnxruntime", "rapidocr_onnxruntime")
+OCR_LIBRARIES = ("cv2", "omegaconf", "pyclipper", "rapidocr", "shapely")
 
 
 @dataclass(frozen=True, slots=True)

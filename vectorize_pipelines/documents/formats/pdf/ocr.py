@@ -1,6 +1,7 @@
 """Text in pictures of pages, recognised by RapidOCR: the extra `ocr`, on where `documents.ocr` says so.
 
-Its models (PP-OCRv4) come with its package and read Chinese and English.
+Its models (PP-OCRv6, small) come with its package, and run in OpenVINO as encoders do. They read Chinese, Japanese and
+what is written in Latin letters.
 """
 
 from dataclasses import dataclass
@@ -37,28 +38,29 @@ class Recognised:
 
 
 def recognise(picture: "NDArray[Any]") -> Recognised:
-    """Return the text of a picture (height, width, 1), which may be of a page that lies on its side or upside down."""
+    """Return the text of a grey picture (height, width); its page may lie on its side or upside down."""
     upright = _recognised(picture, 0)
     if upright.lies:
-        turned = (1, 3)
+        tried = [_recognised(picture, quarters) for quarters in (1, 3)]
     elif upright.confidence < _SURE:
-        turned = (2,)
+        tried = [upright, _recognised(picture, 2)]
     else:
         return upright
-    return max((upright, *(_recognised(picture, quarters) for quarters in turned)), key=lambda each: each.weight)
+    return max(tried, key=lambda each: each.weight)
 
 
 def _recognised(picture: "NDArray[Any]", quarters: int) -> Recognised:
     """Return the text of a picture turned by so many quarters, counterclockwise."""
     import numpy as np
 
-    results, _ = _engine()(np.ascontiguousarray(np.rot90(picture, quarters).repeat(3, axis=2)), use_cls=False)
+    found = _engine()(np.stack([np.rot90(picture, quarters)] * 3, axis=2))
     lines: list[Line] = []
     weight = 0.0
-    for box, text, confidence in results or ():
-        across, down = [point[0] for point in box], [point[1] for point in box]
-        lines.append(Line(str(text), min(across), min(down), max(across), max(down)))
-        weight += float(confidence) * len(text)
+    if found.txts:
+        for box, text, confidence in zip(found.boxes.tolist(), found.txts, found.scores, strict=True):
+            across, down = [point[0] for point in box], [point[1] for point in box]
+            lines.append(Line(str(text), min(across), min(down), max(across), max(down)))
+            weight += float(confidence) * len(text)
     words = [line for line in lines if len(line.text) > 2]
     lies = 2 * sum(line.height > 1.5 * (line.right - line.left) for line in words) > len(words)
     size = sum(len(line.text) for line in lines)
@@ -84,9 +86,18 @@ def _undivided(line: Line, x: float) -> tuple[Line, Line]:
 
 @lru_cache(maxsize=1)
 def _engine() -> Any:
-    # One thread: others would wait for each other on the cores of the parsers beside this one.
-    import cv2
-    from rapidocr_onnxruntime import RapidOCR
+    from vectorize_pipelines.encoders.engines.openvino_runtime import import_openvino
 
+    import_openvino()  # as it is to be imported: without its telemetry
+    import cv2
+    from rapidocr import EngineType, RapidOCR
+
+    # One thread: others would wait for each other on the cores of the parsers beside this one.
     cv2.setNumThreads(1)
-    return RapidOCR(text_score=_MIN_CONFIDENCE, intra_op_num_threads=1, inter_op_num_threads=1)
+    options: dict[str, object] = {
+        "Global.text_score": _MIN_CONFIDENCE,
+        "Global.use_cls": False,  # pages upside down are tried both ways instead
+        "Global.log_level": "critical",
+        "EngineConfig.openvino.inference_num_threads": 1,
+    }
+    return RapidOCR(params=options | {f"{part}.engine_type": EngineType.OPENVINO for part in ("Det", "Cls", "Rec")})

@@ -97,7 +97,7 @@ class PdfiumFile:
             return PageText(text, shows, has_letters)
 
     def picture(self, number: int, longest: int, per_inch: int) -> "NDArray[Any]":
-        """Return a page, counted from 0, as an array of grey (height, width, 1), no side longer than `longest`."""
+        """Return a page, counted from 0, as an array (height, width) of grey, no side longer than `longest`."""
         with closing(self._document[number]) as page:
             scale = min(per_inch / 72, longest / max(*page.get_size(), 1.0))
             with closing(page.render(scale=scale, grayscale=True)) as bitmap:
