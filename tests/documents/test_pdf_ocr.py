@@ -17,6 +17,7 @@ from vectorize_pipelines.documents.errors import NoTextLayerError
 from vectorize_pipelines.documents.formats.pdf import parse_pdf
 from vectorize_pipelines.documents.pool import ParserPool
 from vectorize_pipelines.documents.types import ParsedDocument
+from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings import DocumentSettings
 
 #: The share of wrong characters by page, and of all; docs/documents.md has what was measured.
@@ -119,3 +120,5 @@ def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(extras, "is_installed", lambda extra: False)
     with pytest.raises(NoTextLayerError, match=r"documents\.ocr needs rapidocr.*\[ocr\]"):
         parse_pdf(scan("en-1"), ParseContext(DocumentSettings(ocr=True), "a.pdf"))
+    with pytest.raises(SettingsError, match=r"documents\.ocr needs rapidocr"):
+        ParserPool(DocumentSettings(ocr=True))

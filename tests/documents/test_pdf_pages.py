@@ -1,6 +1,7 @@
 """What is said of the pages of a PDF: which have no text, what they are called, which sections they are in."""
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.settings import DocumentSettings
 
+CASES = Path(__file__).parent / "cases" / "pdf"
 PICTURE = ImageReader(Image.new("L", (200, 200), 128))
 
 
@@ -72,6 +74,12 @@ def test_a_blank_page_is_no_loss(engine: str) -> None:
     document = read(mixed("tbt"), pdf_engine=engine)
     assert document.notices == ()
     assert "pages_without_text" not in document.metadata
+
+
+def test_what_pdfium_does_not_read_is_read_by_pypdf() -> None:
+    document = read((CASES / "tategaki-reportlab.pdf").read_bytes())
+    assert document.text.strip() == "いつもおせわになっております"
+    assert document.metadata["parser"] == "pypdf"
 
 
 def test_nothing_but_pictures_is_refused() -> None:

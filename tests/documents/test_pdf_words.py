@@ -1,5 +1,7 @@
 """Words that a PDF divides between lines."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.documents.builders import pdf
@@ -121,6 +123,16 @@ def test_ligatures_are_letters_and_soft_hyphens_go() -> None:
 
 def test_characters_below_each_other_are_a_line() -> None:
     assert plain_letters("港\nの\n登\n録\nA line\n町\nB") == "港の登録\nA line\n町\nB"
+
+
+@pytest.mark.parametrize("engine", ["pdfium", "pypdf"])
+def test_hyphens_of_a_page(engine: str) -> None:
+    content = (Path(__file__).parent / "cases" / "pdf" / "hyphen.pdf").read_bytes()
+    text = parse_pdf(content, ParseContext(DocumentSettings(pdf_engine=engine), "a.pdf")).text
+    assert text.strip() == (
+        "The fee depends on the price-determining factors of the year 2019-2020 and on the well-known tariff T-34 for "
+        "a state-of-the-art crane. Call 555-1234 about COVID-19 rules. A manufacturer repairs it."
+    )
 
 
 @pytest.mark.parametrize("engine", ["pdfium", "pypdf"])

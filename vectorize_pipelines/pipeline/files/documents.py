@@ -169,7 +169,7 @@ def _limits(settings: DocumentSettings) -> str:
 def _reading(settings: DocumentSettings) -> str:
     """The settings that decide what is read out of a document."""
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
-    # Left out where they are as they are by default, so that installations from before they were there read nothing anew.
+    # Only where they are not as by default: what was read before there were these settings need not be read again.
     asked = (" pdf_annotations" if settings.pdf_annotations else "") + (" ocr" if settings.ocr else "")
     return (
         f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}{asked}"
