@@ -131,6 +131,27 @@ def test_the_rows_of_a_table_stay_rows() -> None:
     assert page(lambda canvas: drawn(canvas, placed)) == [" ".join(filter(None, row)) for row in rows]
 
 
+def test_the_cells_of_a_table_stay_together() -> None:
+    cells = [paragraph(name, 2, 44) for name in "abcdef"]
+    placed = [
+        each
+        for number, cell in enumerate(cells)
+        for each in block(cell, 50 + 260 * (number % 2), 700 - 40 * (number // 2))
+    ]
+    assert page(lambda canvas: drawn(canvas, placed)) == [line for cell in cells for line in cell]
+
+
+def test_the_rows_of_a_ruled_table_stay_rows() -> None:
+    rows = list(zip(paragraph("a", 8, 44), paragraph("b", 8, 44), strict=True))
+
+    def draw(canvas: Canvas) -> None:
+        for number, row in enumerate(rows):
+            canvas.line(45, 712 - 16 * number, 550, 712 - 16 * number)
+            drawn(canvas, [(50, 700 - 16 * number, row[0]), (310, 700 - 16 * number, row[1])])
+
+    assert page(draw) == [" ".join(row) for row in rows]
+
+
 def test_blocks_beside_each_other_stay_blocks() -> None:
     sender, receiver = ["Harbour office", "1 Pier road", "Kragero"], ["Sigrid Vestergaard", "2 Hill street", "Oslo"]
     letter = paragraph("letter", 6, 90)

@@ -26,6 +26,9 @@ MIN_GUTTER = 0.9
 #: On a page of more pieces than these, such as a map, lines stay in the order of the file.
 MAX_UNITS = 300
 _RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+#: A table has so many rules, or cells, at least; and so many lines in a cell, on average, to be known by them.
+_RULES, _CELLS, _LINES_BY_CELL = 3, 5, 1.5
+_DEEPEST = 6
 _EDGES_TRIED = 24
 _SAMPLES = 9
 
@@ -62,6 +65,14 @@ class Line:
 
 #: Divides a line at an x of its frame; called for places between two of its pieces only.
 Divide = Callable[[Line, float], tuple[Line, Line]]
+#: Returns (left, right, y) of the rules that are drawn across a page, in the frame of a direction.
+Rules = Callable[[int], Sequence[tuple[float, float, float]]]
+
+
+def no_rules(direction: int) -> Sequence[tuple[float, float, float]]:
+    """Return none, for pages of which they are not known."""
+    del direction
+    return ()
 
 
 @dataclass(slots=True)
@@ -93,7 +104,7 @@ def main_direction(lines: Sequence[Line]) -> int:
     return sizes.most_common(1)[0][0] if sizes else 0
 
 
-def reading_order(lines: Sequence[Line], divide: Divide) -> list[Line]:
+def reading_order(lines: Sequence[Line], divide: Divide, rules: Rules = no_rules) -> list[Line]:
     """Return the lines as a person reads them: what reads as most of the page does, then what stands otherwise."""
     directions = dict.fromkeys(line.direction for line in lines)
     if len(directions) > 1:
@@ -102,24 +113,24 @@ def reading_order(lines: Sequence[Line], divide: Divide) -> list[Line]:
     return [
         line
         for direction in directions
-        for line in _one_direction([line for line in lines if line.direction == direction], divide)
+        for line in _one_direction([line for line in lines if line.direction == direction], divide, rules)
     ]
 
 
-def _one_direction(lines: list[Line], divide: Divide) -> list[Line]:
+def _one_direction(lines: list[Line], divide: Divide, rules: Rules) -> list[Line]:
     letters = "".join(line.text for line in lines)
     if 2 * len(_RIGHT_TO_LEFT.findall(letters)) > len(letters):
         return lines
     upright = sum(line.height > 2 * (line.right - line.left) for line in lines if len(line.text) > 2)
     if 2 * upright > len(lines):  # written from top to bottom
         return lines
-    return _in_columns(lines, divide, depth=0)
+    return _in_columns(lines, divide, rules, depth=0)
 
 
-def _in_columns(lines: list[Line], divide: Divide, depth: int) -> list[Line]:
+def _in_columns(lines: list[Line], divide: Divide, rules: Rules, depth: int) -> list[Line]:
     """Return lines column by column, what goes across in its place; as `_in_rows` where there are no columns."""
-    x = _gutter(lines) if depth < 6 else None
-    if x is None:
+    x = _gutter(lines) if depth < _DEEPEST else None
+    if x is None or _is_written_by_cells(lines, x) or _is_ruled(lines, x, rules):
         return _in_rows(lines)
     region = _divided(lines, x, divide)
     _set_margins_across(region)
@@ -130,7 +141,7 @@ def _in_columns(lines: list[Line], divide: Divide, depth: int) -> list[Line]:
     for band in range(len(rows) + 1):
         for column in (left, right):
             if band in column:
-                ordered += _in_columns(column[band], divide, depth + 1)
+                ordered += _in_columns(column[band], divide, rules, depth + 1)
         if band < len(rows):
             ordered.append(rows[band])
     return ordered
@@ -200,6 +211,29 @@ def _is_prose(pieces: Sequence[Line], height: float) -> bool:
     places = [left + (right - left) * (number + 0.5) / _SAMPLES for number in range(_SAMPLES)]
     counts = [sum(piece.left <= place <= piece.right for piece in pieces) for place in places]
     return sum(counts) >= MIN_FILLED * _SAMPLES * max(*counts, 1)
+
+
+def _is_written_by_cells(lines: Sequence[Line], x: float) -> bool:
+    """Return whether the file goes from one side of `x` to the other and back, some lines each time, and downwards.
+
+    So it writes the cells of a table, where columns come one after the other, or line by line.
+    """
+    sides = [
+        [line for line in lines if line.right <= x],
+        [line for line in lines if line.left >= x - 0.2 * line.height],
+    ]
+    if any(line.middle > following.middle for side in sides for line, following in pairwise(side)):
+        return False
+    order = [line.right <= x for line in lines if line.right <= x or line.left >= x - 0.2 * line.height]
+    runs = 1 + sum(side != following for side, following in pairwise(order))
+    return runs >= _CELLS and len(order) >= _LINES_BY_CELL * runs
+
+
+def _is_ruled(lines: Sequence[Line], x: float, rules: Rules) -> bool:
+    """Return whether rules go across `x` between the lines, as in a table."""
+    top, bottom = min(line.top for line in lines), max(line.bottom for line in lines)
+    across = {round(y) for left, right, y in rules(lines[0].direction) if left < x < right and top <= y <= bottom}
+    return len(across) >= _RULES
 
 
 def _divided(lines: Sequence[Line], x: float, divide: Divide) -> _Region:

@@ -9,7 +9,7 @@ from vectorize_pipelines.documents.errors import EncryptedDocumentError
 from vectorize_pipelines.documents.formats.pdf import annotations
 from vectorize_pipelines.documents.formats.pdf.additions import place
 from vectorize_pipelines.documents.formats.pdf.bookmarks import MAX_BOOKMARKS, Bookmark
-from vectorize_pipelines.documents.formats.pdf.layout import Line, main_direction, reading_order
+from vectorize_pipelines.documents.formats.pdf.layout import Line, in_frame, main_direction, reading_order
 from vectorize_pipelines.documents.formats.pdf.pages import PageText, utf16_text
 from vectorize_pipelines.documents.formats.pdf.text_lines import TextLines
 from vectorize_pipelines.documents.formats.values import one_line
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 #: A page with fewer drawn lines and shapes than this shows nothing that could be text.
 MIN_DRAWN = 20
 _OBJECTS_SEEN = 5_000
+#: Points.
+_RULE_WIDTH = 50.0
 
 
 def encrypted() -> EncryptedDocumentError:
@@ -108,9 +110,21 @@ class PdfiumFile:
 def _in_order(page: "PdfPage", text_lines: TextLines) -> list[Line]:
     """Return the lines of a page as a person reads them, with the values of its fields."""
     lines = text_lines.lines()
-    ordered = reading_order(lines, text_lines.divide)
+    ordered = reading_order(lines, text_lines.divide, partial(_rules, page))
     added = annotations.additions(page, _direction(page, lines))
     return place(ordered, added, text_lines.divide) if added else ordered
+
+
+def _rules(page: "PdfPage", direction: int) -> list[tuple[float, float, float]]:
+    """Return (left, right, y) of the rules and of the upper and lower edges of boxes, in the frame of a direction."""
+    from pypdfium2 import raw
+
+    found: list[tuple[float, float, float]] = []
+    for drawn in islice(page.get_objects([raw.FPDF_PAGEOBJ_PATH], max_depth=2), _OBJECTS_SEEN):
+        left, top, right, bottom = in_frame(drawn.get_bounds(), direction)
+        if right - left >= _RULE_WIDTH:
+            found += [(left, right, top), (left, right, bottom)]
+    return found
 
 
 def _direction(page: "PdfPage", lines: list[Line]) -> int:
