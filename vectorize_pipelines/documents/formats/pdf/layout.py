@@ -218,13 +218,12 @@ def _is_written_by_cells(lines: Sequence[Line], x: float) -> bool:
 
     So it writes the cells of a table, where columns come one after the other, or line by line.
     """
-    sides = [
-        [line for line in lines if line.right <= x],
-        [line for line in lines if line.left >= x - 0.2 * line.height],
-    ]
-    if any(line.middle > following.middle for side in sides for line, following in pairwise(side)):
-        return False
-    order = [line.right <= x for line in lines if line.right <= x or line.left >= x - 0.2 * line.height]
+    placed = [line for line in lines if line.right <= x or line.left >= x - 0.2 * line.height]
+    order = [line.right <= x for line in placed]
+    for side in (True, False):
+        column = [line for line, left in zip(placed, order, strict=True) if left is side]
+        if any(line.middle > following.middle for line, following in pairwise(column)):
+            return False
     runs = 1 + sum(side != following for side, following in pairwise(order))
     return runs >= _CELLS and len(order) >= _LINES_BY_CELL * runs
 

@@ -1,5 +1,6 @@
 """PDFs through PDFium: text with its places, fields, bookmarks, labels of pages, pictures of pages."""
 
+import ctypes
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -120,8 +121,12 @@ def _rules(page: "PdfPage", direction: int) -> list[tuple[float, float, float]]:
     from pypdfium2 import raw
 
     found: list[tuple[float, float, float]] = []
+    edges = tuple(ctypes.c_float() for _ in range(4))
     for drawn in islice(page.get_objects([raw.FPDF_PAGEOBJ_PATH], max_depth=2), _OBJECTS_SEEN):
-        left, top, right, bottom = in_frame(drawn.get_bounds(), direction)
+        if not raw.FPDFPageObj_GetBounds(drawn, *edges):
+            continue
+        box = (edges[0].value, edges[1].value, edges[2].value, edges[3].value)
+        left, top, right, bottom = in_frame(box, direction)
         if right - left >= _RULE_WIDTH:
             found += [(left, right, top), (left, right, bottom)]
     return found
