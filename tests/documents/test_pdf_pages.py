@@ -37,12 +37,15 @@ def read(content: bytes, **settings: Any) -> ParsedDocument:
 
 
 def mixed(pages: str) -> bytes:
-    """A PDF with a page for each letter: t of text, p of a picture, b blank."""
+    """A PDF with a page for each letter: t of text, p of a picture, s of a picture with a stamp, b blank."""
     buffer = BytesIO()
     canvas = Canvas(buffer)
     for number, kind in enumerate(pages, start=1):
         if kind == "t":
             canvas.drawString(72, 700, f"The text of page {number}.")
+        elif kind == "s":
+            canvas.drawImage(PICTURE, 0, 0, 595, 842)
+            canvas.drawString(72, 20, "Scanned by a telephone")
         elif kind == "p":
             canvas.drawImage(PICTURE, 0, 0, 595, 842)
         canvas.showPage()
@@ -67,6 +70,13 @@ def test_pages_that_are_pictures_are_said_by_number(engine: str) -> None:
     assert "VECTORIZE_DOCUMENTS__OCR" in notice.remedy
     assert document.metadata["pages_without_text"] == "2 to 3, 6"
     assert document.text.split() == ["The", "text", "of", "page", "1.", "The", "text", "of", "page", "5."]
+
+
+def test_a_picture_with_a_few_words_is_said_to_be_taken_for_no_scan() -> None:
+    (notice,) = read(mixed("tst")).notices
+    assert notice.kind is NoticeKind.ASSUMED
+    assert notice.what.startswith("1 of 3 pages (2) are pictures beside a few words")
+    assert "VECTORIZE_DOCUMENTS__OCR" in notice.remedy
 
 
 @pytest.mark.parametrize("engine", ["auto", "pdfium", "pypdf"])

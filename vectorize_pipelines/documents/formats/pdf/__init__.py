@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import accumulate, chain
 
 from vectorize_pipelines.core.items import JsonValue
-from vectorize_pipelines.core.notices import Notice, listed_numbers, omitted
+from vectorize_pipelines.core.notices import Notice, assumed, listed_numbers, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import CorruptDocumentError, DecompressionLimitError, NoTextLayerError
 from vectorize_pipelines.documents.formats.outline import sections
@@ -124,9 +124,14 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
     for pages, what in groups:
         if numbers := [number for number in pages if number not in late]:
             yield omitted(f"{_of(numbers, page_count)} have {what}", ocr_remedy(reader, settings))
+    if pictures := [number for number in outcome.pictures if number not in late and not _has_ocr(reader, settings)]:
+        yield assumed(
+            f"{_of(pictures, page_count)} are pictures beside a few words, which were taken to be all that they say",
+            ocr_remedy(reader, settings),
+        )
     if late:
         yield omitted(
-            f"OCR had no time left for {_of(sorted(late), page_count)}, which have no text",
+            f"OCR had no time left for {_of(sorted(late), page_count)}, which are pictures",
             "raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS",
         )
     if damaged := [number for number in outcome.damaged if number not in late]:
@@ -141,6 +146,10 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
 
 def _of(numbers: Sequence[int], page_count: int) -> str:
     return f"{len(numbers):,} of {page_count:,} pages ({listed_numbers(numbers)})"
+
+
+def _has_ocr(reader: PageReader, settings: DocumentSettings) -> bool:
+    return settings.ocr and not reader.ocr_missing
 
 
 def ocr_remedy(reader: PageReader, settings: DocumentSettings) -> str:

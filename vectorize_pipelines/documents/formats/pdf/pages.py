@@ -14,11 +14,13 @@ class PageText:
 
     shows        whether the page shows something beside that text: a picture, a drawing, letters without a meaning
     has_letters  whether the page sets letters, whatever they mean
+    is_picture   whether the page is a picture beside a few words, such as a scan with a stamp of the program
     """
 
     text: str
     shows: bool = False
     has_letters: bool = False
+    is_picture: bool = False
 
 
 def utf16_text(read: Callable[[Any, int], int]) -> str:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: A page with fewer drawn lines and shapes than this shows nothing that could be text.
 MIN_DRAWN = 20
+#: A page with fewer characters, of which a picture covers such a share, may be a scan.
+FEW_WORDS, PICTURE_SHARE = 60, 0.7
 _OBJECTS_SEEN = 5_000
 #: Points.
 _RULE_WIDTH = 50.0
@@ -96,8 +98,9 @@ class PdfiumFile:
                 text = "\n".join(line.text for line in _in_order(page, text_lines))
             if added and with_comments:
                 text = "\n".join([text, *annotations.comments(page)]).strip()
-            shows, has_letters = (False, True) if text else _shown(page)
-            return PageText(text, shows, has_letters)
+            if not text:
+                return PageText(text, *_shown(page))
+            return PageText(text, has_letters=True, is_picture=len(text) < FEW_WORDS and _is_picture(page))
 
     def picture(self, number: int, longest: int, per_inch: int) -> "NDArray[Any]":
         """Return a page, counted from 0, as an array (height, width) of grey, no side longer than `longest`."""
@@ -135,6 +138,20 @@ def _rules(page: "PdfPage", direction: int) -> list[tuple[float, float, float]]:
 def _direction(page: "PdfPage", lines: list[Line]) -> int:
     """Return the direction of the page's frame: that of its text, or the one that is upright as it is shown."""
     return main_direction(lines) if lines else (360 - page.get_rotation()) % 360
+
+
+def _is_picture(page: "PdfPage") -> bool:
+    """Return whether one picture covers most of a page."""
+    from pypdfium2 import raw
+
+    width, height = page.get_size()
+    edges = tuple(ctypes.c_float() for _ in range(4))
+    for picture in islice(page.get_objects([raw.FPDF_PAGEOBJ_IMAGE], max_depth=5), _OBJECTS_SEEN):
+        if raw.FPDFPageObj_GetBounds(picture, *edges):
+            left, bottom, right, top = (edge.value for edge in edges)
+            if (right - left) * (top - bottom) >= PICTURE_SHARE * width * height:
+                return True
+    return False
 
 
 def _shown(page: "PdfPage") -> tuple[bool, bool]:

@@ -41,7 +41,8 @@ class Outcome:
     damaged       pages that no engine can open, with the reason
     without       pages without text that show something
     illegible     pages whose text has no meaning
-    unrecognised  those of `damaged`, `without` and `illegible` that OCR had no time for
+    pictures      pages that are pictures beside a few words
+    unrecognised  those of the four above that OCR had no time for
     confidence    of OCR, by page
     """
 
@@ -49,6 +50,7 @@ class Outcome:
     damaged: dict[int, str] = field(default_factory=dict)
     without: list[int] = field(default_factory=list)
     illegible: list[int] = field(default_factory=list)
+    pictures: list[int] = field(default_factory=list)
     unrecognised: list[int] = field(default_factory=list)
     confidence: dict[int, float] = field(default_factory=dict)
 
@@ -91,8 +93,7 @@ class PageReader:
                 reasons.append(str(error))
                 continue
             if legible_share(read[engine].text) >= MIN_LEGIBLE:
-                self.outcome.engines[engine] += 1
-                return read[engine].text
+                return self._taken(engine, number, read[engine])
         if read and not any(page.shows or page.text for page in read.values()):
             return ""  # a blank page
         if (recognised := self._recognised(number)) is not None:
@@ -106,6 +107,16 @@ class PageReader:
         else:
             self.outcome.damaged[number] = reasons[0]
         return ""
+
+    def _taken(self, engine: str, number: int, page: PageText) -> str:
+        """Return the text of a page that an engine reads, or what OCR reads more on one that is a picture."""
+        if page.is_picture:
+            recognised = self._recognised(number, than=page.text)
+            if recognised is not None:
+                return recognised
+            self.outcome.pictures.append(number)
+        self.outcome.engines[engine] += 1
+        return page.text
 
     def _engines(self) -> tuple[str, ...]:
         if self._settings.pdf_engine != "auto":
@@ -150,8 +161,8 @@ class PageReader:
             raise self._pypdf
         return self._pypdf
 
-    def _recognised(self, number: int) -> str | None:
-        """Return what OCR reads on a page; None where it is off, finds nothing, or has no time left."""
+    def _recognised(self, number: int, than: str = "") -> str | None:
+        """Return what OCR reads on a page; None where it is off, finds no more than a text, or has no time left."""
         if not self._settings.ocr or self.ocr_missing or self._pdfium is None:
             return None
         if time.monotonic() > self._ocr_deadline:
@@ -163,7 +174,7 @@ class PageReader:
         except CorruptDocumentError:
             return None  # the page is counted as damaged
         found = ocr.recognise(picture)
-        if not found.text:
+        if len(found.text) <= len(than):
             return None
         self.outcome.confidence[number] = found.confidence
         self.outcome.engines["ocr"] += 1
