@@ -431,7 +431,7 @@ def answer(header: object) -> bytes:
     return json.dumps({"answer": header}).encode()
 
 
-OUTCOME = {"hash": "0" * 32, "metadata": {}, "sections": [[], [], []], "pages": [[], [], []], "rows": [[]] * 6}
+OUTCOME = {"hash": "0" * 32, "metadata": {}, "sections": [[], [], []], "pages": [[], [], [], []], "rows": [[]] * 6}
 
 
 @pytest.fixture(scope="module")
@@ -457,11 +457,11 @@ NO_ANSWERS = {
     "a number as hash": answer({"hash": 7}),
     "metadata of another type": answer({**OUTCOME, "metadata": []}),
     "no sections": answer({"hash": "0" * 32, "metadata": {}}),
-    "a span outside": answer({**OUTCOME, "pages": [[0], [1], [1]]}),
-    "a span before": answer({**OUTCOME, "pages": [[-1], [0], [1]]}),
-    "a huge span": answer({**OUTCOME, "pages": [[0], [10**30], [1]]}),
-    "a span of truths": answer({**OUTCOME, "pages": [[False], [False], [1]]}),
-    "spans that do not end": answer({**OUTCOME, "pages": [[0, 0], [0], [1]]}),
+    "a span outside": answer({**OUTCOME, "pages": [[0], [1], [1], []]}),
+    "a span before": answer({**OUTCOME, "pages": [[-1], [0], [1], []]}),
+    "a huge span": answer({**OUTCOME, "pages": [[0], [10**30], [1], []]}),
+    "a span of truths": answer({**OUTCOME, "pages": [[False], [False], [1], []]}),
+    "spans that do not end": answer({**OUTCOME, "pages": [[0, 0], [0], [1], []]}),
     "a path of numbers": answer({**OUTCOME, "sections": [[0], [0], [[1]]]}),
     "a row of no kind": answer({**OUTCOME, "rows": [[0], [0], [0], [0], [], []]}),
     "a column too short": answer({**OUTCOME, "rows": [[0], [0], [0], [0], [["a"]], [[[]]]]}),

@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, tuple[str, str]] = {
     "s3": ("s3fs", "s3fs"),
     "gcs": ("gcsfs", "gcsfs"),
     "azure": ("adlfs", "adlfs"),
+    "ocr": ("rapidocr", "rapidocr"),
     "heif": ("pillow_heif", "pillow-heif"),
 }
 

@@ -107,15 +107,16 @@ class Chunker:
         page_starts = [page.start for page in document.pages]
         verified = self._verified(document.text, self._candidates(document))
         for index, (chunk, tokens) in enumerate(verified):
-            page = bisect_right(page_starts, chunk.start)
+            number = bisect_right(page_starts, chunk.start)
+            page = document.pages[number - 1] if number else None
             yield Chunk(
                 index=index,
                 text=document.text[chunk.start : chunk.end],
                 start=chunk.start,
                 end=chunk.end,
-                page=document.pages[page - 1].number if page else None,
+                page=page.number if page else None,
                 tokens=min(tokens + self._tokenizer.special_tokens, self._max_tokens),
-                metadata=chunk.metadata,
+                metadata={**chunk.metadata, **page.metadata} if page and page.metadata else chunk.metadata,
             )
 
     def _candidates(self, document: ParsedDocument) -> Iterator[_Candidate]:

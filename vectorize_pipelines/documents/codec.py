@@ -87,7 +87,7 @@ def _described(document: ParsedDocument, size: int) -> dict[str, object]:
         "bytes": size,
         "metadata": dict(document.metadata),
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
-        "pages": [*_bounds(document.pages), [each.number for each in document.pages]],
+        "pages": [*_bounds(document.pages), [each.number for each in document.pages], _page_fields(document.pages)],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
         "notices": [[each.kind, each.what, each.remedy] for each in limited(document.notices)],
     }
@@ -136,7 +136,7 @@ def _document(header: Mapping[str, Any], body: memoryview, start: int) -> tuple[
         text,
         _metadata(header.get("metadata")),
         sections=_sections(_lists(header.get("sections"), 3), size),
-        pages=_pages(_lists(header.get("pages"), 3), size),
+        pages=_pages(_lists(header.get("pages"), 4), size),
         rows=_rows(_lists(header.get("rows"), 6), size),
         notices=_notices(header.get("notices")),
     )
@@ -145,6 +145,11 @@ def _document(header: Mapping[str, Any], body: memoryview, start: int) -> tuple[
 
 def _bounds(spans: Sequence[Span]) -> tuple[list[int], list[int]]:
     return [each.start for each in spans], [each.end for each in spans]
+
+
+def _page_fields(pages: Sequence[Page]) -> list[dict[str, JsonValue]]:
+    """Return each page's metadata; nothing where no page has any."""
+    return [dict(page.metadata) for page in pages] if any(page.metadata for page in pages) else []
 
 
 def _fields(rows: Sequence[TableRow]) -> tuple[list[int], list[list[str]], list[list[list[JsonValue]]]]:
@@ -168,10 +173,11 @@ def _sections(lists: Sequence[list[Any]], size: int) -> tuple[Section, ...]:
 
 
 def _pages(lists: Sequence[list[Any]], size: int) -> tuple[Page, ...]:
-    starts, ends, numbers = lists
+    starts, ends, numbers, fields = lists
     _check_spans(starts, ends, numbers, size)
     _check_integers(numbers)
-    return tuple(map(Page, starts, ends, numbers))
+    metadata = dict(zip(numbers, map(_metadata, fields), strict=True)) if fields else {}
+    return tuple(Page(*page, metadata.get(page[2], {})) for page in zip(starts, ends, numbers, strict=True))
 
 
 def _rows(lists: Sequence[list[Any]], size: int) -> tuple[TableRow, ...]:

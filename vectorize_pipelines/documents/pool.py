@@ -11,12 +11,13 @@ from functools import partial
 from types import TracebackType
 from typing import Self
 
+from vectorize_pipelines.core.extras import missing
 from vectorize_pipelines.documents import errors
 from vectorize_pipelines.documents.codec import ParseOutcome, answer_limits, from_message
 from vectorize_pipelines.documents.errors import ParserCrashedError, ParserMemoryError, ParseTimeoutError
 from vectorize_pipelines.documents.parsing import too_large
 from vectorize_pipelines.documents.worker import Handler, read_and_parse
-from vectorize_pipelines.errors import UnreadableFileError
+from vectorize_pipelines.errors import SettingsError, UnreadableFileError
 from vectorize_pipelines.sandbox import Failures, Message, ProcessPool, ServiceSpec, known_errors
 from vectorize_pipelines.settings import DocumentSettings
 from vectorize_pipelines.sources.content import open_local, read_content
@@ -38,7 +39,12 @@ class ParserPool:
     """
 
     def __init__(self, settings: DocumentSettings, *, handler: Handler = read_and_parse) -> None:
-        """Take `handler`, which the processes run: a function of a module that they can import."""
+        """Take `handler`, which the processes run: a function of a module that they can import.
+
+        Raises `SettingsError` where they ask for OCR that is not installed.
+        """
+        if settings.ocr and (reason := missing("documents.ocr", "ocr")):
+            raise SettingsError(reason)
         self._settings = settings
         self._limits = answer_limits(settings)
         spec = ServiceSpec(

@@ -32,9 +32,10 @@ class Section(Span):
 
 @dataclass(frozen=True, slots=True)
 class Page(Span):
-    """A page, numbered from 1."""
+    """A page, numbered from 1; `metadata` is what its passages have beside the document's."""
 
     number: int
+    metadata: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Chunk:
 
     `metadata` holds the row's own fields and the row's number, for a table, as `row`, or by another of
     `ROW_NUMBER` where the table has a column of that name; `section`, where the document has headings
-    ("Outer > Inner").
+    ("Outer > Inner"); what its page has of its own.
     """
 
     index: int

@@ -32,9 +32,13 @@ LIBRARIES = (
     "pysubs2",
     "python_calamine",
     "selectolax",
+    "spellchecker",
     "webencodings",
     "yaml",
 )
+
+#: The same, for OCR.
+OCR_LIBRARIES = ("cv2", "omegaconf", "pyclipper", "rapidocr", "shapely")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +68,11 @@ def read_and_parse(task: Task, settings: DocumentSettings) -> ParseOutcome:
 
 def service(config: Mapping[str, Any]) -> Service:
     """Return the service of a parser process; `config` is what `pool.ParserPool` made for it."""
-    # What a parser has to say of a file is in its error; pypdf also logs it, without saying of which file.
-    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    write_bytecode(LIBRARIES)
+    # What a parser has to say of a file is in its error; these log it too, without saying of which file.
+    for library in ("pypdf", "pypdfium2"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     settings = DocumentSettings.model_validate(config["settings"])
+    write_bytecode((*LIBRARIES, *(OCR_LIBRARIES if settings.ocr else ())))
     module, _, name = config["handler"].partition(":")
     handler: Handler = getattr(importlib.import_module(module), name)
     limits = answer_limits(settings)

@@ -91,7 +91,11 @@ class DocumentSettings(Section):
         description="encodings of text, HTML, CSV and the like which say none or a wrong one, by path, as JSON: "
         '`{"old/*.txt": "windows-1251"}`; patterns as in .gitignore, the last that matches counts; labels as on Web',
     )
-    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field("auto", description="auto: pypdf where pdfium fails")
+    pdf_engine: Literal["auto", "pdfium", "pypdf"] = Field(
+        "auto", description="auto: each page by pdfium, or by pypdf where pdfium does not read it"
+    )
+    pdf_annotations: bool = Field(False, description="comments in a PDF are part of its pages' text")
+    ocr: bool = Field(False, description="pages of a PDF without text are recognised; needs the extra `ocr`")
     office_comments: bool = Field(
         True, description="comments in office documents are embedded, each behind the paragraph that it is on"
     )

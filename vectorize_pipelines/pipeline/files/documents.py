@@ -175,6 +175,10 @@ def _reading(settings: DocumentSettings) -> str:
     metadata = "*" if settings.metadata_columns is None else ",".join(settings.metadata_columns)
     reading = f"text_columns={','.join(settings.text_columns)} metadata_columns={metadata} pdf={settings.pdf_engine}"
     # Others are named only where they are not as they come: what was read before they existed stays as it is.
+    if settings.pdf_annotations:
+        reading += " pdf_annotations"
+    if settings.ocr:
+        reading += " ocr"
     if not settings.office_comments:
         reading += " office_comments=false"
     if settings.column_types:
