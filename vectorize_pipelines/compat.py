@@ -190,8 +190,10 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
 
     def daemons(instance: dg.DagsterInstance) -> Iterator[Any]:
         for daemon in create_daemons_from_instance(instance):
-            is_queue = isinstance(daemon, QueuedRunCoordinatorDaemon)
-            yield Queue(interval_seconds=daemon.interval_seconds) if is_queue else daemon
+            if isinstance(daemon, QueuedRunCoordinatorDaemon):
+                yield Queue(interval_seconds=daemon.interval_seconds)
+            else:
+                yield daemon
 
     with daemon_controller_from_instance(
         instance,
