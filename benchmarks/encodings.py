@@ -29,16 +29,18 @@ def ours(content: bytes) -> str | None:
 
 
 def _chardet(content: bytes) -> str | None:
-    return importlib.import_module("chardet").detect(content)["encoding"]
+    encoding = importlib.import_module("chardet").detect(content)["encoding"]
+    return str(encoding) if encoding else None
 
 
 def _charset_normalizer(content: bytes) -> str | None:
     best = importlib.import_module("charset_normalizer").from_bytes(content).best()
-    return best.encoding if best else None
+    return str(best.encoding) if best else None
 
 
 def _faust_cchardet(content: bytes) -> str | None:
-    return importlib.import_module("cchardet").detect(content)["encoding"]
+    encoding = importlib.import_module("cchardet").detect(content)["encoding"]
+    return str(encoding) if encoding else None
 
 
 def _chardetng(content: bytes) -> str | None:

@@ -159,6 +159,11 @@ def test_empty_and_spanning_cells_keep_the_others_in_place(rows: str, text: str)
     assert html(f"<table>{rows}</table>").text == text
 
 
+def test_spans_make_no_text_without_end() -> None:
+    rows = "<tr>" + f"<td rowspan=9999>{'x' * 900}" * 50 + "<tr><td colspan=999>b<td>c" * 500
+    assert len(html(f"<table>{rows}</table>").text) < 4 * len(rows)
+
+
 def test_tables_within_tables_and_for_layout_are_read_block_by_block() -> None:
     inner = "<table><tr><td>A<td>B<tr><td>C<td>D</table>"
     assert html(f"<table><tr><td>Crew<td>{inner}</table>").text == "Crew\n\nA | B\nC | D"

@@ -448,6 +448,19 @@ def test_a_raised_limit_lets_a_refused_file_in(tmp_path: Path) -> None:
     assert installation.run().totals.sum().encoded == 3
 
 
+def test_a_stated_encoding_lets_a_refused_file_in_and_encodes_no_other_again(tmp_path: Path) -> None:
+    text = "東京都千代田区"
+    installation = install(tmp_path / "installation")
+    installation.write("a.md", paragraphs(1))
+    (installation.folder / "old.txt").write_bytes(text.encode("euc-jp"))
+    assert dict(installation.run().totals.sum().errors) == {"UnknownEncodingError": 1}
+    stating = installation.settings.documents.model_copy(update={"encodings": {"old.txt": "euc-jp"}})
+    installation.settings = installation.settings.model_copy(update={"documents": stating})
+    totals = installation.run().totals.sum()
+    assert (totals.failed, totals.encoded) == (0, 1)
+    assert installation.encoder.texts[-1] == text
+
+
 def test_days_of_a_killed_run_are_reported_by_the_next(installation: Installation) -> None:
     installation.write("a.md", paragraphs(1))
     installation.run(report=False)

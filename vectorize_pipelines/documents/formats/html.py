@@ -69,7 +69,7 @@ def parse_html(content: bytes, context: ParseContext) -> ParsedDocument:
     builder = OutlineBuilder()
     if tree.root is not None:
         shown = _Shown(StyleSheets(tree, len(html)))
-        _Reader(builder, _complex_rows(tree)).read(shown.events(tree.root))
+        _Reader(builder, _complex_rows(tree), repeatable=len(html)).read(shown.events(tree.root))
     text, sections = builder.build()
     metadata = _metadata(tree)
     metadata["title"] = metadata["title"] or builder.first_heading
@@ -196,6 +196,8 @@ class _Reader:
 
     builder: OutlineBuilder
     complex_rows: frozenset[int]
+    #: How many more characters may be added for cells that span rows or columns: a few bytes can ask for any number.
+    repeatable: int
     parts: list[str] = field(default_factory=list)
     separator: str = "\n\n"
     in_heading: bool = False
@@ -255,7 +257,7 @@ class _Reader:
     def _cell(self, event: str, node: "LexborNode", row: _Row) -> None:
         self._flush()
         if event == "open":
-            if row.places:
+            if row.places and self._may_repeat(row.places * len(CELL_SEPARATOR)):
                 row.cells.extend([] for _ in range(row.places))
             if self.spanning:
                 self._fill_spanned(row)
@@ -271,9 +273,14 @@ class _Reader:
         """Repeat in the next columns what cells of rows above have there: it is shown beside this row too."""
         while (column := len(row.cells)) in self.spanning:
             blocks, rows = self.spanning.pop(column)
-            row.cells.append(blocks)
+            size = sum(len(block.text) for block in blocks) + len(CELL_SEPARATOR)
+            row.cells.append(blocks if self._may_repeat(size) else [])
             if rows > 1:
                 self.spanning[column] = (blocks, rows - 1)
+
+    def _may_repeat(self, size: int) -> bool:
+        self.repeatable -= size
+        return self.repeatable >= 0
 
     def _end_block(self, tag: str) -> None:
         if self.in_heading:  # one heading, however many lines it is shown on
