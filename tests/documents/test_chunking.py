@@ -265,7 +265,7 @@ def test_work_is_linear_and_streams() -> None:
 
 
 def test_fingerprint_names_all_that_decides_the_cut() -> None:
-    assert Chunker(minilm(), 256, 32).fingerprint == "chunker=tokens/1 max=256 overlap=32 parser=1"
+    assert Chunker(minilm(), 256, 32).fingerprint == "chunker=tokens/1 max=256 overlap=32 parser=2"
     assert chunker_fingerprint(16, 32) == Chunker(minilm(), 16, 32).fingerprint
 
 

@@ -14,7 +14,7 @@ from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
 #: Part of every chunk's fingerprint: raise it when the same bytes give another text than before.
-PARSER_VERSION = 1
+PARSER_VERSION = 2
 
 Parser = Callable[[bytes, ParseContext], ParsedDocument]
 
