@@ -142,7 +142,7 @@ def test_a_message_with_attachments() -> None:
     message.add_attachment(forwarded)
     document = read(message.as_bytes(), "a.eml")
     assert document.text == "The lease\n\nIt ends in June."
-    assert document.metadata | {"language": ""} == {
+    assert {**document.metadata, "language": ""} == {
         "title": "The lease",
         "author": "Ada <ada@example.com>",
         "to": "Bob <bob@example.com>",
