@@ -166,6 +166,11 @@ def test_lines_that_were_broken_to_send_them_are_joined() -> None:
     assert read(head + "Первая \nстрока\nвторая\n".encode("koi8-r"), "a.eml").text == "s\n\nПервая строка\nвторая"
 
 
+def test_a_message_in_an_encoding_that_nobody_knows_is_read_as_what_it_is() -> None:
+    head = b"Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=unknown-8bit\n\n"
+    assert read(head + "Größe".encode(), "a.eml").text == "s\n\nGröße"
+
+
 def test_an_encrypted_message_is_named() -> None:
     content = b"Subject: s\nFrom: a@example.com\nContent-Type: multipart/encrypted; boundary=x\n\n--x\n\nx\n--x--\n"
     with pytest.raises(EncryptedDocumentError, match="save it decrypted"):
