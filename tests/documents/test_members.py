@@ -142,7 +142,7 @@ def test_a_message_with_attachments() -> None:
     message.add_attachment(forwarded)
     document = read(message.as_bytes(), "a.eml")
     assert document.text == "The lease\n\nIt ends in June."
-    assert document.metadata | {"language": ""} == {
+    assert {**document.metadata, "language": ""} == {
         "title": "The lease",
         "author": "Ada <ada@example.com>",
         "to": "Bob <bob@example.com>",
@@ -164,6 +164,11 @@ def test_the_html_of_a_message_is_read_where_its_text_is_a_stub() -> None:
 def test_lines_that_were_broken_to_send_them_are_joined() -> None:
     head = b"Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=koi8-r; format=flowed\n\n"
     assert read(head + "Первая \nстрока\nвторая\n".encode("koi8-r"), "a.eml").text == "s\n\nПервая строка\nвторая"
+
+
+def test_a_message_in_an_encoding_that_nobody_knows_is_read_as_what_it_is() -> None:
+    head = b"Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=unknown-8bit\n\n"
+    assert read(head + "Größe".encode(), "a.eml").text == "s\n\nGröße"
 
 
 def test_an_encrypted_message_is_named() -> None:

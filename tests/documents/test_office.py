@@ -1,5 +1,7 @@
 """Word documents as Word opens them, and what only pretends to be one."""
 
+import zipfile
+from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,15 @@ def test_a_chart_and_a_diagram_are_read() -> None:
     assert read(content).text == "Below:\n\nFees\nNorth: 2023 40, 2024 45\n\nMoor"
 
 
+def test_a_page_that_word_takes_in_is_read_and_another_document_said_to_be_missing() -> None:
+    base = word('<w:altChunk r:id="rId1"/><w:altChunk r:id="rId2"/>', ("aFChunk", "page.html"), ("aFChunk", "b.docx"))
+    with zipfile.ZipFile(BytesIO(base)) as archive:
+        parts: dict[str, str | bytes] = {name: archive.read(name) for name in archive.namelist()}
+    document = read(packages.package(parts | {"word/page.html": "<p>Taken in</p>", "word/b.docx": "x"}))
+    assert document.text == "Taken in"
+    assert "word/b.docx" in document.notices[0].what
+
+
 def test_embedded_objects_and_old_equations_are_said_to_be_missing() -> None:
     objects = '<w:r><w:object><o:OLEObject ProgID="{}"/></w:object></w:r>'.format
     document = read(word(paragraph("Here", objects("Excel.Sheet.12") + objects("Equation.3"))))
@@ -207,9 +218,6 @@ def test_whatever_happens_to_a_file_it_is_read_or_refused_with_a_reason(name: st
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_whatever_the_parts_of_a_package_say_it_is_read_or_refused(name: str, data: st.DataObject) -> None:
-    import zipfile
-    from io import BytesIO
-
     if not SAMPLES[name].startswith(b"PK"):
         return
     with zipfile.ZipFile(BytesIO(SAMPLES[name])) as archive:

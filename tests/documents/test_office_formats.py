@@ -136,3 +136,25 @@ def test_a_protected_book_is_named_and_one_with_hidden_fonts_read() -> None:
 def test_formats_of_old_programs_are_named_with_the_remedy(stream: str, shown: str) -> None:
     with pytest.raises(UnsupportedFormatError, match=shown):
         read(OLE + stream.encode("utf-16-le"), "a.docx")
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        "<p:cmLst {}><p:cm><p:text>Ask Ada</p:text></p:cm></p:cmLst>",
+        '<x:cmLst xmlns:x="http://schemas.microsoft.com/office/powerpoint/2018/8/main" {}><x:cm><x:txBody><a:p><a:r>'
+        "<a:t>Ask Ada</a:t></a:r></a:p></x:txBody></x:cm></x:cmLst>",
+    ],
+)
+def test_a_slides_comments_of_both_kinds(comment: str) -> None:
+    content = packages.package(
+        {
+            "ppt/presentation.xml": f'<p:presentation {packages.NAMESPACES}><p:sldId r:id="rId1"/></p:presentation>',
+            "ppt/_rels/presentation.xml.rels": packages.relationships(("slide", "slides/s.xml")),
+            "ppt/slides/s.xml": packages.slide(packages.shape(["Nine berths"])),
+            "ppt/slides/_rels/s.xml.rels": packages.relationships(("comments", "../comments/c.xml")),
+            "ppt/comments/c.xml": comment.format(packages.NAMESPACES),
+        }
+    )
+    assert read(content, "a.pptx").text == "Nine berths\n\nComment: Ask Ada"
+    assert read(content, "a.pptx", office_comments=False).text == "Nine berths"

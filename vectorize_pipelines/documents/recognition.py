@@ -321,7 +321,7 @@ def _zip_format(content: bytes, hinted: str) -> str:
     """
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
-            names = [name.lower() for name in archive.namelist()]
+            names = [name.lower().replace("\\", "/") for name in archive.namelist()]
             by_names = next((kind for part, kind, _ in _PARTS if any(name.startswith(part) for name in names)), None)
             by_type = _type_of_main_part(_member(archive, "[Content_Types].xml"))
             mimetype = _member(archive, "mimetype").decode("ascii", "replace").strip()

@@ -152,10 +152,11 @@ def _flowed(part: Message, text: str) -> str:
 def _attach(part: Message, number: int, reader: MemberReader) -> None:
     kind = part.get_content_type()
     payload = part.get_payload()
-    if kind == "message/rfc822" and isinstance(payload, list) and payload:
-        subject = one_line(_header(payload[0], "Subject")).replace("/", "-")
+    inner = payload[0] if isinstance(payload, list) and payload else None
+    if kind == "message/rfc822" and isinstance(inner, Message):
+        subject = one_line(_header(inner, "Subject")).replace("/", "-")
         name = part.get_filename() or f"{short_label(subject) or 'message'}.eml"
-        data = payload[0].as_bytes()
+        data = inner.as_bytes()
     else:
         name = part.get_filename() or ""
         decoded = part.get_payload(decode=True)

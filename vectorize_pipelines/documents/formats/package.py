@@ -116,7 +116,8 @@ class Package:
 
     def __init__(self, archive: zipfile.ZipFile):
         self._archive = archive
-        self._names = {member.filename.lower(): member for member in archive.infolist()}
+        # Some programs of Windows write their own separator.
+        self._names = {member.filename.lower().replace("\\", "/"): member for member in archive.infolist()}
 
     @property
     def names(self) -> list[str]:

@@ -102,18 +102,18 @@ class _Slide:
         for tree in shapes[:1]:
             self._shapes(tree, title)
         if with_comments:
-            for target in self._related("comments"):
-                for comment in (each for each in self._package.xml(target).iter() if _is_comment(each)):
+            for part in self._related("comments"):
+                for comment in (each for each in part.iter() if _is_comment(each)):
                     self._builder.block(f"Comment: {one_line(' '.join(_comment_texts(comment)))}")
-        for target in self._related("notesSlide"):
-            for each in self._package.xml(target).iter():
+        for part in self._related("notesSlide"):
+            for each in part.iter():
                 if name_of[each.tag] == "p:sp" and _placeholder(each) not in _FRAMES:
                     self._block(_paragraphs(each))
 
-    def _related(self, kind: str) -> list[str]:
-        """Return the parts of a kind that the slide refers to."""
+    def _related(self, kind: str) -> list[Any]:
+        """Return the roots of the parts of a kind that the slide refers to."""
         targets = [each.target for each in self._relationships.values() if each.kind.lower() == kind.lower()]
-        return [target for target in targets if target and self._package.xml(target) is not None]
+        return [root for root in map(self._package.xml, targets) if root is not None]
 
     def _shapes(self, tree: Any, title: Any) -> None:
         for shape in tree:
