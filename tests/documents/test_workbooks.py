@@ -90,7 +90,7 @@ def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:
 
 
 def test_a_name_above_several_columns_stands_in_each_of_their_names() -> None:
-    rows = [
+    rows: list[list[Any]] = [
         ["Fees of 2024", None, None],
         ["Port", "Fee", None],
         [None, "low", "high"],
