@@ -138,7 +138,9 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
 def _sheet(found: Any, known: _Known) -> "_Sheet":
     """Return a sheet of the library's with what else is known of it."""
     ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
-    cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
+    # Empty rows, of which there may be a million between two others, have no cells.
+    rows = found.to_python(skip_empty_area=False)
+    cells = [[_cell(value) for value in row] if row.count("") < len(row) else [] for row in rows]
     for (row, column), shown in known.padded.get(found.name, {}).items():
         if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
             cells[row][column] = shown
