@@ -1,6 +1,8 @@
 """Workbooks: every sheet, every row; dates, numbers and merged cells as they are shown; what is left out is said."""
 
 import struct
+import zipfile
+from io import BytesIO
 from typing import Any
 
 import pytest
@@ -90,7 +92,7 @@ def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:
 
 
 def test_a_name_above_several_columns_stands_in_each_of_their_names() -> None:
-    rows = [
+    rows: list[list[Any]] = [
         ["Fees of 2024", None, None],
         ["Port", "Fee", None],
         [None, "low", "high"],
@@ -130,6 +132,20 @@ def test_a_workbook_has_limits() -> None:
         parse(xlsx({"one": [["text"], ["x" * 100_000]]}), "a.xlsx", settings(max_decompressed_bytes=50_000))
     with pytest.raises(EmptyDocumentError, match="no sheet with text in it that is not hidden"):
         parse(xlsx({"one": [["text"]]}, hidden=["one"]), "a.xlsx", SETTINGS)
+
+
+def test_a_cell_far_outside_of_the_table_is_named() -> None:
+    content = xlsx({"one": [["text"], ["x"]]})
+    with zipfile.ZipFile(BytesIO(content)) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    far = b'<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>'
+    parts["xl/worksheets/sheet1.xml"] = parts["xl/worksheets/sheet1.xml"].replace(b"</sheetData>", far)
+    buffer = BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+    with pytest.raises(DecompressionLimitError, match="row 1,048,576 and column 16,384"):
+        parse(buffer.getvalue(), "a.xlsx", SETTINGS)
 
 
 def test_merged_cells_that_a_file_makes_up_cost_nothing() -> None:

@@ -13,7 +13,8 @@ from vectorize_pipelines.sources.content import read_content
 from vectorize_pipelines.state.home import enter_home
 from vectorize_pipelines.stores import open_store
 from vectorize_pipelines.stores.filters.comparisons import InvalidFilterError
-from vectorize_pipelines.stores.filters.expressions import Filter, all_of
+from vectorize_pipelines.stores.filters.expressions import And, Filter, Not, Or, all_of
+from vectorize_pipelines.stores.filters.operands import in_metadata
 from vectorize_pipelines.stores.filters.parsing import parse_filter
 from vectorize_pipelines.stores.hits import hits_as_json, json_text
 
@@ -76,7 +77,7 @@ def command(
         for rank, hit in enumerate(hits, 1):
             _print(rank, hit)
     else:
-        click.echo("nothing found", err=True)
+        click.echo(f"nothing found{_own_fields_said(where)}", err=True)
 
 
 def _image(file: Path, limit: int) -> bytes:
@@ -93,6 +94,24 @@ def _filter(text: str) -> Filter:
         return parse_filter(text)
     except InvalidFilterError as error:
         raise click.BadParameter(f"{text!r}: {error}", param_hint="--filter") from None
+
+
+def _own_fields_said(where: Filter | None) -> str:
+    """Return what to say of a filter on a record's own fields, which a column of a table may be called like."""
+    own = sorted(_own_fields(where))
+    meant = ", ".join(f"metadata.{name}" for name in own)
+    return f"; {', '.join(own)} of the filter: the record's own; of a column it is {meant}" if own else ""
+
+
+def _own_fields(where: Filter | None) -> set[str]:
+    match where:
+        case None:
+            return set()
+        case Not():
+            return _own_fields(where.filter)
+        case And() | Or():
+            return set().union(*map(_own_fields, where.filters))
+    return set() if in_metadata(where.field) else {where.field}
 
 
 def _print(rank: int, hit: dict[str, Any]) -> None:

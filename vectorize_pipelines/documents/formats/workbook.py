@@ -18,6 +18,7 @@ from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice, assumed, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
+    DecompressionLimitError,
     EmptyDocumentError,
     EncryptedDocumentError,
     damage_reported,
@@ -32,7 +33,7 @@ from vectorize_pipelines.documents.formats.table import (
     unpacks_too_large,
 )
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
-from vectorize_pipelines.documents.formats.workbook_numbers import padded_numbers
+from vectorize_pipelines.documents.formats.workbook_numbers import column_number, padded_numbers
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -42,6 +43,10 @@ HEADER_WITHIN = 20
 #: What metadata call a row's sheet: the first of these that no column of it is called.
 SHEET_NAME = ("sheet", "sheet_name", "table_sheet_name")
 
+#: A sheet is held from its first cell to its last one, empty ones included.
+MAX_CELLS = 1 << 26
+#: The last column whose name has two letters.
+MANY_COLUMNS = 702
 READ_BYTES = 1 << 20
 ENCRYPTED_FLAG = 0x1
 #: Numbers in a header are names where they are years.
@@ -59,6 +64,9 @@ _ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
 _UNCALCULATED = re.compile(
     rb"<c\b([^>]*)>\s*<f\b[^>]*(?:/>|>[^<]*</f>)\s*(?:<v\s*/>|<v[^>]*>\s*</v>)?\s*</c>",
 )
+_ROW = re.compile(rb'<(?:\w+:)?row\b[^>]*?\br="([0-9]{1,7})"')
+_COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="([A-Z]{1,3})')
+_FAR_COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="[A-Z]{3}')
 _SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml", re.IGNORECASE)
 _DRAWING_PART = re.compile(r"xl/drawings/[^/]+\.xml", re.IGNORECASE)
 _COMMENTS_PART = re.compile(r"xl/(?:comments/)?comments?\d*\.xml|xl/threadedComments/[^/]+\.xml", re.IGNORECASE)
@@ -130,7 +138,9 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
 def _sheet(found: Any, known: _Known) -> "_Sheet":
     """Return a sheet of the library's with what else is known of it."""
     ranges = [(first[0], last[0], first[1], last[1]) for first, last in found.merged_cell_ranges or ()]
-    cells = [[_cell(value) for value in row] for row in found.to_python(skip_empty_area=False)]
+    # Empty rows, of which there may be a million between two others, have no cells.
+    rows = found.to_python(skip_empty_area=False)
+    cells = [[_cell(value) for value in row] if row.count("") < len(row) else [] for row in rows]
     for (row, column), shown in known.padded.get(found.name, {}).items():
         if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
             cells[row][column] = shown
@@ -349,8 +359,9 @@ def _left_out_of_xlsx(archive: zipfile.ZipFile) -> list[Notice]:
     uncalculated = comments = drawings = 0
     for name in archive.namelist():
         if _SHEET_PART.fullmatch(name):
-            found = _UNCALCULATED.finditer(archive.read(name))
-            uncalculated += sum(b't="str"' not in match[1] for match in found)
+            sheet = archive.read(name)
+            _check_extent(sheet)
+            uncalculated += sum(b't="str"' not in match[1] for match in _UNCALCULATED.finditer(sheet))
         elif _COMMENTS_PART.fullmatch(name):
             comments += len(re.findall(rb"<(?:\w+:)?(?:comment|threadedComment)\b", archive.read(name)))
         elif _DRAWING_PART.fullmatch(name):
@@ -360,6 +371,19 @@ def _left_out_of_xlsx(archive: zipfile.ZipFile) -> list[Notice]:
         what = f"left out cells whose formulas have no value stored ({uncalculated:,})"
         notices.append(omitted(what, "open it in a spreadsheet program, which calculates them, and save it again"))
     return notices
+
+
+def _check_extent(sheet: bytes) -> None:
+    """Raise `DecompressionLimitError` for a sheet whose last cell is so far out that all before it take all memory."""
+    rows = max(map(int, _ROW.findall(sheet)), default=0)
+    if rows * MANY_COLUMNS <= MAX_CELLS and not _FAR_COLUMN.search(sheet):
+        return
+    columns = max(map(column_number, set(_COLUMN.findall(sheet))), default=0)
+    if rows * columns > MAX_CELLS:
+        raise DecompressionLimitError(
+            f"has a sheet with cells as far as row {rows:,} and column {columns:,}, {rows * columns:,} cells in all; "
+            "delete what stands outside of the table"
+        )
 
 
 def _left_out(what: str, number: int) -> list[Notice]:

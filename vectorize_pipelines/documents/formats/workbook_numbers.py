@@ -45,10 +45,15 @@ def _cells(sheet: bytes, widths: dict[int, int]) -> Iterator[tuple[tuple[int, in
         style = _STYLE.search(attributes)
         width = widths.get(int(style[1])) if style else None
         if width and not _OTHER_TYPE.search(attributes):
-            column = 0
-            for letter in letters:
-                column = column * 26 + letter - ord("A") + 1
-            yield (int(row) - 1, column - 1), digits.decode().zfill(width)
+            yield (int(row) - 1, column_number(letters) - 1), digits.decode().zfill(width)
+
+
+def column_number(letters: bytes) -> int:
+    """Return the number of a column, from 1: 27 of `AA`."""
+    number = 0
+    for letter in letters:
+        number = number * 26 + letter - ord("A") + 1
+    return number
 
 
 def _sheets(archive: zipfile.ZipFile) -> Iterator[tuple[str, str]]:
