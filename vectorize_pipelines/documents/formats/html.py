@@ -324,11 +324,15 @@ def _between_parts(node: "LexborNode") -> str:
     """Return what stands between a part of a formula and the next: a fraction's line, the columns of a matrix."""
     if node.tag == "mtd":
         return " "
+    is_numerator = node.parent is not None and node.parent.tag == "mfrac" and _next_element(node) is not None
+    return "/" if is_numerator else ""
+
+
+def _next_element(node: "LexborNode") -> "LexborNode | None":
     following = node.next
     while following is not None and following.tag == "-text":
         following = following.next
-    is_numerator = node.parent is not None and node.parent.tag == "mfrac" and following is not None
-    return "/" if is_numerator else ""
+    return following
 
 
 @dataclass(slots=True)
@@ -410,7 +414,7 @@ def _is_second_rendering(node: "LexborNode") -> bool:
 
 def _is_behind_picture(node: "LexborNode") -> bool:
     """Return whether an element that is not shown is the MathML of a formula that is shown as a picture, after it."""
-    following = node.next
+    following = _next_element(node)
     return following is not None and following.tag == "img" and node.css_first("math") is not None
 
 
