@@ -210,6 +210,17 @@ def test_letters_beyond_the_first_plane_are_kept() -> None:
     assert read(buffer.getvalue()) == ["𝐴 + 𝐵 of the first", "and 𝐶 of the second line"]
 
 
+def test_lines_from_top_to_bottom_are_read_from_the_right() -> None:
+    places = [(20.0, 10.0, "third"), (80.0, 10.0, "first"), (50.0, 10.0, "second"), (80.0, 220.0, "below")]
+    vertical = [Line(text, x, y, x + 10, y + 200) for x, y, text in places]
+    came = reading_order(vertical, undivided)
+    assert [line.text for line in came] == ["first", "second", "third", "below"]
+
+
+def undivided(line: Line, x: float) -> tuple[Line, Line]:
+    raise AssertionError("lines of one piece are not divided")
+
+
 lines = st.lists(
     st.builds(
         lambda x, y, width, height, direction, number: Line(
@@ -227,7 +238,4 @@ lines = st.lists(
 @given(lines)
 @hypothesis_settings(max_examples=50, deadline=None)
 def test_every_line_is_read_once(lines: list[Line]) -> None:
-    def divide(line: Line, x: float) -> tuple[Line, Line]:
-        raise AssertionError("lines of one piece are not divided")
-
-    assert sorted(map(id, reading_order(lines, divide))) == sorted(map(id, lines))
+    assert sorted(map(id, reading_order(lines, undivided))) == sorted(map(id, lines))

@@ -62,6 +62,11 @@ class Line:
         """The height at which its middle stands."""
         return (self.top + self.bottom) / 2
 
+    @property
+    def is_vertical(self) -> bool:
+        """Whether it is written from top to bottom."""
+        return len(self.text) > 2 and self.height > 2 * (self.right - self.left)
+
 
 #: Divides a line at an x of its frame; called for places between two of its pieces only.
 Divide = Callable[[Line, float], tuple[Line, Line]]
@@ -121,10 +126,23 @@ def _one_direction(lines: list[Line], divide: Divide, rules: Rules) -> list[Line
     letters = "".join(line.text for line in lines)
     if 2 * len(_RIGHT_TO_LEFT.findall(letters)) > len(letters):
         return lines
-    upright = sum(line.height > 2 * (line.right - line.left) for line in lines if len(line.text) > 2)
-    if 2 * upright > len(lines):  # written from top to bottom
-        return lines
+    if 2 * sum(line.is_vertical for line in lines) > len(lines):
+        return _from_right_to_left(lines)
     return _in_columns(lines, divide, rules, depth=0)
+
+
+def _from_right_to_left(lines: Sequence[Line]) -> list[Line]:
+    """Return lines that are written from top to bottom, as in Japanese: tier by tier, each from the right."""
+    tiers: list[list[Line]] = []
+    bottom = -math.inf
+    for line in sorted(lines, key=lambda line: line.top):
+        if tiers and line.middle < bottom:
+            tiers[-1].append(line)
+        else:
+            tiers.append([line])
+            bottom = -math.inf
+        bottom = max(bottom, line.bottom)
+    return [line for tier in tiers for line in sorted(tier, key=lambda line: -line.right)]
 
 
 def _in_columns(lines: list[Line], divide: Divide, rules: Rules, depth: int) -> list[Line]:

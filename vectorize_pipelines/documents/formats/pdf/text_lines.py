@@ -311,6 +311,7 @@ def _continues(line: Line, following: Line) -> bool:
     lower = min(line.height, following.height)
     return (
         line.direction == following.direction
+        and not line.is_vertical
         and shared > 0.6 * lower
         and lower > 0.4 * max(line.height, following.height)
         and following.left >= line.right
