@@ -152,6 +152,20 @@ def test_the_rows_of_a_ruled_table_stay_rows() -> None:
     assert page(draw) == [" ".join(row) for row in rows]
 
 
+def test_a_ruled_table_that_is_written_column_by_column_is_read_row_by_row() -> None:
+    columns = [["Berth", "North", "South"], ["Fee", "40 crowns", "30 crowns"], ["Length", "10 m", "8 m"]]
+
+    def draw(canvas: Canvas) -> None:
+        for number in range(4):
+            canvas.line(45, 714 - 20 * number, 500, 714 - 20 * number)
+        for number, cells in enumerate(columns):
+            drawn(canvas, [(50 + 150 * number, 700 - 20 * row, cell) for row, cell in enumerate(cells)])
+        drawn(canvas, block(paragraph("text", 4, 90), 50, 600))
+
+    came = page(draw)
+    assert came[:9] == [cell for row in zip(*columns, strict=True) for cell in row]
+
+
 def test_blocks_beside_each_other_stay_blocks() -> None:
     sender, receiver = ["Harbour office", "1 Pier road", "Kragero"], ["Sigrid Vestergaard", "2 Hill street", "Oslo"]
     letter = paragraph("letter", 6, 90)

@@ -149,7 +149,7 @@ def _in_columns(lines: list[Line], divide: Divide, rules: Rules, depth: int) -> 
     """Return lines column by column, what goes across in its place; as `_in_rows` where there are no columns."""
     x = _gutter(lines) if depth < _DEEPEST else None
     if x is None or _is_written_by_cells(lines, x) or _is_ruled(lines, x, rules):
-        return _in_rows(lines)
+        return _in_rows(lines, rules)
     region = _divided(lines, x, divide)
     _set_margins_across(region)
     rows = sorted(region.across, key=lambda line: line.middle)
@@ -288,7 +288,7 @@ def _set_margins_across(region: _Region) -> None:
             region.right = [line for line in region.right if id(line) not in marginal]
 
 
-def _in_rows(lines: list[Line]) -> list[Line]:
+def _in_rows(lines: list[Line], rules: Rules) -> list[Line]:
     """Return lines so that each comes after what stands above it, else as the file has them.
 
     Those in columns that are not known as such, or in blocks beside each other, stay in the order of the file so.
@@ -303,10 +303,36 @@ def _in_rows(lines: list[Line]) -> list[Line]:
             units.append(sorted(together, key=lambda line: line.left))
         elif not _collide(together):
             units.append(sorted(together, key=lambda line: line.middle))
+        elif rows := _rows_of_table(together, rules):
+            units.append(rows)
         else:
             units += cluster
     units.sort(key=lambda unit: min(places[id(line)] for line in unit))
     return [line for unit in _from_the_top(units) for line in unit]
+
+
+def _rows_of_table(lines: Sequence[Line], rules: Rules) -> list[Line]:
+    """Return lines row by row, each cell by cell, where all of them stand between rules; else nothing."""
+    left, right = min(line.left for line in lines), max(line.right for line in lines)
+    heights = sorted({y for begin, end, y in rules(lines[0].direction) if begin <= left and right <= end})
+    outside = not heights or any(not heights[0] <= line.middle <= heights[-1] for line in lines)
+    if outside or len(heights) < _RULES:
+        return []
+    rows = _by_band(lines, heights)
+    return [line for band in sorted(rows) for cell in _cells(rows[band]) for line in cell]
+
+
+def _cells(lines: Sequence[Line]) -> list[list[Line]]:
+    """Return the lines of one row by what stands below each other, from left to right, each from the top."""
+    cells: list[list[Line]] = []
+    reached = -math.inf
+    for line in sorted(lines, key=lambda line: line.left):
+        if cells and line.left < reached:
+            cells[-1].append(line)
+        else:
+            cells.append([line])
+        reached = max(reached, line.right)
+    return [sorted(cell, key=lambda line: line.middle) for cell in cells]
 
 
 def _runs(lines: Sequence[Line]) -> list[list[Line]]:
