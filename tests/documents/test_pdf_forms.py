@@ -93,6 +93,17 @@ def test_kinds_of_fields() -> None:
     ]
 
 
+def test_a_value_that_its_label_has_too_is_kept_and_one_that_is_drawn_as_well_is_no_second_one() -> None:
+    def draw(canvas: Canvas) -> None:
+        canvas.drawString(72, 700, "Line 1")
+        canvas.acroForm.textfield(name="a", value="1", x=150, y=695, width=50, height=18)
+        canvas.drawString(72, 600, "Town")
+        canvas.drawString(152, 600, "Oslo")
+        canvas.acroForm.textfield(name="b", value="Oslo", x=150, y=595, width=50, height=18)
+
+    assert lines(form(draw)) == ["Line 1 1", "Town Oslo"]
+
+
 def test_values_stand_in_the_gaps_of_a_line() -> None:
     def draw(canvas: Canvas) -> None:
         canvas.drawString(72, 700, "Born on")

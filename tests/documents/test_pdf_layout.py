@@ -152,6 +152,20 @@ def test_the_rows_of_a_ruled_table_stay_rows() -> None:
     assert page(draw) == [" ".join(row) for row in rows]
 
 
+def test_a_ruled_table_that_is_written_column_by_column_is_read_row_by_row() -> None:
+    columns = [["Berth", "North", "South"], ["Fee", "40 crowns", "30 crowns"], ["Length", "10 m", "8 m"]]
+
+    def draw(canvas: Canvas) -> None:
+        for number in range(4):
+            canvas.line(45, 714 - 20 * number, 500, 714 - 20 * number)
+        for number, cells in enumerate(columns):
+            drawn(canvas, [(50 + 150 * number, 700 - 20 * row, cell) for row, cell in enumerate(cells)])
+        drawn(canvas, block(paragraph("text", 4, 90), 50, 600))
+
+    came = page(draw)
+    assert came[:9] == [cell for row in zip(*columns, strict=True) for cell in row]
+
+
 def test_blocks_beside_each_other_stay_blocks() -> None:
     sender, receiver = ["Harbour office", "1 Pier road", "Kragero"], ["Sigrid Vestergaard", "2 Hill street", "Oslo"]
     letter = paragraph("letter", 6, 90)
@@ -210,6 +224,17 @@ def test_letters_beyond_the_first_plane_are_kept() -> None:
     assert read(buffer.getvalue()) == ["𝐴 + 𝐵 of the first", "and 𝐶 of the second line"]
 
 
+def test_lines_from_top_to_bottom_are_read_from_the_right() -> None:
+    places = [(20.0, 10.0, "third"), (80.0, 10.0, "first"), (50.0, 10.0, "second"), (80.0, 220.0, "below")]
+    vertical = [Line(text, x, y, x + 10, y + 200) for x, y, text in places]
+    came = reading_order(vertical, undivided)
+    assert [line.text for line in came] == ["first", "second", "third", "below"]
+
+
+def undivided(line: Line, x: float) -> tuple[Line, Line]:
+    raise AssertionError("lines of one piece are not divided")
+
+
 lines = st.lists(
     st.builds(
         lambda x, y, width, height, direction, number: Line(
@@ -227,7 +252,4 @@ lines = st.lists(
 @given(lines)
 @hypothesis_settings(max_examples=50, deadline=None)
 def test_every_line_is_read_once(lines: list[Line]) -> None:
-    def divide(line: Line, x: float) -> tuple[Line, Line]:
-        raise AssertionError("lines of one piece are not divided")
-
-    assert sorted(map(id, reading_order(lines, divide))) == sorted(map(id, lines))
+    assert sorted(map(id, reading_order(lines, undivided))) == sorted(map(id, lines))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pypdf import PdfReader, PdfWriter
 from pypdf.constants import PageLabelStyle
-from pypdf.generic import NameObject, NumberObject
+from pypdf.generic import Fit, NameObject, NumberObject
 from reportlab.lib.utils import ImageReader
 from reportlab.pdfgen.canvas import Canvas
 
@@ -160,6 +160,20 @@ def test_the_outline_makes_sections(engine: str) -> None:
         (("The harbour",), "1 The harbour"),
         (("The harbour", "The north pier"), "The north pier"),
         (("THE FEES",), "2 The fees"),
+    ]
+
+
+def pointed(writer: PdfWriter) -> None:
+    writer.add_outline_item(title="Start", page_number=0)
+    writer.add_outline_item(title="What it costs", page_number=1, fit=Fit.xyz(left=72, top=742, zoom=1))
+
+
+def test_a_bookmark_whose_title_is_not_on_the_page_begins_where_it_points_at() -> None:
+    document = read(changed(pdf(["A page.", "It is long.\nFees are paid in advance.\nTo the office."]), pointed))
+    texts = [(each.path, document.text[each.start : each.end].split()) for each in document.sections]
+    assert texts == [
+        (("Start",), ["A", "page.", "It", "is", "long."]),
+        (("What it costs",), ["Fees", "are", "paid", "in", "advance.", "To", "the", "office."]),
     ]
 
 

@@ -92,7 +92,11 @@ def _labels(reader: PageReader, count: int) -> list[str]:
 
 def _sections(reader: PageReader, text: str, pages: Sequence[Page]) -> tuple[Section, ...]:
     """Return the sections of the outline. Raises `CorruptDocumentError`."""
-    return sections(text, headings(text, pages, reader.ask(lambda engine: engine.bookmarks())))
+    bookmarks = reader.ask(lambda engine: engine.bookmarks())
+    found = headings(
+        text, pages, bookmarks, lambda page, height: reader.ask(lambda engine: engine.line_at(page, height))
+    )
+    return sections(text, found)
 
 
 def _fields(reader: PageReader, page_count: int) -> dict[str, object]:

@@ -42,7 +42,7 @@ def place(lines: Sequence[Line], additions: Sequence[Addition], divide: Divide) 
         number = _label(lines, addition)
         if number is None:
             alone.append(addition)
-        elif addition.text not in lines[number].text:  # a form that was flattened has both
+        elif not _is_drawn(lines[number], addition):
             beside.setdefault(number, []).append(addition)
     placed = [
         _with_additions(line, beside[number], divide) if number in beside else line for number, line in enumerate(lines)
@@ -50,6 +50,15 @@ def place(lines: Sequence[Line], additions: Sequence[Addition], divide: Divide) 
     for row in _rows(alone):
         placed.insert(_place_of(placed, row), row)
     return placed
+
+
+def _is_drawn(line: Line, addition: Addition) -> bool:
+    """Return whether the text also stands on the page at that place: a form that was flattened may keep its fields."""
+    width = addition.right - addition.left
+    return addition.text in line.text and any(
+        min(right, addition.right) - max(left, addition.left) > 0.5 * min(right - left, width)
+        for left, right in line.pieces
+    )
 
 
 def _shares_line(line: Line, addition: Addition) -> bool:

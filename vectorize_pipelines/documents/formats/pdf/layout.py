@@ -62,6 +62,11 @@ class Line:
         """The height at which its middle stands."""
         return (self.top + self.bottom) / 2
 
+    @property
+    def is_vertical(self) -> bool:
+        """Whether it is written from top to bottom."""
+        return len(self.text) > 2 and self.height > 2 * (self.right - self.left)
+
 
 #: Divides a line at an x of its frame; called for places between two of its pieces only.
 Divide = Callable[[Line, float], tuple[Line, Line]]
@@ -121,17 +126,30 @@ def _one_direction(lines: list[Line], divide: Divide, rules: Rules) -> list[Line
     letters = "".join(line.text for line in lines)
     if 2 * len(_RIGHT_TO_LEFT.findall(letters)) > len(letters):
         return lines
-    upright = sum(line.height > 2 * (line.right - line.left) for line in lines if len(line.text) > 2)
-    if 2 * upright > len(lines):  # written from top to bottom
-        return lines
+    if 2 * sum(line.is_vertical for line in lines) > len(lines):
+        return _from_right_to_left(lines)
     return _in_columns(lines, divide, rules, depth=0)
+
+
+def _from_right_to_left(lines: Sequence[Line]) -> list[Line]:
+    """Return lines that are written from top to bottom, as in Japanese: tier by tier, each from the right."""
+    tiers: list[list[Line]] = []
+    bottom = -math.inf
+    for line in sorted(lines, key=lambda line: line.top):
+        if tiers and line.middle < bottom:
+            tiers[-1].append(line)
+        else:
+            tiers.append([line])
+            bottom = -math.inf
+        bottom = max(bottom, line.bottom)
+    return [line for tier in tiers for line in sorted(tier, key=lambda line: -line.right)]
 
 
 def _in_columns(lines: list[Line], divide: Divide, rules: Rules, depth: int) -> list[Line]:
     """Return lines column by column, what goes across in its place; as `_in_rows` where there are no columns."""
     x = _gutter(lines) if depth < _DEEPEST else None
     if x is None or _is_written_by_cells(lines, x) or _is_ruled(lines, x, rules):
-        return _in_rows(lines)
+        return _in_rows(lines, rules)
     region = _divided(lines, x, divide)
     _set_margins_across(region)
     rows = sorted(region.across, key=lambda line: line.middle)
@@ -270,7 +288,7 @@ def _set_margins_across(region: _Region) -> None:
             region.right = [line for line in region.right if id(line) not in marginal]
 
 
-def _in_rows(lines: list[Line]) -> list[Line]:
+def _in_rows(lines: list[Line], rules: Rules) -> list[Line]:
     """Return lines so that each comes after what stands above it, else as the file has them.
 
     Those in columns that are not known as such, or in blocks beside each other, stay in the order of the file so.
@@ -285,10 +303,36 @@ def _in_rows(lines: list[Line]) -> list[Line]:
             units.append(sorted(together, key=lambda line: line.left))
         elif not _collide(together):
             units.append(sorted(together, key=lambda line: line.middle))
+        elif rows := _rows_of_table(together, rules):
+            units.append(rows)
         else:
             units += cluster
     units.sort(key=lambda unit: min(places[id(line)] for line in unit))
     return [line for unit in _from_the_top(units) for line in unit]
+
+
+def _rows_of_table(lines: Sequence[Line], rules: Rules) -> list[Line]:
+    """Return lines row by row, each cell by cell, where all of them stand between rules; else nothing."""
+    left, right = min(line.left for line in lines), max(line.right for line in lines)
+    heights = sorted({y for begin, end, y in rules(lines[0].direction) if begin <= left and right <= end})
+    outside = not heights or any(not heights[0] <= line.middle <= heights[-1] for line in lines)
+    if outside or len(heights) < _RULES:
+        return []
+    rows = _by_band(lines, heights)
+    return [line for band in sorted(rows) for cell in _cells(rows[band]) for line in cell]
+
+
+def _cells(lines: Sequence[Line]) -> list[list[Line]]:
+    """Return the lines of one row by what stands below each other, from left to right, each from the top."""
+    cells: list[list[Line]] = []
+    reached = -math.inf
+    for line in sorted(lines, key=lambda line: line.left):
+        if cells and line.left < reached:
+            cells[-1].append(line)
+        else:
+            cells.append([line])
+        reached = max(reached, line.right)
+    return [sorted(cell, key=lambda line: line.middle) for cell in cells]
 
 
 def _runs(lines: Sequence[Line]) -> list[list[Line]]:

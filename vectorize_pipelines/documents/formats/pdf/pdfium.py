@@ -84,8 +84,14 @@ class PdfiumFile:
             page = None if destination is None else destination.get_index()
             title = one_line(utf16_text(partial(raw.FPDFBookmark_GetTitle, entry)))
             if page is not None and title:
-                found.append(Bookmark(title, entry.level + 1, page))
+                found.append(Bookmark(title, entry.level + 1, page, _height(*destination.get_view())))
         return found
+
+    def line_at(self, number: int, height: float) -> str:
+        """Return the line that stands at a height of a page, counted from 0, or below it; empty where none does."""
+        with closing(self._document[number]) as page, closing(page.get_textpage()) as text_page:
+            lines = [line for line in TextLines(text_page).lines() if line.direction == 0 and line.middle >= -height]
+            return min(lines, key=lambda line: line.middle).text if lines else ""
 
     def page(self, number: int, *, with_comments: bool) -> PageText:
         """Return the page, counted from 0."""
@@ -109,6 +115,15 @@ class PdfiumFile:
             with closing(page.render(scale=scale, grayscale=True)) as bitmap:
                 picture: NDArray[Any] = bitmap.to_numpy().copy()
                 return picture
+
+
+def _height(view: int, places: list[float]) -> float | None:
+    """Return the height that a destination of a bookmark names, None for the page as a whole."""
+    from pypdfium2 import raw
+
+    if view == raw.PDFDEST_VIEW_XYZ and len(places) > 1:
+        return places[1]
+    return places[0] if view in (raw.PDFDEST_VIEW_FITH, raw.PDFDEST_VIEW_FITBH) and places else None
 
 
 def _in_order(page: "PdfPage", text_lines: TextLines) -> list[Line]:

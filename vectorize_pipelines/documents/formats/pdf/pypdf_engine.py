@@ -71,6 +71,11 @@ class PypdfFile:
                     found.append(Bookmark(title, len(levels), page))
         return found
 
+    def line_at(self, number: int, height: float) -> str:
+        """Return nothing: pypdf does not say where lines are, and `bookmarks` no heights."""
+        del number, height
+        return ""
+
     def page(self, number: int, *, with_comments: bool, thorough: bool) -> PageText:
         """Return the page, counted from 0.
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain, pairwise
+from statistics import median
 from typing import TYPE_CHECKING
 
 from vectorize_pipelines.documents.formats.pdf.layout import MIN_COLUMN_WIDTH, MIN_GUTTER, Line, in_frame
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 _LEVEL, _SLOPE, _RAISED = 0.5, 0.2, 7.0
 #: Points between the baselines of what stands in one row, and between what is beside each other in it.
 _SAME_ROW, _WIDE_GAP = 2.0, 12.0
+#: Points; the lines of a column are as wide, and cells of a table, that may be written column by column, are not.
+_COLUMN_WIDTH = 90.0
 #: Lines may follow each other so often without one standing below the other: a page number below a short line.
 _MOST_ASIDE = 2
 #: Stretches of a page's lines that are looked at to see whether there are gaps in it.
@@ -263,7 +266,9 @@ def _separators(lines: list[_Baseline]) -> list[str] | None:
         elif next_height <= height + _SAME_ROW and next_left > right:
             separator = " "
             aside += next_left > right + _WIDE_GAP
-        elif any(before[1] >= next_left for before in lines[column:number] if before[2] <= next_height + _SAME_ROW):
+        elif median(before[1] - before[0] for before in lines[column:number]) < _COLUMN_WIDTH or any(
+            before[1] >= next_left for before in lines[column:number] if before[2] <= next_height + _SAME_ROW
+        ):
             return None
         else:
             column = number
@@ -311,6 +316,7 @@ def _continues(line: Line, following: Line) -> bool:
     lower = min(line.height, following.height)
     return (
         line.direction == following.direction
+        and not line.is_vertical
         and shared > 0.6 * lower
         and lower > 0.4 * max(line.height, following.height)
         and following.left >= line.right

@@ -5,6 +5,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 
 from vectorize_pipelines.documents.formats.language import language_of
 
@@ -93,7 +94,7 @@ class Hyphens:
 
     def _in_document(self, word: str) -> int:
         if self._words is None:
-            self._words = Counter(match[0].casefold() for text in self._texts for match in _WORD.finditer(text))
+            self._words = Counter(chain.from_iterable(_WORD.findall(text.casefold()) for text in self._texts))
         return self._words[word]
 
 
@@ -104,4 +105,5 @@ def frequencies(language: str) -> Mapping[str, int] | None:
         return None
     from spellchecker import SpellChecker
 
-    return SpellChecker(language=language).word_frequency.dictionary
+    dictionary: Mapping[str, int] = SpellChecker(language=language).word_frequency.dictionary
+    return dictionary
