@@ -34,7 +34,9 @@ ASKEW = 3
 
 #: How PDFium marks a hyphen at the end of a line, behind which it leaves the line's end out.
 _HYPHENS = ("\x02", "\ufffe", "\uffff")
-_LINE = re.compile(f"[^\r\n{''.join(_HYPHENS)}]+")
+_MARKS = "".join(_HYPHENS)
+#: A line, without white space at both ends.
+_LINE = re.compile(rf"[^\s{_MARKS}](?:[^\r\n{_MARKS}]*[^\s{_MARKS}])?")
 
 _Box = tuple[float, float, float, float]
 _Baseline = tuple[float, float, float]
@@ -57,8 +59,7 @@ class TextLines:
         That is so for most pages, where it costs a tenth of what `lines` does. One line at either end may be out of
         order: many programs write the number of a page first.
         """
-        spans = [self._stripped(*match.span()) for match in _LINE.finditer(self._characters)]
-        spans = [(begin, end) for begin, end in spans if begin < end]
+        spans = [match.span() for match in _LINE.finditer(self._characters)]
         if not spans:
             return ""
         baselines = self._baselines(spans)
@@ -74,11 +75,6 @@ class TextLines:
             return None
         texts = [self._text(begin, end) for begin, end in spans[moved:] + spans[:moved]]
         return "".join(chain.from_iterable(zip(texts, ends, strict=True)))
-
-    def _stripped(self, begin: int, end: int) -> tuple[int, int]:
-        """Return the same characters without white space at both ends."""
-        shown = self._characters[begin:end]
-        return end - len(shown.lstrip()), begin + len(shown.rstrip())
 
     def _baselines(self, spans: list[tuple[int, int]]) -> list[_Baseline] | None:
         """Return (left, right, height on the page) of lines, None where one of them does not go to the right."""
@@ -169,13 +165,8 @@ class TextLines:
 
     def _straight(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
         """Yield (begin, end, direction) of the parts of a line that read in one direction."""
-        shown = self._characters[begin:end]
-        first = begin + len(shown) - len(shown.lstrip())
-        last = begin + len(shown.rstrip()) - 1
-        if first > last:
-            return
-        direction = self._angle(first)
-        if direction == self._angle(last):
+        direction = self._angle(begin)
+        if direction == self._angle(end - 1):
             yield begin, end, direction
             return
         for number in range(begin, end):
