@@ -26,6 +26,7 @@ from benchmarks import (
     kafka,
     kafka_idle,
     keys,
+    parsing,
     shards,
     stores,
 )
@@ -184,6 +185,7 @@ BENCHMARKS: dict[str, Callable[[Path], list[Figure]]] = {
     "http-ledger": http.ledger.run,
     "keys": keys.run,
     "assessments": assessments.run,
+    "parsing": parsing.run,
     "demo": demo,
 }
 
