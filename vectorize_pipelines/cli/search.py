@@ -100,7 +100,7 @@ def _own_fields_said(where: Filter | None) -> str:
     """Return what to say of a filter on a record's own fields, which a column of a table may be called like."""
     own = sorted(_own_fields(where))
     meant = ", ".join(f"metadata.{name}" for name in own)
-    return f"; {', '.join(own)} of the filter: the record's own; of a column it is {meant}" if own else ""
+    return f"; the filter names the record's own {', '.join(own)}: a column of a table is {meant}" if own else ""
 
 
 def _own_fields(where: Filter | None) -> set[str]:
