@@ -140,7 +140,7 @@ COMPARED = (
     Compared(".eml", _mail, ("email", _bare_mail), 0.3),
 )
 #: Formats that nothing else reads to the same text, or that are read by one call of another library.
-ALONE = {
+ALONE: dict[str, Callable[[Sequence[str]], bytes]] = {
     ".txt": lambda texts: "\n\n".join(texts).encode(),
     ".md": lambda texts: "\n\n".join(["# Entries", *texts]).encode(),
     ".pptx": lambda texts: packages.pptx(*(("Entry", [text], "") for text in texts)),

@@ -102,7 +102,11 @@ def _parts(message: EmailMessage) -> tuple[list[Message], list[Message]]:
         kind = part.get_content_type()
         if kind.startswith("multipart/"):
             inner = part.get_payload()
-            pending += [(each, kind) for each in reversed(inner)] if isinstance(inner, list) else []
+            pending += (
+                [(each, kind) for each in reversed(inner) if isinstance(each, Message)]
+                if isinstance(inner, list)
+                else []
+            )
         elif part.get_content_disposition() != "attachment" and not part.get_filename() and kind.startswith("text/"):
             bodies.append(part)
         elif outer != "multipart/related" or part.get_content_disposition() == "attachment":

@@ -245,7 +245,9 @@ class TableBuilder:
     def build(self, notices: Sequence[Notice] = ()) -> ParsedDocument:
         """Return the document. Raises `EmptyDocumentError` where no row has a text."""
         if self.is_empty:
-            raise EmptyDocumentError(f"has no text in {listed(self._columns)}")
+            raise EmptyDocumentError(
+                f"has no text in {listed(self._columns)}; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE"
+            )
         metadata = {"parser": self._parser, **path_columns(self.context.name, self._settings)}
         own = (*notices, *self._notices())
         return ParsedDocument("\n".join(self._texts), metadata, rows=tuple(self._rows), notices=own)

@@ -95,8 +95,8 @@ def decode(content: bytes, context: ParseContext, declared: Declaration | None =
             return _checked(found)
     if stated := stated_encoding(context):
         return _checked(_as_stated(content, stated))
-    if encoding := _utf16_without_mark(content):
-        found = _in_encoding(content, Declaration(encoding, "its NUL bytes"))
+    if unmarked := _utf16_without_mark(content):
+        found = _in_encoding(content, Declaration(unmarked, "its NUL bytes"))
         if found is not None:
             return _checked(found)
     for named in (carrier_encoding(context.media_type), declared):

@@ -131,7 +131,8 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
         what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
         notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
     if builder.is_empty:
-        raise EmptyDocumentError("has no sheet with text in it" + (" that is not hidden" if hidden else ""))
+        what = "has no sheet with text in it" + (" that is not hidden" if hidden else "")
+        raise EmptyDocumentError(f"{what}; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     return builder.build(notices)
 
 
