@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from alembic.operations import Operations
 
 revision = "9001"
-down_revision = "0008"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 
