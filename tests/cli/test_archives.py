@@ -42,3 +42,24 @@ def test_members_are_found_replaced_and_deleted_with_their_archive(vectorize_her
     archive.unlink()
     assert vectorize_here("ingest", folder).code == 0
     assert found(vectorize_here, "harbour") == [str(folder / "plain.txt")]
+
+
+def test_members_are_cut_again_for_another_generation(vectorize_here: Vectorize, tmp_path: Path) -> None:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    message, archive = folder / "a.eml", folder / "a.zip"
+    long = "The north pier is closed to all but the harbour master. " * 12
+    message.write_text(
+        "Subject: The pier\nFrom: ada@example.com\nContent-Type: multipart/mixed; boundary=x\n\n--x\n\n"
+        f"{long}\n--x\nContent-Disposition: attachment; filename=b.txt\n\n{long}\n"
+        "--x--\n"
+    )
+    archive.write_bytes(package({"in/c.txt": long.replace("north", "south")}))
+    first = vectorize_here("ingest", folder, "--collection", "mine", "--json")
+    assert (first.code, first.json["encoded"]) == (0, 3), first.err
+    model = ("--model", "sentence-transformers/all-MiniLM-L6-v2")
+    assert vectorize_here("collections", "reembed", "mine", *model, "--chunk-tokens", "64").code == 0
+    assert vectorize_here("collections", "switch", "mine", "--force").code == 0
+    hits = found(vectorize_here, "is the pier closed", "--collection", "mine", "--limit", "30")
+    assert set(hits) == {str(message), f"{message}!/b.txt", f"{archive}!/in/c.txt"}
+    assert len(hits) > 6
