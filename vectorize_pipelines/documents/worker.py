@@ -38,7 +38,7 @@ LIBRARIES = (
 )
 
 #: The same, for OCR.
-OCR_LIBRARIES = ("cv2", "omegaconf", "pyclipper", "rapidocr", "shapely")
+OCR_LIBRARIES = ("cv2", "omegaconf", "onnxruntime", "pyclipper", "rapidocr", "shapely")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """Text in pictures of pages, recognised by RapidOCR: the extra `ocr`, on where `documents.ocr` says so.
 
-Its models (PP-OCRv6, small) come with its package, and run in OpenVINO as encoders do. They read Chinese, Japanese and
-what is written in Latin letters.
+Its models (PP-OCRv6, small) come with its package. They read Chinese, Japanese and what is written in Latin letters.
 """
 
 from dataclasses import dataclass
@@ -86,18 +85,18 @@ def _undivided(line: Line, x: float) -> tuple[Line, Line]:
 
 @lru_cache(maxsize=1)
 def _engine() -> Any:
-    from vectorize_pipelines.encoders.engines.openvino_runtime import import_openvino
-
-    import_openvino()  # as it is to be imported: without its telemetry
     import cv2
-    from rapidocr import EngineType, RapidOCR
+    from rapidocr import RapidOCR
 
     # One thread: others would wait for each other on the cores of the parsers beside this one.
     cv2.setNumThreads(1)
-    options: dict[str, object] = {
-        "Global.text_score": _MIN_CONFIDENCE,
-        "Global.use_cls": False,  # pages upside down are tried both ways instead
-        "Global.log_level": "critical",
-        "EngineConfig.openvino.inference_num_threads": 1,
-    }
-    return RapidOCR(params=options | {f"{part}.engine_type": EngineType.OPENVINO for part in ("Det", "Cls", "Rec")})
+    return RapidOCR(
+        params={
+            "Global.text_score": _MIN_CONFIDENCE,
+            "Global.use_cls": False,  # pages upside down are tried both ways instead
+            "Global.log_level": "critical",
+            # Not OpenVINO: it keeps what it prepared for each width of a line, which adds up to gigabytes.
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
