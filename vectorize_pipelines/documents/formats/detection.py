@@ -279,8 +279,8 @@ def _anomalies(text: str) -> int:
         )
         if count >= MAX_ANOMALIES:
             return count
-    glued = sum(match[1].islower() for match in _SYMBOL_BEFORE_WORD.finditer(text))
-    return int(count + glued + len(_SYMBOL_IN_WORD.findall(text)))
+    glued = sum(map(str.islower, _SYMBOL_BEFORE_WORD.findall(text)))
+    return count + glued + len(_SYMBOL_IN_WORD.findall(text))
 
 
 def _is_of_other_script(character: str) -> bool:

@@ -89,10 +89,9 @@ def decode(content: bytes, context: ParseContext, declared: Declaration | None =
 
     Raises `NotTextError` for binary content and where a stated encoding does not fit, and `UnknownEncodingError`.
     """
-    for mark, encoding in BYTE_ORDER_MARKS:
+    for mark, marked in BYTE_ORDER_MARKS:
         if content.startswith(mark):
-            found = _in_encoding(content[len(mark) :], Declaration(encoding, "its byte order mark"))
-            return _checked(found)
+            return _checked(_in_encoding(content[len(mark) :], Declaration(marked, "its byte order mark")))
     if stated := stated_encoding(context):
         return _checked(_as_stated(content, stated))
     if unmarked := _utf16_without_mark(content):
