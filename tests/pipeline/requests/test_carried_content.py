@@ -8,6 +8,7 @@ from tests.pipeline.requests.installation import MakeInstallation
 from tests.servers.web import answer, serving
 from vectorize_pipelines.core.items import Modality
 
+CYRILLIC = "Маяк виден за двадцать миль"
 WORDS = "The lighthouse stands on a rock."
 PDF = pdf([WORDS])
 PAGE = f"<!DOCTYPE html><title>Rock</title><p>{WORDS}</p>"
@@ -47,6 +48,8 @@ def test_documents_as_messages_carry_them(make_installation: MakeInstallation) -
             "wrapped": {"content": in_lines(PDF, "\n"), "content_type": "application/pdf"},
             "crlf": {"content": in_lines(PDF, "\r\n"), "content_type": "application/pdf; name=a.pdf"},
             "page": {"content": PAGE, "content_type": "text/html"},
+            # A text is text already, whatever it declares.
+            "cyrillic": {"content": f'<meta charset="windows-1251"><p>{CYRILLIC} {WORDS}', "content_type": "text/html"},
             "uri-pdf": f"data:application/pdf;base64,{in_lines(PDF, '')}",
             "uri-pdf-lines": f"data:application/pdf;base64,{in_lines(PDF, chr(10))}",
             "uri-octets": f"data:;base64,{in_lines(PDF, '')}",
@@ -61,6 +64,7 @@ def test_documents_as_messages_carry_them(make_installation: MakeInstallation) -
     found: dict[str, str] = {}
     for (task_id, _), text in installation.texts().items():
         found[task_id] = f"{found.get(task_id, '')} {text}"
+    assert CYRILLIC in found["cyrillic"]
     assert {task_id for task_id, text in found.items() if WORDS in " ".join(text.split())} == {*carried, *named}
 
 
