@@ -1,4 +1,4 @@
-"""The daily partitions, as far as items need them."""
+"""`Days`: the UTC days that are partitions, and the day that an item belongs to, without Dagster."""
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime

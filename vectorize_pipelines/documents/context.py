@@ -1,4 +1,4 @@
-"""What a parser is told beside the bytes."""
+"""`ParseContext`: what a parser of one format gets beside the bytes of a document. Made by `parsing`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

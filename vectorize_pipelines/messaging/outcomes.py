@@ -1,4 +1,4 @@
-"""The outcomes of requests, told to Kafka: results, dead letters and offsets in one transaction.
+"""Sends result events, dead letters and offsets in one Kafka transaction (`OutcomeProducer`), or events alone.
 
 Called by `pipeline.requests.report` once the store and the ledger have what the messages asked for.
 """

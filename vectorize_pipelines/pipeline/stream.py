@@ -1,4 +1,4 @@
-"""The stream that a run hands to whoever writes it.
+"""`EmbeddingStream`: the reading and encoding threads of a run, which give batches to whoever writes them.
 
     source ──▶ [thread] read ──▶ [thread] encode ──EmbeddingBatch──▶ `writing.written` (who iterates)
 

@@ -1,4 +1,4 @@
-"""Runs whose process was killed together with what would have noticed it.
+"""Marks runs whose process is gone as failed; Dagster's `run_retries` (dagster.yaml) then starts them again.
 
 On one machine, Dagster's code server watches the runs that it launched. Those of one that has ended with its `vectorize
 serve` are closed by `close_abandoned_runs`, which the web server of the next one calls. Runs of `vectorize ingest` it

@@ -1,8 +1,8 @@
-"""What says that a process executes a run: where several machines share the database, a lease with the node's name.
+"""The proof that a run's process is alive: a lease in PostgreSQL with the node's name, or the lock of a file.
 
-`runs.dead` closes the runs of which it is not said any more. On one machine, whose database is SQLite, a run that the
-code server has launched is watched by that, and one of `vectorize ingest` holds the lock of a file: the operating
-system lets go of it when the process ends, however it ends.
+Taken by whoever executes a run; `runs.dead` closes the runs whose proof is gone.
+On one machine, whose database is SQLite, a run that the code server has launched is watched by that, and one of
+`vectorize ingest` holds the lock of a file: the operating system lets go of it when the process ends, however it ends.
 """
 
 from collections.abc import Iterator

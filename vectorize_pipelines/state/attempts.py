@@ -1,4 +1,4 @@
-"""Notes of the messages that runs had in hand when they died, so that no message stops its topic for ever.
+"""Decides which messages are tried alone, and which fail after two runs died of them, so that none stops its topic.
 
 A run notes what it takes in hand before it decodes it (`RunAttempts.note_read`), and takes its notes away when it ends
 in order. Notes whose run is gone are deaths: `begin` finds them, and the messages in them are suspects, which

@@ -1,4 +1,4 @@
-"""The SQL database behind ledger, versions and callbacks: its place, its connections, its errors.
+"""The SQL database of all tables of an installation: its place, its connections, its errors.
 
 It is the one that Dagster uses, unless `ledger.url` names another. With SQLite it is a file of its own beside
 Dagster's, since a writer locks a whole file and Dagster would wait for ours.

@@ -1,4 +1,4 @@
-"""What a lock is to who holds it (`locks.exclusive`): something to be checked before each write."""
+"""`ExclusiveLock`, a lock that is held, to be checked before each write. Made by `locks.exclusive`."""
 
 from contextlib import AbstractContextManager, nullcontext
 

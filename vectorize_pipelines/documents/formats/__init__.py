@@ -1,1 +1,5 @@
-"""One module per format. Each has a function from the file's bytes to a `ParsedDocument`; `parsing` picks it."""
+"""One module per format, each with a function from a document's bytes to a `ParsedDocument`.
+
+A new format is a module here and an entry of `recognition.FORMATS`. Where documents that were read before give another
+text than before, `parsing.PARSER_VERSION` is raised.
+"""

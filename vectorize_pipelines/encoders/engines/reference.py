@@ -1,4 +1,4 @@
-"""The reference that engines are held against: a model's own float32 vectors of `equality.sample_texts`.
+"""The true float32 vectors of a model for `equality.sample_texts`, which the vectors of its engines are compared with.
 
 They are sentence-transformers' where that is installed. Else they are those of a plain forward pass in numpy, for the
 models that it covers (`refusal_of_numpy`); what is measured against these lies in a folder of its own, so that they are

@@ -1,4 +1,4 @@
-"""Limits of what waits for the encoders, and the time after which a refused caller had better try again.
+"""The limits of what may wait for the encoders, and the time after which a refused caller is to try again.
 
 Made and used by `batching`, under the lock of its queue.
 """

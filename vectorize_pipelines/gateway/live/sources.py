@@ -1,4 +1,4 @@
-"""The sources of changes of state: the results topic, and the ledger. `changes.events` starts both.
+"""Changes of requests' states, from the results topic or the ledger, handed to `hub`. `events` starts both.
 
 With Kafka, runs say each change on the results topic, which one thread reads for all clients, from where it ends when
 the server starts. Without Kafka the ledger is asked for everything, and with it for the requests that somebody watches

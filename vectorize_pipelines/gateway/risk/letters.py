@@ -1,4 +1,4 @@
-"""Tasks that could not be assessed, from the dead letters of assessments. `risk.feed` reads them."""
+"""Dead letters of assessments, as failed tasks for clients that follow a camera. Called by `risk.feed`."""
 
 from typing import Any, TypeAlias
 

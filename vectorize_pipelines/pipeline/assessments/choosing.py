@@ -1,4 +1,4 @@
-"""The rule, applied to detections, with the hashes of pictures where it wants them."""
+"""The choice which groups of a detection become tasks: by `rule`, and by hashes of pictures where it asks for them."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""A message on its way through a run: what it says, and what becomes of it."""
+"""`PendingTask`: one assessment task from its message to its result."""
 
 import math
 from dataclasses import dataclass, field

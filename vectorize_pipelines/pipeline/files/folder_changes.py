@@ -1,4 +1,4 @@
-"""The changes of a folder, file by file, and what is noted of each in the manifest."""
+"""Makes a change of each file that is new, changed or deleted, and notes in the manifest what was done."""
 
 import logging
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence

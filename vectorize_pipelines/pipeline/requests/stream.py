@@ -1,4 +1,4 @@
-"""Messages -> batches of records with their vectors, reading, encoding and writing side by side.
+"""The stream of a run over messages: reads, decodes, and encodes them to batches, which `pipeline.writing` writes.
 
     MessageSource ──Message──▶ [thread] decode, fetch, parse ─MessageBatch─▶ [thread] encode ──EmbeddingBatch──▶ writer
                                                                                              │ acknowledge

@@ -1,4 +1,4 @@
-"""The decision, while nobody else writes to the collection, what of some requests still has to be written.
+"""Decides under the collection's lock which requests are still the newest, and which rows to write or delete.
 
 A topic is a history: what counts is the newest message of each `task_id`, whichever is processed last. So the decision
 is made under the collection's lock, against the versions that earlier messages left (`state/versions.py`), and what is

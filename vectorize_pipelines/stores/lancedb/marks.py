@@ -1,4 +1,4 @@
-"""The version of each LanceDB table that is certainly on the disk: a small file a table, in the folder `.durable`.
+"""The newest version of each LanceDB table that is known to be on the disk: a small file a table, below `.durable`.
 
 Called by `durability`. Each file has two places, of a disk sector each, which are written in turn: the power
 may go while one is written, and the other one then counts. Its length never changes, so that writing it costs the file
