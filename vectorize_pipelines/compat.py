@@ -5,6 +5,7 @@ A new version of Dagster may move any of these: what breaks with it, breaks here
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,8 @@ __all__ = [
 
 #: Connections for each part of an instance that are made, and closed again, while the one that it keeps is in use.
 _BESIDE = 50
+#: The longest wait for runs without a sign of life of the daemon's.
+_WAIT_SECONDS = 0.5
 
 
 def stamp_postgresql(connection: "sa.Connection") -> None:
@@ -162,11 +165,11 @@ def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     _execute_run_command_body(run_id, instance, lambda event: None, set_exit_code_on_failure=False)
 
 
-def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], None]) -> None:
+def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], bool]) -> None:
     """Run Dagster's daemon as `dagster-daemon run` does, until an interrupt.
 
-    Between two looks at the queue of runs it calls `wait_for_runs` with the seconds that lie between them at the most.
-    Dagster's own loop sleeps there, in steps of half a second, whatever is put into the queue.
+    Between two looks at the queue of runs it calls `wait_for_runs`, which waits at most so many seconds, and returns
+    whether a run was put there. Dagster's own loop sleeps then, whatever is put into the queue.
     """
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster._daemon.cli import _get_heartbeat_tolerance
@@ -178,6 +181,7 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
     class Queue(QueuedRunCoordinatorDaemon):
         def core_loop(self, context: Any, shutdown_event: threading.Event) -> DaemonIterator:
             while True:
+                due = time.monotonic() + self.interval_seconds
                 yield SpanMarker.START_SPAN
                 try:
                     yield from self.run_iteration(context)
@@ -185,8 +189,10 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
                     self._logger.exception("Caught error")
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                 yield SpanMarker.END_SPAN
-                wait_for_runs(self.interval_seconds)
+                # Each `yield` lets Dagster note that the daemon lives, and end it.
                 yield None
+                while (left := due - time.monotonic()) > 0 and not wait_for_runs(min(left, _WAIT_SECONDS)):
+                    yield None
 
     def daemons(instance: dg.DagsterInstance) -> Iterator[Any]:
         for daemon in create_daemons_from_instance(instance):

@@ -9,7 +9,7 @@ Dagster's own, and so is everything else. `vectorize serve --with-daemon` starts
 import argparse
 import contextlib
 import sys
-import time
+import threading
 from pathlib import Path
 
 from vectorize_pipelines.core.installation import default_file
@@ -29,7 +29,7 @@ def main() -> None:
         try:
             with open_instance(load_settings()) as instance, kept_connections(instance):
                 # A dagster.yaml of one's own need not name the class of instances that knows what was submitted.
-                wait = instance.wait_for_runs if isinstance(instance, PreparedInstance) else time.sleep
+                wait = instance.wait_for_runs if isinstance(instance, PreparedInstance) else threading.Event().wait
                 run_daemon(instance, workspace, wait)
         except VectorizeError as error:
             sys.exit(f"error: {error}")
