@@ -3,6 +3,7 @@
 A new version of Dagster may move any of these: what breaks with it, breaks here.
 """
 
+import os
 import sys
 import threading
 import time
@@ -207,6 +208,7 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
         heartbeat_tolerance_seconds=_get_heartbeat_tolerance(),
         gen_daemons=daemons,
         code_server_log_level="warning",
+        log_level=os.environ.get("DAGSTER_DAEMON_LOG_LEVEL", "info"),
     ) as controller:
         controller.check_daemon_loop()
 

@@ -2,8 +2,9 @@
 
     python -m vectorize_pipelines.cli.daemon --workspace workspace.yaml
 
-takes the place of `dagster-daemon run`, which looks at the queue once a second. The limits of runs, pools and tags are
-Dagster's own, and so is everything else. `vectorize serve --with-daemon` starts it, and so do Compose and the chart.
+takes the place of `dagster-daemon run`, which looks at the queue every `dequeue_interval_seconds` only. The limits of
+runs, pools and tags are Dagster's own, and so is everything else. `vectorize serve --with-daemon` starts it, and so do
+Compose and the chart.
 """
 
 import argparse
@@ -25,6 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", "-w", type=Path, default=default_file("workspace.yaml"))
     workspace = parser.parse_args().workspace
+    if not workspace.is_file():
+        parser.error(f"--workspace: there is no file {workspace}")
     with contextlib.suppress(KeyboardInterrupt), interrupts_deferred():
         try:
             with open_instance(load_settings()) as instance, kept_connections(instance):
