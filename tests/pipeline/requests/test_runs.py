@@ -16,6 +16,7 @@ from tests.pipeline.requests.installation import (
 from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import LedgerError, StoreError
 from vectorize_pipelines.kafka.transactions import FencedError
+from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.pipeline import stop_policy
 from vectorize_pipelines.pipeline.requests import runs as request_runs
 from vectorize_pipelines.pipeline.requests import stream as request_stream
@@ -58,8 +59,10 @@ def test_a_run_that_cannot_be_opened_leaves_nothing_open(
 
     for name in names:
         watch(name)
-    place = (request_runs.CallbackDelivery, "open") if failing == "CallbackDelivery" else (request_runs, failing)
-    monkeypatch.setattr(*place, fails)
+    if failing == "CallbackDelivery":
+        monkeypatch.setattr(CallbackDelivery, "open", fails)
+    else:
+        monkeypatch.setattr(request_runs, failing, fails)
     with pytest.raises(LedgerError, match="the database is away"):
         installation.open_drain()
     assert sorted(opened) == sorted(set(names) - {failing})
