@@ -118,8 +118,8 @@ def configure_web_logging() -> None:
 def kept_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     """Have an instance in PostgreSQL keep one connection for each of its parts, for processes that ask it all the time.
 
-    Dagster makes one for each query, but in its web server, whose connections are not tried before they are used: after
-    a restart of the database the first query would fail.
+    Dagster connects for each query. `optimize_for_webserver`, its way to keep connections, does not test them before
+    they are used: after a restart of the database the first query would fail.
     """
     if "dagster_postgres" not in sys.modules:
         yield

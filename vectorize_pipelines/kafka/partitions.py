@@ -1,4 +1,4 @@
-"""A topic's partitions: which there are, where they begin and end, whether there are more by now, or it is another."""
+"""A topic's partitions: which there are, where they begin and end, and how a topic changes while it is read."""
 
 import logging
 import time
