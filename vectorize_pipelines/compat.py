@@ -3,8 +3,10 @@
 A new version of Dagster may move any of these: what breaks with it, breaks here.
 """
 
+import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +92,8 @@ __all__ = [
 
 #: Connections for each part of an instance that are made, and closed again, while the one that it keeps is in use.
 _BESIDE = 50
+#: The longest wait for runs without a sign of life of the daemon's.
+_WAIT_SECONDS = 0.5
 
 
 def stamp_postgresql(connection: "sa.Connection") -> None:
@@ -114,8 +118,8 @@ def configure_web_logging() -> None:
 def kept_connections(instance: dg.DagsterInstance) -> Iterator[None]:
     """Have an instance in PostgreSQL keep one connection for each of its parts, for processes that ask it all the time.
 
-    Dagster makes one for each query, but in its web server, whose connections are not tried before they are used: after
-    a restart of the database the first query would fail.
+    Dagster connects for each query. `optimize_for_webserver`, its way to keep connections, does not test them before
+    they are used: after a restart of the database the first query would fail.
     """
     if "dagster_postgres" not in sys.modules:
         yield
@@ -162,11 +166,11 @@ def execute_run(instance: dg.DagsterInstance, run_id: str) -> None:
     _execute_run_command_body(run_id, instance, lambda event: None, set_exit_code_on_failure=False)
 
 
-def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], None]) -> None:
+def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Callable[[float], bool]) -> None:
     """Run Dagster's daemon as `dagster-daemon run` does, until an interrupt.
 
-    Between two looks at the queue of runs it calls `wait_for_runs` with the seconds that lie between them at the most.
-    Dagster's own loop sleeps there, in steps of half a second, whatever is put into the queue.
+    Between two looks at the queue of runs it calls `wait_for_runs`, which waits at most so many seconds, and returns
+    whether a run was put there. Dagster's own loop sleeps then, whatever is put into the queue.
     """
     from dagster._core.workspace.load_target import WorkspaceFileTarget
     from dagster._daemon.cli import _get_heartbeat_tolerance
@@ -178,6 +182,7 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
     class Queue(QueuedRunCoordinatorDaemon):
         def core_loop(self, context: Any, shutdown_event: threading.Event) -> DaemonIterator:
             while True:
+                due = time.monotonic() + self.interval_seconds
                 yield SpanMarker.START_SPAN
                 try:
                     yield from self.run_iteration(context)
@@ -185,8 +190,10 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
                     self._logger.exception("Caught error")
                     yield serializable_error_info_from_exc_info(sys.exc_info())
                 yield SpanMarker.END_SPAN
-                wait_for_runs(self.interval_seconds)
+                # Each `yield` lets Dagster note that the daemon lives, and end it.
                 yield None
+                while (left := due - time.monotonic()) > 0 and not wait_for_runs(min(left, _WAIT_SECONDS)):
+                    yield None
 
     def daemons(instance: dg.DagsterInstance) -> Iterator[Any]:
         for daemon in create_daemons_from_instance(instance):
@@ -201,6 +208,7 @@ def run_daemon(instance: dg.DagsterInstance, workspace: Path, wait_for_runs: Cal
         heartbeat_tolerance_seconds=_get_heartbeat_tolerance(),
         gen_daemons=daemons,
         code_server_log_level="warning",
+        log_level=os.environ.get("DAGSTER_DAEMON_LOG_LEVEL", "info"),
     ) as controller:
         controller.check_daemon_loop()
 

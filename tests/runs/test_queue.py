@@ -45,6 +45,8 @@ def test_a_run_that_a_sensor_launches_does_not_wait_until_the_queue_is_looked_at
             )
             daemon.terminate()
             assert daemon.wait(_SECONDS) == 0
+            # Nor does it sleep until then when it is to end.
+            assert "did not shut down gracefully" not in (tmp_path / "daemon.log").read_text()
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(daemon.pid, signal.SIGKILL)  # with the run, if that goes on

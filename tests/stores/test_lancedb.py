@@ -425,7 +425,9 @@ def test_a_folder_can_be_given_as_path_or_url(tmp_path: Path) -> None:
     ("uri", "named"),
     [
         ("az://vectors/production/", "az://vectors/production"),
+        ("az://account:secret@vectors/production", "az://vectors/production"),
         ("abfss://vectors@account.dfs.core.windows.net/production", "az://vectors/production"),
+        ("abfss://vectors:secret@account.dfs.core.windows.net/production/", "az://vectors/production"),
         ("s3://vectors/production", "s3://vectors/production"),
     ],
 )

@@ -2,14 +2,15 @@
 
     python -m vectorize_pipelines.cli.daemon --workspace workspace.yaml
 
-takes the place of `dagster-daemon run`, which looks at the queue once a second. The limits of runs, pools and tags are
-Dagster's own, and so is everything else. `vectorize serve --with-daemon` starts it, and so do Compose and the chart.
+takes the place of `dagster-daemon run`, which looks at the queue every `dequeue_interval_seconds` only. The limits of
+runs, pools and tags are Dagster's own, and so is everything else. `vectorize serve --with-daemon` starts it, and so do
+Compose and the chart.
 """
 
 import argparse
 import contextlib
 import sys
-import time
+import threading
 from pathlib import Path
 
 from vectorize_pipelines.core.installation import default_file
@@ -25,11 +26,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", "-w", type=Path, default=default_file("workspace.yaml"))
     workspace = parser.parse_args().workspace
+    if not workspace.is_file():
+        parser.error(f"--workspace: there is no file {workspace}")
     with contextlib.suppress(KeyboardInterrupt), interrupts_deferred():
         try:
             with open_instance(load_settings()) as instance, kept_connections(instance):
                 # A dagster.yaml of one's own need not name the class of instances that knows what was submitted.
-                wait = instance.wait_for_runs if isinstance(instance, PreparedInstance) else time.sleep
+                wait = instance.wait_for_runs if isinstance(instance, PreparedInstance) else threading.Event().wait
                 run_daemon(instance, workspace, wait)
         except VectorizeError as error:
             sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""A topic's partitions: which there are, where they begin and end, whether there are more by now, or it is another."""
+"""A topic's partitions: which there are, where they begin and end, and how a topic changes while it is read."""
 
 import logging
 import time
@@ -93,7 +93,8 @@ class SameTopics:
         if replaced:
             raise TopicReplacedError(
                 f"{', '.join(replaced)} at {self._settings.bootstrap_servers} was deleted and made again while it was "
-                "read: run again, which begins where Kafka has an offset of the new topic, or at its first message"
+                "read: run again, which begins where Kafka has an offset of the new topic, or at its first message. "
+                "What this run committed meanwhile counts for the new topic: replay the days of what was sent there"
             )
 
     def _asked(self, seconds: float) -> dict[str, str]:

@@ -127,10 +127,15 @@ class PreparedInstance(dg.DagsterInstance):
         self._submitted.set()
         return run
 
-    def wait_for_runs(self, seconds: float) -> None:
-        """Wait until a run was submitted through this object since the last call, at most so long."""
-        self._submitted.wait(seconds)
-        self._submitted.clear()
+    def wait_for_runs(self, seconds: float) -> bool:
+        """Wait at most so long until a run was submitted through this object; return whether one was.
+
+        What was submitted since the last call that returned True counts. Called by one thread.
+        """
+        submitted = self._submitted.wait(seconds)
+        if submitted:
+            self._submitted.clear()
+        return submitted
 
     def create_reexecuted_run(self, *, parent_run: dg.DagsterRun, **arguments: Any) -> dg.DagsterRun:
         """Make the run that repeats another one. Called by Dagster's automatic retries, and by its UI.

@@ -62,6 +62,10 @@ def test_helm_finds_nothing_wrong(values: dict[str, Any], tmp_path: Path) -> Non
             scaled_worker(address="redis:6379", autoscaling={"minReplicas": 0, "maxReplicas": 2}),
             "worker text: by the lists of Redis alone a busy worker looks idle",
         ),
+        (
+            scaled_worker(address="redis:6379", autoscaling={"minReplicas": 3, "maxReplicas": 2}),
+            "worker text: autoscaling.minReplicas is more than maxReplicas",
+        ),
         (scaled_worker(address="redis://redis:6379", autoscaling={"maxReplicas": 2}), "/redis/address"),
     ],
 )

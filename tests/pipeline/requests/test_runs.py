@@ -14,8 +14,9 @@ from tests.pipeline.requests.installation import (
     text_request,
 )
 from vectorize_pipelines.core.shards import Shard
-from vectorize_pipelines.errors import StoreError
+from vectorize_pipelines.errors import LedgerError, StoreError
 from vectorize_pipelines.kafka.transactions import FencedError
+from vectorize_pipelines.messaging.callbacks import CallbackDelivery
 from vectorize_pipelines.pipeline import stop_policy
 from vectorize_pipelines.pipeline.requests import runs as request_runs
 from vectorize_pipelines.pipeline.requests import stream as request_stream
@@ -27,6 +28,45 @@ def test_empty_topics_end_at_once(installation: Installation) -> None:
     assert installation.replay().figures()["messages"] == 0
     assert not installation.outstanding()
     assert not installation.events()
+
+
+@pytest.mark.parametrize("failing", ["CallbackDelivery", "DrainSource"])
+def test_a_run_that_cannot_be_opened_leaves_nothing_open(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Whichever of the two threads fails that open its parts."""
+    names = ("OutcomeProducer", "RequestLedger", "Cancellations", "EventProducer", "DrainSource")
+    opened: list[str] = []
+    closed: list[str] = []
+
+    def watch(name: str) -> None:
+        kind = getattr(request_runs, name)
+        init, close = kind.__init__, kind.close
+
+        def opening(self: Any, *arguments: Any, **options: Any) -> None:
+            init(self, *arguments, **options)
+            opened.append(name)
+
+        def closing(self: Any) -> None:
+            close(self)
+            closed.append(name)
+
+        monkeypatch.setattr(kind, "__init__", opening)
+        monkeypatch.setattr(kind, "close", closing)
+
+    def fails(*_: object) -> None:
+        raise LedgerError("the database is away")
+
+    for name in names:
+        watch(name)
+    if failing == "CallbackDelivery":
+        monkeypatch.setattr(CallbackDelivery, "open", fails)
+    else:
+        monkeypatch.setattr(request_runs, failing, fails)
+    with pytest.raises(LedgerError, match="the database is away"):
+        installation.open_drain()
+    assert sorted(opened) == sorted(set(names) - {failing})
+    assert sorted(closed) == sorted(opened)
 
 
 def test_a_run_follows_the_topic_until_it_is_idle(make_installation: MakeInstallation) -> None:

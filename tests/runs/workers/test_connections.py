@@ -12,7 +12,11 @@ from vectorize_pipelines.state.database import Database
 
 pytestmark = [pytest.mark.postgresql, pytest.mark.redis]
 
-_OTHERS = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+#: Those of clients: autovacuum has some of its own.
+_OTHERS = (
+    "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+    "and backend_type = 'client backend'"
+)
 
 
 def test_one_is_kept_and_another_is_made_once_the_server_has_ended_it(

@@ -73,7 +73,6 @@ class Location:
         Two accounts with the same container and path share locks, which only has their writers take turns.
         """
         parts = urlsplit(self.uri)
-        if parts.scheme not in ("az", "abfss"):
+        if parts.scheme != "abfss" or not parts.username:
             return self.shown
-        container = parts.netloc.partition("@")[0] if parts.scheme == "abfss" else parts.netloc
-        return f"az://{container}{parts.path.rstrip('/')}"
+        return f"az://{parts.username}{urlsplit(self.shown).path}"  # abfss://container@account/path

@@ -1,6 +1,7 @@
 {{/*
-A Deployment. Called with a dict: root, component, values (replicas, resources, nodeSelector, tolerations, autoscaling, with
-which another one says how many replicas there are), strategy, args, and as YAML: ports, probes, environment, init, workspace (whether the list of code locations is mounted).
+A Deployment. Called with a dict: root, component, values (replicas, resources, nodeSelector, tolerations, autoscaling:
+then KEDA sets the replicas), strategy, args, and as YAML: ports, probes, environment, init, workspace (whether the list of
+code locations is mounted).
 */}}
 {{- define "vectorize.deployment" -}}
 {{- $root := .root -}}

@@ -176,6 +176,9 @@ tolerations:
 {{- if and .replicas .autoscaling -}}
 {{- fail (printf "worker %s: autoscaling says how many replicas there are: leave replicas out" .name) -}}
 {{- end -}}
+{{- if and .autoscaling (gt (int .autoscaling.minReplicas) (int .autoscaling.maxReplicas)) -}}
+{{- fail (printf "worker %s: autoscaling.minReplicas is more than maxReplicas" .name) -}}
+{{- end -}}
 {{- if and .autoscaling (not .autoscaling.prometheus) -}}
 {{- if not $.Values.redis.address -}}
 {{- fail (printf "worker %s: autoscaling needs redis.address, or prometheus" .name) -}}
