@@ -97,8 +97,11 @@ class _Slide:
         """Hand over title, shapes, comments and notes."""
         shapes = [each for each in root.iter() if name_of[each.tag] == "p:spTree"]
         title = next((each for tree in shapes for each in tree if _placeholder(each) in _TITLES), None)
-        if title is not None:
-            self._builder.heading(" ".join(_paragraphs(title)), 1)
+        heading = "" if title is None else " ".join(_paragraphs(title))
+        if heading:
+            self._builder.heading(heading, 1)
+        else:
+            self._builder.end_section()
         for tree in shapes[:1]:
             self._shapes(tree, title)
         if with_comments:
