@@ -10,6 +10,7 @@ from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import damage_reported
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.style_sheets import StyleSheets, inline_style
+from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.text import Declaration, decode
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -34,7 +35,6 @@ PARAGRAPHS = frozenset((
 ))  # fmt: skip
 LINES = frozenset(("br", "dd", "dt", "li", "legend", "mtr", "text", "td", "th"))
 CELLS = frozenset(("td", "th"))
-CELL_SEPARATOR = " | "
 #: A cell with more is a column of the page, not a value.
 MAX_CELL_CHARACTERS = 1000
 MAX_COLSPAN, MAX_ROWSPAN = 100, 10_000

@@ -1,4 +1,7 @@
-"""The packages that office documents are: a ZIP of XML parts. Used by `word`, `slides`, `opendocument` and `epub`."""
+"""The packages that office documents are: a ZIP of XML parts.
+
+Used by `word`, `slides`, `opendocument` and `epub`; `workbook` checks its archives here, `structured` reads XML.
+"""
 
 import posixpath
 import zipfile

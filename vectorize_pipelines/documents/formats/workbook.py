@@ -24,20 +24,20 @@ from vectorize_pipelines.documents.errors import (
     damage_reported,
 )
 from vectorize_pipelines.documents.formats.ole_sectors import check_chains
+from vectorize_pipelines.documents.formats.package import check_archive
 from vectorize_pipelines.documents.formats.table import (
     TableBuilder,
     check_rows,
     column_names,
     is_kept,
     listed,
-    unpacks_too_large,
 )
+from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
 from vectorize_pipelines.documents.formats.workbook_numbers import column_number, padded_numbers
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
-CELL_SEPARATOR = " | "
 #: In so many rows that have something in them the header is looked for.
 HEADER_WITHIN = 20
 #: What metadata call a row's sheet: the first of these that no column of it is called.
@@ -47,8 +47,6 @@ SHEET_NAME = ("sheet", "sheet_name", "table_sheet_name")
 MAX_CELLS = 1 << 26
 #: The last column whose name has two letters.
 MANY_COLUMNS = 702
-READ_BYTES = 1 << 20
-ENCRYPTED_FLAG = 0x1
 #: Numbers in a header are names where they are years.
 YEARS = range(1900, 2101)
 #: What spreadsheet programs keep and show of a number.
@@ -246,7 +244,7 @@ class _Sheet:
                 for above, below in zip(given, second, strict=True)
             ]
         names = column_names(given)
-        labels = {name: f"{label}: " if label else "" for name, label in zip(names, given, strict=True)}
+        labels = {name: f"{label.rstrip(' :')}: " if label else "" for name, label in zip(names, given, strict=True)}
         return _Header(range(row, last + 1), names, labels)
 
     def _is_header(self, row: int, below: Sequence[int]) -> bool:
@@ -340,18 +338,7 @@ def _archive(content: bytes, kind: str, settings: DocumentSettings) -> Iterator[
     Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
     """
     with damage_reported(kind), zipfile.ZipFile(BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(member.flag_bits & ENCRYPTED_FLAG for member in members):
-            raise EncryptedDocumentError("is an encrypted archive; remove the password, or exclude the file")
-        actual = 0
-        if sum(member.file_size for member in members) > settings.max_decompressed_bytes:
-            raise unpacks_too_large(settings)
-        for member in members:
-            with archive.open(member) as stream:
-                while block := stream.read(READ_BYTES):
-                    actual += len(block)
-                    if actual > settings.max_decompressed_bytes:
-                        raise unpacks_too_large(settings)
+        check_archive(archive, settings.max_decompressed_bytes)
         yield archive
 
 
