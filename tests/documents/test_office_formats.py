@@ -119,6 +119,11 @@ def test_rtf_with_code_pages_hidden_text_tables_and_notes() -> None:
     assert {key: document.metadata[key] for key in wanted} == wanted
 
 
+def test_a_note_inside_of_a_text_box_of_an_rtf_is_read() -> None:
+    document = read(rb"{\rtf1 one{\shp{\*\shpinst{\shptxt box{\footnote note}\par}}}\par two\par}", "a.rtf")
+    assert document.text == "one\n\nbox\nnote\n\ntwo"
+
+
 def test_objects_in_an_rtf_are_said_to_be_left_out() -> None:
     document = read(rb"{\rtf1 one {\object\objemb{\*\objdata 0102}{\result {\pict 00}}} two\par}", "a.rtf")
     assert document.text.split() == ["one", "two"]

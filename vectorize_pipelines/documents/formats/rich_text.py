@@ -196,7 +196,7 @@ class _Reader:
         flow = self._flows[-1]
         self._paragraph()
         self._flows.pop()
-        text = "\n".join(flow.lines)
+        text = "\n".join((*flow.lines, *flow.beside))
         if not text or (flow.kind == "annotation" and not self._with_comments):
             return
         if flow.kind == "annotation" and self._author:
