@@ -224,6 +224,14 @@ def test_an_outlook_message_with_attachments() -> None:
     assert read(content, "a.docx").metadata["parser"] == "msg"
 
 
+def test_the_text_of_an_outlook_message_that_is_not_read_is_said() -> None:
+    document = read(compound.message("The lease", "", "ada@example.com", {}, {}, {0x1009: b"compressed"}), "a.msg")
+    assert document.text == "The lease"
+    assert [(notice.kind, notice.what) for notice in document.notices] == [
+        ("omitted", "its text is kept as compressed RTF alone, and not embedded")
+    ]
+
+
 @pytest.mark.parametrize(
     ("stream", "said"), [("WordDocument", "Word before 2007"), ("PowerPoint Document", "save it as .pptx")]
 )
