@@ -264,6 +264,18 @@ def test_the_rows_of_a_member_have_its_address() -> None:
     assert [item.metadata["member"] for item in items] == ["a.txt", "mine"]
 
 
+def test_the_rows_of_a_member_say_what_of_it_is_missing_and_no_others() -> None:
+    from vectorize_pipelines.documents.cutting import Cutting
+    from vectorize_pipelines.settings import Settings
+
+    document = read(packages.package({"a.txt": "one", "b.csv": "text,n\ntwo,1\nthree\n"}), "a.zip")
+    assert [notice.what.partition(":")[0] for notice in document.notices] == ["b.csv"]
+    items = Cutting(Settings(), "sentence-transformers/all-MiniLM-L6-v2").items(
+        document, source_id="/x/a.zip", uri="/x/a.zip", occurred_at=datetime.now(UTC)
+    )
+    assert ["line 3" in str(item.metadata.get("omitted")) for item in items] == [False, True]
+
+
 def test_a_name_in_utf8_that_does_not_say_so_is_read() -> None:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
