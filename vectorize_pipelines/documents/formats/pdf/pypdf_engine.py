@@ -102,7 +102,9 @@ class PypdfFile:
             if with_comments:
                 parts += _comments(page)
         except LimitReachedError as error:
-            raise DecompressionLimitError(f"unpacks to more than the PDF reader allows ({error})") from error
+            raise DecompressionLimitError(
+                "unpacks to more than the PDF reader allows, or refers to itself; save it again with another program"
+            ) from error
         text = "\n".join(filter(None, parts))
         has_pictures = "/XObject" in (page.get("/Resources") or {}) or _INLINE_PICTURE.search(drawing) is not None
         return PageText(text, shows=not text and has_pictures)
