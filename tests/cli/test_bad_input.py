@@ -6,6 +6,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from reportlab.pdfgen.canvas import Canvas
 
 from tests.commands import COMMAND, Vectorize
 from tests.documents import builders
@@ -36,7 +38,9 @@ def folder(tmp_path: Path) -> Path:
     with (folder / "huge.txt").open("wb") as huge:
         huge.truncate(200 * 2**20)
     (folder / "columns.csv").write_text("id,body\n1,hello\n")
-    (folder / "scan.pdf").write_bytes(builders.pdf([""]))
+    scan = Canvas(str(folder / "scan.pdf"))
+    scan.drawInlineImage(Image.new("L", (200, 200), 128), 0, 0, 595, 842)
+    scan.save()
     for name in (b"archive.7z", b"a.drawing", b"another.drawing", b"Makefile", b"not utf-8.\xff"):
         (folder / os.fsdecode(name)).touch()
     return folder

@@ -58,18 +58,23 @@ def compound(tree: Tree) -> bytes:
 
 
 def message(
-    subject: str, body: str, sender: str, recipients: Mapping[str, str], attachments: Mapping[str, bytes | None]
+    subject: str,
+    body: str,
+    sender: str,
+    recipients: Mapping[str, str],
+    attachments: Mapping[str, bytes | None],
+    data: Mapping[int, bytes] | None = None,
 ) -> bytes:
-    """An Outlook message; an attachment without bytes is a message in the message."""
+    """An Outlook message; an attachment without bytes is a message in the message. `data`: its binary properties."""
     tree: dict[str, bytes | Tree] = {
         "__nameid_version1.0": {},
-        **_properties(32, {0x0037: subject, 0x1000: body, 0x0C1F: sender}, {}),
+        **_properties(32, {0x0037: subject, 0x1000: body, 0x0C1F: sender}, data or {}),
     }
     for number, (name, address) in enumerate(recipients.items()):
         tree[f"__recip_version1.0_#{number:08X}"] = _properties(8, {0x3001: name, 0x3003: address}, {})
     for number, (name, content) in enumerate(attachments.items()):
-        data = {} if content is None else {0x3701: content}
-        tree[f"__attach_version1.0_#{number:08X}"] = _properties(8, {0x3707: name}, data, method=1 if data else 5)
+        file = {} if content is None else {0x3701: content}
+        tree[f"__attach_version1.0_#{number:08X}"] = _properties(8, {0x3707: name}, file, method=1 if file else 5)
     return compound(tree)
 
 

@@ -30,7 +30,8 @@ from vectorize_pipelines.settings import DocumentSettings
 #: Of the words that the second extractor finds.
 WANTED_RECALL = 0.9
 NEVER = (ParserCrashedError, ParserMemoryError, ParseTimeoutError)
-_ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,}\b")
+#: As Python and pypdf show one; a checksum is none.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+|, [0-9]{12,}\)")
 
 
 @dataclass

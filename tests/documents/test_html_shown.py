@@ -171,3 +171,10 @@ def test_tables_within_tables_and_for_layout_are_read_block_by_block() -> None:
     assert html(f"<table><tr><td>menu<td>{article}</table>").sections[-1].path == ("Title",)
     long = f"<p>{'word ' * 300}</p><p>more</p>"
     assert html(f"<table><tr><td>menu<td>{long}</table>").text == f"menu\n\n{'word ' * 299}word\n\nmore"
+
+
+def test_controls_stand_apart_from_each_other() -> None:
+    page = (
+        "<button>Save</button><button>Cancel</button><select><option>a<option selected>b</select><textarea>c</textarea>"
+    )
+    assert html(page).text == "Save Cancel b c"

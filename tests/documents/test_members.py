@@ -13,6 +13,7 @@ from tests.documents.builders import SETTINGS, docx, settings
 from vectorize_pipelines.documents import ParsedDocument, parse
 from vectorize_pipelines.documents.codec import ParseOutcome, answer_limits, from_message, to_message
 from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
     DecompressionLimitError,
     EmptyDocumentError,
     EncryptedDocumentError,
@@ -57,7 +58,7 @@ def test_an_archives_members_are_documents_of_their_own() -> None:
     document = read(content, "a.zip")
     assert texts(document) == {
         "a.txt": "North pier",
-        "table.csv": "one\n\ntwo\n\n" if "\n\n" in texts(document)["table.csv"] else texts(document)["table.csv"],
+        "table.csv": "one\ntwo",
         "folder/inner.zip!/deep/b.md": "# Fees\nForty crowns.",
         "report.docx": "A docx",
     }
@@ -70,6 +71,20 @@ def test_an_archives_members_are_documents_of_their_own() -> None:
 )
 def test_tars_of_every_compression(name: str, mode: str) -> None:
     assert texts(read(tar(mode, **{"a.txt": b"one", "b/c.md": b"two"}), name)) == {"a.txt": "one", "b/c.md": "two"}
+
+
+def test_a_tar_that_is_damaged_in_the_middle_is_not_taken_for_a_shorter_one() -> None:
+    content = tar("w:", **{f"{number}.txt": b"text" for number in range(3)})
+    end = 2 * 1024
+    damaged = content[:end] + b"x" * 20 + content[end + 20 :]
+    for broken in (damaged, content[: end + 100], content[: end + 514]):
+        document = read(broken, "a.tar")
+        assert list(texts(document)) == ["0.txt", "1.txt"]
+        assert (document.notices[0].kind, "behind its member 1.txt" in document.notices[0].what) == ("omitted", True)
+    with pytest.raises(CorruptDocumentError):
+        read(content[:514], "a.tar")
+    without_end = read(content[:end], "a.tar")
+    assert (without_end.notices[0].kind, list(texts(without_end))) == ("assumed", ["0.txt", "1.txt"])
 
 
 def test_a_bad_member_is_a_notice_and_the_others_are_read() -> None:
@@ -161,6 +176,21 @@ def test_the_html_of_a_message_is_read_where_its_text_is_a_stub() -> None:
     assert read(message.as_bytes(), "a.eml").text == "The lease\n\nThe lease ends in June, unless it is renewed."
 
 
+def test_parts_of_a_message_that_stand_behind_each_other_are_all_read() -> None:
+    content = (
+        b"Subject: s\nFrom: a@example.com\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary=x\n\n"
+        b"--x\nContent-Type: multipart/alternative; boundary=y\n\n--y\n\nThe pier is closed.\n"
+        b"--y\nContent-Type: text/html\n\n<p>The pier is closed.\n--y\nContent-Type: text/calendar\n\nBEGIN\n--y--\n"
+        b"--x\nContent-Type: text/html\n\n<p>From Monday on.\n--x\n\nSent by a list\n"
+        b"--x\nContent-Type: text/calendar\n\nBEGIN\n--x--\n"
+    )
+    document = read(content, "a.eml")
+    assert document.text == "s\n\nThe pier is closed.\n\nFrom Monday on.\n\nSent by a list"
+    assert [notice.what for notice in document.notices] == [
+        "1 attachment(s) of other kinds are left out: 1 without an ending"
+    ]
+
+
 def test_lines_that_were_broken_to_send_them_are_joined() -> None:
     head = b"Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=koi8-r; format=flowed\n\n"
     assert read(head + "Первая \nстрока\nвторая\n".encode("koi8-r"), "a.eml").text == "s\n\nПервая строка\nвторая"
@@ -194,6 +224,14 @@ def test_an_outlook_message_with_attachments() -> None:
     assert read(content, "a.docx").metadata["parser"] == "msg"
 
 
+def test_the_text_of_an_outlook_message_that_is_not_read_is_said() -> None:
+    document = read(compound.message("The lease", "", "ada@example.com", {}, {}, {0x1009: b"compressed"}), "a.msg")
+    assert document.text == "The lease"
+    assert [(notice.kind, notice.what) for notice in document.notices] == [
+        ("omitted", "its text is kept as compressed RTF alone, and not embedded")
+    ]
+
+
 @pytest.mark.parametrize(
     ("stream", "said"), [("WordDocument", "Word before 2007"), ("PowerPoint Document", "save it as .pptx")]
 )
@@ -224,6 +262,18 @@ def test_the_rows_of_a_member_have_its_address() -> None:
         (1, "/x/a.zip", "/x/a.zip!/b.csv"),
     ]
     assert [item.metadata["member"] for item in items] == ["a.txt", "mine"]
+
+
+def test_the_rows_of_a_member_say_what_of_it_is_missing_and_no_others() -> None:
+    from vectorize_pipelines.documents.cutting import Cutting
+    from vectorize_pipelines.settings import Settings
+
+    document = read(packages.package({"a.txt": "one", "b.csv": "text,n\ntwo,1\nthree\n"}), "a.zip")
+    assert [notice.what.partition(":")[0] for notice in document.notices] == ["b.csv"]
+    items = Cutting(Settings(), "sentence-transformers/all-MiniLM-L6-v2").items(
+        document, source_id="/x/a.zip", uri="/x/a.zip", occurred_at=datetime.now(UTC)
+    )
+    assert ["line 3" in str(item.metadata.get("omitted")) for item in items] == [False, True]
 
 
 def test_a_name_in_utf8_that_does_not_say_so_is_read() -> None:

@@ -26,6 +26,18 @@ def test_slides_are_pages_and_sections_with_their_notes() -> None:
     assert document.metadata["page_count"] == 2
 
 
+def test_a_slide_without_a_title_is_no_part_of_the_one_before() -> None:
+    slides = (("Berths", "North", ""), ("", "South", ""), ("Fees", "Forty", ""))
+    for content, name in (
+        (packages.pptx(*((title, [text], notes) for title, text, notes in slides)), "a.pptx"),
+        (packages.odp(*slides), "a.odp"),
+    ):
+        document = read(content, name)
+        assert paths(document) == [("Berths",), (), ("Fees",)]
+        assert document.text[document.sections[1].start : document.sections[1].end].strip() == "South"
+    assert read(packages.pptx(("", ["South"], "")), "a.pptx").sections == ()
+
+
 def test_a_presentation_without_slides_is_empty() -> None:
     for content, name in ((packages.pptx(), "a.pptx"), (packages.odp(), "a.odp")):
         with pytest.raises(EmptyDocumentError):
@@ -105,6 +117,17 @@ def test_rtf_with_code_pages_hidden_text_tables_and_notes() -> None:
     assert paths(document) == [("Grüße",)]
     wanted = {"title": "The Pier", "author": "Ada", "created": "2024-05-06T07:08:00"}
     assert {key: document.metadata[key] for key in wanted} == wanted
+
+
+def test_a_note_inside_of_a_text_box_of_an_rtf_is_read() -> None:
+    document = read(rb"{\rtf1 one{\shp{\*\shpinst{\shptxt box{\footnote note}\par}}}\par two\par}", "a.rtf")
+    assert document.text == "one\n\nbox\nnote\n\ntwo"
+
+
+def test_objects_in_an_rtf_are_said_to_be_left_out() -> None:
+    document = read(rb"{\rtf1 one {\object\objemb{\*\objdata 0102}{\result {\pict 00}}} two\par}", "a.rtf")
+    assert document.text.split() == ["one", "two"]
+    assert document.notices[0].what.startswith("1 embedded object(s)")
 
 
 def test_an_rtf_that_ends_in_the_middle_says_so() -> None:

@@ -9,7 +9,13 @@ from tests.documents import builders, packages
 from tests.documents.builders import CHINESE, ENGLISH, SETTINGS, settings
 from tests.documents.tokenizers_for_tests import minilm
 from vectorize_pipelines.documents import SUPPORTED_SUFFIXES, Chunker, errors, parse
-from vectorize_pipelines.documents.errors import EmptyDocumentError, TooLargeError, UnsupportedFormatError
+from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
+    EmptyDocumentError,
+    TooLargeError,
+    UnsupportedFormatError,
+    damage_reported,
+)
 from vectorize_pipelines.documents.recognition import CODE_SUFFIXES
 from vectorize_pipelines.errors import ItemError
 
@@ -118,3 +124,9 @@ def test_documents_and_errors_survive_pickling() -> None:
     for kind in kinds:
         copy = pickle.loads(pickle.dumps(kind("why")))
         assert (type(copy), str(copy), copy.retryable) == (kind, "why", kind.retryable)
+
+
+def test_what_a_library_says_of_damage_has_no_address_of_memory() -> None:
+    with pytest.raises(CorruptDocumentError) as raised, damage_reported("PDF"):
+        raise ValueError("no page in IndirectObject(2, 0, 140177216416592) <Reader object at 0x7f70680391c0>")
+    assert str(raised.value).startswith("cannot be read as PDF (no page in IndirectObject(2, 0) <Reader object>);")

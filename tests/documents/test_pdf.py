@@ -46,12 +46,6 @@ def test_an_empty_user_password_opens(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_scan_is_told_to_need_ocr(engine: str) -> None:
-    with pytest.raises(NoTextLayerError, match=r"2 page\(s\) but no text layer.*ocrmypdf"):
-        read(pdf(["", ""]), engine)
-
-
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("content", [b"%PDF-1.7\n" + b"junk " * 100, pdf([ENGLISH])[:200]])
 def test_a_damaged_file_is_corrupt(engine: str, content: bytes) -> None:
     with pytest.raises((CorruptDocumentError, NoTextLayerError)):

@@ -20,7 +20,7 @@ from tests.documents.tokenizers_for_tests import PatternTokenizer
 from vectorize_pipelines.core.notices import NoticeKind
 from vectorize_pipelines.documents.chunking import Chunker
 from vectorize_pipelines.documents.context import ParseContext
-from vectorize_pipelines.documents.errors import NoTextLayerError
+from vectorize_pipelines.documents.errors import EmptyDocumentError, NoTextLayerError
 from vectorize_pipelines.documents.formats.pdf import parse_pdf
 from vectorize_pipelines.documents.parsing import parse
 from vectorize_pipelines.documents.pool import ParserPool
@@ -92,9 +92,26 @@ def test_what_pdfium_does_not_read_is_read_by_pypdf() -> None:
     assert document.metadata["parser"] == "pypdf"
 
 
-def test_nothing_but_pictures_is_refused() -> None:
+@pytest.mark.parametrize("engine", ["auto", "pdfium", "pypdf"])
+def test_nothing_but_pictures_is_refused(engine: str) -> None:
     with pytest.raises(NoTextLayerError, match=r"3 page\(s\) but no text layer.*VECTORIZE_DOCUMENTS__OCR.*ocrmypdf"):
-        read(mixed("ppp"))
+        read(mixed("ppp"), pdf_engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["auto", "pdfium", "pypdf"])
+def test_a_picture_within_the_drawing_instructions_is_one(engine: str) -> None:
+    buffer = BytesIO()
+    canvas = Canvas(buffer, pageCompression=0)
+    canvas.drawInlineImage(Image.new("L", (200, 200), 128), 0, 0, 595, 842)
+    canvas.save()
+    with pytest.raises(NoTextLayerError):
+        read(buffer.getvalue(), pdf_engine=engine)
+
+
+@pytest.mark.parametrize("engine", ["auto", "pdfium", "pypdf"])
+def test_nothing_but_blank_pages_is_empty_and_no_scan(engine: str) -> None:
+    with pytest.raises(EmptyDocumentError, match=r"2 page\(s\), all of them blank"):
+        read(mixed("bb"), pdf_engine=engine)
 
 
 def cut(writer: PdfWriter) -> None:
@@ -218,3 +235,15 @@ def test_damaged_bytes_are_read_or_refused(changes: list[tuple[int, bytes]], sho
         assert document.text.strip()
         assert document.pages[-1].end == len(document.text)
     assert "0x" not in reason
+
+
+@pytest.mark.parametrize("engine", ["pdfium", "pypdf"])
+def test_attached_files_are_said_not_to_be_embedded(engine: str) -> None:
+    writer = PdfWriter(clone_from=BytesIO(mixed("t")))
+    writer.add_attachment("fees.csv", b"text\nForty\n")
+    content = BytesIO()
+    writer.write(content)
+    document = read(content.getvalue(), pdf_engine=engine)
+    assert [(notice.kind, notice.what) for notice in document.notices] == [
+        ("omitted", "1 file(s) attached to it are not embedded")
+    ]

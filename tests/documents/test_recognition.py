@@ -74,6 +74,10 @@ def test_what_tells_no_format(
         recognised_format(content, name, media_type)
 
 
+def test_a_text_that_begins_with_the_mark_of_parquet_is_text() -> None:
+    assert recognised_format(b"PAR1 is a part of the pier", "a.txt").name == "text"
+
+
 def test_every_media_type_stands_for_one_format() -> None:
     media_types = [media_type for each in FORMATS for media_type in each.media_types]
     assert len(set(media_types)) == len(media_types)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.documents import packages
-from tests.documents.builders import SETTINGS
+from tests.documents.builders import SETTINGS, settings
 from vectorize_pipelines.documents import ParsedDocument, parse
 
 
@@ -26,12 +26,26 @@ def test_a_notebook_has_its_cells_with_what_they_printed() -> None:
     assert document.metadata["programming_language"] == "python"
 
 
+def test_what_was_assumed_in_reading_a_notebook_is_said() -> None:
+    content = packages.notebook(("markdown", "Größe der Häfen: größer als früher, übrigens."))
+    text = content.decode().encode().decode("unicode-escape").replace("\n", "\\n").encode("cp1252")
+    document = read(text, "a.ipynb")
+    assert "Größe" in document.text
+    assert "windows-1252" in document.notices[0].what
+
+
 def test_json_is_read_with_its_names_and_its_numbers_as_they_are_written() -> None:
     document = read(
         '{"zip": "02134", "price": 1.10, "zip": null, "piers": [{"name": "N", "open": true}, ["a", []]]}', "a.json"
     )
     assert document.text == "zip: 02134\nprice: 1.10\nzip:\n\npiers\n\n- name: N\n  open: true\n- - a\n  -"
     assert paths(document) == [(), ("piers",)]
+
+
+def test_a_plain_value_behind_a_list_is_no_part_of_it() -> None:
+    document = read('{"tags": ["a", "b"], "name": "North", "owner": {"name": "Ada"}}', "a.json")
+    assert document.text == "name: North\n\ntags\n\n- a\n- b\n\nowner\n\nname: Ada"
+    assert paths(document) == [(), ("tags",), ("owner",)]
 
 
 def test_a_list_of_objects_is_one_text() -> None:
@@ -63,6 +77,26 @@ def test_xml_is_read_with_its_names_and_mixed_content_as_a_paragraph() -> None:
     assert read(content.encode("latin-1"), "a.xml").text == (
         "h:\n  pier (id=1):\n    fee: 40\n    note: The north one\n  name: North é"
     )
+
+
+@pytest.mark.parametrize(
+    ("media_type", "encodings", "declared"),
+    [
+        ("text/xml; charset=windows-1251", {}, ""),
+        (None, {"*.xml": "windows-1251"}, '<?xml version="1.0"?>'),
+        (None, {}, '<?xml version="1.0" encoding="windows-1251"?>'),
+    ],
+)
+def test_the_encoding_of_xml_is_whatever_says_it(
+    media_type: str | None, encodings: dict[str, str], declared: str
+) -> None:
+    content = f"{declared}<r><pier>Северный</pier></r>".encode("cp1251")
+    document = parse(content, "a.xml", settings(encodings=encodings), media_type)
+    assert (document.text, document.notices) == ("r:\n  pier: Северный", ())
+
+
+def test_xml_in_utf8_that_declares_utf16_is_read() -> None:
+    assert read('<?xml version="1.0" encoding="utf-16"?><r>é</r>', "a.xml").text == "r: é"
 
 
 def test_yaml_stands_as_it_is() -> None:
@@ -137,3 +171,7 @@ def test_what_is_said_above_a_definition_belongs_to_it() -> None:
 )
 def test_subtitles_are_lines_behind_their_times(name: str, content: str) -> None:
     assert read(content, name).text == "00:00:01 The north pier\n01:02:03 is closed"
+
+
+def test_what_a_webvtt_writes_as_html_is_read() -> None:
+    assert read("WEBVTT\n\n00:01.000 --> 00:02.000\nFish &amp; chips\n", "a.vtt").text == "00:00:01 Fish & chips"

@@ -146,6 +146,20 @@ def test_parquet_that_expands_is_refused() -> None:
         parse(content, "a.parquet", settings(max_decompressed_bytes=1_000_000))
 
 
+def test_bytes_in_parquet_are_text_where_they_are_utf8() -> None:
+    content = parquet({"text": ["Größe".encode(), b"two"], "raw": [b"\xff\xfe\x00", None], "name": [b"N", b"S"]})
+    document = parse(content, "a.parquet", SETTINGS)
+    assert [(text, metadata) for _, text, metadata in rows_of(document)] == [
+        ("Größe", {"name": "N"}),
+        ("two", {"name": "S"}),
+    ]
+    assert [notice.what for notice in document.notices] == [
+        "left out 1 value (column 'raw') that are bytes and no text in UTF-8"
+    ]
+    with pytest.raises(EmptyDocumentError, match=r"column 'text'.*write the column as text"):
+        parse(parquet({"text": [b"\xff\xfe\x00"]}), "a.parquet", SETTINGS)
+
+
 def test_damaged_parquet_is_corrupt() -> None:
     with pytest.raises(CorruptDocumentError, match="Parquet"):
         parse(parquet({"text": [ENGLISH]})[:-40], "a.parquet", SETTINGS)

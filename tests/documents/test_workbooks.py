@@ -189,3 +189,12 @@ def test_a_changed_workbook_is_read_or_refused_by_name(name: str, places: list[t
         assert " at 0x" not in str(outcome)
     else:
         assert "\n".join(outcome.text[row.start : row.end] for row in outcome.rows) == outcome.text
+
+
+@pytest.mark.parametrize("rows", [(0, 0x7FFFFFFF), (5, 2), (0, 70_000)])
+def test_an_xls_with_a_sheet_larger_than_any_is_damaged(rows: tuple[int, int]) -> None:
+    content = bytearray((TABLES / "cargo.xls").read_bytes())
+    place = content.find(b"\x00\x02\x0e\x00")
+    struct.pack_into("<II", content, place + 4, *rows)
+    with pytest.raises(CorruptDocumentError, match="a sheet of rows"):
+        parse(bytes(content), "cargo.xls", SETTINGS)

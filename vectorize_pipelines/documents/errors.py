@@ -9,8 +9,8 @@ from contextlib import contextmanager
 
 from vectorize_pipelines.errors import CostlyItemError, ItemError
 
-#: In what Python shows of an object: of no use to a reader, and of some to an attacker.
-_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+#: In what Python, and pypdf, show of an object: of no use to a reader, and of some to an attacker.
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+|, [0-9]{12,}(?=\))")
 
 
 class TooLargeError(ItemError):

@@ -158,6 +158,7 @@ SIDECAR_SUFFIXES = (".json", ".xml", ".yaml", ".yml")
 
 #: Readers of PDF accept the mark anywhere in the first 1,024 bytes.
 PDF_MARK_WITHIN = 1024
+PARQUET_MARK = b"PAR1"
 OLE_MARK = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 
 #: So far into a page its first tag is looked for, behind comments.
@@ -302,7 +303,8 @@ def _marked_format(content: bytes, hinted: Format | None) -> str | None:
         return _zip_format(content, "" if hinted is None else hinted.name)
     if content.startswith(OLE_MARK):
         return _ole_format(content)
-    if content.startswith(b"PAR1"):
+    is_parquet = hinted is _BY_NAME["parquet"] or content.endswith(PARQUET_MARK)
+    if is_parquet and content.startswith(PARQUET_MARK):
         return "parquet"
     if content.startswith(b"{\\rtf"):
         return "rtf"

@@ -58,7 +58,7 @@ class ParsedDocument:
     `metadata` may hold `title`, `author`, `created`, `modified` (ISO 8601), `language`
     (ISO 639-1), `page_count`, `parser`; what a document does not say is absent. `notices` say what of the document
     is not in the text, and what was guessed, those of its members included. `members`: what an archive holds, or a
-    message has attached; each is a document of its own, none has members itself.
+    message has attached; each is a document of its own, with its own notices, and none has members itself.
     """
 
     text: str

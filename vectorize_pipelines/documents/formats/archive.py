@@ -9,6 +9,7 @@ import zipfile
 import zlib
 from io import BytesIO
 
+from vectorize_pipelines.core.notices import Notice, assumed, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
@@ -51,28 +52,52 @@ def parse_zip(content: bytes, context: ParseContext) -> ParsedDocument:
 def parse_tar(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the documents inside as members. Raises `DecompressionLimitError`, `EmptyDocumentError` and others."""
     reader = MemberReader(context, "member")
+    notices: tuple[Notice, ...] = ()
+    try:
+        with damage_reported("TAR archive"), tarfile.open(fileobj=BytesIO(content), mode="r:*") as archive:
+            _read_tar(archive, reader, context)
+            notices = _check_end(archive)
+    except CorruptDocumentError as error:
+        if not reader.members:
+            raise
+        what = f"what comes behind its member {reader.members[-1].name} is not embedded: the archive {error}"
+        notices = (omitted(what.rpartition("; ")[0], "replace it"),)
+    return _document(reader, "tar", notices)
+
+
+def _read_tar(archive: tarfile.TarFile, reader: MemberReader, context: ParseContext) -> None:
     most = context.settings.max_decompressed_bytes * _TAR_SLACK
-    with damage_reported("TAR archive"), tarfile.open(fileobj=BytesIO(content), mode="r:*") as archive:
-        passed = 0
-        for member in archive:
-            # Also what is not read is decompressed on the way to the next one.
-            passed += max(member.size, 0) + tarfile.BLOCKSIZE
-            if passed > most:
-                raise DecompressionLimitError(
-                    f"unpacks to more than {most:,} bytes; unpack it, or raise "
-                    "VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"
-                )
-            if not member.isreg() or not reader.is_read(member.name):
-                continue
-            reader.begin(member.size)
-            stream = archive.extractfile(member)
-            if stream is not None:
-                reader.read(member.name, stream.read(context.settings.max_file_bytes + 1))
-    return _document(reader, "tar")
+    passed = 0
+    for member in archive:
+        # Also what is not read is decompressed on the way to the next one.
+        passed += max(member.size, 0) + tarfile.BLOCKSIZE
+        if passed > most:
+            raise DecompressionLimitError(
+                f"unpacks to more than {most:,} bytes; unpack it, or raise VECTORIZE_DOCUMENTS__MAX_DECOMPRESSED_BYTES"
+            )
+        if not member.isreg() or not reader.is_read(member.name):
+            continue
+        reader.begin(member.size)
+        stream = archive.extractfile(member)
+        if stream is not None:
+            reader.read(member.name, stream.read(context.settings.max_file_bytes + 1))
 
 
-def _document(reader: MemberReader, parser: str) -> ParsedDocument:
-    notices = reader.notices()
+def _check_end(archive: tarfile.TarFile) -> tuple[Notice, ...]:
+    """Return the notice of an archive that has no end mark, an empty block, and may be cut short.
+
+    Raises `CorruptDocumentError` where something else stands there: tarfile takes a damaged header for the end.
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    block = archive.fileobj.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0"):
+        raise CorruptDocumentError("is damaged there; replace it")
+    return () if block else (assumed("was taken to be whole, although it has no end mark", "replace it if it is not"),)
+
+
+def _document(reader: MemberReader, parser: str, more: tuple[Notice, ...] = ()) -> ParsedDocument:
+    notices = (*more, *reader.notices())
     if not reader.members:
         reason = f": {notices[0]}" if notices else "; fill it, or exclude it"
         raise EmptyDocumentError(f"holds no document that can be embedded{reason}")

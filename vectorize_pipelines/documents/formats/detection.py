@@ -51,39 +51,6 @@ CANDIDATES = {
 _PREFERENCE = {encoding: place for place, (encoding, _) in enumerate(CANDIDATES.values())}
 #: What chardet answers where nothing fits; not a candidate, since text in ASCII is not asked for.
 NO_MATCH = "ascii"
-CANDIDATES = {
-    "big5hkscs": ("big5", _USUAL),
-    "cp932": ("shift_jis", _USUAL),
-    "cp949": ("euc-kr", _USUAL),
-    "euc_jis_2004": ("euc-jp", _USUAL),
-    "gb18030": ("gb18030", _USUAL),
-    "utf-16-be": ("utf-16be", _USUAL),
-    "utf-16-le": ("utf-16le", _USUAL),
-    "cp1250": ("windows-1250", _USUAL),
-    "cp1251": ("windows-1251", _USUAL),
-    "cp1252": ("windows-1252", _USUAL),
-    "cp1253": ("windows-1253", _USUAL),
-    "cp1254": ("windows-1254", _USUAL),
-    "cp1255": ("windows-1255", _USUAL),
-    "cp1256": ("windows-1256", _USUAL),
-    "cp1257": ("windows-1257", _USUAL),
-    "cp1258": ("windows-1258", _USUAL),
-    "cp874": ("windows-874", _USUAL),
-    "koi8-r": ("koi8-r", _USUAL),
-    "koi8-u": ("koi8-u", _USUAL),
-    "iso8859-2": ("iso-8859-2", _RARER),
-    "iso8859-5": ("iso-8859-5", _RARER),
-    "iso8859-6": ("iso-8859-6", _RARER),
-    "iso8859-7": ("iso-8859-7", _RARER),
-    "iso8859-15": ("iso-8859-15", _RARER),
-    "cp866": ("ibm866", _RARER),
-    "cp437": ("cp437", _RARE),
-    "cp850": ("cp850", _RARE),
-    "cp852": ("cp852", _RARE),
-    "cp857": ("cp857", _RARE),
-    "mac-cyrillic": ("x-mac-cyrillic", _RARE),
-    "mac-roman": ("macintosh", _RARE),
-}
 #: Of each candidate, by what it makes of the bytes.
 ANOMALY_FACTOR, MAX_ANOMALIES = 0.5, 6
 MAX_SCORED_CHARACTERS = 4 * 1024

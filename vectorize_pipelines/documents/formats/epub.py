@@ -2,11 +2,10 @@
 
 import posixpath
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
-from vectorize_pipelines.core.notices import MAX_NOTICE_CHARACTERS, Notice, omitted
+from vectorize_pipelines.core.notices import Notice, omitted, within
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import CorruptDocumentError, EncryptedDocumentError, damage_reported
 from vectorize_pipelines.documents.formats.html import parse_html
@@ -121,7 +120,7 @@ def _chapters(
             missing.append(name)
             continue
         page = parse_html(_as_html(package.read(name)), context)
-        notices += [replace(notice, what=f"{name}: {notice.what}"[:MAX_NOTICE_CHARACTERS]) for notice in page.notices]
+        notices += within(name, page.notices)
         if not page.text.strip():
             continue
         own = page.sections or (Section(0, len(page.text), ()),)

@@ -10,6 +10,7 @@ from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import damage_reported
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.style_sheets import StyleSheets, inline_style
+from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.text import Declaration, decode
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -34,12 +35,13 @@ PARAGRAPHS = frozenset((
 ))  # fmt: skip
 LINES = frozenset(("br", "dd", "dt", "li", "legend", "mtr", "text", "td", "th"))
 CELLS = frozenset(("td", "th"))
-CELL_SEPARATOR = " | "
 #: A cell with more is a column of the page, not a value.
 MAX_CELL_CHARACTERS = 1000
 MAX_COLSPAN, MAX_ROWSPAN = 100, 10_000
 #: A row with one of these in a cell is not a line of values.
 NOT_IN_CELLS = "table, h1, h2, h3, h4, h5, h6, pre"
+#: Parts of forms, which stand apart from the text around them without a space between.
+CONTROLS = frozenset(("button", "input", "option", "select", "textarea"))
 #: Types of `<input>` that show their value as text.
 FIELDS = frozenset(
     ("date", "datetime-local", "email", "month", "number", "search", "tel", "text", "time", "url", "week")
@@ -84,12 +86,18 @@ def _declaration(content: bytes) -> Declaration | None:
     first = content[:DECLARATION_BYTES]
     if declared := _meta_declaration(first):
         return declared
-    if match := _XML_DECLARATION.match(first):
-        encoding = _as_read(match[2].decode("latin-1"))
-        return Declaration(encoding, "its XML declaration") if encoding else None
+    if _XML_DECLARATION.match(first):
+        return xml_declaration(first)
     if _CHARSET_BYTES.search(content, DECLARATION_BYTES) and not _is_utf8(content):
         return _meta_declaration(content)
     return None
+
+
+def xml_declaration(content: bytes) -> Declaration | None:
+    """Return the encoding that an XML declaration names; None where there is none, or it names none that is known."""
+    match = _XML_DECLARATION.match(content)
+    encoding = _as_read(match[2].decode("latin-1")) if match else None
+    return Declaration(encoding, "its XML declaration") if encoding else None
 
 
 def _is_utf8(content: bytes) -> bool:
@@ -221,8 +229,8 @@ class _Reader:
                 self._cell(event, node, self.row)
             elif tag in PARAGRAPHS or tag in LINES:
                 self._end_block(tag)
-            elif tag == "input" and event == "open":
-                self._text(_input_value(node))
+            elif tag in CONTROLS:
+                self.parts += [" ", _input_value(node), " "] if event == "open" else [" "]
             elif tag in PARTS_OF_FORMULAS and event == "close":
                 self.parts.append(_between_parts(node))
             if tag == "pre":
@@ -315,7 +323,9 @@ def _span(value: str | None, limit: int) -> int:
 
 
 def _input_value(node: "LexborNode") -> str:
-    """Return what a field of a form shows in it."""
+    """Return what a field of a form shows in it; nothing for other controls, whose text is in them."""
+    if node.tag != "input":
+        return ""
     attributes = node.attributes
     return (attributes.get("value") or "") if (attributes.get("type") or "text").lower() in FIELDS else ""
 

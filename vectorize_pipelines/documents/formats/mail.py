@@ -22,6 +22,8 @@ from vectorize_pipelines.documents.types import ParsedDocument
 LEAST_SHARE_OF_TEXT = 0.5
 _ENCRYPTED = re.compile(r"multipart/encrypted|application/(?:x-)?pkcs7-mime", re.IGNORECASE)
 _HEADERS = (("to", "To"), ("cc", "Cc"))
+#: Types of text that no reader is shown as such: "text/calendar" and others.
+_NO_PROSE = ("calendar", "css", "vcard")
 
 
 def parse_eml(content: bytes, context: ParseContext) -> ParsedDocument:
@@ -92,37 +94,48 @@ def _is_encrypted(message: EmailMessage) -> bool:
     return bool(_ENCRYPTED.fullmatch(kind)) and not signed
 
 
-def _parts(message: EmailMessage) -> tuple[list[Message], list[Message]]:
-    """Return the parts that are shown as the message's text, and those that are attached."""
-    bodies: list[Message] = []
+def _parts(message: EmailMessage) -> tuple[list[list[Message]], list[Message]]:
+    """Return the parts that are the message's text, together those of which a reader sees one; and what is attached."""
+    bodies: list[list[Message]] = []
     attached: list[Message] = []
-    pending: list[tuple[Message, str]] = [(message, "")]
+    pending: list[tuple[Message, str, list[Message] | None]] = [(message, "", None)]
     while pending:
-        part, outer = pending.pop()
+        part, outer, alternatives = pending.pop()
         kind = part.get_content_type()
+        is_inline = part.get_content_disposition() != "attachment"
         if kind.startswith("multipart/"):
+            if kind == "multipart/alternative" and alternatives is None:
+                alternatives = []
+                bodies.append(alternatives)
             inner = part.get_payload()
-            pending += (
-                [(each, kind) for each in reversed(inner) if isinstance(each, Message)]
-                if isinstance(inner, list)
-                else []
-            )
-        elif part.get_content_disposition() != "attachment" and not part.get_filename() and kind.startswith("text/"):
-            bodies.append(part)
-        elif outer != "multipart/related" or part.get_content_disposition() == "attachment":
-            attached.append(part)  # what is related to a page, and not attached, are its pictures and its styles
+            if isinstance(inner, list):
+                pending += [(each, kind, alternatives) for each in reversed(inner) if isinstance(each, Message)]
+        elif is_inline and not part.get_filename() and kind.startswith("text/") and not kind.endswith(_NO_PROSE):
+            if alternatives is None:
+                bodies.append([part])
+            else:
+                alternatives.append(part)
+        elif is_inline and (outer == "multipart/related" or (kind.endswith(_NO_PROSE) and alternatives is not None)):
+            continue  # the pictures and styles of a page; an invitation that the text beside it tells, too
+        else:
+            attached.append(part)
     return bodies, attached
 
 
-def _body(parts: Iterable[Message], context: ParseContext) -> tuple[str, tuple[Notice, ...]]:
+def _body(bodies: Iterable[Iterable[Message]], context: ParseContext) -> tuple[str, tuple[Notice, ...]]:
+    """Return the text of a message, of parts that say the same the best one, and what was noted in reading it."""
+    found = [_best_of(parts, context) for parts in bodies]
+    return "\n\n".join(text for text, _ in found if text), tuple(notice for _, notices in found for notice in notices)
+
+
+def _best_of(parts: Iterable[Message], context: ParseContext) -> tuple[str, tuple[Notice, ...]]:
     texts: list[Decoded] = []
     pages: list[Decoded] = []
     for part in parts:
-        kind = part.get_content_type()
-        if kind == "text/html":
-            pages.append(_text(part, context))
-        elif kind in ("text/plain", "text/enriched") or not kind.endswith(("calendar", "css", "vcard")):
-            text, notices = _text(part, context)
+        text, notices = _text(part, context)
+        if part.get_content_type() == "text/html":
+            pages.append(Decoded(text, notices))
+        else:
             texts.append(Decoded(_flowed(part, text), notices))
     body, notices = best_body("\n\n".join(each.text for each in texts), "\n".join(each.text for each in pages), context)
     return body, (*notices, *(notice for each in (*texts, *pages) for notice in each.notices))

@@ -10,6 +10,8 @@ from vectorize_pipelines.documents.formats.text import decode
 from vectorize_pipelines.documents.formats.values import iso_date, json_fields, one_line
 from vectorize_pipelines.documents.types import ParsedDocument
 
+#: Of a heading's line; what is kept of it as a name is shorter, and to look for links takes the square of the time.
+MAX_TITLE_CHARACTERS = 4_000
 _ATX_HEADING = re.compile(r" {0,3}(?P<marks>#{1,6})(?:[ \t]+(?P<title>.*))?")
 _CLOSING_MARKS = re.compile(r"(?:^|(?<![ \t])[ \t]++)#++[ \t]*+$")
 _SETEXT_UNDERLINE = re.compile(r" {0,3}(?:=+|-+)[ \t]*")
@@ -122,4 +124,4 @@ def _atx_heading(line: str, start: int) -> Heading | None:
 
 
 def _plain(title: str) -> str:
-    return one_line(_INLINE_MARKUP.sub(lambda match: match[1] or "", title))
+    return one_line(_INLINE_MARKUP.sub(lambda match: match[1] or "", title[:MAX_TITLE_CHARACTERS]))

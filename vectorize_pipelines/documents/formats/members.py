@@ -7,7 +7,7 @@ import posixpath
 from collections import Counter
 from dataclasses import replace
 
-from vectorize_pipelines.core.notices import MAX_NOTICES, Notice, omitted
+from vectorize_pipelines.core.notices import MAX_NOTICES, Notice, omitted, within
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import DecompressionLimitError, UnsupportedFormatError
 from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
@@ -77,10 +77,10 @@ class MemberReader:
         except ItemError as error:
             self.fail(name, error)
             return
-        self._notices += [_of_member(name, notice) for notice in document.notices]
+        self._notices += within(name, document.notices)
         members = document.members
         if document.text.strip():
-            self.members.append(Member(name, replace(document, members=(), notices=())))
+            self.members.append(Member(name, replace(document, members=())))
         self.members += [Member(f"{name}{SEPARATOR}{member.name}", member.document) for member in members]
 
     def fail(self, name: str, error: ItemError) -> None:
@@ -113,11 +113,6 @@ class MemberReader:
                 )
             )
         return tuple(found)
-
-
-def _of_member(name: str, notice: Notice) -> Notice:
-    """Return a member's notice as one of the document that it lies in."""
-    return replace(notice, what=clean_text(f"{name}: {notice.what}")[:400])
 
 
 def _safe_name(name: str) -> str:

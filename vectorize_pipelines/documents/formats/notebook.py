@@ -1,5 +1,6 @@
 """IPYNB: the cells of a Jupyter notebook with the text of their outputs; Markdown headings become sections."""
 
+import codecs
 import json
 import re
 from typing import Any
@@ -20,8 +21,9 @@ _BETWEEN = "\n\n"
 
 def parse_notebook(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return the text of cells and outputs in order, a blank line between them. Raises `CorruptDocumentError`."""
+    source, notices = decode(content, context)
     with damage_reported("notebook"):
-        notebook = json.loads(decode(content, context).text)
+        notebook = json.loads(source)
     cells = _cells(notebook)
     if cells is None:
         raise CorruptDocumentError("is no Jupyter notebook: it has no cells; save it again from Jupyter")
@@ -43,7 +45,7 @@ def parse_notebook(content: bytes, context: ParseContext) -> ParsedDocument:
     text = _BETWEEN.join(texts)
     metadata = _metadata(notebook)
     metadata["title"] = metadata["title"] or next((each.title for each in headings), None)
-    return ParsedDocument(text, json_fields(metadata | {"parser": "ipynb"}), sections(text, headings))
+    return ParsedDocument(text, json_fields(metadata | {"parser": "ipynb"}), sections(text, headings), notices=notices)
 
 
 def _cells(notebook: Any) -> list[dict[str, Any]] | None:
@@ -75,7 +77,8 @@ def _output(output: dict[str, Any], context: ParseContext) -> str:
             if kind in data:
                 return _text(data[kind])
         if "text/html" in data:
-            return parse_html(_text(data["text/html"]).encode("utf-8", "replace"), context).text
+            # With a byte order mark: what is text by now has this encoding, whatever carries or declares another.
+            return parse_html(codecs.BOM_UTF8 + _text(data["text/html"]).encode("utf-8", "replace"), context).text
         return ""
     return _text(output.get("text"))
 

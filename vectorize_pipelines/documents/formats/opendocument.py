@@ -138,9 +138,12 @@ class _Reader:
         """Hand over a slide: its title, its frames, its notes."""
         frames = [each for each in slide if isinstance(each.tag, str)]
         title = next((each for each in frames if attribute(each, "presentation:class") == "title"), None)
-        if title is not None:
-            self.builder.heading(one_line(" ".join(self._texts(title))), 1)
-            self._flush()
+        heading = "" if title is None else one_line(" ".join(self._texts(title)))
+        if heading:
+            self.builder.heading(heading, 1)
+        else:
+            self.builder.end_section()
+        self._flush()
         for frame in frames:
             if frame is not title and name_of[frame.tag] != "presentation:notes":
                 self.blocks([frame], in_frame=True)

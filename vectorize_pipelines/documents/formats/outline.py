@@ -9,7 +9,10 @@ from vectorize_pipelines.documents.types import Page, Section
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A heading at the characters `start` to `end` of the text; 1 is the outermost level, 0 a title above it."""
+    """A heading at the characters `start` to `end` of the text; 1 is the outermost level, 0 a title above it.
+
+    One without a title is not in the text: what follows it has no heading of its own.
+    """
 
     start: int
     end: int
@@ -34,7 +37,7 @@ def sections(text: str, headings: Sequence[Heading]) -> tuple[Section, ...]:
         end = following.start if following else len(text)
         if following and not text[heading.end : end].strip():
             continue  # nothing under it: `start` stays, so that it belongs to what follows
-        found.append(Section(start, end, tuple(short_label(outer.title) for outer in path)))
+        found.append(Section(start, end, tuple(short_label(outer.title) for outer in path if outer.title)))
         start = end
     return tuple(found)
 
@@ -72,6 +75,10 @@ class OutlineBuilder:
         self.block(title)
         self._headings.append(Heading(self._length - len(title), self._length, level, title))
 
+    def end_section(self) -> None:
+        """Have what follows belong to no heading of level 1 or below: a slide without a title begins."""
+        self._headings.append(Heading(self._length, self._length, 1, ""))
+
     def _append(self, text: str) -> None:
         self._parts.append(text)
         self._length += len(text)
@@ -84,9 +91,10 @@ class OutlineBuilder:
     @property
     def first_heading(self) -> str | None:
         """The first heading of the outermost level there is."""
-        return min(self._headings, key=lambda heading: heading.level).title if self._headings else None
+        titled = [heading for heading in self._headings if heading.title]
+        return min(titled, key=lambda heading: heading.level).title if titled else None
 
     def build(self) -> tuple[str, tuple[Section, ...]]:
         """Return the whole text and its sections."""
         text = "".join(self._parts)
-        return text, sections(text, self._headings)
+        return text, sections(text, self._headings if self.first_heading else ())

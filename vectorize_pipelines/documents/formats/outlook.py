@@ -4,7 +4,7 @@ from email.header import decode_header, make_header
 from io import BytesIO
 from typing import Any
 
-from vectorize_pipelines.core.notices import Notice
+from vectorize_pipelines.core.notices import Notice, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import damage_reported
 from vectorize_pipelines.documents.formats.mail import (
@@ -16,6 +16,9 @@ from vectorize_pipelines.documents.formats.mail import (
 from vectorize_pipelines.documents.formats.members import MemberReader
 from vectorize_pipelines.documents.formats.values import clean_text, iso_date, one_line, short_label
 from vectorize_pipelines.documents.types import ParsedDocument
+
+#: The property in which Outlook keeps a text with its formatting, where it keeps it neither plain nor as HTML.
+_COMPRESSED_RTF = 0x1009
 
 
 def parse_msg(content: bytes, context: ParseContext) -> ParsedDocument:
@@ -29,6 +32,8 @@ def parse_msg(content: bytes, context: ParseContext) -> ParsedDocument:
         message = Message.load(BytesIO(content))
         subject = one_line(clean_text(message.subject or ""))
         body, notices = best_body(clean_text(message.body or ""), clean_text(_html(message)), context)
+        if not body and message.properties.binary_prop_value(_COMPRESSED_RTF):
+            notices += (omitted("its text is kept as compressed RTF alone, and not embedded", "save it as .html"),)
         attachments = list(message.attachments)
         reader = MemberReader(context, "attachment") if attachments else None
         for number, attachment in enumerate(attachments, start=1):

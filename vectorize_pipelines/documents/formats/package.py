@@ -1,4 +1,7 @@
-"""The packages that office documents are: a ZIP of XML parts. Used by `word`, `slides`, `opendocument` and `epub`."""
+"""The packages that office documents are: a ZIP of XML parts.
+
+Used by `word`, `slides`, `opendocument` and `epub`; `workbook` checks its archives here, `structured` reads XML.
+"""
 
 import posixpath
 import zipfile
@@ -92,14 +95,17 @@ def number_of(value: str | None, default: int, most: int) -> int:
         return default
 
 
-def parse_xml(content: bytes) -> Any:
+def parse_xml(content: bytes, encoding: str | None = None) -> Any:
     """Return the root of an XML document; entities from outside stay unresolved, and those that grow are refused.
 
+    `encoding` is that of the bytes where it is known, whatever the document declares.
     Raises lxml's errors: put `damage_reported` around it.
     """
     from lxml import etree
 
-    parser = etree.XMLParser(resolve_entities="internal", no_network=True, load_dtd=False, huge_tree=False)
+    parser = etree.XMLParser(
+        encoding=encoding, resolve_entities="internal", no_network=True, load_dtd=False, huge_tree=False
+    )
     return etree.fromstring(content, parser)
 
 

@@ -66,8 +66,11 @@ def parse_rtf(content: bytes, context: ParseContext) -> ParsedDocument:
     text, sections = reader.builder.build()
     metadata = {**reader.information, "parser": "rtf"}
     metadata["title"] = metadata.get("title") or reader.builder.first_heading or ""
-    notices = () if is_whole else (omitted("it ends in the middle, and the rest is missing", "replace it"),)
-    return ParsedDocument(text, json_fields(metadata), sections, notices=notices)
+    notices = [] if is_whole else [omitted("it ends in the middle, and the rest is missing", "replace it")]
+    if reader.objects:
+        what = f"{reader.objects} embedded object(s), as workbooks in a document are, are not in its text"
+        notices.append(omitted(what, "save them as files of their own"))
+    return ParsedDocument(text, json_fields(metadata), sections, notices=tuple(notices))
 
 
 @dataclass(slots=True)
@@ -110,6 +113,7 @@ class _Reader:
     def __init__(self, *, with_comments: bool):
         self.builder = OutlineBuilder()
         self.information: dict[str, str] = {}
+        self.objects = 0
         self._with_comments = with_comments
         self._code_page = "cp1252"
         self._fonts: dict[int, _Font] = {}
@@ -192,7 +196,7 @@ class _Reader:
         flow = self._flows[-1]
         self._paragraph()
         self._flows.pop()
-        text = "\n".join(flow.lines)
+        text = "\n".join((*flow.lines, *flow.beside))
         if not text or (flow.kind == "annotation" and not self._with_comments):
             return
         if flow.kind == "annotation" and self._author:
@@ -236,6 +240,7 @@ class _Reader:
             state.target = "atnauthor"
             self._author = ""
         elif word in _SKIPPED or (was_optional and word not in _READ) or (state.target == "info" and word != "info"):
+            self.objects += word == "object"
             state.target = "skip"
         else:
             return False

@@ -4,6 +4,7 @@ from typing import Any
 
 from vectorize_pipelines.core.notices import Notice, listed_numbers, omitted
 from vectorize_pipelines.documents.context import ParseContext
+from vectorize_pipelines.documents.errors import DecompressionLimitError
 from vectorize_pipelines.documents.formats.drawings import drawing_text
 from vectorize_pipelines.documents.formats.equations import equation_text
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder, pages
@@ -75,11 +76,16 @@ def _notices(lost: list[int], objects: int) -> tuple[Notice, ...]:
 
 
 def _slides(package: Package, main: str) -> list[str | None]:
-    """Return the slides' parts in the order in which they are shown; None for one that is not there."""
+    """Return the slides' parts in the order in which they are shown; None for one that is not there.
+
+    Raises `DecompressionLimitError`: a few bytes can ask for one slide any number of times.
+    """
     root = package.xml(main)
     relationships = package.relationships(main)
     ids = () if root is None else [attribute(each, "r:id") for each in root.iter() if name_of[each.tag] == "p:sldId"]
-    related = [relationships.get(id_ or "") for id_ in ids[:MAX_SLIDES]]
+    if len(ids) > MAX_SLIDES:
+        raise DecompressionLimitError(f"has more than {MAX_SLIDES:,} slides; split it")
+    related = [relationships.get(id_ or "") for id_ in ids]
     return [each.target if each else None for each in related]
 
 
@@ -97,8 +103,11 @@ class _Slide:
         """Hand over title, shapes, comments and notes."""
         shapes = [each for each in root.iter() if name_of[each.tag] == "p:spTree"]
         title = next((each for tree in shapes for each in tree if _placeholder(each) in _TITLES), None)
-        if title is not None:
-            self._builder.heading(" ".join(_paragraphs(title)), 1)
+        heading = "" if title is None else " ".join(_paragraphs(title))
+        if heading:
+            self._builder.heading(heading, 1)
+        else:
+            self._builder.end_section()
         for tree in shapes[:1]:
             self._shapes(tree, title)
         if with_comments:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vectorize_pipelines.core.notices import Notice, assumed
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import CorruptDocumentError, damage_reported
-from vectorize_pipelines.documents.formats.html import parse_html
+from vectorize_pipelines.documents.formats.html import parse_html, xml_declaration
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.package import parse_xml
 from vectorize_pipelines.documents.formats.text import Decoded, decode
@@ -55,16 +55,17 @@ def parse_json(content: bytes, context: ParseContext) -> ParsedDocument:
 
 def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return elements as lines `name: text`, attributes beside their element's name, mixed content as a paragraph."""
+    decoded = decode(content, context, xml_declaration(content))
     try:
         with damage_reported("XML"):
-            root = parse_xml(content)
+            root = parse_xml(decoded.text.encode(), "utf-8")
     except CorruptDocumentError as error:
-        return _as_it_is(decode(content, context), "xml", error)
+        return _as_it_is(decoded, "xml", error)
     if root.tag == _XHTML:
         return parse_html(content, context)
     with damage_reported("XML"):
         text = "\n".join(_xml_lines(root, ""))
-    return ParsedDocument(_clean(text), {"parser": "xml"})
+    return ParsedDocument(_clean(text), {"parser": "xml"}, notices=decoded.notices)
 
 
 def parse_yaml(content: bytes, context: ParseContext) -> ParsedDocument:
@@ -89,17 +90,18 @@ def _clean(text: str) -> str:
 
 
 def _json_object(value: _Pairs, builder: OutlineBuilder) -> None:
-    """Hand over an object: the plain values first to last, each of the others under its name."""
-    for name, member in value.members:
-        if isinstance(member, (_Pairs, list)) and _has_values(member):
-            builder.heading(name, 1)
-            builder.block("\n".join(_json_lines(member, "")))
-        else:
-            builder.block("\n".join(_json_lines(_Pairs([(name, member)]), "")), "\n")
+    """Hand over an object: its plain values, which belong to none of its parts, then each part under its name."""
+    parts = [each for each in value.members if _has_values(each[1])]
+    plain = [each for each in value.members if not _has_values(each[1])]
+    builder.block("\n".join(_json_lines(_Pairs(plain), "")))
+    for name, member in parts:
+        builder.heading(name, 1)
+        builder.block("\n".join(_json_lines(member, "")))
 
 
 def _has_values(value: Any) -> bool:
-    return bool(value.members if isinstance(value, _Pairs) else value)
+    """Return whether a value is an object or a list with something in it."""
+    return bool(value.members if isinstance(value, _Pairs) else isinstance(value, list) and value)
 
 
 def _json_lines(value: Any, indent: str) -> Iterator[str]:

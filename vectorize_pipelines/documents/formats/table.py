@@ -99,10 +99,47 @@ def parse_parquet(content: bytes, context: ParseContext) -> ParsedDocument:
         raise unpacks_too_large(settings)
     check_rows(file.metadata.num_rows, settings)
     kept = columns_to_read(file.schema_arrow.names, settings)
+    of_bytes = _ByteColumns(file.schema_arrow, kept)
     builder = TableBuilder("parquet", "row", context)
     for row, record in enumerate(_parquet_records(file, kept, settings)):
-        builder.add(row, row, json_fields(record))
-    return builder.build()
+        builder.add(row, row, json_fields(of_bytes.as_text(record)))
+    if builder.is_empty and of_bytes.notices():
+        raise EmptyDocumentError(f"has no text that can be read: it {of_bytes.notices()[0]}")
+    return builder.build(of_bytes.notices())
+
+
+class _ByteColumns:
+    """The columns of a Parquet file that hold bytes: older programs write texts so, in UTF-8."""
+
+    def __init__(self, schema: Any, kept: Sequence[str]):
+        from pyarrow import types
+
+        kinds = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+        self._names = [each.name for each in schema if each.name in kept and any(kind(each.type) for kind in kinds)]
+        self._lost: Counter[str] = Counter()
+
+    def as_text(self, record: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the record with its bytes as text; what is no UTF-8 is counted and left out."""
+        if not self._names:
+            return record
+        return {**record, **{name: self._decoded(name, record[name]) for name in self._names}}
+
+    def _decoded(self, name: str, value: bytes | None) -> str | None:
+        try:
+            return None if value is None else value.decode("utf-8")
+        except UnicodeDecodeError:
+            self._lost[name] += 1
+            return None
+
+    def notices(self) -> list[Notice]:
+        """Return what was left out."""
+        return [
+            omitted(
+                f"left out {counted(number, 'value', f'column {name!r}')} that are bytes and no text in UTF-8",
+                "write the column as text, or leave it out by VECTORIZE_DOCUMENTS__METADATA_COLUMNS",
+            )
+            for name, number in self._lost.items()
+        ]
 
 
 def check_rows(rows: int, settings: DocumentSettings) -> None:

@@ -1,4 +1,4 @@
-"""Rows of tables inside documents as lines of text. Used by the formats of office documents."""
+"""Rows of tables inside documents as lines of text. Used by the formats of office documents and HTML."""
 
 from collections.abc import Sequence
 

@@ -5,6 +5,7 @@ embedded, a line a cell, `Header: value`, where it has a header, else as cells d
 """
 
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,26 +19,27 @@ from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice, assumed, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
     DecompressionLimitError,
     EmptyDocumentError,
     EncryptedDocumentError,
     damage_reported,
 )
 from vectorize_pipelines.documents.formats.ole_sectors import check_chains
+from vectorize_pipelines.documents.formats.package import check_archive
 from vectorize_pipelines.documents.formats.table import (
     TableBuilder,
     check_rows,
     column_names,
     is_kept,
     listed,
-    unpacks_too_large,
 )
+from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
 from vectorize_pipelines.documents.formats.workbook_numbers import column_number, padded_numbers
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
-CELL_SEPARATOR = " | "
 #: In so many rows that have something in them the header is looked for.
 HEADER_WITHIN = 20
 #: What metadata call a row's sheet: the first of these that no column of it is called.
@@ -45,10 +47,9 @@ SHEET_NAME = ("sheet", "sheet_name", "table_sheet_name")
 
 #: A sheet is held from its first cell to its last one, empty ones included.
 MAX_CELLS = 1 << 26
+XLS_ROWS, XLS_COLUMNS = 1 << 16, 1 << 8
 #: The last column whose name has two letters.
 MANY_COLUMNS = 702
-READ_BYTES = 1 << 20
-ENCRYPTED_FLAG = 0x1
 #: Numbers in a header are names where they are years.
 YEARS = range(1900, 2101)
 #: What spreadsheet programs keep and show of a number.
@@ -67,6 +68,11 @@ _UNCALCULATED = re.compile(
 _ROW = re.compile(rb'<(?:\w+:)?row\b[^>]*?\br="([0-9]{1,7})"')
 _COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="([A-Z]{1,3})')
 _FAR_COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="[A-Z]{3}')
+#: The record of an .xls that says how far a sheet reaches, of Excel since 97 and before, and the numbers in it.
+_DIMENSIONS = (
+    (re.compile(rb"\x00\x02\x0e\x00(.{12})\x00\x00", re.DOTALL), "<IIHH"),
+    (re.compile(rb"\x00\x02\x0a\x00(.{8})\x00\x00", re.DOTALL), "<HHHH"),
+)
 _SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml", re.IGNORECASE)
 _DRAWING_PART = re.compile(r"xl/drawings/[^/]+\.xml", re.IGNORECASE)
 _COMMENTS_PART = re.compile(r"xl/(?:comments/)?comments?\d*\.xml|xl/threadedComments/[^/]+\.xml", re.IGNORECASE)
@@ -83,6 +89,7 @@ def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
 def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read a workbook of Excel before 2007. Raises `ItemError`s."""
     check_chains(content)
+    _check_dimensions(content)
     return _parse(content, "xls", _Known(), [], context)
 
 
@@ -246,7 +253,7 @@ class _Sheet:
                 for above, below in zip(given, second, strict=True)
             ]
         names = column_names(given)
-        labels = {name: f"{label}: " if label else "" for name, label in zip(names, given, strict=True)}
+        labels = {name: f"{label.rstrip(' :')}: " if label else "" for name, label in zip(names, given, strict=True)}
         return _Header(range(row, last + 1), names, labels)
 
     def _is_header(self, row: int, below: Sequence[int]) -> bool:
@@ -340,18 +347,7 @@ def _archive(content: bytes, kind: str, settings: DocumentSettings) -> Iterator[
     Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
     """
     with damage_reported(kind), zipfile.ZipFile(BytesIO(content)) as archive:
-        members = archive.infolist()
-        if any(member.flag_bits & ENCRYPTED_FLAG for member in members):
-            raise EncryptedDocumentError("is an encrypted archive; remove the password, or exclude the file")
-        actual = 0
-        if sum(member.file_size for member in members) > settings.max_decompressed_bytes:
-            raise unpacks_too_large(settings)
-        for member in members:
-            with archive.open(member) as stream:
-                while block := stream.read(READ_BYTES):
-                    actual += len(block)
-                    if actual > settings.max_decompressed_bytes:
-                        raise unpacks_too_large(settings)
+        check_archive(archive, settings.max_decompressed_bytes)
         yield archive
 
 
@@ -385,6 +381,18 @@ def _check_extent(sheet: bytes) -> None:
             f"has a sheet with cells as far as row {rows:,} and column {columns:,}, {rows * columns:,} cells in all; "
             "delete what stands outside of the table"
         )
+
+
+def _check_dimensions(content: bytes) -> None:
+    """Raise `CorruptDocumentError` for an .xls that says of a sheet that it is larger than any: room is made for it."""
+    for pattern, places in _DIMENSIONS:
+        for match in pattern.finditer(content):
+            first_row, last_row, first_column, last_column = struct.unpack(places, match[1])
+            if not (first_row <= last_row <= XLS_ROWS and first_column <= last_column <= XLS_COLUMNS):
+                raise CorruptDocumentError(
+                    f"cannot be read as a workbook (it has a sheet of rows {first_row:,} to {last_row:,}); the file is "
+                    "damaged, replace it"
+                )
 
 
 def _left_out(what: str, number: int) -> list[Notice]:

@@ -12,7 +12,12 @@ from itertools import accumulate, chain
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice, assumed, listed_numbers, omitted
 from vectorize_pipelines.documents.context import ParseContext
-from vectorize_pipelines.documents.errors import CorruptDocumentError, DecompressionLimitError, NoTextLayerError
+from vectorize_pipelines.documents.errors import (
+    CorruptDocumentError,
+    DecompressionLimitError,
+    EmptyDocumentError,
+    NoTextLayerError,
+)
 from vectorize_pipelines.documents.formats.outline import sections
 from vectorize_pipelines.documents.formats.pdf.bookmarks import headings
 from vectorize_pipelines.documents.formats.pdf.reader import PageReader
@@ -29,7 +34,8 @@ _OCR_FIRST = "run OCR first (`ocrmypdf in.pdf out.pdf`)"
 def parse_pdf(content: bytes, context: ParseContext) -> ParsedDocument:
     """Return text, pages, sections by the outline, and the document information; an empty user password is tried.
 
-    Raises `EncryptedDocumentError`, `NoTextLayerError`, `CorruptDocumentError`, `DecompressionLimitError`.
+    Raises `EncryptedDocumentError`, `NoTextLayerError`, `EmptyDocumentError`, `CorruptDocumentError`,
+    `DecompressionLimitError`.
     """
     settings = context.settings
     with ExitStack() as stack:
@@ -90,6 +96,14 @@ def _labels(reader: PageReader, count: int) -> list[str]:
         return [""] * count
 
 
+def _attachments(reader: PageReader) -> int:
+    """Return how many files are attached; none where the list of them is damaged."""
+    try:
+        return reader.ask(lambda engine: engine.attachments())
+    except CorruptDocumentError:
+        return 0
+
+
 def _sections(reader: PageReader, text: str, pages: Sequence[Page]) -> tuple[Section, ...]:
     """Return the sections of the outline. Raises `CorruptDocumentError`."""
     bookmarks = reader.ask(lambda engine: engine.bookmarks())
@@ -141,6 +155,8 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
     if damaged := [number for number in outcome.damaged if number not in late]:
         reason = outcome.damaged[damaged[0]]
         yield omitted(f"{_of(damaged, page_count)} have damage: page {damaged[0]} {reason}", "replace the file")
+    if attached := _attachments(reader):
+        yield omitted(f"{attached:,} file(s) attached to it are not embedded", "save them as files of their own")
     if reader.ask(lambda engine: engine.is_dynamic_form):
         yield omitted(
             "it is a dynamic form (XFA), whose pages are made by the program that shows it",
@@ -167,7 +183,7 @@ def ocr_remedy(reader: PageReader, settings: DocumentSettings) -> str:
 
 def _nothing(
     reader: PageReader, page_count: int, settings: DocumentSettings
-) -> CorruptDocumentError | NoTextLayerError:
+) -> CorruptDocumentError | EmptyDocumentError | NoTextLayerError:
     """Return the error for a document without a text."""
     outcome = reader.outcome
     if outcome.damaged and not outcome.without:
@@ -175,6 +191,10 @@ def _nothing(
         return CorruptDocumentError(f"has no page that can be read: page {number} {reason}")
     if reader.ask(lambda engine: engine.is_dynamic_form):
         return NoTextLayerError("is a dynamic form (XFA), which Adobe Reader shows; print it to a PDF with that")
+    if not outcome.without and not outcome.unrecognised:
+        return EmptyDocumentError(
+            f"has {page_count} page(s), all of them blank; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE"
+        )
     return NoTextLayerError(
         f"has {page_count} page(s) but no text layer, as scans have; {ocr_remedy(reader, settings)}"
     )

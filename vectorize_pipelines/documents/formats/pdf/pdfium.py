@@ -68,6 +68,11 @@ class PdfiumFile:
         information: dict[str, str] = self._document.get_metadata_dict()
         return information
 
+    def attachments(self) -> int:
+        """Return how many files are attached to the document."""
+        count: int = self._document.count_attachments()
+        return count
+
     def label(self, number: int) -> str:
         """Return what a page, counted from 0, calls itself; empty where it does not."""
         from pypdfium2 import raw

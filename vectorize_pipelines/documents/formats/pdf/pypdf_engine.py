@@ -1,5 +1,6 @@
 """PDFs through pypdf: pages that PDFium does not read, and all of them where the settings say so."""
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from io import BytesIO
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 #: pypdf takes a second for so many bytes of a page's drawing instructions, most of which set no text.
 _MAX_DRAWING_BYTES = 2 * 2**20
+_INLINE_PICTURE = re.compile(rb"(?:\A|\s)BI\s")
 _MAX_PARENTS = 10
 _HIDDEN = 0x02 | 0x20
 _PASSWORD, _RADIO, _PUSH_BUTTON = 1 << 13, 1 << 15, 1 << 16
@@ -45,6 +47,10 @@ class PypdfFile:
     def information(self) -> dict[str, str]:
         """What the document says of itself."""
         return {key.removeprefix("/"): str(value) for key, value in (self._reader.metadata or {}).items()}
+
+    def attachments(self) -> int:
+        """Return how many files are attached to the document."""
+        return sum(1 for _ in self._reader.attachment_list)
 
     def label(self, number: int) -> str:
         """Return what a page, counted from 0, calls itself; empty where it does not."""
@@ -87,7 +93,8 @@ class PypdfFile:
         try:
             page = self._reader.pages[number]
             contents = page.get_contents()
-            if contents is None or (not thorough and len(contents.get_data()) > _MAX_DRAWING_BYTES):
+            drawing = b"" if contents is None else contents.get_data()
+            if not drawing or (not thorough and len(drawing) > _MAX_DRAWING_BYTES):
                 text = ""
             else:
                 text = "\n".join(map(str.strip, page.extract_text().strip().split("\n")))
@@ -95,9 +102,12 @@ class PypdfFile:
             if with_comments:
                 parts += _comments(page)
         except LimitReachedError as error:
-            raise DecompressionLimitError(f"unpacks to more than the PDF reader allows ({error})") from error
+            raise DecompressionLimitError(
+                "unpacks to more than the PDF reader allows, or refers to itself; save it again with another program"
+            ) from error
         text = "\n".join(filter(None, parts))
-        return PageText(text, shows=not text and "/XObject" in (page.get("/Resources") or {}))
+        has_pictures = "/XObject" in (page.get("/Resources") or {}) or _INLINE_PICTURE.search(drawing) is not None
+        return PageText(text, shows=not text and has_pictures)
 
 
 def _annotations(page: "PageObject") -> Iterator[Any]:
