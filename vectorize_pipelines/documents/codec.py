@@ -89,7 +89,7 @@ def _described(document: ParsedDocument, size: int) -> dict[str, object]:
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
         "pages": [*_bounds(document.pages), [each.number for each in document.pages], _page_fields(document.pages)],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
-        "notices": [[each.kind, each.what, each.remedy] for each in limited(document.notices)],
+        "notices": [[each.kind.value, each.what, each.remedy] for each in limited(document.notices)],
     }
 
 
