@@ -1,5 +1,6 @@
 """What lies inside of a file: members of archives, attachments of messages, as documents of their own."""
 
+import base64
 import io
 import tarfile
 import zipfile
@@ -273,3 +274,22 @@ def test_the_rows_of_a_member_say_what_is_missing_in_it() -> None:
         "in.zip!/b.txt": False,
         "c.txt": False,
     }
+
+
+def test_a_message_that_came_as_text_has_no_other_encoding() -> None:
+    head = "Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=koi8-r\n"
+    as_text = parse(f"{head}\nПервая".encode(), "document.eml", SETTINGS, "message/rfc822; charset=utf-8")
+    assert as_text.text == "s\n\nПервая"
+    encoded = f"{head}Content-Transfer-Encoding: base64\n\n".encode() + base64.encodebytes("Первая".encode("koi8-r"))
+    assert parse(encoded, "document.eml", SETTINGS, "message/rfc822; charset=utf-8").text == "s\n\nПервая"
+
+
+def test_an_attachment_has_the_encoding_that_its_part_states() -> None:
+    message = mail()
+    message.set_content("See the list.")
+    message.add_attachment("Größe".encode("cp1250"), maintype="text", subtype="plain", filename="a.txt")
+    part = next(message.iter_attachments())
+    part.set_param("charset", "windows-1250")
+    document = read(message.as_bytes(), "a.eml")
+    assert texts(document) == {"a.txt": "Größe"}
+    assert document.notices == ()

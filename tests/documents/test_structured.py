@@ -137,3 +137,12 @@ def test_what_is_said_above_a_definition_belongs_to_it() -> None:
 )
 def test_subtitles_are_lines_behind_their_times(name: str, content: str) -> None:
     assert read(content, name).text == "00:00:01 The north pier\n01:02:03 is closed"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", "\n"])
+def test_xml_has_the_encoding_that_its_carrier_states_whatever_it_declares(mark: str) -> None:
+    page = f'{mark}<?xml version="1.0" encoding="windows-1251"?><pier><name>Größe</name></pier>'
+    document = parse(page.encode(), "document.xml", SETTINGS, "text/xml; charset=utf-8")
+    assert document.text == "pier:\n  name: Größe"
+    as_declared = parse(page.replace("Größe", "Маяк").strip("\ufeff\n").encode("cp1251"), "a.xml", SETTINGS)
+    assert as_declared.text == "pier:\n  name: Маяк"

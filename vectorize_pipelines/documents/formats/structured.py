@@ -4,6 +4,7 @@ What is no valid JSON or XML, such as a configuration with comments, is taken as
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from vectorize_pipelines.documents.errors import CorruptDocumentError, damage_re
 from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
 from vectorize_pipelines.documents.formats.package import parse_xml
-from vectorize_pipelines.documents.formats.text import Decoded, decode
+from vectorize_pipelines.documents.formats.text import Decoded, carrier_encoding, decode, stated_encoding
 from vectorize_pipelines.documents.formats.values import one_line
 from vectorize_pipelines.documents.types import ParsedDocument
 
@@ -21,6 +22,7 @@ INDENT = "  "
 _XHTML = "{http://www.w3.org/1999/xhtml}html"
 #: JSON may nest deeper than Python follows.
 _DEEPEST = 200
+_XML_DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>")
 
 
 class _Pairs(NamedTuple):
@@ -54,17 +56,26 @@ def parse_json(content: bytes, context: ParseContext) -> ParsedDocument:
 
 
 def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
-    """Return elements as lines `name: text`, attributes beside their element's name, mixed content as a paragraph."""
+    """Return elements as lines `name: text`, attributes beside their element's name, mixed content as a paragraph.
+
+    An encoding that the carrier or the settings state takes the place of the declared one (RFC 7303).
+    """
+    written = content
+    notices: tuple[Notice, ...] = ()
+    if carrier_encoding(context.media_type) or stated_encoding(context):
+        text, notices = decode(content, context)
+        declaration = _XML_DECLARATION.match(text)
+        written = text[declaration.end() if declaration else 0 :].encode()
     try:
         with damage_reported("XML"):
-            root = parse_xml(content)
+            root = parse_xml(written)
     except CorruptDocumentError as error:
         return _as_it_is(decode(content, context), "xml", error)
     if root.tag == _XHTML:
         return parse_html(content, context)
     with damage_reported("XML"):
-        text = "\n".join(_xml_lines(root, ""))
-    return ParsedDocument(_clean(text), {"parser": "xml"})
+        lines = "\n".join(_xml_lines(root, ""))
+    return ParsedDocument(_clean(lines), {"parser": "xml"}, notices=notices)
 
 
 def parse_yaml(content: bytes, context: ParseContext) -> ParsedDocument:
