@@ -1,5 +1,6 @@
 """What lies inside of a file: members of archives, attachments of messages, as documents of their own."""
 
+import base64
 import io
 import tarfile
 import zipfile
@@ -10,6 +11,7 @@ import pytest
 
 from tests.documents import compound, packages
 from tests.documents.builders import SETTINGS, docx, settings
+from vectorize_pipelines.core.notices import MAX_NOTICES, NoticeKind
 from vectorize_pipelines.documents import ParsedDocument, parse
 from vectorize_pipelines.documents.codec import ParseOutcome, answer_limits, from_message, to_message
 from vectorize_pipelines.documents.errors import (
@@ -282,3 +284,62 @@ def test_a_name_in_utf8_that_does_not_say_so_is_read() -> None:
         archive.writestr("tide.txt", "x")
     content = buffer.getvalue().replace(b"tide.txt", "gré.txt".encode())
     assert list(texts(read(content, "a.zip"))) == ["gré.txt"]
+
+
+def test_programs_leftovers_in_an_archive_are_passed_over_as_in_a_folder() -> None:
+    leftovers = ["THUMBS.DB", "docs/~$a.docx", "docs/a.txt~", "a.pdf.part", ".~lock.a.odt#", "x.tmp"]
+    document = read(packages.package({"a.txt": "one", **dict.fromkeys(leftovers, "x")}), "a.zip")
+    assert texts(document) == {"a.txt": "one"}
+    assert document.notices == ()
+
+
+def test_guesses_in_many_members_are_not_said_to_be_missing() -> None:
+    content = "Größe und Maße der schönen Brücke über den Fluß, die früher unmöglich gewesen wäre.".encode("cp1252")
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for number in range(2 * MAX_NOTICES):
+            archive.writestr(f"{number}.txt", content)
+    outcome = ParseOutcome("0" * 32, read(buffer.getvalue(), "a.zip"))
+    document = from_message(to_message(outcome, answer_limits(SETTINGS))).document
+    assert document is not None
+    assert len(document.notices) == MAX_NOTICES
+    assert {notice.kind for notice in document.notices} == {NoticeKind.ASSUMED}
+
+
+def test_the_rows_of_a_member_say_what_is_missing_in_it() -> None:
+    from vectorize_pipelines.documents.cutting import Cutting
+    from vectorize_pipelines.settings import Settings
+
+    table = "text,n\none,1\ntoo,many,fields\ntwo,2\n"
+    inner = packages.package({"a.csv": table, "b.txt": "whole"})
+    parsed = read(packages.package({"in.zip": inner, "c.txt": "whole"}), "a.zip")
+    assert [notice.what.partition(": ")[0] for notice in parsed.notices] == ["in.zip"]
+    document = from_message(to_message(ParseOutcome("0" * 32, parsed), answer_limits(SETTINGS))).document
+    assert document is not None
+    items = Cutting(Settings(), "sentence-transformers/all-MiniLM-L6-v2").items(
+        document, source_id="/x/a.zip", uri="/x/a.zip", occurred_at=datetime.now(UTC)
+    )
+    assert {str(item.metadata["member"]): "omitted" in item.metadata for item in items} == {
+        "in.zip!/a.csv": True,
+        "in.zip!/b.txt": False,
+        "c.txt": False,
+    }
+
+
+def test_a_message_that_came_as_text_has_no_other_encoding() -> None:
+    head = "Subject: s\nFrom: a@example.com\nContent-Type: text/plain; charset=koi8-r\n"
+    as_text = parse(f"{head}\nПервая".encode(), "document.eml", SETTINGS, "message/rfc822; charset=utf-8")
+    assert as_text.text == "s\n\nПервая"
+    encoded = f"{head}Content-Transfer-Encoding: base64\n\n".encode() + base64.encodebytes("Первая".encode("koi8-r"))
+    assert parse(encoded, "document.eml", SETTINGS, "message/rfc822; charset=utf-8").text == "s\n\nПервая"
+
+
+def test_an_attachment_has_the_encoding_that_its_part_states() -> None:
+    message = mail()
+    message.set_content("See the list.")
+    message.add_attachment("Größe".encode("cp1250"), maintype="text", subtype="plain", filename="a.txt")
+    part = next(message.iter_attachments())
+    part.set_param("charset", "windows-1250")
+    document = read(message.as_bytes(), "a.eml")
+    assert texts(document) == {"a.txt": "Größe"}
+    assert document.notices == ()

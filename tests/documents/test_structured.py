@@ -175,3 +175,12 @@ def test_subtitles_are_lines_behind_their_times(name: str, content: str) -> None
 
 def test_what_a_webvtt_writes_as_html_is_read() -> None:
     assert read("WEBVTT\n\n00:01.000 --> 00:02.000\nFish &amp; chips\n", "a.vtt").text == "00:00:01 Fish & chips"
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff", "\n"])
+def test_xml_has_the_encoding_that_its_carrier_states_whatever_it_declares(mark: str) -> None:
+    page = f'{mark}<?xml version="1.0" encoding="windows-1251"?><pier><name>Größe</name></pier>'
+    document = parse(page.encode(), "document.xml", SETTINGS, "text/xml; charset=utf-8")
+    assert document.text == "pier:\n  name: Größe"
+    as_declared = parse(page.replace("Größe", "Маяк").strip("\ufeff\n").encode("cp1251"), "a.xml", SETTINGS)
+    assert as_declared.text == "pier:\n  name: Маяк"

@@ -65,7 +65,7 @@ def notice_of(kind: NoticeKind, what: str, remedy: str) -> Notice:
 
 
 def within(place: str, notices: Sequence[Notice]) -> list[Notice]:
-    """Return notices that say which part of a request they are about, such as `data[3]`."""
+    """Return notices that say which part of a request or file they are about: `data[3]`, a member of an archive."""
     return [notice_of(each.kind, f"{place}: {each.what}", each.remedy) for each in notices]
 
 

@@ -89,7 +89,7 @@ def _described(document: ParsedDocument, size: int) -> dict[str, object]:
         "sections": [*_bounds(document.sections), [list(each.path) for each in document.sections]],
         "pages": [*_bounds(document.pages), [each.number for each in document.pages], _page_fields(document.pages)],
         "rows": [*_bounds(document.rows), [each.number for each in document.rows], *_fields(document.rows)],
-        "notices": [[each.kind, each.what, each.remedy] for each in limited(document.notices)],
+        "notices": [[each.kind.value, each.what, each.remedy] for each in limited(document.notices)],
     }
 
 
@@ -176,8 +176,10 @@ def _pages(lists: Sequence[list[Any]], size: int) -> tuple[Page, ...]:
     starts, ends, numbers, fields = lists
     _check_spans(starts, ends, numbers, size)
     _check_integers(numbers)
-    metadata = dict(zip(numbers, map(_metadata, fields), strict=True)) if fields else {}
-    return tuple(Page(*page, metadata.get(page[2], {})) for page in zip(starts, ends, numbers, strict=True))
+    if fields and len(fields) != len(numbers):
+        raise InvalidAnswerError("metadata of other pages than there are")
+    metadata = map(_metadata, fields) if fields else repeat({}, len(numbers))
+    return tuple(map(Page, starts, ends, numbers, metadata))
 
 
 def _rows(lists: Sequence[list[Any]], size: int) -> tuple[TableRow, ...]:

@@ -15,15 +15,13 @@ from vectorize_pipelines.core.notices import row_fields
 from vectorize_pipelines.documents.chunking import Chunker, chunker_fingerprint
 from vectorize_pipelines.documents.errors import ParseTimeoutError, TooMuchMetadataError
 from vectorize_pipelines.documents.parsing import too_many_chunks
-from vectorize_pipelines.documents.types import Chunk, ParsedDocument
+from vectorize_pipelines.documents.types import MEMBER_SEPARATOR, Chunk, ParsedDocument
 from vectorize_pipelines.encoders import describe_model, load_tokenizer
 from vectorize_pipelines.encoders.base import EncoderSpec
 from vectorize_pipelines.encoders.configured import describe_options
 from vectorize_pipelines.errors import SettingsError
 from vectorize_pipelines.settings import DocumentSettings, Settings
 
-#: Between the address of a file and the name of what lies inside.
-MEMBER_SEPARATOR = "!/"
 #: Chunk length for a model without a limit of its own.
 DEFAULT_CHUNK_TOKENS = 512
 #: For each character: several times what the slowest of texts take on a busy machine.

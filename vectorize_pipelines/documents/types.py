@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import Notice
 
+#: Between the name of a file and that of a member: `archive.zip!/folder/a.pdf`.
+MEMBER_SEPARATOR = "!/"
 #: What metadata call the number of a row: the first of these that no column of its table is called.
 ROW_NUMBER = ("row", "row_number", "table_row_number")
 
@@ -72,7 +74,10 @@ class ParsedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A document inside a file. `name` is its path in there, through all archives: `inner.zip!/folder/a.pdf`."""
+    """A document inside a file. `name` is its path in there, through all archives: `inner.zip!/folder/a.pdf`.
+
+    Its notices are for its own rows; the outermost document has them, too.
+    """
 
     name: str
     document: ParsedDocument

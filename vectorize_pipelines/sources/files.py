@@ -6,7 +6,6 @@ sensor for new files does the same comparison and stops there. Files come one by
 are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
-import fnmatch
 import os
 import re
 import stat
@@ -24,6 +23,7 @@ from urllib.request import url2pathname
 
 import pathspec
 
+from vectorize_pipelines.core.temporary_files import is_temporary
 from vectorize_pipelines.core.urls import shown_text
 from vectorize_pipelines.errors import SourceError
 from vectorize_pipelines.sources.content import LEADS_OUT, kind_of, leads_out, missing_package
@@ -39,13 +39,6 @@ NOT_FOLLOWED = (
 )
 #: Why a link is listed that leads nowhere. Rows of what lay there stay.
 LEADS_NOWHERE = "is a link, and what it leads to is not there; mount or restore that, or remove the link"
-#: Names of files that programs keep beside those that people work on: locks, copies, halves of downloads, views.
-TEMPORARY_FILES = (
-    *("~$*", ".~lock.*#", ".#*", "#*#", "*~", "*.swp", "*.tmp"),
-    *("*.crdownload", "*.download", "*.part", "*.partial"),
-    *("thumbs.db", "desktop.ini", ".ds_store", "._*"),
-)
-_TEMPORARY = re.compile("|".join(map(fnmatch.translate, TEMPORARY_FILES)), re.IGNORECASE)
 _EARLIEST = int(datetime(1, 1, 2, tzinfo=UTC).timestamp())
 _LATEST = int(datetime(9999, 12, 30, tzinfo=UTC).timestamp())
 _VERSION_KEYS = ("ETag", "etag", "md5Hash", "sha", "checksum")
@@ -92,7 +85,7 @@ class OrderedListing:
                  manifest knows below them has not vanished
     other_kinds  suffix in lower case, empty where there is none -> how many files were passed over for it; nothing
                  where `include` decides
-    left_out     how many files were passed over as `TEMPORARY_FILES`
+    left_out     how many files were passed over as `core.temporary_files` names them
     found        how many files have come
     """
 
@@ -135,9 +128,9 @@ class FileSource:
     """The files below `root` that the patterns take.
 
     Patterns are those of .gitignore, relative to the root. Without `include`, files with one of `suffixes` are
-    taken. `TEMPORARY_FILES` are not, unless a pattern of `include` names such files, as `*.tmp` does. Links to
-    files and folders are followed, each folder once; those that lead out of the root only with `follow_links`, and else
-    listed as unreadable. The root itself may be a link.
+    taken. Temporary files (`core.temporary_files`) are not, unless a pattern of `include` names such files, as `*.tmp`
+    does. Links to files and folders are followed, each folder once; those that lead out of the root only with
+    `follow_links`, and else listed as unreadable. The root itself may be a link.
     """
 
     def __init__(
@@ -154,7 +147,7 @@ class FileSource:
         self._suffixes = frozenset(suffixes)
         self._longer_suffixes = tuple(suffix for suffix in suffixes if suffix.count(".") > 1)
         self._include = pathspec.GitIgnoreSpec.from_lines(include) if include else None
-        temporary = [pattern for pattern in include if _TEMPORARY.match(re.sub(r".*/|\\", "", pattern))]
+        temporary = [pattern for pattern in include if is_temporary(re.sub(r".*/|\\", "", pattern))]
         self._temporary_taken = pathspec.GitIgnoreSpec.from_lines(temporary)
         self._exclude = pathspec.GitIgnoreSpec.from_lines(exclude)
         self.root = normalised_root(root)
@@ -209,7 +202,7 @@ class FileSource:
 
     def _is_temporary(self, relative: str) -> bool:
         name = relative.rpartition("/")[2]
-        return _TEMPORARY.match(name) is not None and not self._temporary_taken.match_file(relative)
+        return is_temporary(name) and not self._temporary_taken.match_file(relative)
 
     def _is_away(self, relative: str) -> bool:
         """Return whether a link that leads nowhere may stand for what is taken: a folder has no suffix, mostly."""

@@ -222,6 +222,8 @@ PRICES: Mapping[str, object] = {
         ("price = 12", "c"),
         ("price = 12.000", "c"),
         ("price = 0012", "g"),
+        ("price = .50", "j"),
+        ("price < .6", "j"),
         ("price in (10, 0.5, free)", "bfj"),
         ("price != 10", "acdefghij"),
         ("price not in (10, 12)", "adefghij"),

@@ -13,7 +13,7 @@ from vectorize_pipelines.documents.errors import CorruptDocumentError, Encrypted
 from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.members import MemberReader
 from vectorize_pipelines.documents.formats.outline import OutlineBuilder
-from vectorize_pipelines.documents.formats.text import Decoded, decode
+from vectorize_pipelines.documents.formats.text import Decoded, carrier_encoding, decode
 from vectorize_pipelines.documents.formats.values import clean_text, json_fields, one_line, short_label
 from vectorize_pipelines.documents.recognition import FORMATS, SUPPORTED_SUFFIXES, ending
 from vectorize_pipelines.documents.types import ParsedDocument
@@ -24,6 +24,7 @@ _ENCRYPTED = re.compile(r"multipart/encrypted|application/(?:x-)?pkcs7-mime", re
 _HEADERS = (("to", "To"), ("cc", "Cc"))
 #: Types of text that no reader is shown as such: "text/calendar" and others.
 _NO_PROSE = ("calendar", "css", "vcard")
+_ENCODED = ("base64", "quoted-printable")
 
 
 def parse_eml(content: bytes, context: ParseContext) -> ParsedDocument:
@@ -142,11 +143,16 @@ def _best_of(parts: Iterable[Message], context: ParseContext) -> tuple[str, tupl
 
 
 def _text(part: Message, context: ParseContext) -> Decoded:
-    """Return the text of a part in the encoding that its own header names."""
+    """Return the text of a part in the encoding that its own header names.
+
+    A message that came as text, within a request, has one encoding, but for what is in base64 or quoted-printable.
+    """
     payload = part.get_payload(decode=True)
     if not isinstance(payload, bytes) or not payload.strip():
         return Decoded("")
-    return decode(payload, replace(context, media_type=str(part.get("content-type", ""))))
+    is_as_it_came = str(part.get("content-transfer-encoding", "")).strip().lower() not in _ENCODED
+    came_as_text = is_as_it_came and carrier_encoding(context.media_type) is not None
+    return decode(payload, context if came_as_text else replace(context, media_type=str(part.get("content-type", ""))))
 
 
 def _flowed(part: Message, text: str) -> str:
@@ -181,7 +187,7 @@ def _attach(part: Message, number: int, reader: MemberReader) -> None:
     name = attachment_name(name, kind, number)
     if reader.is_read(name):
         reader.begin(len(data))
-        reader.read(name, data)
+        reader.read(name, data, str(part.get("content-type", "")) or None)
 
 
 def _header(message: Message, name: str) -> str:

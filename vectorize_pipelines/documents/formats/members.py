@@ -7,21 +7,19 @@ import posixpath
 from collections import Counter
 from dataclasses import replace
 
-from vectorize_pipelines.core.notices import MAX_NOTICES, Notice, omitted, within
+from vectorize_pipelines.core.notices import Notice, limited, omitted, within
+from vectorize_pipelines.core.temporary_files import is_temporary
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import DecompressionLimitError, UnsupportedFormatError
-from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
+from vectorize_pipelines.documents.formats.values import clean_text, is_blank, one_line, short_label
 from vectorize_pipelines.documents.recognition import SUPPORTED_SUFFIXES, ending
-from vectorize_pipelines.documents.types import Member
+from vectorize_pipelines.documents.types import MEMBER_SEPARATOR, Member
 from vectorize_pipelines.errors import ItemError
 
-SEPARATOR = "!/"
 MAX_DEPTH = 3
 KINDS_SHOWN = 5
-#: Of those about members; the document has some of its own.
-NOTICES_SHOWN = MAX_NOTICES - 4
-#: Left out without a word, as in folders: hidden files, what programs leave behind.
-_LEFT_OUT = ("__MACOSX", "Thumbs.db", "desktop.ini")
+#: Left out without a word, with what is in it: what macOS adds to archives.
+_RESOURCE_FORKS = "__MACOSX"
 
 
 class MemberReader:
@@ -40,9 +38,9 @@ class MemberReader:
     def is_read(self, name: str) -> bool:
         """Return whether a member of this name is a document; count in the notices what is of another kind."""
         parts = name.replace("\\", "/").split("/")
-        if any(part in _LEFT_OUT or (part.startswith(".") and part.strip(".")) for part in parts):
+        if any(part == _RESOURCE_FORKS or (part.startswith(".") and part.strip(".")) for part in parts):
             return False
-        if parts[-1].startswith("~$"):
+        if is_temporary(parts[-1]):
             return False
         suffix = ending(parts[-1])
         if suffix not in SUPPORTED_SUFFIXES:
@@ -77,11 +75,12 @@ class MemberReader:
         except ItemError as error:
             self.fail(name, error)
             return
-        self._notices += within(name, document.notices)
+        notices = limited(document.notices)
+        self._notices += within(name, notices)
         members = document.members
-        if document.text.strip():
-            self.members.append(Member(name, replace(document, members=())))
-        self.members += [Member(f"{name}{SEPARATOR}{member.name}", member.document) for member in members]
+        if not is_blank(document.text):
+            self.members.append(Member(name, replace(document, members=(), notices=notices)))
+        self.members += [Member(f"{name}{MEMBER_SEPARATOR}{member.name}", member.document) for member in members]
 
     def fail(self, name: str, error: ItemError) -> None:
         """Note why a member is not embedded."""
@@ -95,12 +94,7 @@ class MemberReader:
 
     def notices(self) -> tuple[Notice, ...]:
         """Return what is not in the documents, and what was guessed."""
-        found = self._notices[:NOTICES_SHOWN]
-        if len(self._notices) > len(found):
-            rest = len(self._notices) - len(found)
-            found.append(
-                omitted(f"{rest:,} more of its {self._noun}s have notices like these", "unpack it to see them")
-            )
+        found = list(self._notices)
         if self._other_kinds:
             kinds = self._other_kinds.most_common(KINDS_SHOWN)
             shown = ", ".join(f"{number} {suffix or 'without an ending'}" for suffix, number in kinds)

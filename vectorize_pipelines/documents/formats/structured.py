@@ -4,6 +4,7 @@ What is no valid JSON or XML, such as a configuration with comments, is taken as
 """
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ INDENT = "  "
 _XHTML = "{http://www.w3.org/1999/xhtml}html"
 #: JSON may nest deeper than Python follows.
 _DEEPEST = 200
+_XML_DECLARATION = re.compile(r"\s*<\?xml\s[^>]*\?>")
 
 
 class _Pairs(NamedTuple):
@@ -58,7 +60,7 @@ def parse_xml_document(content: bytes, context: ParseContext) -> ParsedDocument:
     decoded = decode(content, context, xml_declaration(content))
     try:
         with damage_reported("XML"):
-            root = parse_xml(decoded.text.encode(), "utf-8")
+            root = parse_xml(decoded.text.lstrip().encode(), "utf-8")
     except CorruptDocumentError as error:
         return _as_it_is(decoded, "xml", error)
     if root.tag == _XHTML:

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 from vectorize_pipelines.core.items import Item, Modality
 from vectorize_pipelines.core.records import record_id
-from vectorize_pipelines.documents.cutting import MEMBER_SEPARATOR
 from vectorize_pipelines.documents.recognition import SUPPORTED_SUFFIXES
+from vectorize_pipelines.documents.types import MEMBER_SEPARATOR
 from vectorize_pipelines.errors import ItemError, SourceError, UnreadableFileError
 from vectorize_pipelines.pipeline.files.documents import DocumentReader
 from vectorize_pipelines.pipeline.stored_rows import StoredRow

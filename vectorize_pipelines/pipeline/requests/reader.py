@@ -19,10 +19,10 @@ from vectorize_pipelines.core.items import Item, JsonValue, Modality, content_ha
 from vectorize_pipelines.core.notices import within
 from vectorize_pipelines.core.retrying import growing_pauses, retry
 from vectorize_pipelines.core.urls import is_data, other_spelling, stored_uri
-from vectorize_pipelines.documents.cutting import MEMBER_SEPARATOR, Cutting
+from vectorize_pipelines.documents.cutting import Cutting
 from vectorize_pipelines.documents.parsed_ahead import ParsedAhead
 from vectorize_pipelines.documents.pool import ParserPool
-from vectorize_pipelines.documents.types import ParsedDocument
+from vectorize_pipelines.documents.types import MEMBER_SEPARATOR, ParsedDocument
 from vectorize_pipelines.encoders import EncoderSpec
 from vectorize_pipelines.encoders.configured import image_decoders
 from vectorize_pipelines.errors import ItemError, SettingsError

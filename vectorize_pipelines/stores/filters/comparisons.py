@@ -13,6 +13,7 @@ from typing import NoReturn
 
 import pyarrow as pa
 
+from vectorize_pipelines.core.numerals import number_in
 from vectorize_pipelines.core.records import RECORD_FIELDS, record_schema
 from vectorize_pipelines.errors import VectorizeError
 from vectorize_pipelines.stores.filters.expressions import And, Equal, Filter, In, Not, Or, Prefix, Range, Scalar
@@ -217,7 +218,9 @@ def _spellings(text: str) -> tuple[str, ...]:
 
 
 def _number(text: str) -> float | None:
-    """Return the JSON number that a text is; None for any other text."""
+    """Return the number that a text is, as JSON or as `.5`; None for any other text."""
+    if text.startswith((".", "-.")):
+        return number_in(text)
     try:
         value = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
