@@ -196,5 +196,10 @@ def test_an_xls_with_a_sheet_larger_than_any_is_damaged(rows: tuple[int, int]) -
     content = bytearray((TABLES / "cargo.xls").read_bytes())
     place = content.find(b"\x00\x02\x0e\x00")
     struct.pack_into("<II", content, place + 4, *rows)
-    with pytest.raises(CorruptDocumentError, match="a sheet of rows"):
+    with pytest.raises(CorruptDocumentError, match="more rows or columns than there can be"):
         parse(bytes(content), "cargo.xls", SETTINGS)
+
+
+def test_bytes_that_look_like_a_record_of_a_large_sheet_are_none() -> None:
+    content = (TABLES / "cargo.xls").read_bytes() + b"\x00\x02\x0e\x00" + b"\x7f" * 14 + bytes(494)
+    assert len(rows_of(parse(content, "cargo.xls", SETTINGS))) == 2

@@ -68,11 +68,10 @@ _UNCALCULATED = re.compile(
 _ROW = re.compile(rb'<(?:\w+:)?row\b[^>]*?\br="([0-9]{1,7})"')
 _COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="([A-Z]{1,3})')
 _FAR_COLUMN = re.compile(rb'<(?:\w+:)?c\s+r="[A-Z]{3}')
-#: The record of an .xls that says how far a sheet reaches, of Excel since 97 and before, and the numbers in it.
-_DIMENSIONS = (
-    (re.compile(rb"\x00\x02\x0e\x00(.{12})\x00\x00", re.DOTALL), "<IIHH"),
-    (re.compile(rb"\x00\x02\x0a\x00(.{8})\x00\x00", re.DOTALL), "<HHHH"),
-)
+#: The record of an .xls that says how far a sheet reaches; by its length, of Excel since 97 and before, its numbers.
+_DIMENSIONS_RECORD = 0x0200
+_DIMENSIONS = tuple(re.compile(rb"\x00\x02" + bytes((size, 0)) + rb"(.{%d})" % size, re.DOTALL) for size in (14, 10))
+_PLACES = {14: "<IIHH", 10: "<HHHH"}
 _SHEET_PART = re.compile(r"xl/worksheets/[^/]+\.xml", re.IGNORECASE)
 _DRAWING_PART = re.compile(r"xl/drawings/[^/]+\.xml", re.IGNORECASE)
 _COMMENTS_PART = re.compile(r"xl/(?:comments/)?comments?\d*\.xml|xl/threadedComments/[^/]+\.xml", re.IGNORECASE)
@@ -385,14 +384,37 @@ def _check_extent(sheet: bytes) -> None:
 
 def _check_dimensions(content: bytes) -> None:
     """Raise `CorruptDocumentError` for an .xls that says of a sheet that it is larger than any: room is made for it."""
-    for pattern, places in _DIMENSIONS:
-        for match in pattern.finditer(content):
-            first_row, last_row, first_column, last_column = struct.unpack(places, match[1])
-            if not (first_row <= last_row <= XLS_ROWS and first_column <= last_column <= XLS_COLUMNS):
-                raise CorruptDocumentError(
-                    f"cannot be read as a workbook (it has a sheet of rows {first_row:,} to {last_row:,}); the file is "
-                    "damaged, replace it"
-                )
+    # Other records may look like these; so records are walked through where one of them would be too large.
+    if not any(_is_too_large(match[1]) for pattern in _DIMENSIONS for match in pattern.finditer(content)):
+        return
+    with damage_reported("a workbook"):
+        too_large = any(map(_is_too_large, _dimension_records(content)))
+    if too_large:
+        raise CorruptDocumentError(
+            "cannot be read as a workbook (a sheet has more rows or columns than there can be); the file is damaged, "
+            "replace it"
+        )
+
+
+def _is_too_large(dimensions: bytes) -> bool:
+    places = _PLACES.get(len(dimensions))
+    if places is None:
+        return False
+    first_row, last_row, first_column, last_column = struct.unpack(places, dimensions[: struct.calcsize(places)])
+    return not (first_row <= last_row <= XLS_ROWS and first_column <= last_column <= XLS_COLUMNS)
+
+
+def _dimension_records(content: bytes) -> Iterator[bytes]:
+    import olefile
+
+    with olefile.OleFileIO(BytesIO(content)) as file:
+        stream = file.openstream("Workbook" if file.exists("Workbook") else "Book").read()
+    place = 0
+    while place + 4 <= len(stream):
+        kind, size = struct.unpack_from("<HH", stream, place)
+        place += 4 + size
+        if kind == _DIMENSIONS_RECORD:
+            yield stream[place - size : place]
 
 
 def _left_out(what: str, number: int) -> list[Notice]:
