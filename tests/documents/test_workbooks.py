@@ -43,7 +43,7 @@ def test_a_row_is_an_item_with_the_values_that_a_reader_sees() -> None:
     assert [(notice.kind, notice.what) for notice in document.notices] == [
         (NoticeKind.OMITTED, "left out its comments (1)"),
         (NoticeKind.OMITTED, "left out cells whose formulas have no value stored (2)"),
-        (NoticeKind.ASSUMED, "left out a hidden sheet ('Hidden')"),
+        (NoticeKind.OMITTED, "left out a hidden sheet ('Hidden')"),
     ]
 
 

@@ -16,7 +16,7 @@ from math import isfinite
 from typing import Any, TypeAlias
 
 from vectorize_pipelines.core.items import JsonValue
-from vectorize_pipelines.core.notices import Notice, assumed, omitted
+from vectorize_pipelines.core.notices import Notice, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
@@ -135,7 +135,7 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
             found.add_to(builder)
     if hidden:
         what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
-        notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
+        notices.append(omitted(what, "show them in the program that made the workbook to have them embedded"))
     if builder.is_empty:
         what = "has no sheet with text in it" + (" that is not hidden" if hidden else "")
         raise EmptyDocumentError(f"{what}; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
