@@ -63,7 +63,9 @@ def test_an_archives_members_are_documents_of_their_own() -> None:
         "report.docx": "A docx",
     }
     assert len(next(each for each in document.members if each.name == "table.csv").document.rows) == 2
-    assert [notice.what for notice in document.notices] == ["1 member(s) of other kinds are left out: 1 .png"]
+    assert [(notice.kind, notice.what) for notice in document.notices] == [
+        ("assumed", "1 member(s) of other kinds are left out: 1 .png")
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import posixpath
 from collections import Counter
 from dataclasses import replace
 
-from vectorize_pipelines.core.notices import MAX_NOTICES, Notice, omitted, within
+from vectorize_pipelines.core.notices import MAX_NOTICES, Notice, assumed, omitted, within
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import DecompressionLimitError, UnsupportedFormatError
 from vectorize_pipelines.documents.formats.values import clean_text, one_line, short_label
@@ -105,11 +105,12 @@ class MemberReader:
             kinds = self._other_kinds.most_common(KINDS_SHOWN)
             shown = ", ".join(f"{number} {suffix or 'without an ending'}" for suffix, number in kinds)
             others = self._other_kinds.total() - sum(number for _, number in kinds)
+            # As in folders, where they are counted: whoever reads a message misses no picture of a signature.
             found.append(
-                omitted(
+                assumed(
                     f"{self._other_kinds.total():,} {self._noun}(s) of other kinds are left out: {shown}"
                     + (f", {others} others" if others else ""),
-                    "unpack or convert what is to be found",
+                    "convert those whose text is to be found, and put them beside it",
                 )
             )
         return tuple(found)
