@@ -114,6 +114,13 @@ def test_nothing_but_blank_pages_is_empty_and_no_scan(engine: str) -> None:
         read(mixed("bb"), pdf_engine=engine)
 
 
+def test_a_file_without_pages_is_empty_and_no_scan() -> None:
+    buffer = BytesIO()
+    PdfWriter().write(buffer)
+    with pytest.raises(EmptyDocumentError, match="has no pages"):
+        read(buffer.getvalue())
+
+
 def cut(writer: PdfWriter) -> None:
     """Make the second page point at nothing that can be read."""
     writer.pages[1][NameObject("/Contents")] = NumberObject(7)

@@ -186,6 +186,8 @@ def _nothing(
 ) -> CorruptDocumentError | EmptyDocumentError | NoTextLayerError:
     """Return the error for a document without a text."""
     outcome = reader.outcome
+    if not page_count:
+        return EmptyDocumentError("has no pages; save it again, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     if outcome.damaged and not outcome.without:
         number, reason = next(iter(outcome.damaged.items()))
         return CorruptDocumentError(f"has no page that can be read: page {number} {reason}")
