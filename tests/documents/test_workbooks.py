@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.documents import packages
 from tests.documents.builders import CASES, SETTINGS, settings, xlsx
 from tests.documents.test_tables import rows_of
 from vectorize_pipelines.core.notices import NoticeKind
@@ -18,6 +19,7 @@ from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
     EmptyDocumentError,
+    EncryptedDocumentError,
     TooManyRowsError,
     UnsupportedFormatError,
 )
@@ -58,6 +60,31 @@ def test_a_sheet_with_the_text_columns_is_a_table(name: str) -> None:
 
 def _last_column(name: str) -> dict[str, Any]:
     return {"Kg": "2024-03-01"} if name.endswith(".ods") else {"Kg": 12.5}
+
+
+def ods(rows: str, manifest: str = "") -> bytes:
+    """An OpenDocument spreadsheet of one sheet."""
+    kinds = " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text")
+    )
+    return packages.package(
+        {
+            "mimetype": "application/vnd.oasis.opendocument.spreadsheet",
+            "META-INF/manifest.xml": (
+                f'<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">{manifest}</m:manifest>'
+            ),
+            "content.xml": (
+                f"<office:document-content {kinds}><office:body><office:spreadsheet>"
+                f'<table:table table:name="S">{rows}</table:table>'
+                "</office:spreadsheet></office:body></office:document-content>"
+            ),
+        }
+    )
+
+
+def test_a_spreadsheet_with_a_password_is_encrypted_and_not_damaged() -> None:
+    with pytest.raises(EncryptedDocumentError, match="remove the password"):
+        parse(ods("", '<m:file-entry m:full-path="content.xml"><m:encryption-data/></m:file-entry>'), "a.ods", SETTINGS)
 
 
 def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:

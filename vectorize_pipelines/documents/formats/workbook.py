@@ -60,6 +60,8 @@ Merged: TypeAlias = tuple[int, int, int, int]
 Cells: TypeAlias = list[list[JsonValue]]
 
 _TABLE = "urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+_MANIFEST = "META-INF/manifest.xml"
+_ENCRYPTED_PART = re.compile(rb"<(?:\w+:)?encryption-data\b")
 _ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
 #: A cell with a formula and no value. One whose value is the empty text has the type "str".
 _UNCALCULATED = re.compile(
@@ -95,6 +97,8 @@ def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
 def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read an OpenDocument spreadsheet. Raises `ItemError`s."""
     with _archive(content, "an OpenDocument spreadsheet", context.settings) as archive:
+        if _ENCRYPTED_PART.search(archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
+            raise EncryptedDocumentError("is encrypted; remove the password in LibreOffice, or exclude the file")
         contents = _ods_contents(archive)
     return _parse(content, "ods", _Known(merged=contents.merged), _left_out("comments", contents.comments), context)
 
