@@ -87,6 +87,17 @@ def test_a_spreadsheet_with_a_password_is_encrypted_and_not_damaged() -> None:
         parse(ods("", '<m:file-entry m:full-path="content.xml"><m:encryption-data/></m:file-entry>'), "a.ods", SETTINGS)
 
 
+def test_durations_of_a_spreadsheet_are_as_those_of_excel() -> None:
+    values = {"PT255H10M10S": "255:10:10", "-PT1H2M3.4S": "-1:02:03", "P1DT2H": "26:00:00", "PT8H30M": "8:30:00"}
+    cells = "".join(
+        f'<table:table-cell office:value-type="time" office:time-value="{value}"><text:p>x</text:p></table:table-cell>'
+        for value in values
+    )
+    text = '<table:table-cell office:value-type="string"><text:p>PT1H</text:p></table:table-cell>'
+    document = parse(ods(f"<table:table-row>{cells}{text}</table:table-row>"), "a.ods", SETTINGS)
+    assert document.text == " | ".join([*values.values(), "PT1H"])
+
+
 def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:
     content = xlsx(
         {

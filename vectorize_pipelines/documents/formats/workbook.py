@@ -60,6 +60,10 @@ Merged: TypeAlias = tuple[int, int, int, int]
 Cells: TypeAlias = list[list[JsonValue]]
 
 _TABLE = "urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+_TIME_VALUE = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}time-value"
+_ISO_DURATION = re.compile(
+    r"(-?)P(?:([0-9]{1,8})D)?(?:T(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?"
+)
 _MANIFEST = "META-INF/manifest.xml"
 _ENCRYPTED_PART = re.compile(rb"<(?:\w+:)?encryption-data\b")
 _ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
@@ -100,19 +104,22 @@ def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
         if _ENCRYPTED_PART.search(archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
             raise EncryptedDocumentError("is encrypted; remove the password in LibreOffice, or exclude the file")
         contents = _ods_contents(archive)
-    return _parse(content, "ods", _Known(merged=contents.merged), _left_out("comments", contents.comments), context)
+    known = _Known(merged=contents.merged, durations=contents.durations)
+    return _parse(content, "ods", known, _left_out("comments", contents.comments), context)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What is known of a workbook's sheets, by name, beside what the library says.
 
-    merged  the merged ranges, where it does not say them
-    padded  (row, column) -> a number as it is shown, with zeros before it
+    merged     the merged ranges, where it does not say them
+    padded     (row, column) -> a number as it is shown, with zeros before it
+    durations  those of all sheets, which it says as the texts that they are in the file -> as they are shown
     """
 
     merged: Mapping[str, Sequence[Merged]] = field(default_factory=dict)
     padded: Mapping[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
+    durations: Mapping[str, str] = field(default_factory=dict)
 
 
 def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext) -> ParsedDocument:
@@ -155,6 +162,8 @@ def _sheet(found: Any, known: _Known) -> "_Sheet":
     for (row, column), shown in known.padded.get(found.name, {}).items():
         if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
             cells[row][column] = shown
+    if known.durations:
+        cells = [[known.durations.get(cell, cell) if isinstance(cell, str) else cell for cell in row] for row in cells]
     return _Sheet(clean_text(found.name), cells, ranges or known.merged.get(found.name, ()))
 
 
@@ -334,6 +343,16 @@ def _duration(value: timedelta) -> str:
     return f"{sign}{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
 
 
+def _iso_duration(text: str) -> str:
+    """Return a duration of ISO 8601, `PT26H05M00S`, as `_duration` does; another text as it is."""
+    match = _ISO_DURATION.fullmatch(text)
+    if match is None:
+        return text
+    days, hours, minutes, seconds = (float((each or "0").replace(",", ".")) for each in match.groups()[1:])
+    value = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return _duration(-value if match[1] else value)
+
+
 def _shown(cell: JsonValue) -> str:
     if isinstance(cell, bool):
         return str(cell).upper()
@@ -430,12 +449,14 @@ def _left_out(what: str, number: int) -> list[Notice]:
 class _OdsContents:
     """What an OpenDocument spreadsheet says of its cells and the library does not tell. Made by `_ods_contents`.
 
-    merged    name of a sheet -> its merged ranges
-    comments  how many there are
+    merged     name of a sheet -> its merged ranges
+    durations  as the file has them -> as they are shown
+    comments   how many there are
     """
 
     def __init__(self) -> None:
         self.merged: dict[str, list[Merged]] = {}
+        self.durations: dict[str, str] = {}
         self.comments = 0
         self._ranges: list[Merged] = []
         self._row = self._column = self._next_row = 0
@@ -449,6 +470,8 @@ class _OdsContents:
             self._row, self._column = self._next_row, 0
             self._next_row += _count(attributes.get(f"{_TABLE}number-rows-repeated"))
         elif tag in (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
+            if duration := attributes.get(_TIME_VALUE):
+                self.durations[duration] = _iso_duration(duration)
             rows = _count(attributes.get(f"{_TABLE}number-rows-spanned"))
             columns = _count(attributes.get(f"{_TABLE}number-columns-spanned"))
             if rows > 1 or columns > 1:
