@@ -98,6 +98,13 @@ def test_durations_of_a_spreadsheet_are_as_those_of_excel() -> None:
     assert document.text == " | ".join([*values.values(), "PT1H"])
 
 
+def test_a_spreadsheet_that_is_written_in_lines_is_read() -> None:
+    """As KSpread writes it."""
+    cell = '<table:table-cell office:value-type="string">\n <text:p>a  b</text:p>\n</table:table-cell>'
+    rows = f"\n<table:table-column/>\n <table:table-row>\n  {cell}\n  {cell}\n </table:table-row>\n"
+    assert parse(ods(rows), "a.ods", SETTINGS).text == "a b | a b"
+
+
 def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:
     content = xlsx(
         {

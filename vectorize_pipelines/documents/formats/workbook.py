@@ -64,6 +64,8 @@ _TIME_VALUE = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}time-value"
 _ISO_DURATION = re.compile(
     r"(-?)P(?:([0-9]{1,8})D)?(?:T(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?"
 )
+_ODS_CONTENT = "content.xml"
+_BLANKS_BETWEEN_CELLS = re.compile(rb">[ \t\r\n]+(?=</?table:)")
 _MANIFEST = "META-INF/manifest.xml"
 _ENCRYPTED_PART = re.compile(rb"<(?:\w+:)?encryption-data\b")
 _ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
@@ -104,6 +106,7 @@ def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
         if _ENCRYPTED_PART.search(archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
             raise EncryptedDocumentError("is encrypted; remove the password in LibreOffice, or exclude the file")
         contents = _ods_contents(archive)
+        content = _without_blanks(archive, content)
     known = _Known(merged=contents.merged, durations=contents.durations)
     return _parse(content, "ods", known, _left_out("comments", contents.comments), context)
 
@@ -487,9 +490,23 @@ def _ods_contents(archive: zipfile.ZipFile) -> _OdsContents:
     contents = _OdsContents()
     parser = ParserCreate(namespace_separator="}")
     parser.StartElementHandler = contents.start
-    with archive.open("content.xml") as stream:
+    with archive.open(_ODS_CONTENT) as stream:
         parser.ParseFile(stream)
     return contents
+
+
+def _without_blanks(archive: zipfile.ZipFile, content: bytes) -> bytes:
+    """Return a spreadsheet without line ends and blanks between its rows and cells, on which the library gives up."""
+    written = archive.read(_ODS_CONTENT)
+    if not _BLANKS_BETWEEN_CELLS.search(written):
+        return content
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in ("mimetype", _MANIFEST):
+            if name in archive.namelist():
+                other.writestr(name, archive.read(name))
+        other.writestr(_ODS_CONTENT, _BLANKS_BETWEEN_CELLS.sub(b">", written))
+    return packed.getvalue()
 
 
 def _count(value: str | None) -> int:
