@@ -105,6 +105,30 @@ def test_a_spreadsheet_that_is_written_in_lines_is_read() -> None:
     assert parse(ods(rows), "a.ods", SETTINGS).text == "a b | a b"
 
 
+@pytest.mark.parametrize(
+    ("content", "parser", "text"),
+    [
+        (b"<style>td {}</style><TABLE><tr><th>Port<th>Fee<tr><td>North<td>40</table>", "html", "Port | Fee\nNorth | 40"),
+        (b"text\tfee\nNorth\t40\n", "tsv", "North"),
+        ("text\tfee\nMalmö\t40\n".encode("utf-16"), "tsv", "Malmö"),
+    ],
+)
+def test_what_web_pages_export_as_xls_is_read_as_what_it_is(content: bytes, parser: str, text: str) -> None:
+    document = parse(content, "export.xls", SETTINGS)
+    assert (document.text, document.metadata["parser"]) == (text, parser)
+    assert document.notices[0].kind is NoticeKind.ASSUMED
+    assert "although it is named as a workbook" in document.notices[0].what
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html><p>Not found", b"no table", b"\t\0\4\0\2\0", b"<?xml version='1.0'?><Workbook><Worksheet><Table/>"],
+)
+def test_what_is_no_table_is_no_xls(content: bytes) -> None:
+    with pytest.raises(CorruptDocumentError, match="is no XLS file"):
+        parse(content, "export.xls", SETTINGS)
+
+
 def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:
     content = xlsx(
         {

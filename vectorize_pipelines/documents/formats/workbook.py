@@ -9,14 +9,14 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from io import BytesIO
 from math import isfinite
 from typing import Any, TypeAlias
 
 from vectorize_pipelines.core.items import JsonValue
-from vectorize_pipelines.core.notices import Notice, omitted
+from vectorize_pipelines.core.notices import Notice, assumed, omitted
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
@@ -25,6 +25,8 @@ from vectorize_pipelines.documents.errors import (
     EncryptedDocumentError,
     damage_reported,
 )
+from vectorize_pipelines.documents.formats.delimited import parse_tsv
+from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.ole_sectors import check_chains
 from vectorize_pipelines.documents.formats.package import check_archive
 from vectorize_pipelines.documents.formats.table import (
@@ -37,6 +39,7 @@ from vectorize_pipelines.documents.formats.table import (
 from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
 from vectorize_pipelines.documents.formats.workbook_numbers import column_number, padded_numbers
+from vectorize_pipelines.documents.recognition import OLE_MARK, export_format
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -94,10 +97,20 @@ def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
 
 
 def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
-    """Read a workbook of Excel before 2007. Raises `ItemError`s."""
+    """Read a workbook of Excel before 2007, or what web pages export under its name. Raises `ItemError`s."""
+    exported = None if content.startswith(OLE_MARK) else export_format(content)
+    if exported:
+        return _parse_export(content, exported, context)
     check_chains(content)
     _check_dimensions(content)
     return _parse(content, "xls", _Known(), [], context)
+
+
+def _parse_export(content: bytes, kind: str, context: ParseContext) -> ParsedDocument:
+    document = parse_html(content, context) if kind == "html" else parse_tsv(content, context)
+    shown = "the HTML page" if kind == "html" else "the table of text, divided by tabs,"
+    notice = assumed(f"it was read as {shown} that it is, although it is named as a workbook", "save it as .xlsx")
+    return replace(document, notices=(notice, *document.notices))
 
 
 def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
