@@ -108,7 +108,11 @@ def test_a_spreadsheet_that_is_written_in_lines_is_read() -> None:
 @pytest.mark.parametrize(
     ("content", "parser", "text"),
     [
-        (b"<style>td {}</style><TABLE><tr><th>Port<th>Fee<tr><td>North<td>40</table>", "html", "Port | Fee\nNorth | 40"),
+        (
+            b"<style>td {}</style><TABLE><tr><th>Port<th>Fee<tr><td>North<td>40</table>",
+            "html",
+            "Port | Fee\nNorth | 40",
+        ),
         (b"text\tfee\nNorth\t40\n", "tsv", "North"),
         ("text\tfee\nMalmö\t40\n".encode("utf-16"), "tsv", "Malmö"),
     ],
