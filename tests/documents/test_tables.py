@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings
+from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings, xlsx
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import NoticeKind
 from vectorize_pipelines.documents.errors import (
@@ -64,6 +64,24 @@ def test_text_and_metadata_columns_are_chosen_by_settings() -> None:
 def test_a_missing_text_column_is_named_with_those_found_and_the_setting(name: str, content: bytes) -> None:
     with pytest.raises(MissingColumnError, match=r"'text'.*'title', 'body'.*VECTORIZE_DOCUMENTS__TEXT_COLUMNS"):
         parse(content, name, SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"name,n\nx,1\n"),
+        ("a.csv", b"Ports of 2024\n;\nname;n\nx;1\n"),
+        ("a.jsonl", b'{"name": "x", "n": "1"}\n'),
+        ("a.parquet", parquet({"name": ["x"], "n": ["1"]})),
+        ("a.xlsx", xlsx({"S": [["Ports of 2024"], ["name", "n"], ["x", "1"]]})),
+    ],
+)
+def test_a_table_needs_one_of_the_text_columns(name: str, content: bytes) -> None:
+    chosen = settings(text_columns=("text", "name"))
+    _, text, metadata = rows_of(parse(content, name, chosen))[-1]  # above it in a sheet stands its title
+    assert (text, metadata["n"]) == ("x", "1")
+    with pytest.raises(MissingColumnError, match=r"no column 'text' or 'label' to embed"):
+        parse(b"name,n\nx,1\n", "a.csv", settings(text_columns=("text", "label")))
 
 
 @pytest.mark.parametrize("content", [b"text,n\na,1,2,3\n", b'text,n\n"open,1\n'])

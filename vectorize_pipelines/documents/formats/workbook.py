@@ -1,6 +1,6 @@
 """Workbooks of spreadsheets: .xlsx and its kin, .xls, .ods. Each row of each sheet is an item.
 
-A sheet that has the columns of `documents.text_columns` is a table as a CSV file is. Of any other the whole row is
+A sheet that has a column of `documents.text_columns` is a table as a CSV file is. Of any other the whole row is
 embedded, a line a cell, `Header: value`, where it has a header, else as cells divided by ` | `.
 """
 
@@ -259,12 +259,11 @@ class _Sheet:
         return shown
 
     def _text_header(self, used: Sequence[int], settings: DocumentSettings) -> "_Header | None":
-        """Return the header that has the columns to embed; None where none has."""
-        for row in used[:HEADER_WITHIN]:
-            names = column_names([_shown(cell) for cell in self._cells[row]])
-            if set(settings.text_columns) <= set(names):
-                return _Header(range(row, row + 1), names, {})
-        return None
+        """Return the header that has most of the columns to embed, the first of equal ones; None where none has any."""
+        wanted = set(settings.text_columns)
+        named = [(row, column_names([_shown(cell) for cell in self._cells[row]])) for row in used[:HEADER_WITHIN]]
+        row, names = max(named, key=lambda each: len(wanted & set(each[1])), default=(0, []))
+        return _Header(range(row, row + 1), names, {}) if wanted & set(names) else None
 
     def _header(self, used: Sequence[int]) -> "_Header | None":
         """Return the header of a sheet that has other columns; None where it seems to have none, as a form."""
