@@ -203,7 +203,7 @@ def _tried(dialect: "_Dialect", head: Sequence[str], start: int, text_columns: S
 
 
 def _header_place(records: Sequence[Sequence[str]], text_columns: Sequence[str]) -> int:
-    """Return which record is the header: the first, but for narrower ones above one that has more of the text columns."""
+    """Return which record is the header: the first, but for narrower ones above one with more text columns."""
     wanted = set(text_columns)
     header = most = widest = 0
     for place, fields in enumerate(records):

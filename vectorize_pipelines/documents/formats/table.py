@@ -59,7 +59,8 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     line, reason = min(bad.items())
     if builder.is_empty:
         raise CorruptDocumentError(f"line {line} {reason}, and no other has a text; each line must be a JSON object")
-    what = f"left out {counted(len(bad), 'line', listed_numbers(sorted(bad)))}: line {line} {reason}"
+    lines = f"{len(bad):,} lines ({listed_numbers(sorted(bad))}): line {line}"
+    what = f"left out {lines if len(bad) > 1 else f'line {line}, since it'} {reason}"
     return builder.build([*notices, omitted(what, "correct them; each line must be a JSON object, a field a column")])
 
 
