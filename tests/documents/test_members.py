@@ -98,6 +98,15 @@ def test_a_bad_member_is_a_notice_and_the_others_are_read() -> None:
     assert "bad.pdf" in document.notices[1].what
 
 
+def test_a_member_in_an_old_format_of_office_is_refused_by_name_and_no_file_of_another_kind() -> None:
+    old = compound.compound({"WordDocument": b"x"})
+    document = read(packages.package({"old.doc": old, "rtf.DOC": b"{\\rtf1 North pier}", "a.exe": b"x"}), "a.zip")
+    assert texts(document) == {"rtf.DOC": "North pier"}
+    refused, others = document.notices
+    assert (refused.kind, "old.doc is not embedded: it is a document of Word" in refused.what) == ("omitted", True)
+    assert (others.kind, others.what) == ("assumed", "1 member(s) of other kinds are left out: 1 .exe")
+
+
 def test_an_encrypted_member_is_noticed() -> None:
     content = bytearray(packages.package({"secret.txt": "x" * 50, "open.txt": "open"}))
     for mark in (b"PK\x03\x04", b"PK\x01\x02"):

@@ -22,6 +22,8 @@ KINDS_SHOWN = 5
 NOTICES_SHOWN = MAX_NOTICES - 4
 #: Left out without a word, as in folders: hidden files, what programs leave behind.
 _LEFT_OUT = ("__MACOSX", "Thumbs.db", "desktop.ini")
+#: Documents all the same: by what they hold they are refused with a remedy, or are RTF.
+_OLD_OFFICE = (".doc", ".dot", ".ppt", ".pps")
 
 
 class MemberReader:
@@ -45,7 +47,7 @@ class MemberReader:
         if parts[-1].startswith("~$"):
             return False
         suffix = ending(parts[-1])
-        if suffix not in SUPPORTED_SUFFIXES:
+        if suffix not in (*SUPPORTED_SUFFIXES, *_OLD_OFFICE):
             self._other_kinds[suffix] += 1
             return False
         return True
