@@ -20,6 +20,11 @@ def test_any_words_are_kept_as_printable_ones(what: str, remedy: str) -> None:
     notice.what.encode()
 
 
+def test_numbers_are_listed_as_a_person_writes_them() -> None:
+    assert notices.listed_numbers([3, 5, 6, 8, 9, 10]) == "3, 5, 6, 8 to 10"
+    assert notices.listed_numbers([*range(1, 42, 2), 42]).endswith("39 and 2 more")
+
+
 def test_of_many_the_missing_ones_come_first_and_the_last_says_how_many_there_are() -> None:
     few = (assumed("a", "b"), omitted("c", "d"))
     assert limited(few) == few

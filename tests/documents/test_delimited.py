@@ -80,8 +80,8 @@ def test_a_bad_row_is_listed_by_number_and_the_others_are_read() -> None:
         ("text,n\na,1\nb\nc,3\n", ["a", "c"], "line 3"),
         ('text,n\n"open,1\nfine,2\n"x",3\n', ["fine", "x"], "line 2"),
         ('text,n\nfine,2\n"open,1\n', ["fine"], "line 3"),
-        ('text,n\nfine,2\n"a\nb",1,2\n"c"d,4\n', ["fine", '"c"d'], "lines 3 to 4"),
-        ("text,n\nfine,2\n\na,1,2\nb,1,2\n", ["fine"], "lines 4 to 5"),
+        ('text,n\nfine,2\n"a\nb",1,2\n"c"d,4\n', ["fine", '"c"d'], "lines 3, 4"),
+        ("text,n\nfine,2\n\na,1,2\nb,1,2\n", ["fine"], "lines 4, 5"),
     ],
 )
 def test_bad_rows_of_every_kind(content: str, kept: list[str], lines: str) -> None:

@@ -65,7 +65,9 @@ def test_an_archives_members_are_documents_of_their_own() -> None:
         "report.docx": "A docx",
     }
     assert len(next(each for each in document.members if each.name == "table.csv").document.rows) == 2
-    assert [notice.what for notice in document.notices] == ["1 member(s) of other kinds are left out: 1 .png"]
+    assert [(notice.kind, notice.what) for notice in document.notices] == [
+        ("assumed", "1 member(s) of other kinds are left out: 1 .png")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -96,6 +98,15 @@ def test_a_bad_member_is_a_notice_and_the_others_are_read() -> None:
     assert "its member bad.docx is not embedded: it is no DOCX file" in document.notices[0].what
     assert document.notices[0].remedy == "it may be a failed download, fetch it again"
     assert "bad.pdf" in document.notices[1].what
+
+
+def test_a_member_in_an_old_format_of_office_is_refused_by_name_and_no_file_of_another_kind() -> None:
+    old = compound.compound({"WordDocument": b"x"})
+    document = read(packages.package({"old.doc": old, "rtf.DOC": b"{\\rtf1 North pier}", "a.exe": b"x"}), "a.zip")
+    assert texts(document) == {"rtf.DOC": "North pier"}
+    refused, others = document.notices
+    assert (refused.kind, "old.doc is not embedded: it is a document of Word" in refused.what) == ("omitted", True)
+    assert (others.kind, others.what) == ("assumed", "1 member(s) of other kinds are left out: 1 .exe")
 
 
 def test_an_encrypted_member_is_noticed() -> None:

@@ -35,6 +35,12 @@ def test_text_pages_and_metadata(engine: str) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_what_a_library_writes_where_nobody_names_a_document_is_no_name(engine: str) -> None:
+    assert not {"title", "author"} & set(read(pdf([ENGLISH]), engine).metadata)
+    assert read(pdf([ENGLISH], title="untitled II"), engine).metadata["title"] == "untitled II"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_password_is_named_as_the_reason(engine: str) -> None:
     with pytest.raises(EncryptedDocumentError, match="is encrypted; remove the password"):
         read(encrypted_pdf(pdf([ENGLISH]), "secret"), engine)

@@ -112,7 +112,7 @@ def test_pages_that_there_is_no_time_for_are_said(monkeypatch: pytest.MonkeyPatc
     both = combined(pdf(["A page of text."]), scan("en-1", "en-2"))
     (notice,) = parse_pdf(both, ParseContext(DocumentSettings(ocr=True), "a.pdf")).notices
     assert str(notice) == (
-        "OCR had no time left for 2 of 3 pages (2 to 3), which are pictures; raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS"
+        "OCR had no time left for 2 of 3 pages (2, 3), which are pictures; raise VECTORIZE_DOCUMENTS__TIMEOUT_SECONDS"
     )
 
 

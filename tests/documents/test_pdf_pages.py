@@ -66,16 +66,18 @@ def test_pages_that_are_pictures_are_said_by_number(engine: str) -> None:
     document = read(mixed("tppbtp"), pdf_engine=engine)
     (notice,) = document.notices
     assert notice.kind is NoticeKind.OMITTED
-    assert notice.what == "3 of 6 pages (2 to 3, 6) have no text layer, as scans have"
+    assert notice.what == "3 of 6 pages (2, 3, 6) have no text layer, as scans have"
     assert "VECTORIZE_DOCUMENTS__OCR" in notice.remedy
-    assert document.metadata["pages_without_text"] == "2 to 3, 6"
+    assert document.metadata["pages_without_text"] == "2, 3, 6"
     assert document.text.split() == ["The", "text", "of", "page", "1.", "The", "text", "of", "page", "5."]
 
 
 def test_a_picture_with_a_few_words_is_said_to_be_taken_for_no_scan() -> None:
     (notice,) = read(mixed("tst")).notices
     assert notice.kind is NoticeKind.ASSUMED
-    assert notice.what.startswith("1 of 3 pages (2) are pictures beside a few words")
+    assert notice.what.startswith(
+        "1 of 3 pages (2) are pictures beside a few words, and were taken to hold no other text"
+    )
     assert "VECTORIZE_DOCUMENTS__OCR" in notice.remedy
 
 
@@ -112,6 +114,13 @@ def test_a_picture_within_the_drawing_instructions_is_one(engine: str) -> None:
 def test_nothing_but_blank_pages_is_empty_and_no_scan(engine: str) -> None:
     with pytest.raises(EmptyDocumentError, match=r"2 page\(s\), all of them blank"):
         read(mixed("bb"), pdf_engine=engine)
+
+
+def test_a_file_without_pages_is_empty_and_no_scan() -> None:
+    buffer = BytesIO()
+    PdfWriter().write(buffer)
+    with pytest.raises(EmptyDocumentError, match="has no pages"):
+        read(buffer.getvalue())
 
 
 def cut(writer: PdfWriter) -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings
+from tests.documents.builders import ENGLISH, SETTINGS, parquet, settings, xlsx
 from vectorize_pipelines.core.items import JsonValue
 from vectorize_pipelines.core.notices import NoticeKind
 from vectorize_pipelines.documents.errors import (
@@ -66,6 +66,24 @@ def test_a_missing_text_column_is_named_with_those_found_and_the_setting(name: s
         parse(content, name, SETTINGS)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", b"name,n\nx,1\n"),
+        ("a.csv", b"Ports of 2024\n;\nname;n\nx;1\n"),
+        ("a.jsonl", b'{"name": "x", "n": "1"}\n'),
+        ("a.parquet", parquet({"name": ["x"], "n": ["1"]})),
+        ("a.xlsx", xlsx({"S": [["Ports of 2024"], ["name", "n"], ["x", "1"]]})),
+    ],
+)
+def test_a_table_needs_one_of_the_text_columns(name: str, content: bytes) -> None:
+    chosen = settings(text_columns=("text", "name"))
+    _, text, metadata = rows_of(parse(content, name, chosen))[-1]  # above it in a sheet stands its title
+    assert (text, metadata["n"]) == ("x", "1")
+    with pytest.raises(MissingColumnError, match=r"no column 'text' or 'label' to embed"):
+        parse(b"name,n\nx,1\n", "a.csv", settings(text_columns=("text", "label")))
+
+
 @pytest.mark.parametrize("content", [b"text,n\na,1,2,3\n", b'text,n\n"open,1\n'])
 def test_a_malformed_csv_is_corrupt(content: bytes) -> None:
     with pytest.raises(CorruptDocumentError, match="cannot be read as a table"):
@@ -106,7 +124,7 @@ def test_a_bad_line_is_named_and_the_others_are_read(line: str, reason: str) -> 
     assert rows_of(document) == [(0, "x", {}), (3, "y", {})]
     bad, empty = document.notices
     assert bad.kind is NoticeKind.OMITTED
-    assert reason in bad.what
+    assert bad.what.startswith(f"left out {reason.replace(' is', ', since it is')}")
     assert (empty.kind, "1 row (line 3) without a text" in empty.what) == (NoticeKind.ASSUMED, True)
     with pytest.raises(CorruptDocumentError, match=reason.replace("2", "1")):
         parse(f"{line}\n{line}".encode(), "a.jsonl", SETTINGS)

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from tests.documents import packages
 from tests.documents.builders import CASES, SETTINGS, settings, xlsx
 from tests.documents.test_tables import rows_of
 from vectorize_pipelines.core.notices import NoticeKind
@@ -18,6 +19,7 @@ from vectorize_pipelines.documents.errors import (
     CorruptDocumentError,
     DecompressionLimitError,
     EmptyDocumentError,
+    EncryptedDocumentError,
     TooManyRowsError,
     UnsupportedFormatError,
 )
@@ -43,7 +45,7 @@ def test_a_row_is_an_item_with_the_values_that_a_reader_sees() -> None:
     assert [(notice.kind, notice.what) for notice in document.notices] == [
         (NoticeKind.OMITTED, "left out its comments (1)"),
         (NoticeKind.OMITTED, "left out cells whose formulas have no value stored (2)"),
-        (NoticeKind.ASSUMED, "left out a hidden sheet ('Hidden')"),
+        (NoticeKind.OMITTED, "left out a hidden sheet ('Hidden')"),
     ]
 
 
@@ -58,6 +60,77 @@ def test_a_sheet_with_the_text_columns_is_a_table(name: str) -> None:
 
 def _last_column(name: str) -> dict[str, Any]:
     return {"Kg": "2024-03-01"} if name.endswith(".ods") else {"Kg": 12.5}
+
+
+def ods(rows: str, manifest: str = "") -> bytes:
+    """An OpenDocument spreadsheet of one sheet."""
+    kinds = " ".join(
+        f'xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text")
+    )
+    return packages.package(
+        {
+            "mimetype": "application/vnd.oasis.opendocument.spreadsheet",
+            "META-INF/manifest.xml": (
+                f'<m:manifest xmlns:m="urn:oasis:names:tc:opendocument:xmlns:manifest:1.0">{manifest}</m:manifest>'
+            ),
+            "content.xml": (
+                f"<office:document-content {kinds}><office:body><office:spreadsheet>"
+                f'<table:table table:name="S">{rows}</table:table>'
+                "</office:spreadsheet></office:body></office:document-content>"
+            ),
+        }
+    )
+
+
+def test_a_spreadsheet_with_a_password_is_encrypted_and_not_damaged() -> None:
+    with pytest.raises(EncryptedDocumentError, match="remove the password"):
+        parse(ods("", '<m:file-entry m:full-path="content.xml"><m:encryption-data/></m:file-entry>'), "a.ods", SETTINGS)
+
+
+def test_durations_of_a_spreadsheet_are_as_those_of_excel() -> None:
+    values = {"PT255H10M10S": "255:10:10", "-PT1H2M3.4S": "-1:02:03", "P1DT2H": "26:00:00", "PT8H30M": "8:30:00"}
+    cells = "".join(
+        f'<table:table-cell office:value-type="time" office:time-value="{value}"><text:p>x</text:p></table:table-cell>'
+        for value in values
+    )
+    text = '<table:table-cell office:value-type="string"><text:p>PT1H</text:p></table:table-cell>'
+    document = parse(ods(f"<table:table-row>{cells}{text}</table:table-row>"), "a.ods", SETTINGS)
+    assert document.text == " | ".join([*values.values(), "PT1H"])
+
+
+def test_a_spreadsheet_that_is_written_in_lines_is_read() -> None:
+    """As KSpread writes it."""
+    cell = '<table:table-cell office:value-type="string">\n <text:p>a  b</text:p>\n</table:table-cell>'
+    rows = f"\n<table:table-column/>\n <table:table-row>\n  {cell}\n  {cell}\n </table:table-row>\n"
+    assert parse(ods(rows), "a.ods", SETTINGS).text == "a b | a b"
+
+
+@pytest.mark.parametrize(
+    ("content", "parser", "text"),
+    [
+        (
+            b"<style>td {}</style><TABLE><tr><th>Port<th>Fee<tr><td>North<td>40</table>",
+            "html",
+            "Port | Fee\nNorth | 40",
+        ),
+        (b"text\tfee\nNorth\t40\n", "tsv", "North"),
+        ("text\tfee\nMalmö\t40\n".encode("utf-16"), "tsv", "Malmö"),
+    ],
+)
+def test_what_web_pages_export_as_xls_is_read_as_what_it_is(content: bytes, parser: str, text: str) -> None:
+    document = parse(content, "export.xls", SETTINGS)
+    assert (document.text, document.metadata["parser"]) == (text, parser)
+    assert document.notices[0].kind is NoticeKind.ASSUMED
+    assert "although it is named as a workbook" in document.notices[0].what
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html><p>Not found", b"no table", b"\t\0\4\0\2\0", b"<?xml version='1.0'?><Workbook><Worksheet><Table/>"],
+)
+def test_what_is_no_table_is_no_xls(content: bytes) -> None:
+    with pytest.raises(CorruptDocumentError, match="is no XLS file"):
+        parse(content, "export.xls", SETTINGS)
 
 
 def test_every_sheet_is_read_and_each_has_a_header_of_its_own() -> None:

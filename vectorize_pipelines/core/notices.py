@@ -111,14 +111,17 @@ def from_json(text: str) -> tuple[Notice, ...]:
 
 
 def listed_numbers(numbers: Sequence[int]) -> str:
-    """Return ascending numbers as a person writes them: "3, 5, 7 to 9", and how many more there are than are shown."""
+    """Return ascending numbers as a person writes them: "3, 5, 6, 8 to 10", and how many more there are."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and runs[-1][-1] + 1 == number:
             runs[-1] = [runs[-1][0], number]
         else:
             runs.append([number, number])
-    shown = [str(first) if first == last else f"{first} to {last}" for first, last in runs[:_LISTED_PARTS]]
+    shown = [
+        ", ".join(map(str, range(first, last + 1))) if last - first < 2 else f"{first} to {last}"
+        for first, last in runs[:_LISTED_PARTS]
+    ]
     rest = sum(last - first + 1 for first, last in runs[_LISTED_PARTS:])
     return ", ".join(shown) + (f" and {rest:,} more" if rest else "")
 

@@ -248,7 +248,7 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
     declared = hinted or (_BY_NAME["html"] if _begins_as_html(content) else None)
     if declared is None:
         raise UnsupportedFormatError(_unsupported(name, media_type))
-    if declared.binary:
+    if declared.binary and not (declared.name == "xls" and export_format(content)):
         holds = "HTML" if content.lstrip()[:1] == b"<" else "something else"
         raise CorruptDocumentError(
             f"is no {declared.name.upper()} file but {holds}; it may be a failed download, fetch it again"
@@ -278,6 +278,19 @@ def _begins_as_html(content: bytes) -> bool:
     while head.startswith((b"<!--", b"<?xml")):
         head = head.partition(b"-->" if head.startswith(b"<!--") else b"?>")[2].lstrip()
     return head[:20].lower().startswith(_HTML_MARKS)
+
+
+def export_format(content: bytes) -> str | None:
+    """Return as what a content is read that calls itself an .xls without being one, as exports from web pages do.
+
+    "html" where it is a page with a table, "tsv" where its first line has tabs; None for anything else.
+    """
+    head = content[:HTML_MARK_WITHIN].removeprefix(codecs.BOM_UTF8).lstrip(b" \r\n").lower()
+    if head.startswith(b"<"):
+        # Excel's XML of 2003 has elements of that name, too.
+        return "html" if b"<table" in head and b"<workbook" not in head else None
+    is_text = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" not in head
+    return "tsv" if is_text and b"\t" in head.partition(b"\n")[0] else None
 
 
 def _unsupported(name: str, media_type: str | None) -> str:

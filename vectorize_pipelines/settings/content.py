@@ -99,7 +99,9 @@ class DocumentSettings(Section):
     office_comments: bool = Field(
         True, description="comments in office documents are embedded, each behind the paragraph that it is on"
     )
-    text_columns: Names = Field(("text",), description="columns of a table that are embedded, joined by a line")
+    text_columns: Names = Field(
+        ("text",), description="columns of a table that are embedded, joined by a line; it has to have one of them"
+    )
     metadata_columns: Names | None = Field(None, description="columns kept as metadata; null: all others")
     column_types: Annotated[dict[str, ColumnType], BeforeValidator(read_json)] = Field(
         {},

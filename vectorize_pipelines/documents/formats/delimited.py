@@ -130,10 +130,10 @@ class _Layout:
         """Which share of the rows that were looked at fits."""
         return self.fitting / self.seen if self.seen else 0.0
 
-    def rank(self, text_columns: Sequence[str]) -> tuple[bool, bool, float, int]:
+    def rank(self, text_columns: Sequence[str]) -> tuple[int, bool, float, int]:
         """How likely the file is written so: it sorts above that of a less likely layout."""
-        has_texts, width = set(text_columns) <= set(self.columns), len(self.columns)
-        return has_texts, width > 1 and self.share >= LEAST_SHARE, self.share, width
+        texts, width = len(set(text_columns) & set(self.columns)), len(self.columns)
+        return texts, width > 1 and self.share >= LEAST_SHARE, self.share, width
 
     def rows(self, lines: Sequence[str]) -> Iterator[_Row]:
         """Yield the rows as `_Dialect.records` does; the fields of one that does not fit the header are None.
@@ -203,14 +203,15 @@ def _tried(dialect: "_Dialect", head: Sequence[str], start: int, text_columns: S
 
 
 def _header_place(records: Sequence[Sequence[str]], text_columns: Sequence[str]) -> int:
-    """Return which record is the header: the first, but for narrower ones above one that has all text columns."""
+    """Return which record is the header: the first, but for narrower ones above one with more text columns."""
     wanted = set(text_columns)
-    widest = 0
+    header = most = widest = 0
     for place, fields in enumerate(records):
-        if wanted <= {name.strip() for name in fields} and (place == 0 or len(fields) > widest):
-            return place
+        found = len(wanted & {name.strip() for name in fields})
+        if found > most and (place == 0 or len(fields) > widest):
+            header, most = place, found
         widest = max(widest, sum(bool(each.strip()) for each in fields))
-    return 0
+    return header
 
 
 # ---- rows of one way of writing

@@ -7,7 +7,7 @@ import posixpath
 from collections import Counter
 from dataclasses import replace
 
-from vectorize_pipelines.core.notices import Notice, limited, omitted, within
+from vectorize_pipelines.core.notices import Notice, assumed, limited, omitted, within
 from vectorize_pipelines.core.temporary_files import is_temporary
 from vectorize_pipelines.documents.context import ParseContext
 from vectorize_pipelines.documents.errors import DecompressionLimitError, UnsupportedFormatError
@@ -20,6 +20,8 @@ MAX_DEPTH = 3
 KINDS_SHOWN = 5
 #: Left out without a word, with what is in it: what macOS adds to archives.
 _RESOURCE_FORKS = "__MACOSX"
+#: Documents all the same: by what they hold they are refused with a remedy, or are RTF.
+_OLD_OFFICE = (".doc", ".dot", ".ppt", ".pps")
 
 
 class MemberReader:
@@ -43,7 +45,7 @@ class MemberReader:
         if is_temporary(parts[-1]):
             return False
         suffix = ending(parts[-1])
-        if suffix not in SUPPORTED_SUFFIXES:
+        if suffix not in (*SUPPORTED_SUFFIXES, *_OLD_OFFICE):
             self._other_kinds[suffix] += 1
             return False
         return True
@@ -99,11 +101,12 @@ class MemberReader:
             kinds = self._other_kinds.most_common(KINDS_SHOWN)
             shown = ", ".join(f"{number} {suffix or 'without an ending'}" for suffix, number in kinds)
             others = self._other_kinds.total() - sum(number for _, number in kinds)
+            # As in folders, where they are counted: whoever reads a message misses no picture of a signature.
             found.append(
-                omitted(
+                assumed(
                     f"{self._other_kinds.total():,} {self._noun}(s) of other kinds are left out: {shown}"
                     + (f", {others} others" if others else ""),
-                    "unpack or convert what is to be found",
+                    "convert those whose text is to be found, and put them beside it",
                 )
             )
         return tuple(found)

@@ -59,7 +59,8 @@ def parse_json_lines(content: bytes, context: ParseContext) -> ParsedDocument:
     line, reason = min(bad.items())
     if builder.is_empty:
         raise CorruptDocumentError(f"line {line} {reason}, and no other has a text; each line must be a JSON object")
-    what = f"left out {counted(len(bad), 'line', listed_numbers(sorted(bad)))}: line {line} {reason}"
+    lines = f"{len(bad):,} lines ({listed_numbers(sorted(bad))}): line {line}"
+    what = f"left out {lines if len(bad) > 1 else f'line {line}, since it'} {reason}"
     return builder.build([*notices, omitted(what, "correct them; each line must be a JSON object, a field a column")])
 
 
@@ -171,11 +172,10 @@ def unpacks_too_large(settings: DocumentSettings) -> DecompressionLimitError:
 
 
 def columns_to_read(found: Sequence[str], settings: DocumentSettings) -> list[str]:
-    """Return text and metadata columns, of those found. Raises `MissingColumnError` without all of the text columns."""
-    missing = [column for column in settings.text_columns if column not in found]
-    if missing:
+    """Return text and metadata columns, of those found. Raises `MissingColumnError` where no text column is."""
+    if not set(settings.text_columns) & set(found):
         raise MissingColumnError(
-            f"has no column {listed(missing)} to embed; its columns are {listed(found)}; "
+            f"has no column {' or '.join(map(repr, settings.text_columns))} to embed; its columns are {listed(found)}; "
             f"name the column to embed in VECTORIZE_DOCUMENTS__TEXT_COLUMNS, for example {json.dumps(found[:1])}"
         )
     return [column for column in found if column in settings.text_columns or is_kept(column, settings)]

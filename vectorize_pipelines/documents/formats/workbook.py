@@ -1,6 +1,6 @@
 """Workbooks of spreadsheets: .xlsx and its kin, .xls, .ods. Each row of each sheet is an item.
 
-A sheet that has the columns of `documents.text_columns` is a table as a CSV file is. Of any other the whole row is
+A sheet that has a column of `documents.text_columns` is a table as a CSV file is. Of any other the whole row is
 embedded, a line a cell, `Header: value`, where it has a header, else as cells divided by ` | `.
 """
 
@@ -9,7 +9,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time, timedelta
 from io import BytesIO
 from math import isfinite
@@ -25,6 +25,8 @@ from vectorize_pipelines.documents.errors import (
     EncryptedDocumentError,
     damage_reported,
 )
+from vectorize_pipelines.documents.formats.delimited import parse_tsv
+from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.ole_sectors import check_chains
 from vectorize_pipelines.documents.formats.package import check_archive
 from vectorize_pipelines.documents.formats.table import (
@@ -37,6 +39,7 @@ from vectorize_pipelines.documents.formats.table import (
 from vectorize_pipelines.documents.formats.table_text import CELL_SEPARATOR
 from vectorize_pipelines.documents.formats.values import clean_text, one_line
 from vectorize_pipelines.documents.formats.workbook_numbers import column_number, padded_numbers
+from vectorize_pipelines.documents.recognition import OLE_MARK, export_format
 from vectorize_pipelines.documents.types import ParsedDocument
 from vectorize_pipelines.settings import DocumentSettings
 
@@ -60,6 +63,14 @@ Merged: TypeAlias = tuple[int, int, int, int]
 Cells: TypeAlias = list[list[JsonValue]]
 
 _TABLE = "urn:oasis:names:tc:opendocument:xmlns:table:1.0}"
+_TIME_VALUE = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}time-value"
+_ISO_DURATION = re.compile(
+    r"(-?)P(?:([0-9]{1,8})D)?(?:T(?:([0-9]{1,9})H)?(?:([0-9]{1,9})M)?(?:([0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?"
+)
+_ODS_CONTENT = "content.xml"
+_BLANKS_BETWEEN_CELLS = re.compile(rb">[ \t\r\n]+(?=</?table:)")
+_MANIFEST = "META-INF/manifest.xml"
+_ENCRYPTED_PART = re.compile(rb"<(?:\w+:)?encryption-data\b")
 _ANNOTATION = "urn:oasis:names:tc:opendocument:xmlns:office:1.0}annotation"
 #: A cell with a formula and no value. One whose value is the empty text has the type "str".
 _UNCALCULATED = re.compile(
@@ -86,29 +97,45 @@ def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
 
 
 def parse_xls(content: bytes, context: ParseContext) -> ParsedDocument:
-    """Read a workbook of Excel before 2007. Raises `ItemError`s."""
+    """Read a workbook of Excel before 2007, or what web pages export under its name. Raises `ItemError`s."""
+    exported = None if content.startswith(OLE_MARK) else export_format(content)
+    if exported:
+        return _parse_export(content, exported, context)
     check_chains(content)
     _check_dimensions(content)
     return _parse(content, "xls", _Known(), [], context)
 
 
+def _parse_export(content: bytes, kind: str, context: ParseContext) -> ParsedDocument:
+    document = parse_html(content, context) if kind == "html" else parse_tsv(content, context)
+    shown = "the HTML page" if kind == "html" else "the table of text, divided by tabs,"
+    notice = assumed(f"it was read as {shown} that it is, although it is named as a workbook", "save it as .xlsx")
+    return replace(document, notices=(notice, *document.notices))
+
+
 def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read an OpenDocument spreadsheet. Raises `ItemError`s."""
     with _archive(content, "an OpenDocument spreadsheet", context.settings) as archive:
+        if _ENCRYPTED_PART.search(archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
+            raise EncryptedDocumentError("is encrypted; remove the password in LibreOffice, or exclude the file")
         contents = _ods_contents(archive)
-    return _parse(content, "ods", _Known(merged=contents.merged), _left_out("comments", contents.comments), context)
+        content = _without_blanks(archive, content)
+    known = _Known(merged=contents.merged, durations=contents.durations)
+    return _parse(content, "ods", known, _left_out("comments", contents.comments), context)
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What is known of a workbook's sheets, by name, beside what the library says.
 
-    merged  the merged ranges, where it does not say them
-    padded  (row, column) -> a number as it is shown, with zeros before it
+    merged     the merged ranges, where it does not say them
+    padded     (row, column) -> a number as it is shown, with zeros before it
+    durations  those of all sheets, which it says as the texts that they are in the file -> as they are shown
     """
 
     merged: Mapping[str, Sequence[Merged]] = field(default_factory=dict)
     padded: Mapping[str, Mapping[tuple[int, int], str]] = field(default_factory=dict)
+    durations: Mapping[str, str] = field(default_factory=dict)
 
 
 def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], context: ParseContext) -> ParsedDocument:
@@ -135,7 +162,7 @@ def _parse(content: bytes, parser: str, known: _Known, notices: list[Notice], co
             found.add_to(builder)
     if hidden:
         what = f"left out {'a hidden sheet' if len(hidden) == 1 else f'{len(hidden)} hidden sheets'} ({listed(hidden)})"
-        notices.append(assumed(what, "show them in the program that made the workbook to have them embedded"))
+        notices.append(omitted(what, "show them in the program that made the workbook to have them embedded"))
     if builder.is_empty:
         what = "has no sheet with text in it" + (" that is not hidden" if hidden else "")
         raise EmptyDocumentError(f"{what}; fill it, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
@@ -151,6 +178,8 @@ def _sheet(found: Any, known: _Known) -> "_Sheet":
     for (row, column), shown in known.padded.get(found.name, {}).items():
         if row < len(cells) and column < len(cells[row]) and type(cells[row][column]) is int:
             cells[row][column] = shown
+    if known.durations:
+        cells = [[known.durations.get(cell, cell) if isinstance(cell, str) else cell for cell in row] for row in cells]
     return _Sheet(clean_text(found.name), cells, ranges or known.merged.get(found.name, ()))
 
 
@@ -230,12 +259,11 @@ class _Sheet:
         return shown
 
     def _text_header(self, used: Sequence[int], settings: DocumentSettings) -> "_Header | None":
-        """Return the header that has the columns to embed; None where none has."""
-        for row in used[:HEADER_WITHIN]:
-            names = column_names([_shown(cell) for cell in self._cells[row]])
-            if set(settings.text_columns) <= set(names):
-                return _Header(range(row, row + 1), names, {})
-        return None
+        """Return the header that has most of the columns to embed, the first of equal ones; None where none has any."""
+        wanted = set(settings.text_columns)
+        named = [(row, column_names([_shown(cell) for cell in self._cells[row]])) for row in used[:HEADER_WITHIN]]
+        row, names = max(named, key=lambda each: len(wanted & set(each[1])), default=(0, []))
+        return _Header(range(row, row + 1), names, {}) if wanted & set(names) else None
 
     def _header(self, used: Sequence[int]) -> "_Header | None":
         """Return the header of a sheet that has other columns; None where it seems to have none, as a form."""
@@ -328,6 +356,16 @@ def _duration(value: timedelta) -> str:
     seconds = round(abs(value).total_seconds())
     sign = "-" if value < timedelta() else ""
     return f"{sign}{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+
+
+def _iso_duration(text: str) -> str:
+    """Return a duration of ISO 8601, `PT26H05M00S`, as `_duration` does; another text as it is."""
+    match = _ISO_DURATION.fullmatch(text)
+    if match is None:
+        return text
+    days, hours, minutes, seconds = (float((each or "0").replace(",", ".")) for each in match.groups()[1:])
+    value = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return _duration(-value if match[1] else value)
 
 
 def _shown(cell: JsonValue) -> str:
@@ -426,12 +464,14 @@ def _left_out(what: str, number: int) -> list[Notice]:
 class _OdsContents:
     """What an OpenDocument spreadsheet says of its cells and the library does not tell. Made by `_ods_contents`.
 
-    merged    name of a sheet -> its merged ranges
-    comments  how many there are
+    merged     name of a sheet -> its merged ranges
+    durations  as the file has them -> as they are shown
+    comments   how many there are
     """
 
     def __init__(self) -> None:
         self.merged: dict[str, list[Merged]] = {}
+        self.durations: dict[str, str] = {}
         self.comments = 0
         self._ranges: list[Merged] = []
         self._row = self._column = self._next_row = 0
@@ -445,6 +485,8 @@ class _OdsContents:
             self._row, self._column = self._next_row, 0
             self._next_row += _count(attributes.get(f"{_TABLE}number-rows-repeated"))
         elif tag in (f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
+            if duration := attributes.get(_TIME_VALUE):
+                self.durations[duration] = _iso_duration(duration)
             rows = _count(attributes.get(f"{_TABLE}number-rows-spanned"))
             columns = _count(attributes.get(f"{_TABLE}number-columns-spanned"))
             if rows > 1 or columns > 1:
@@ -460,9 +502,23 @@ def _ods_contents(archive: zipfile.ZipFile) -> _OdsContents:
     contents = _OdsContents()
     parser = ParserCreate(namespace_separator="}")
     parser.StartElementHandler = contents.start
-    with archive.open("content.xml") as stream:
+    with archive.open(_ODS_CONTENT) as stream:
         parser.ParseFile(stream)
     return contents
+
+
+def _without_blanks(archive: zipfile.ZipFile, content: bytes) -> bytes:
+    """Return a spreadsheet without line ends and blanks between its rows and cells, on which the library gives up."""
+    written = archive.read(_ODS_CONTENT)
+    if not _BLANKS_BETWEEN_CELLS.search(written):
+        return content
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as other:
+        for name in ("mimetype", _MANIFEST):
+            if name in archive.namelist():
+                other.writestr(name, archive.read(name))
+        other.writestr(_ODS_CONTENT, _BLANKS_BETWEEN_CELLS.sub(b">", written))
+    return packed.getvalue()
 
 
 def _count(value: str | None) -> int:

@@ -5,7 +5,7 @@
 values of fields beside their labels, `words` mends words that were divided, `bookmarks` makes sections.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import accumulate, chain
 
@@ -28,6 +28,7 @@ from vectorize_pipelines.settings import DocumentSettings
 
 PAGE_SEPARATOR = "\n\n"
 
+_REPORTLAB_DEFAULTS = {"Title": "untitled", "Author": "anonymous"}
 _OCR_FIRST = "run OCR first (`ocrmypdf in.pdf out.pdf`)"
 
 
@@ -120,8 +121,8 @@ def _fields(reader: PageReader, page_count: int) -> dict[str, object]:
     missing = sorted(chain(outcome.damaged, outcome.without, outcome.illegible))
     confidences = outcome.confidence.values()
     return {
-        "title": information.get("Title"),
-        "author": information.get("Author"),
+        "title": _stated(information, "Title"),
+        "author": _stated(information, "Author"),
         "created": iso_date(information.get("CreationDate")),
         "modified": iso_date(information.get("ModDate")),
         "page_count": page_count,
@@ -129,6 +130,13 @@ def _fields(reader: PageReader, page_count: int) -> dict[str, object]:
         "ocr_confidence": round(sum(confidences) / len(confidences), 3) if confidences else None,
         "parser": "+".join(engine for engine in ("pdfium", "pypdf", "ocr") if outcome.engines[engine]),
     }
+
+
+def _stated(information: Mapping[str, str], name: str) -> str | None:
+    """Return what the document's author says of it; None for what ReportLab writes where its author says nothing."""
+    value = information.get(name)
+    by_default = value == _REPORTLAB_DEFAULTS[name] and information.get("Producer", "").startswith("ReportLab")
+    return None if by_default else value
 
 
 def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) -> Iterator[Notice]:
@@ -144,7 +152,7 @@ def _notices(reader: PageReader, page_count: int, settings: DocumentSettings) ->
             yield omitted(f"{_of(numbers, page_count)} have {what}", ocr_remedy(reader, settings))
     if pictures := [number for number in outcome.pictures if number not in late and not _has_ocr(reader, settings)]:
         yield assumed(
-            f"{_of(pictures, page_count)} are pictures beside a few words, which were taken to be all that they say",
+            f"{_of(pictures, page_count)} are pictures beside a few words, and were taken to hold no other text",
             ocr_remedy(reader, settings),
         )
     if late:
@@ -186,6 +194,8 @@ def _nothing(
 ) -> CorruptDocumentError | EmptyDocumentError | NoTextLayerError:
     """Return the error for a document without a text."""
     outcome = reader.outcome
+    if not page_count:
+        return EmptyDocumentError("has no pages; save it again, or exclude it by VECTORIZE_CORPUS__EXCLUDE")
     if outcome.damaged and not outcome.without:
         number, reason = next(iter(outcome.damaged.items()))
         return CorruptDocumentError(f"has no page that can be read: page {number} {reason}")
