@@ -255,6 +255,13 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
     return declared
 
 
+def bears_mark(content: bytes) -> bool:
+    """Return whether a content begins as a binary format does, one that is read or one that is known and refused."""
+    marks = (*ZIP_MARKS, OLE_MARK, b"PAR1", b"{\\rtf", *COMPRESSION_MARKS, *(mark for mark, _ in OTHER_MARKS))
+    is_tar = content.startswith(TAR_MARK, TAR_MARK_AT)
+    return is_tar or content.startswith(marks) or b"%PDF-" in content[:PDF_MARK_WITHIN]
+
+
 def _believed(by_type: Format | None, by_name: Format | None) -> Format | None:
     """Return the format that counts, of what the media type and the name say, where the content bears no mark."""
     if by_type is None or by_name is None or by_name.binary:
