@@ -89,7 +89,13 @@ class OrderedListing:
     found        how many files have come
     """
 
-    def __init__(self, files: "Callable[[OrderedListing], Iterator[SourceFile]]"):
+    def __init__(
+        self,
+        files: "Callable[[OrderedListing], Iterator[SourceFile]]",
+        passes_over: Callable[[str], bool] = lambda source_id: False,
+    ):
+        """`passes_over` returns whether a file that does not come lies there, and is of another kind."""
+        self._passes_over = passes_over
         self.unreadable: dict[str, str] = {}
         self.hidden: set[str] = set()
         self.other_kinds: Counter[str] = Counter()
@@ -103,15 +109,17 @@ class OrderedListing:
             yield file
 
     def hides(self, source_id: str) -> bool:
-        """Return whether a file, or a folder that it lies in, could not be looked at."""
-        if not self.unreadable and not self.hidden:
-            return False
-        name = source_id
+        """Return whether a file may lie there though it did not come.
+
+        It, or a folder that it lies in, could not be looked at; or it is of another kind: who ingests one file by its
+        name has it read by what it holds. Raises `SourceError`.
+        """
+        name = source_id if self.unreadable or self.hidden else ""
         while name:
             if name in self.unreadable or name + "/" in self.unreadable or name in self.hidden:
                 return True
             name = name.rpartition("/")[0]
-        return False
+        return self._passes_over(source_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +166,10 @@ class FileSource:
 
     def takes(self, source_id: str) -> bool:
         """Return whether a file of this source is one that the patterns take, by its name alone."""
-        relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
-        return self._takes(relative, None)
+        return self._takes(self._relative(source_id), None)
+
+    def _relative(self, source_id: str) -> str:
+        return source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
 
     def ordered(self) -> OrderedListing:
         """Begin a listing. Raises `SourceError` where the root does not exist or cannot be looked at."""
@@ -193,12 +203,19 @@ class FileSource:
             return False
         if self._include is not None:
             return self._include.match_file(relative)
-        suffix = _suffix(relative)
-        if suffix not in self._suffixes and not relative.lower().endswith(self._longer_suffixes):
+        if not self._has_suffix(relative):
             if listing is not None:
-                listing.other_kinds[suffix] += 1
+                listing.other_kinds[_suffix(relative)] += 1
             return False
         return True
+
+    def _has_suffix(self, relative: str) -> bool:
+        return _suffix(relative) in self._suffixes or relative.lower().endswith(self._longer_suffixes)
+
+    def _is_of_other_kind(self, source_id: str) -> bool:
+        """Return whether a file's suffix alone is why it is not taken."""
+        relative = self._relative(source_id)
+        return self._include is None and not self._has_suffix(relative) and not self._is_excluded(relative)
 
     def _is_temporary(self, relative: str) -> bool:
         name = relative.rpartition("/")[2]
@@ -224,7 +241,7 @@ class FileSource:
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
             return OrderedListing(lambda _: iter((file,)))
-        return OrderedListing(self._local_files)
+        return OrderedListing(self._local_files, lambda name: self._is_of_other_kind(name) and Path(name).is_file())
 
     def _local_files(self, listing: OrderedListing) -> Iterator[SourceFile]:
         within = self._within()
@@ -269,7 +286,14 @@ class FileSource:
         if itself is not None and itself["type"] == "file":
             file = _remote_file(self.root, itself)
             return OrderedListing(lambda _: iter((file,)))
-        return OrderedListing(partial(self._remote_files, chain(first, found), path.rstrip("/") + "/"))
+        base = path.rstrip("/") + "/"
+
+        def passes_over(source_id: str) -> bool:
+            with self._translated():
+                name = base + self._relative(source_id)
+                return self._is_of_other_kind(source_id) and _info(filesystem, name) is not None
+
+        return OrderedListing(partial(self._remote_files, chain(first, found), base), passes_over)
 
     def _remote_files(
         self, found: Iterator[tuple[str, Info]], base: str, listing: OrderedListing
