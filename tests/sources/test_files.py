@@ -171,6 +171,17 @@ def test_a_link_that_leads_nowhere_is_listed_and_hides_what_was_there(folder: Pa
     assert source(folder, exclude=("*",), follow_links=True).list().unreadable == {}
 
 
+def test_links_out_of_the_folder_or_to_themselves_say_what_is_wrong(folder: Path) -> None:
+    (folder / "away.md").symlink_to(folder.parent / "away" / "report.md")
+    (folder / "self.md").symlink_to("self.md")
+    (folder.parent / "there.md").touch()
+    (folder / "out.md").symlink_to(folder.parent / "there.md")
+    reasons = source(folder).list().unreadable
+    assert "is not there; mount or restore that" in reasons[str(folder / "away.md")]
+    assert "leads back to itself; remove it" in reasons[str(folder / "self.md")]
+    assert "--follow-links" in reasons[str(folder / "out.md")]
+
+
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/sub/..", "{}/./", "file://{}"])
 def test_a_folder_has_one_name(folder: Path, spelling: str) -> None:
     listed = source(spelling.format(folder))

@@ -6,6 +6,7 @@ sensor for new files does the same comparison and stops there. Files come one by
 are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
+import errno
 import os
 import re
 import stat
@@ -369,7 +370,7 @@ def _in_order(
                 # What lies in a folder comes where its name with a slash does: behind `a.md`, before `a0.md`.
                 in_order = sorted(found, key=lambda entry: entry.name + "/" * (entry.path in folders))
         except OSError as error:
-            unreadable[folder] = f"{error.strerror}"
+            unreadable[folder] = _reason(error)
             return
         yield from in_order
 
@@ -389,7 +390,7 @@ def _is_folder(entry: os.DirEntry[str], unreadable: dict[str, str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        unreadable[entry.path] = f"{error.strerror}"
+        unreadable[entry.path] = _reason(error)
         return True
 
 
@@ -413,7 +414,7 @@ def _walk(
         except OSError as error:
             if folder == root:
                 raise SourceError(f"{root}: {error.strerror}") from None
-            unreadable[folder] = f"{error.strerror}"
+            unreadable[folder] = _reason(error)
             continue
         if folder != root and not _first_visit(folder, seen, unreadable):
             continue
@@ -431,25 +432,31 @@ def _walk(
                 else:
                     yield entry
             except OSError as error:
-                unreadable[entry.path] = f"{error.strerror}"
+                unreadable[entry.path] = _reason(error)
 
 
 def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | None":
     """Return a file as it lies there now; why it is not read; or None for a link that is gone by now."""
     try:
         entry.path.encode()
+        status = entry.stat()
         if within is not None and entry.is_symlink() and leads_out(entry.path, within):
             return NOT_FOLLOWED
-        status = entry.stat()
     except UnicodeEncodeError:
         return NOT_UTF8
     except OSError as error:
         if isinstance(error, FileNotFoundError) and entry.is_symlink():
             return LEADS_NOWHERE if os.path.lexists(entry.path) else None
-        return f"{error.strerror}"
+        return _reason(error)
     if (kind := kind_of(status.st_mode)) is not None:
         return f"is no regular file but {kind}; exclude it"
     return SourceFile(entry.path, status.st_size, status.st_mtime_ns, within=within)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself; remove it, or make it lead to the file or folder that is meant"
+    return f"{error.strerror}"
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
@@ -470,7 +477,7 @@ def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, 
     try:
         identity = _identity(Path(folder).stat())
     except OSError as error:
-        unreadable[folder] = f"{error.strerror}"
+        unreadable[folder] = _reason(error)
         return False
     if identity in seen:
         return False
