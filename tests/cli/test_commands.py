@@ -17,7 +17,7 @@ EXAMPLES = PROJECT_ROOT / "examples"
 INGEST_KEYS = {
     *("run_id", "status", "collection", "path", "seconds", "documents", "chunks", "encoded", "skipped", "deleted"),
     *("cache_hits", "deduplicated", "failed", "incomplete", "assumed", "truncated", "tokens"),
-    *("left_out", "days", "failures", "notices", "errors"),
+    *("left_out", "other_kinds", "days", "failures", "notices", "errors"),
 }
 
 

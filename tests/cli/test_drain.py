@@ -73,7 +73,8 @@ def test_images_and_documents_are_fetched_and_found(
     ).json
     assert hit["uri"] == str(folder / "red.png")
 
-    files = [folder / "boats.md", folder / "missing.md", tmp_path / "elsewhere.md"]
+    monkeypatch.chdir(folder)
+    files = ["boats.md", folder / "missing.md", tmp_path / "elsewhere.md"]
     assert vectorize_here("submit", *(part for file in files for part in ("--document", file))).code == 0
     documents = vectorize_here("drain", "document", "--once", "--json")
     assert documents.code == 6, documents.err

@@ -28,7 +28,7 @@ if shard == "1/3" and (deeds == "dies" or (deeds == "dies-once" and tries == 1))
 if deeds == "waits":
     signal.pause()
 outcome = {**dict.fromkeys((*FIGURES, *FILE_FIGURES), 2), "shard": shard, "run_id": shard, "days": ["2024-03-01"]}
-outcome |= {"failures": [], "notices": []}
+outcome |= {"failures": [], "notices": [], "other_kinds": {}}
 failed = shard == "1/3" and deeds == "fails"
 print(json.dumps({**outcome, "status": "failed" if failed else "succeeded", "errors": ["no store"] if failed else []}))
 sys.exit(5 if failed else 6 if shard == "2/3" else 0)

@@ -64,7 +64,7 @@ def test_what_tells_the_format(content: bytes | str, name: str, media_type: str 
         (SHEET, "a", "audio/mpeg; x=y", UnsupportedFormatError, "unsupported content type audio/mpeg and no mark"),
         (PAGE, "report.pdf", None, CorruptDocumentError, "is no PDF file but HTML"),
         (PAGE, "https://example.com/1", "application/pdf", CorruptDocumentError, "is no PDF file but HTML"),
-        (b"\x89PNG\r\n\x1a\n", "a.txt", "text/plain", NotTextError, "a PNG image"),
+        (b"\x89PNG\r\n\x1a\n", "a.txt", "text/plain", NotTextError, "a PNG image.*image_vectorization"),
     ],
 )
 def test_what_tells_no_format(

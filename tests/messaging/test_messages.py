@@ -51,7 +51,7 @@ def test_a_valid_message_comes_through_whole(drawn: tuple[Modality, dict[str, An
         if isinstance(item.content, InlineDocument):
             assert (item.content.content, item.content.title) == (data["content"], data.get("title"))
             assert item.content.metadata == (data.get("metadata") or {})
-            assert item.content.suffix == ".txt"
+            assert item.content.name == "document.txt"
         else:
             assert item.content == data
 
@@ -166,7 +166,8 @@ def test_what_is_wrong_is_said_by_field(message: Any, modality: str, field: str,
         ({}, "data.content", "is missing"),
         ({"content": " "}, "data.content", "blank"),
         ({"content": "x", "colour": 1}, "data.colour", "is not a field of a document"),
-        ({"content": "x", "content_type": "image/png"}, "data.content_type", "image/png is not supported"),
+        ({"content": "x", "content_type": "image/png"}, "data.content_type", "not supported; send images as"),
+        ({"content": "x", "content_type": "video/mp4"}, "data.content_type", "not supported; give the type"),
         ({"content": "x!", "content_type": "application/pdf"}, "data.content", "base64"),
         ({"content": "x", "metadata": {"a": float("inf")}}, "data.metadata.a", "finite"),
     ],
@@ -187,7 +188,46 @@ def test_content_of_a_binary_format_is_base64(content_type: str) -> None:
     document = request.items[0].content
     assert isinstance(document, InlineDocument)
     assert document.content == (b"\x00\xff%PDF" if binary else "the text")
-    assert document.suffix == suffix
+    assert document.name == f"document{suffix}"
+
+
+def inline(content: str | bytes, **fields: str) -> InlineDocument:
+    data = {"content": base64.encodebytes(content).decode() if isinstance(content, bytes) else content, **fields}
+    request = decode(encoded({"task_type": "document_vectorization", "data": data}), None, ORIGIN, Modality.DOCUMENT)
+    assert isinstance(request, Request)
+    document = request.items[0].content
+    assert isinstance(document, InlineDocument)
+    return document
+
+
+@pytest.mark.parametrize("content_type", [None, "text/plain", "application/json"])
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04" + b"x" * 900, b"%PDF-1.7\n", b"\xff\xd8\xff\xe0", b"\0" * 257 + b"ustar", b"{\\rtf1 a}"]
+)
+def test_base64_of_a_binary_format_is_decoded_whatever_its_type(content: bytes, content_type: str | None) -> None:
+    document = inline(content, title="a.bin", **({} if content_type is None else {"content_type": content_type}))
+    assert (document.content, document.content_type, document.name) == (content, "application/octet-stream", "a.bin")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["QUJD", "UEsDBA==", "JVBERi0 is how a PDF begins", "JVBERi0xLjc=é", "the boats\nlie in the harbour", "UEsDBAAA\0"],
+)
+def test_other_text_stays_the_text_that_it_is(content: str) -> None:
+    assert inline(content).content == (content if content != "UEsDBA==" else b"PK\x03\x04")
+
+
+def test_bytes_of_any_kind_are_base64_and_named_as_their_title_says() -> None:
+    document = inline(b"a,b\n1,2\n", title="tides.csv", content_type="application/octet-stream")
+    assert (document.content, document.name) == (b"a,b\n1,2\n", "tides.csv")
+    with pytest.raises(InvalidMessageError, match="must be base64 for application/octet-stream"):
+        inline("a,b", content_type="application/octet-stream")
+
+
+def test_mail_is_text_or_base64() -> None:
+    mail = b"From: a@example.com\nSubject: Tides\n\nHigh at noon."
+    assert inline(mail, content_type="message/rfc822").content == mail
+    assert inline(mail.decode(), content_type="message/rfc822").content == mail.decode()
 
 
 @pytest.mark.parametrize(

@@ -251,8 +251,10 @@ def _resolver(monkeypatch: pytest.MonkeyPatch, names: dict[str, list[list[str]]]
 def test_names_of_private_addresses_are_refused(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
     _resolver(monkeypatch, {"inside.example": [["10.0.0.1"]], "mixed.example": [["8.8.8.8", "127.0.0.1"]]})
     for host in ("inside.example", "mixed.example"):
-        with pytest.raises(RefusedUriError, match=f"{host} is not asked"):
+        with pytest.raises(RefusedUriError, match=f"{host} is not asked.*VECTORIZE_URIS__ALLOW_PRIVATE=true"):
             fetch(web.url(host=host), STRICT)
+    with pytest.raises(RefusedUriError, match=r"^127\.0\.0\.1 is not asked: it is .*ALLOW_PRIVATE"):
+        fetch(web.url(host="127.0.0.1"), STRICT)
 
 
 def test_a_name_that_changes_its_address_after_the_check(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

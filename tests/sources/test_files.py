@@ -45,6 +45,23 @@ def test_supported_files_are_taken_hidden_ones_and_others_not(folder: Path) -> N
     assert names(folder, source(folder)) == {"a.md", "b.TXT", "sub/e.md", "sub/deep/f.txt", "中文/笔记.md"}
 
 
+@pytest.mark.parametrize("is_remote", [False, True])
+def test_a_file_of_another_kind_that_lies_there_is_not_gone(folder: Path, is_remote: bool) -> None:
+    root = str(folder)
+    if is_remote:
+        memory = fsspec.filesystem("memory")
+        root = "memory://kinds"
+        memory.pipe({"/kinds/a.md": b"a", "/kinds/c.png": b"c", "/kinds/.hidden.png": b"h"})
+    else:
+        (folder / ".hidden.png").touch()
+    names = ("c.png", ".hidden.png", "gone.png", "gone.md", "sub/gone.png")
+    listing = source(root).ordered()
+    assert any(True for _ in listing)
+    assert [name for name in names if listing.hides(f"{root}/{name}")] == ["c.png"]
+    listing = source(root, include=("*.md",)).ordered()
+    assert not listing.hides(f"{root}/c.png")
+
+
 def test_files_of_other_kinds_are_counted_where_only_their_suffix_rules_them_out(folder: Path) -> None:
     for name in ("d.PNG", "Makefile", "Dr. Smith's letter", "sub/e.zip"):
         (folder / name).touch()
@@ -152,6 +169,17 @@ def test_a_link_that_leads_nowhere_is_listed_and_hides_what_was_there(folder: Pa
     for name in ("a.md", "docs.md", "skipped/a.md"):
         assert not listing.hides(str(folder / name))
     assert source(folder, exclude=("*",), follow_links=True).list().unreadable == {}
+
+
+def test_links_out_of_the_folder_or_to_themselves_say_what_is_wrong(folder: Path) -> None:
+    (folder / "away.md").symlink_to(folder.parent / "away" / "report.md")
+    (folder / "self.md").symlink_to("self.md")
+    (folder.parent / "there.md").touch()
+    (folder / "out.md").symlink_to(folder.parent / "there.md")
+    reasons = source(folder).list().unreadable
+    assert "is not there; mount or restore that" in reasons[str(folder / "away.md")]
+    assert "leads back to itself; remove it" in reasons[str(folder / "self.md")]
+    assert "--follow-links" in reasons[str(folder / "out.md")]
 
 
 @pytest.mark.parametrize("spelling", ["{}", "{}/", "{}/sub/..", "{}/./", "file://{}"])

@@ -240,6 +240,7 @@ def test_private_addresses_are_refused_unless_allowed(make_outbox: MakeOutbox, r
     assert status is not None
     assert status.error is not None
     assert "private" in status.error
+    assert "VECTORIZE_CALLBACKS__ALLOW_PRIVATE=true" in status.error
     assert receiver.received == []
 
 

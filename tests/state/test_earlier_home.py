@@ -47,8 +47,9 @@ def test_a_home_of_an_earlier_version_goes_on(earlier: tuple[Path, Path]) -> Non
         return json.loads(done.stdout)
 
     result = vectorize("ingest", corpus)
+    # Documents are read in another way than then: their rows are written anew, with the vectors that there are.
     assert (result["documents"], result["encoded"], result["cache_hits"], result["deleted"], result["failed"]) == (
-        (2, 0, 0, 0, 0)
+        (2, 0, 2, 0, 0)
     )
     hits = vectorize("search", "how often is the gauge read")
     assert [Path(each["source_id"]).name for each in hits] == ["tide.md", "lamp.txt"]

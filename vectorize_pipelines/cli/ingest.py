@@ -145,6 +145,7 @@ def command(
         "path": config["path"],
         "seconds": round(time.monotonic() - started, 2),
         **(dict.fromkeys(FILE_FIGURES, 0) if shown.stream is None else shown.stream.figures()),
+        "other_kinds": {} if shown.stream is None else dict(shown.stream.other_kinds()),
         **({} if shard is None else {"shard": str(part)}),
     }
     return report(result, shown.stream, about, _print, refused=("failed", "incomplete"), as_json=as_json)

@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
@@ -105,6 +106,7 @@ def summed(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "status": "failed" if failed else "succeeded",
         **{name: sum(outcome[name] for outcome in outcomes) for name in (*FIGURES, *FILE_FIGURES)},
+        "other_kinds": dict(sum((Counter(outcome["other_kinds"]) for outcome in outcomes), Counter[str]())),
         "days": sorted({day for outcome in outcomes for day in outcome["days"]}),
         "failures": [failure for outcome in outcomes for failure in outcome["failures"]],
         "notices": [notice for outcome in outcomes for notice in outcome["notices"]],
@@ -118,4 +120,12 @@ def _no_outcome(shard: Shard, code: int, error: str) -> dict[str, Any]:
     """Return the outcome of a run that printed none."""
     figures = dict.fromkeys((*FIGURES, *FILE_FIGURES), 0)
     lists: dict[str, list[str]] = {"days": [], "failures": [], "notices": [], "errors": [error]}
-    return {"shard": str(shard), "run_id": "", "status": "failed", **figures, **lists, "exit_code": code}
+    return {
+        "shard": str(shard),
+        "run_id": "",
+        "status": "failed",
+        **figures,
+        "other_kinds": {},
+        **lists,
+        "exit_code": code,
+    }

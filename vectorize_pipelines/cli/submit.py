@@ -1,10 +1,12 @@
 """`vectorize submit`: requests by Kafka, from an argument, a file or stdin."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import click
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_NOT_IN_TIME = 1
 EXIT_FAILED_REQUESTS = 6
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 #: Lines that are sent together.
 _CHUNK = 10_000
 #: No topic takes what is longer.
@@ -36,8 +39,10 @@ def _metadata(context: click.Context, parameter: click.Parameter, values: Sequen
 @click.command()
 @click.argument("text", required=False)
 @click.option("--file", type=click.File(encoding="utf-8"), help="Each line is a text; of a .jsonl file, a request.")
-@click.option("--image", "images", multiple=True, metavar="URI", help="An image; may be repeated.")
-@click.option("--document", "documents", multiple=True, metavar="URI", help="A document; may be repeated.")
+@click.option("--image", "images", multiple=True, metavar="URI", help="An image, by its URI or path; may be repeated.")
+@click.option(
+    "--document", "documents", multiple=True, metavar="URI", help="A document, by its URI or path; may be repeated."
+)
 @click.option("--batch", is_flag=True, help="One request with all lines, or all URIs, instead of one for each.")
 @click.option("--id", "task_id", metavar="ID", help="The id of a single request.  [default: a new one]")
 @click.option("--collection", help="Where to.  [default: that of the settings]")
@@ -122,7 +127,7 @@ def _contents(text: str | None, file: TextIO | None, images: Sequence[str], docu
         raise click.UsageError(f"give only one of {' and '.join(given)}")
     if images or documents:
         kind = TaskType.IMAGE if images else TaskType.DOCUMENT
-        return _Contents(kind, iter(images or documents))
+        return _Contents(kind, map(_absolute, images or documents))
     if text is not None:
         return _Contents(TaskType.TEXT, iter([text]))
     if file is None and sys.stdin.isatty():
@@ -131,6 +136,11 @@ def _contents(text: str | None, file: TextIO | None, images: Sequence[str], docu
     if file is not None and file.name.endswith(".jsonl"):
         return _Contents(TaskType.TEXT, _requests(lines, file.name), are_requests=True)
     return _Contents(TaskType.TEXT, lines)
+
+
+def _absolute(uri: str) -> str:
+    """Return a path as the absolute one that it is here: who reads the request works in another folder."""
+    return str(Path(uri).absolute()) if uri.strip() and _SCHEME.match(uri) is None else uri
 
 
 def _lines(file: TextIO) -> Iterator[str]:

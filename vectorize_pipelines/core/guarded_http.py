@@ -70,6 +70,10 @@ class Deadline:
         return UnreadableFileError(f"did not answer in full within {self.seconds:g} s")
 
 
+class PrivateAddressError(RefusedUriError):
+    """An address that would be asked if private ones might be: who calls knows the setting."""
+
+
 def parse(url: str) -> HttpTarget:
     """Take an http or https URL apart. Raises `RefusedUriError` where two programs could read it differently."""
     if any(character <= " " or character == "\x7f" for character in url):
@@ -103,8 +107,8 @@ def exchange(
 ) -> Answer:
     """Make one request; redirects are not followed. Of the answer's body at most `limit` bytes are taken; 0: none.
 
-    Raises `RefusedUriError` for an address that must not be asked, `ContentTooLargeError`, and `UnreadableFileError`
-    for whatever goes wrong on the way.
+    Raises `RefusedUriError` (`PrivateAddressError`) for an address that must not be asked, `ContentTooLargeError`, and
+    `UnreadableFileError` for whatever goes wrong on the way.
     """
     connection = _Connection(target, allow_private, deadline)
     try:
@@ -222,7 +226,10 @@ class _Connection(http.client.HTTPConnection):
         for *_, place in found:
             reason = refusal(str(place[0]), self._allow_private)
             if reason is not None:
-                raise RefusedUriError(f"{self._target.host} is not asked: {reason}")
+                said = reason.replace(f"{self._target.host} is ", "it is ", 1)
+                is_private = refusal(str(place[0]), not self._allow_private) is None
+                kind = PrivateAddressError if is_private else RefusedUriError
+                raise kind(f"{self._target.host} is not asked: {said}")
         failure: OSError | None = None
         for family, kind, protocol, _, place in found:
             one = socket.socket(family, kind, protocol)

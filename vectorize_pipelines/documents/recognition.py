@@ -174,6 +174,11 @@ OTHER_MARKS = (
     (b"SQLite format 3\0", "an SQLite database"),
 )
 
+_OF_IMAGES = (
+    "have it embedded as an image (image_vectorization in a request, `vectorize ingest --kind images`), convert it to "
+    "PDF and turn on OCR, or exclude it"
+)
+
 ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")
 COMPRESSION_MARKS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0")
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
@@ -244,7 +249,8 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
         return _format_named(marked)
     for mark, kind in OTHER_MARKS:
         if content.startswith(mark):
-            raise NotTextError(f"holds {kind}, whatever its name says; convert it, or exclude it")
+            remedy = _OF_IMAGES if kind.endswith("image") else "convert it, or exclude it"
+            raise NotTextError(f"holds {kind}, whatever its name says; {remedy}")
     declared = hinted or (_BY_NAME["html"] if _begins_as_html(content) else None)
     if declared is None:
         raise UnsupportedFormatError(_unsupported(name, media_type))
@@ -254,6 +260,13 @@ def recognised_format(content: bytes, name: str, media_type: str | None = None) 
             f"is no {declared.name.upper()} file but {holds}; it may be a failed download, fetch it again"
         )
     return declared
+
+
+def bears_mark(content: bytes) -> bool:
+    """Return whether a content begins as a binary format does, one that is read or one that is known and refused."""
+    marks = (*ZIP_MARKS, OLE_MARK, b"PAR1", b"{\\rtf", *COMPRESSION_MARKS, *(mark for mark, _ in OTHER_MARKS))
+    is_tar = content.startswith(TAR_MARK, TAR_MARK_AT)
+    return is_tar or content.startswith(marks) or b"%PDF-" in content[:PDF_MARK_WITHIN]
 
 
 def _believed(by_type: Format | None, by_name: Format | None) -> Format | None:

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Self
 
-from vectorize_pipelines.core.guarded_http import Answer, Deadline, exchange, parse
+from vectorize_pipelines.core.guarded_http import Answer, Deadline, PrivateAddressError, exchange, parse
 from vectorize_pipelines.errors import ItemError, LedgerError, RefusedUriError
 from vectorize_pipelines.messaging.events import ResultEvent
 from vectorize_pipelines.messaging.messages import Origin
@@ -94,7 +94,9 @@ class CallbackSender:
         try:
             answer = self._send(row)
         except RefusedUriError as error:
-            return self._failed(row, str(error), final=True)
+            is_private = isinstance(error, PrivateAddressError)
+            remedy = "; where it is meant, set callbacks.allow_private (VECTORIZE_CALLBACKS__ALLOW_PRIVATE=true)"
+            return self._failed(row, f"{error}{remedy if is_private else ''}", final=True)
         except ItemError as error:
             return self._failed(row, str(error))
         if 200 <= answer.status < 300:

@@ -13,11 +13,15 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from vectorize_pipelines.core.base64_text import decode_base64
 from vectorize_pipelines.core.items import MAX_METADATA_DEPTH, JsonValue, MetadataLimits, Modality
 from vectorize_pipelines.errors import ItemError
 from vectorize_pipelines.kafka.received import ReceivedMessage
-from vectorize_pipelines.messaging.content_types import CONTENT_TYPES, DEFAULT_CONTENT_TYPE
+from vectorize_pipelines.messaging.content_types import (
+    ANY_BYTES,
+    CONTENT_TYPES,
+    DEFAULT_CONTENT_TYPE,
+    decoded_content,
+)
 from vectorize_pipelines.messaging.other_forms import BYTE_ORDER_MARK, other_form
 from vectorize_pipelines.settings import COLLECTION_NAME
 
@@ -82,7 +86,7 @@ def origin_of(message: ReceivedMessage) -> Origin:
 
 @dataclass(frozen=True, slots=True)
 class InlineDocument:
-    """A document that the message itself holds: text, or bytes where the content type is that of a binary format."""
+    """A document that the message itself holds: text, or bytes where it came in base64."""
 
     content: str | bytes
     title: str | None
@@ -90,9 +94,11 @@ class InlineDocument:
     metadata: Mapping[str, JsonValue]
 
     @property
-    def suffix(self) -> str:
-        """The ending of a file of that kind, with its dot."""
-        return CONTENT_TYPES[self.content_type][0]
+    def name(self) -> str:
+        """The name of a file of that kind; its title where the content type says nothing of the kind."""
+        if self.content_type == ANY_BYTES:
+            return self.title or "document"
+        return f"document{CONTENT_TYPES[self.content_type][0]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,19 +314,24 @@ def _inline_document(data: dict[str, Any], field: str, limits: MetadataLimits | 
     except ValidationError as error:
         raise explain(error, None, field) from None
     content_type = (document.content_type or DEFAULT_CONTENT_TYPE).partition(";")[0].strip().lower()
-    if content_type not in CONTENT_TYPES:
-        _refuse(
-            f"{field}.content_type",
-            f"{_shown(content_type)} is not supported; supported are {', '.join(CONTENT_TYPES)}",
-        )
-    content: str | bytes = document.content
-    if CONTENT_TYPES[content_type][1]:
-        try:
-            content = decode_base64(document.content)
-        except ValueError:
-            _refuse(f"{field}.content", f"must be base64 for {content_type}")
+    if content_type not in CONTENT_TYPES and content_type != ANY_BYTES:
+        _refuse(f"{field}.content_type", _unsupported(content_type))
+    try:
+        content, content_type = decoded_content(document.content, content_type)
+    except ValueError:
+        _refuse(f"{field}.content", f"must be base64 for {content_type}")
     metadata = _checked_metadata(document.metadata, f"{field}.metadata", limits)
     return InlineDocument(content, document.title, content_type, metadata)
+
+
+def _unsupported(content_type: str) -> str:
+    remedy = (
+        f"send images as {TaskType.IMAGE}"
+        if content_type.startswith("image/")
+        else f"give the type of the document's format, such as text/html or application/pdf, or {ANY_BYTES} for a "
+        "document in base64 whose mark, or the ending of its title, tells the format"
+    )
+    return f"{_shown(content_type)} is not supported; {remedy}"
 
 
 def _task_type(value: Any, field: str) -> TaskType:

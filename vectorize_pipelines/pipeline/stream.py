@@ -62,6 +62,10 @@ class EmbeddingStream(ABC):
         """Further figures of the run as a whole, for its metadata."""
         return {}
 
+    def other_kinds(self) -> Mapping[str, int]:
+        """Return how many files a run over files passed over, by suffix."""
+        return {}
+
     def losses(self) -> Sequence[str]:
         """The places of what the source had lost before it could be read, for people."""
         return ()

@@ -21,6 +21,7 @@ from vectorize_pipelines.core.guarded_http import (
     ContentTooLargeError,
     Deadline,
     HttpTarget,
+    PrivateAddressError,
     exchange,
     parse,
 )
@@ -176,9 +177,14 @@ def _read_http(uri: str, policy: FetchPolicy, limit: int) -> Fetched:
     deadline = Deadline(policy.timeout_seconds)
     for _ in range(policy.max_redirects + 1):
         target = _allowed(uri, policy)
-        answer = exchange(
-            "GET", target, headers=_HEADERS, limit=limit, allow_private=policy.allow_private, deadline=deadline
-        )
+        try:
+            answer = exchange(
+                "GET", target, headers=_HEADERS, limit=limit, allow_private=policy.allow_private, deadline=deadline
+            )
+        except PrivateAddressError as error:
+            raise RefusedUriError(
+                f"{error}; where it is meant, set uris.allow_private (VECTORIZE_URIS__ALLOW_PRIVATE=true)"
+            ) from None
         if answer.status in _REDIRECTS and "location" in answer.headers:
             uri = _redirected(uri, answer.headers["location"])
         else:

@@ -6,6 +6,7 @@ sensor for new files does the same comparison and stops there. Files come one by
 are the names of one folder, and of a local tree those of its folders (`remote_listing` says of which buckets more).
 """
 
+import errno
 import os
 import re
 import stat
@@ -89,7 +90,13 @@ class OrderedListing:
     found        how many files have come
     """
 
-    def __init__(self, files: "Callable[[OrderedListing], Iterator[SourceFile]]"):
+    def __init__(
+        self,
+        files: "Callable[[OrderedListing], Iterator[SourceFile]]",
+        passes_over: Callable[[str], bool] = lambda source_id: False,
+    ):
+        """`passes_over` returns whether a file that does not come lies there, and is of another kind."""
+        self._passes_over = passes_over
         self.unreadable: dict[str, str] = {}
         self.hidden: set[str] = set()
         self.other_kinds: Counter[str] = Counter()
@@ -103,15 +110,17 @@ class OrderedListing:
             yield file
 
     def hides(self, source_id: str) -> bool:
-        """Return whether a file, or a folder that it lies in, could not be looked at."""
-        if not self.unreadable and not self.hidden:
-            return False
-        name = source_id
+        """Return whether a file may lie there though it did not come.
+
+        It, or a folder that it lies in, could not be looked at; or it is of another kind: who ingests one file by its
+        name has it read by what it holds. Raises `SourceError`.
+        """
+        name = source_id if self.unreadable or self.hidden else ""
         while name:
             if name in self.unreadable or name + "/" in self.unreadable or name in self.hidden:
                 return True
             name = name.rpartition("/")[0]
-        return False
+        return self._passes_over(source_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +167,10 @@ class FileSource:
 
     def takes(self, source_id: str) -> bool:
         """Return whether a file of this source is one that the patterns take, by its name alone."""
-        relative = source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
-        return self._takes(relative, None)
+        return self._takes(self._relative(source_id), None)
+
+    def _relative(self, source_id: str) -> str:
+        return source_id[len(self.root.rstrip("/")) + 1 :] or source_id.rsplit("/", 1)[-1]
 
     def ordered(self) -> OrderedListing:
         """Begin a listing. Raises `SourceError` where the root does not exist or cannot be looked at."""
@@ -193,12 +204,19 @@ class FileSource:
             return False
         if self._include is not None:
             return self._include.match_file(relative)
-        suffix = _suffix(relative)
-        if suffix not in self._suffixes and not relative.lower().endswith(self._longer_suffixes):
+        if not self._has_suffix(relative):
             if listing is not None:
-                listing.other_kinds[suffix] += 1
+                listing.other_kinds[_suffix(relative)] += 1
             return False
         return True
+
+    def _has_suffix(self, relative: str) -> bool:
+        return _suffix(relative) in self._suffixes or relative.lower().endswith(self._longer_suffixes)
+
+    def _is_of_other_kind(self, source_id: str) -> bool:
+        """Return whether a file's suffix alone is why it is not taken."""
+        relative = self._relative(source_id)
+        return self._include is None and not self._has_suffix(relative) and not self._is_excluded(relative)
 
     def _is_temporary(self, relative: str) -> bool:
         name = relative.rpartition("/")[2]
@@ -224,7 +242,7 @@ class FileSource:
         if not stat.S_ISDIR(status.st_mode):
             file = SourceFile(self.root, status.st_size, status.st_mtime_ns)
             return OrderedListing(lambda _: iter((file,)))
-        return OrderedListing(self._local_files)
+        return OrderedListing(self._local_files, lambda name: self._is_of_other_kind(name) and Path(name).is_file())
 
     def _local_files(self, listing: OrderedListing) -> Iterator[SourceFile]:
         within = self._within()
@@ -269,7 +287,14 @@ class FileSource:
         if itself is not None and itself["type"] == "file":
             file = _remote_file(self.root, itself)
             return OrderedListing(lambda _: iter((file,)))
-        return OrderedListing(partial(self._remote_files, chain(first, found), path.rstrip("/") + "/"))
+        base = path.rstrip("/") + "/"
+
+        def passes_over(source_id: str) -> bool:
+            with self._translated():
+                name = base + self._relative(source_id)
+                return self._is_of_other_kind(source_id) and _info(filesystem, name) is not None
+
+        return OrderedListing(partial(self._remote_files, chain(first, found), base), passes_over)
 
     def _remote_files(
         self, found: Iterator[tuple[str, Info]], base: str, listing: OrderedListing
@@ -345,7 +370,7 @@ def _in_order(
                 # What lies in a folder comes where its name with a slash does: behind `a.md`, before `a0.md`.
                 in_order = sorted(found, key=lambda entry: entry.name + "/" * (entry.path in folders))
         except OSError as error:
-            unreadable[folder] = f"{error.strerror}"
+            unreadable[folder] = _reason(error)
             return
         yield from in_order
 
@@ -365,7 +390,7 @@ def _is_folder(entry: os.DirEntry[str], unreadable: dict[str, str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        unreadable[entry.path] = f"{error.strerror}"
+        unreadable[entry.path] = _reason(error)
         return True
 
 
@@ -389,7 +414,7 @@ def _walk(
         except OSError as error:
             if folder == root:
                 raise SourceError(f"{root}: {error.strerror}") from None
-            unreadable[folder] = f"{error.strerror}"
+            unreadable[folder] = _reason(error)
             continue
         if folder != root and not _first_visit(folder, seen, unreadable):
             continue
@@ -407,25 +432,31 @@ def _walk(
                 else:
                     yield entry
             except OSError as error:
-                unreadable[entry.path] = f"{error.strerror}"
+                unreadable[entry.path] = _reason(error)
 
 
 def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | None":
     """Return a file as it lies there now; why it is not read; or None for a link that is gone by now."""
     try:
         entry.path.encode()
+        status = entry.stat()
         if within is not None and entry.is_symlink() and leads_out(entry.path, within):
             return NOT_FOLLOWED
-        status = entry.stat()
     except UnicodeEncodeError:
         return NOT_UTF8
     except OSError as error:
         if isinstance(error, FileNotFoundError) and entry.is_symlink():
             return LEADS_NOWHERE if os.path.lexists(entry.path) else None
-        return f"{error.strerror}"
+        return _reason(error)
     if (kind := kind_of(status.st_mode)) is not None:
         return f"is no regular file but {kind}; exclude it"
     return SourceFile(entry.path, status.st_size, status.st_mtime_ns, within=within)
+
+
+def _reason(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "is a link that leads back to itself; remove it, or make it lead to the file or folder that is meant"
+    return f"{error.strerror}"
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
@@ -446,7 +477,7 @@ def _first_visit(folder: str, seen: set[tuple[int, int]], unreadable: dict[str, 
     try:
         identity = _identity(Path(folder).stat())
     except OSError as error:
-        unreadable[folder] = f"{error.strerror}"
+        unreadable[folder] = _reason(error)
         return False
     if identity in seen:
         return False

@@ -120,6 +120,19 @@ def test_temporary_files_are_counted_and_no_failures(installation: Installation)
     assert [installation.run(shard=shard).figures()["left_out"] for shard in Shard.layout(2)] == [6, 0]
 
 
+def test_a_file_ingested_by_its_name_stays_while_it_lies_there(installation: Installation) -> None:
+    installation.write("letter.doc", "{\\rtf1 High at noon.}")
+    letter = installation.folder / "letter.doc"
+    installation.run(letter)
+    for _ in range(2):
+        stream = installation.run(allow_empty=False)
+        assert (len(installation.rows()), dict(stream.other_kinds())) == (1, {".doc": 1})
+    installation.write("a.md", paragraphs(1))
+    letter.unlink()
+    assert installation.run(allow_empty=False).totals.sum().deleted == 1
+    assert {name for name, _ in installation.rows()} == {"a.md"}
+
+
 def test_contents_are_compared_where_size_and_time_are_the_same(installation: Installation) -> None:
     for n in (1, 2, 3):
         installation.write(f"{n}.md", paragraphs(n))

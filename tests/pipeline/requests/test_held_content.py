@@ -30,6 +30,7 @@ from vectorize_pipelines.pipeline.requests.pending import PendingRequest
 from vectorize_pipelines.pipeline.requests.reader import RequestReader
 from vectorize_pipelines.pipeline.requests.targets import Target
 from vectorize_pipelines.settings import Settings
+from vectorize_pipelines.sources.fetching import Fetched
 
 HELD = 200_000
 CLIP = EncoderSpec("clip", "0" * 12, 8, None, "cls", "", "", frozenset({Modality.IMAGE, Modality.TEXT}), True)
@@ -169,15 +170,15 @@ def test_what_is_still_being_fetched_for_a_refused_request_is_held(monkeypatch: 
             if go.is_set():
                 given_back.set()
 
-    def slow(uri: str, *arguments: Any, **options: Any) -> bytes:
+    def slow(uri: str, *arguments: Any, **options: Any) -> Fetched:
         if uri == _uri(bad):
             assert begun.wait(60)  # or else the other one would not even begin
-            return bad
+            return Fetched(bad, None, "")
         begun.set()
         assert go.wait(60)
-        return good
+        return Fetched(good, None, "")
 
-    monkeypatch.setattr(request_reader, "fetch", slow)
+    monkeypatch.setattr(request_reader, "fetch_described", slow)
     budget = Budget(10_000)
     reader = RequestReader(Settings(), budget)
     pending = _pending(0, [bad, good])

@@ -1,7 +1,7 @@
 """Makes a change of each file that is new, changed or deleted, and notes in the manifest what was done."""
 
 import logging
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
 from functools import partial
@@ -87,6 +87,11 @@ class FolderChanges:
     def left_out(self) -> int:
         """How many temporary files were passed over; of the shards of a run only the first one says so."""
         return 0 if self._request.shard.index else self._listing.left_out
+
+    @property
+    def other_kinds(self) -> Mapping[str, int]:
+        """How many files were passed over for their suffix; of the shards of a run only the first one says so."""
+        return {} if self._request.shard.index else dict(self._listing.other_kinds)
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes of all files but suspects; a renamed file is written before the old name's rows go."""
@@ -245,9 +250,9 @@ class FolderChanges:
                 "that names them takes them",
                 self.left_out,
             )
-        if not self._listing.other_kinds or self._request.shard.index:
+        if not self.other_kinds:
             return
-        kinds = sorted(self._listing.other_kinds.items(), key=lambda kind: (-kind[1], kind[0]))
+        kinds = sorted(self.other_kinds.items(), key=lambda kind: (-kind[1], kind[0]))
         shown = ", ".join(f"{number} {suffix or 'without a suffix'}" for suffix, number in kinds[:OTHER_KINDS_SHOWN])
         others = sum(number for _, number in kinds[OTHER_KINDS_SHOWN:])
         logger.info("files of other kinds are left out: %s%s", shown, f", {others} others" if others else "")

@@ -42,10 +42,11 @@ SECONDS_PER_BATCH = 5.0
 class ChangeSource(Protocol):
     """The source of a run's changes, which notes those that the store has.
 
-    expected   the number of sources; None until all have been found
-    touched    days of which earlier runs wrote something and told nobody
-    unchanged  the sources that are left alone; counted in the reading thread
-    left_out   how many temporary files were passed over
+    expected     the number of sources; None until all have been found
+    touched      days of which earlier runs wrote something and told nobody
+    unchanged    the sources that are left alone; counted in the reading thread
+    left_out     how many temporary files were passed over
+    other_kinds  suffix -> how many files were passed over for it
     """
 
     expected: int | None
@@ -54,6 +55,9 @@ class ChangeSource(Protocol):
 
     @property
     def left_out(self) -> int: ...
+
+    @property
+    def other_kinds(self) -> Mapping[str, int]: ...
 
     def changes(self) -> Generator[Change, None, None]:
         """Yield the changes, but for suspects. Called in the reading thread."""
@@ -149,6 +153,9 @@ class ChangeStream(EmbeddingStream):
 
     def figures(self) -> Mapping[str, int | float]:
         return {"left_out": self.source.left_out}
+
+    def other_kinds(self) -> Mapping[str, int]:
+        return self.source.other_kinds
 
     @property
     def choice(self) -> EngineChoice | None:

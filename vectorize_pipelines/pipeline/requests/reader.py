@@ -426,8 +426,7 @@ def _name(pending: PendingRequest, item: RequestItem) -> str:
 
 def _inline(document: InlineDocument) -> Fetched:
     """The content of a message as if it had been fetched. Text has the one encoding that it is given here."""
-    name = f"document{document.suffix}"
     if isinstance(document.content, bytes):
-        return Fetched(document.content, document.content_type, name)
+        return Fetched(document.content, document.content_type, document.name)
     content = document.content.encode("utf-8", "surrogatepass")
-    return Fetched(content, f"{document.content_type}; charset=utf-8", name)
+    return Fetched(content, f"{document.content_type}; charset=utf-8", document.name)
