@@ -172,7 +172,7 @@ def test_a_link_that_leads_nowhere_is_listed_and_hides_what_was_there(folder: Pa
 
 
 def test_links_out_of_the_folder_or_to_themselves_say_what_is_wrong(folder: Path) -> None:
-    (folder / "away.md").symlink_to(folder.parent / "away" / "report.md")
+    (folder / "away.md").symlink_to(folder / "away" / "report.md")
     (folder / "self.md").symlink_to("self.md")
     (folder.parent / "there.md").touch()
     (folder / "out.md").symlink_to(folder.parent / "there.md")

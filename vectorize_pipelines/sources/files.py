@@ -439,9 +439,10 @@ def _file(entry: os.DirEntry[str], within: str | None) -> "SourceFile | str | No
     """Return a file as it lies there now; why it is not read; or None for a link that is gone by now."""
     try:
         entry.path.encode()
-        status = entry.stat()
+        # First of all: what is said of such a link must not tell what lies outside.
         if within is not None and entry.is_symlink() and leads_out(entry.path, within):
             return NOT_FOLLOWED
+        status = entry.stat()
     except UnicodeEncodeError:
         return NOT_UTF8
     except OSError as error:
