@@ -12,6 +12,9 @@ from tests.pipeline.files.installation import Installation, install, paragraphs
 from vectorize_pipelines.core.shards import Shard
 from vectorize_pipelines.errors import SourceError
 
+#: So many that each of two shards owns some, wherever the folder lies: a hash of their paths divides them.
+FILES = 40
+
 
 @pytest.fixture
 def installation(tmp_path: Path, shared_parsers: None) -> Installation:
@@ -51,12 +54,12 @@ def test_rows_stay_while_what_a_link_leads_to_is_away(installation: Installation
 
 
 def test_a_folder_that_holds_nothing_any_more_is_refused_unless_it_is_meant(installation: Installation) -> None:
-    for n in range(4):
+    for n in range(FILES):
         installation.write(f"{n}.md", paragraphs(n))
     installation.write("beside.png", "of another kind")
     installation.run(allow_empty=False)
     before = installation.rows()
-    for n in range(4):
+    for n in range(FILES):
         (installation.folder / f"{n}.md").unlink()
     (installation.folder / ".lock").touch()
     for shard in (Shard(0, 1), *Shard.layout(2)):
@@ -65,20 +68,20 @@ def test_a_folder_that_holds_nothing_any_more_is_refused_unless_it_is_meant(inst
     assert installation.rows() == before
 
     installation.write("new.md", paragraphs(9))  # so that the folder is there
-    assert installation.run(allow_empty=False).totals.sum().deleted == 4
+    assert installation.run(allow_empty=False).totals.sum().deleted == FILES
     (installation.folder / "new.md").unlink()
     assert installation.run(allow_empty=True).totals.sum().deleted == 1
     assert installation.run(allow_empty=False).totals.sum().documents == 0  # of which nothing is known any more
 
 
 def test_a_shard_without_files_is_no_empty_folder(installation: Installation) -> None:
-    for n in range(8):
+    for n in range(FILES):
         installation.write(f"{n}.md", paragraphs(n))
     installation.run(allow_empty=False)
     shards = Shard.layout(2)
-    names = [str(installation.folder / f"{n}.md") for n in range(8)]
+    names = [str(installation.folder / f"{n}.md") for n in range(FILES)]
     gone = [name for name in names if shards[0].owns_source(name)]
-    assert 0 < len(gone) < 8
+    assert 0 < len(gone) < FILES
     for name in gone:
         Path(name).unlink()
     deleted = [installation.run(allow_empty=False, shard=shard).totals.sum().deleted for shard in shards]
