@@ -162,13 +162,18 @@ def show_notices(outcome: Mapping[str, Any]) -> None:
     It is there whatever stdout is: what is missing must not be missed where only figures are read.
     """
     for notice in outcome["notices"][:NOTICES_SHOWN]:
-        click.echo(f"{notice['kind']}: {notice['source']}: {notice['what']}; {notice['remedy']}", err=True)
+        show_notice(notice["source"], notice)
     if (more := len(outcome["notices"]) - NOTICES_SHOWN) > 0:
         click.echo(
             f"… and {more:,} more; {outcome['incomplete']:,} documents are incomplete, {outcome['assumed']:,} were "
             "read by an assumption; --json lists them",
             err=True,
         )
+
+
+def show_notice(source: str, notice: Mapping[str, str]) -> None:
+    """Print on stderr one notice of a document or request, as `core.notices.Notice.as_dict` has it."""
+    click.echo(f"{notice['kind']}: {source}: {notice['what']}; {notice['remedy']}", err=True)
 
 
 def notices_in_words(outcome: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """`vectorize submit`: requests by Kafka, from an argument, a file or stdin."""
 
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
+from vectorize_pipelines.cli.showing import show_notice
+from vectorize_pipelines.core.urls import scheme_of
 from vectorize_pipelines.state.home import enter_home
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 EXIT_NOT_IN_TIME = 1
 EXIT_FAILED_REQUESTS = 6
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 #: Lines that are sent together.
 _CHUNK = 10_000
 #: No topic takes what is longer.
@@ -140,7 +140,7 @@ def _contents(text: str | None, file: TextIO | None, images: Sequence[str], docu
 
 def _absolute(uri: str) -> str:
     """Return a path as the absolute one that it is here: who reads the request works in another folder."""
-    return str(Path(uri).absolute()) if uri.strip() and _SCHEME.match(uri) is None else uri
+    return str(Path(uri).absolute()) if uri.strip() and not scheme_of(uri) else uri
 
 
 def _lines(file: TextIO) -> Iterator[str]:
@@ -222,5 +222,4 @@ def _print(task_ids: list[str], events: "dict[str, ResultEvent]", *, as_json: bo
         else:
             click.echo(f"{task_id}  {event.status.value}  {event.vector_count} vectors in {event.collection}")
             for warning in event.warnings:
-                said = f"{warning['kind']}: {task_id}: {warning['what']}; {warning['remedy']}"
-                click.echo(said, err=True)
+                show_notice(task_id, warning)

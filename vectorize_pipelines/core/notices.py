@@ -5,7 +5,7 @@ result events of requests and by the commands.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,6 +62,11 @@ def assumed(what: str, remedy: str) -> Notice:
 def notice_of(kind: NoticeKind, what: str, remedy: str) -> Notice:
     """Return a notice in words that every database and terminal takes: printable, on one line, not too long."""
     return Notice(kind, _shortened(what), _shortened(remedy))
+
+
+def has_kind(notices: Iterable[Notice], kind: NoticeKind) -> bool:
+    """Return whether any of them is of a kind."""
+    return any(each.kind is kind for each in notices)
 
 
 def within(place: str, notices: Sequence[Notice]) -> list[Notice]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
-from vectorize_pipelines.core.notices import Notice, NoticeKind
+from vectorize_pipelines.core.notices import Notice, NoticeKind, has_kind
 
 #: Of each kind a run keeps so many notices; all of them are counted.
 NOTICES_KEPT = 10_000
@@ -56,8 +56,8 @@ class DayTotals:
 
     def note(self, notices: Sequence[Notice], documents: int = 1) -> None:
         """Count the notices of a document; with `documents` -1, take them back."""
-        self.incomplete += documents * any(each.kind is NoticeKind.OMITTED for each in notices)
-        self.assumed += documents * any(each.kind is NoticeKind.ASSUMED for each in notices)
+        self.incomplete += documents * has_kind(notices, NoticeKind.OMITTED)
+        self.assumed += documents * has_kind(notices, NoticeKind.ASSUMED)
 
     def add(self, other: Self) -> None:
         """Add another's counts to this one's."""

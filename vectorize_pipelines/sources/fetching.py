@@ -25,13 +25,13 @@ from vectorize_pipelines.core.guarded_http import (
     exchange,
     parse,
 )
+from vectorize_pipelines.core.urls import scheme_of
 from vectorize_pipelines.errors import ItemError, RefusedUriError, UnreadableFileError
 from vectorize_pipelines.settings import UriSettings
 from vectorize_pipelines.sources.content import read_below, read_content
 
 #: Algorithms of checksums, and how many hexadecimal digits each has.
 CHECKSUMS = {"sha256": 64, "sha384": 96, "sha512": 128, "blake2b": 128}
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _NAME = re.compile(r";\s*(?:file)?name=\"?([^\";]*)", re.IGNORECASE)
 #: Schemes whose URIs name a bucket of a service that the installation has chosen, not a host to connect to.
 OF_BUCKETS = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "hf", "github", "memory")
@@ -127,8 +127,7 @@ def fetch_described(
 def _read(uri: str, policy: FetchPolicy, limit: int) -> Fetched:
     if "\x00" in uri:
         raise RefusedUriError("an address with a NUL character is not accepted")
-    found = _SCHEME.match(uri)
-    scheme = "file" if found is None else found[1].lower()
+    scheme = scheme_of(uri) or "file"
     if scheme == "data":
         return _read_data(uri, limit)
     if scheme == "file":
@@ -257,7 +256,7 @@ def _read_fsspec(uri: str, policy: FetchPolicy, limit: int) -> bytes:
 
 
 def _local_path(uri: str) -> Path:
-    if _SCHEME.match(uri) is None:
+    if not scheme_of(uri):
         return Path(uri)
     try:
         parts = urlsplit(uri)

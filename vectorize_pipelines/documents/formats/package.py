@@ -176,14 +176,21 @@ class Package:
 
 @contextmanager
 def open_package(content: bytes, max_bytes: int, kind: str) -> Iterator[Package]:
-    """Open a package once it is known to unpack to no more than `max_bytes`.
+    """Open a package; otherwise as `open_archive`."""
+    with open_archive(content, max_bytes, kind) as archive:
+        yield Package(archive)
+
+
+@contextmanager
+def open_archive(content: bytes, max_bytes: int, kind: str) -> Iterator[zipfile.ZipFile]:
+    """Open the archive that a document is, once it is known to unpack to no more than `max_bytes`.
 
     What libraries raise inside of the block becomes a `CorruptDocumentError` that names the `kind`. Raises
     `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
     """
     with damage_reported(kind), zipfile.ZipFile(BytesIO(content)) as archive:
         check_archive(archive, max_bytes)
-        yield Package(archive)
+        yield archive
 
 
 def check_archive(archive: zipfile.ZipFile, max_bytes: int) -> None:

@@ -28,7 +28,7 @@ from vectorize_pipelines.documents.errors import (
 from vectorize_pipelines.documents.formats.delimited import parse_tsv
 from vectorize_pipelines.documents.formats.html import parse_html
 from vectorize_pipelines.documents.formats.ole_sectors import check_chains
-from vectorize_pipelines.documents.formats.package import check_archive
+from vectorize_pipelines.documents.formats.package import open_archive
 from vectorize_pipelines.documents.formats.table import (
     TableBuilder,
     check_rows,
@@ -90,7 +90,7 @@ _COMMENTS_PART = re.compile(r"xl/(?:comments/)?comments?\d*\.xml|xl/threadedComm
 
 def parse_xlsx(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read a workbook of Excel since 2007, its templates and the binary kind included. Raises `ItemError`s."""
-    with _archive(content, "an Excel workbook", context.settings) as archive:
+    with open_archive(content, context.settings.max_decompressed_bytes, "an Excel workbook") as archive:
         notices = _left_out_of_xlsx(archive)
         padded = padded_numbers(archive)
     return _parse(content, "xlsx", _Known(padded=padded), notices, context)
@@ -115,7 +115,7 @@ def _parse_export(content: bytes, kind: str, context: ParseContext) -> ParsedDoc
 
 def parse_ods(content: bytes, context: ParseContext) -> ParsedDocument:
     """Read an OpenDocument spreadsheet. Raises `ItemError`s."""
-    with _archive(content, "an OpenDocument spreadsheet", context.settings) as archive:
+    with open_archive(content, context.settings.max_decompressed_bytes, "an OpenDocument spreadsheet") as archive:
         if _ENCRYPTED_PART.search(archive.read(_MANIFEST) if _MANIFEST in archive.namelist() else b""):
             raise EncryptedDocumentError("is encrypted; remove the password in LibreOffice, or exclude the file")
         contents = _ods_contents(archive)
@@ -375,17 +375,6 @@ def _shown(cell: JsonValue) -> str:
 
 
 # ---- what else is in the file
-
-
-@contextmanager
-def _archive(content: bytes, kind: str, settings: DocumentSettings) -> Iterator[zipfile.ZipFile]:
-    """Open the archive that a workbook is, once it is known to unpack to no more than may be.
-
-    Raises `DecompressionLimitError`, `EncryptedDocumentError`, `CorruptDocumentError`.
-    """
-    with damage_reported(kind), zipfile.ZipFile(BytesIO(content)) as archive:
-        check_archive(archive, settings.max_decompressed_bytes)
-        yield archive
 
 
 def _left_out_of_xlsx(archive: zipfile.ZipFile) -> list[Notice]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-from vectorize_pipelines.core.notices import NoticeKind, from_json
+from vectorize_pipelines.core.notices import NoticeKind, from_json, has_kind
 from vectorize_pipelines.sources.files import SourceFile
 
 #: What a run was doing with a file that it had alone in hand.
@@ -58,8 +58,7 @@ class ManifestEntry:
     @property
     def is_incomplete(self) -> bool:
         """Whether something that a person would read in the file is not in its rows."""
-        told = from_json(self.notices) if not self.error_class else ()
-        return any(notice.kind is NoticeKind.OMITTED for notice in told)
+        return not self.error_class and has_kind(from_json(self.notices), NoticeKind.OMITTED)
 
     def is_of(self, file: SourceFile, fingerprint: str) -> bool:
         """Return whether the file can be left alone: nothing about it, or about how it is embedded, has changed."""

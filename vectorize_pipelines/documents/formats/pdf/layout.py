@@ -133,15 +133,8 @@ def _one_direction(lines: list[Line], divide: Divide, rules: Rules) -> list[Line
 
 def _from_right_to_left(lines: Sequence[Line]) -> list[Line]:
     """Return lines that are written from top to bottom, as in Japanese: tier by tier, each from the right."""
-    tiers: list[list[Line]] = []
-    bottom = -math.inf
-    for line in sorted(lines, key=lambda line: line.top):
-        if tiers and line.middle < bottom:
-            tiers[-1].append(line)
-        else:
-            tiers.append([line])
-            bottom = -math.inf
-        bottom = max(bottom, line.bottom)
+    in_order = sorted(lines, key=lambda line: line.top)
+    tiers = _overlapping(in_order, lambda line: line.middle, lambda line: line.bottom)
     return [line for tier in tiers for line in sorted(tier, key=lambda line: -line.right)]
 
 
@@ -324,14 +317,8 @@ def _rows_of_table(lines: Sequence[Line], rules: Rules) -> list[Line]:
 
 def _cells(lines: Sequence[Line]) -> list[list[Line]]:
     """Return the lines of one row by what stands below each other, from left to right, each from the top."""
-    cells: list[list[Line]] = []
-    reached = -math.inf
-    for line in sorted(lines, key=lambda line: line.left):
-        if cells and line.left < reached:
-            cells[-1].append(line)
-        else:
-            cells.append([line])
-        reached = max(reached, line.right)
+    in_order = sorted(lines, key=lambda line: line.left)
+    cells = _overlapping(in_order, lambda line: line.left, lambda line: line.right)
     return [sorted(cell, key=lambda line: line.middle) for cell in cells]
 
 
@@ -410,3 +397,18 @@ def _collide(lines: Sequence[Line]) -> bool:
     return any(
         line.bottom - following.top > 0.2 * min(line.height, following.height) for line, following in pairwise(ordered)
     )
+
+
+def _overlapping(
+    lines: Sequence[Line], begin: Callable[[Line], float], end: Callable[[Line], float]
+) -> list[list[Line]]:
+    """Return lines, given in order, in groups: each line begins before those of its group have all ended."""
+    groups: list[list[Line]] = []
+    reached = -math.inf
+    for line in lines:
+        if groups and begin(line) < reached:
+            groups[-1].append(line)
+        else:
+            groups.append([line])
+        reached = max(reached, end(line))
+    return groups
